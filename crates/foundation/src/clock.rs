@@ -1,0 +1,163 @@
+//! Wall-clock and monotonic time behind one handle, with a fake that a test moves by hand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// A moment on the wall clock, in microseconds since the Unix epoch (UTC).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// A timestamp `micros` microseconds after the Unix epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Milliseconds since the Unix epoch, rounded down.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000
+    }
+
+    /// The moment `duration` later; saturates at the end of the representable range.
+    pub fn after(self, duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
+    /// The time from `earlier` to `self`, zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The form AWS Lambda uses for `LastModified`: `2026-11-20T23:24:39.123+0000`.
+    pub fn to_lambda_string(self) -> String {
+        let nanos = i128::from(self.0) * 1_000;
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
+        moment
+            .format(&format)
+            .expect("every component of the format exists for any date")
+    }
+}
+
+/// A reading of the monotonic clock: the time since an arbitrary origin fixed at process start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Monotonic(Duration);
+
+impl Monotonic {
+    /// The time from `earlier` to `self`, zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The moment `duration` later.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
+
+/// A cheap handle to a source of time.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { origin: Instant },
+    Fake(Arc<FakeTime>),
+}
+
+#[derive(Debug)]
+struct FakeTime {
+    wall_micros: AtomicU64,
+    monotonic_micros: AtomicU64,
+}
+
+impl Clock {
+    /// The operating system's clock.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
+    pub fn system() -> Self {
+        Self(Source::System { origin: Instant::now() })
+    }
+
+    /// A clock that stands at `start` until [`Clock::advance`] moves it.
+    pub fn fake(start: Timestamp) -> Self {
+        Self(Source::Fake(Arc::new(FakeTime {
+            wall_micros: AtomicU64::new(start.as_micros()),
+            monotonic_micros: AtomicU64::new(0),
+        })))
+    }
+
+    /// The wall-clock time.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Source::System { .. } => {
+                let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Timestamp(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
+            }
+            Source::Fake(fake) => Timestamp(fake.wall_micros.load(Ordering::Acquire)),
+        }
+    }
+
+    /// The monotonic time; comparable only with readings of the same clock.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
+    pub fn monotonic(&self) -> Monotonic {
+        match &self.0 {
+            Source::System { origin } => Monotonic(origin.elapsed()),
+            Source::Fake(fake) => Monotonic(Duration::from_micros(fake.monotonic_micros.load(Ordering::Acquire))),
+        }
+    }
+
+    /// Moves a fake clock forward, wall and monotonic alike.
+    ///
+    /// # Panics
+    /// On the system clock, which nobody can move.
+    pub fn advance(&self, by: Duration) {
+        let Source::Fake(fake) = &self.0 else {
+            panic!("only a fake clock can be advanced")
+        };
+        let micros = u64::try_from(by.as_micros()).expect("a test advances by less than 584,000 years");
+        fake.wall_micros.fetch_add(micros, Ordering::AcqRel);
+        fake.monotonic_micros.fetch_add(micros, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fake_clock_stands_until_it_is_advanced() {
+        let clock = Clock::fake(Timestamp::from_micros(1_000_000));
+        let (wall, monotonic) = (clock.now(), clock.monotonic());
+        assert_eq!(clock.now(), wall);
+        clock.clone().advance(Duration::from_millis(5));
+        assert_eq!(clock.now().since(wall), Duration::from_millis(5));
+        assert_eq!(clock.monotonic().since(monotonic), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn lambda_strings_have_milliseconds_and_a_numeric_zone() {
+        let moment = Timestamp::from_micros(1_795_217_079_123_456);
+        assert_eq!(moment.to_lambda_string(), "2026-11-20T23:24:39.123+0000");
+    }
+
+    #[test]
+    fn durations_between_moments_never_go_below_zero() {
+        let (early, late) = (Timestamp::from_micros(5), Timestamp::from_micros(9));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(late.since(early), Duration::from_micros(4));
+        assert_eq!(early.after(Duration::from_micros(4)), late);
+    }
+}
