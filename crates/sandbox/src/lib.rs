@@ -1,0 +1,95 @@
+//! The contract between the platform and the places where functions run.
+//!
+//! A [`Backend`] makes one kind of sandbox. It first *prepares* a version (checks and compiles its
+//! code, off the invocation path), then *creates* sandboxes for it on demand. A [`Sandbox`] serves one
+//! version and one invocation at a time; it is reused until an invocation ends it, and destroyed when
+//! idle. Every kind passes the suite in [`conformance`].
+
+pub mod conformance;
+mod invocation;
+mod log;
+mod version;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
+pub use log::{LogSink, MemoryLog};
+pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};
+
+/// Makes sandboxes of one kind.
+///
+/// All methods may be called concurrently. Dropping a returned future cancels the work and leaves
+/// nothing behind.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Which kind of sandbox this backend makes.
+    fn kind(&self) -> SandboxKind;
+
+    /// Checks that `version` can run here and does the slow work ahead of time (compiles a module,
+    /// finds the interpreter). Idempotent; its results are cached by code digest, so repeating it after
+    /// a restart is cheap. Called before a version becomes active and again after a restart.
+    async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError>;
+
+    /// Creates a sandbox and initialises the function in it. Output of the initialisation and of all
+    /// later invocations goes to `log`.
+    async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError>;
+
+    /// Frees what belongs to no version any more: called with the digests still in use, rarely.
+    async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}
+
+    /// Ends helper processes and removes what outlives sandboxes. Called once, after every sandbox was
+    /// destroyed.
+    async fn shut_down(&self) {}
+}
+
+/// One isolated place in which one version runs, one invocation at a time.
+#[async_trait]
+pub trait Sandbox: Send + 'static {
+    /// Runs one invocation to its end or to its deadline, whichever comes first; returns within a short
+    /// grace of the deadline even if the guest never yields. When the report says so the sandbox may be
+    /// used again; otherwise it must be destroyed. Dropping the future ends the guest's run, and the
+    /// sandbox must be destroyed.
+    async fn invoke(&mut self, invocation: Invocation) -> Report;
+
+    /// Whether the sandbox still lives; called before a warm one is reused. Must be cheap.
+    fn is_alive(&mut self) -> bool;
+
+    /// Tells the sandbox that it will be idle for some time, so that it can be frozen or trimmed.
+    async fn idle(&mut self) {}
+
+    /// Memory the sandbox holds now, in bytes; zero if unknown. Must be cheap.
+    fn resident_bytes(&self) -> u64;
+
+    /// Ends everything that runs in the sandbox and removes its traces; returns when they are gone.
+    async fn destroy(self: Box<Self>);
+}
+
+/// Why a version cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The code or the configuration is at fault; the text is for the function's owner.
+    #[error("{0}")]
+    InvalidCode(String),
+    /// The machine lacks something, an interpreter say; the text names it and says what to do.
+    #[error("{0}")]
+    MissingRuntime(String),
+    /// The platform failed; trying again may help.
+    #[error("sandbox backend failed while preparing: {0}")]
+    Backend(#[source] std::io::Error),
+}
+
+/// Why a sandbox could not be created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The function failed while it initialised; the owner sees this as a function error.
+    #[error("function failed to initialise: {}", .0.error_type)]
+    Init(FunctionError),
+    /// No room now; retry later or after destroying an idle sandbox.
+    #[error("no room for another sandbox: {0}")]
+    Exhausted(String),
+    /// The platform failed.
+    #[error("sandbox backend failed: {0}")]
+    Backend(#[source] std::io::Error),
+}

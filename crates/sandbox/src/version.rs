@@ -1,0 +1,186 @@
+//! What a sandbox must know of the version it runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bowline_foundation::digest::Digest;
+use bowline_foundation::id::AccountId;
+use bowline_foundation::units::Mebibytes;
+use serde::{Deserialize, Serialize};
+
+/// The kind of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxKind {
+    /// A WebAssembly instance inside the node.
+    Wasm,
+    /// A Linux process tree with its own namespaces.
+    Linux,
+}
+
+/// A Lambda runtime identifier that some backend can serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Runtime {
+    /// `provided.al2023`: the package brings `bootstrap` or `bootstrap.wasm`.
+    ProvidedAl2023,
+    /// `provided.al2`: the same, the older name.
+    ProvidedAl2,
+    /// `python3.N`.
+    Python {
+        /// The N of `python3.N`.
+        minor: u8,
+    },
+    /// `nodejsN.x`.
+    NodeJs {
+        /// The N of `nodejsN.x`.
+        major: u8,
+    },
+}
+
+/// A runtime identifier that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown runtime `{0}`")]
+pub struct UnknownRuntime(pub String);
+
+impl FromStr for Runtime {
+    type Err = UnknownRuntime;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownRuntime(text.to_owned());
+        match text {
+            "provided.al2023" => return Ok(Self::ProvidedAl2023),
+            "provided.al2" => return Ok(Self::ProvidedAl2),
+            _ => {}
+        }
+        if let Some(minor) = text.strip_prefix("python3.") {
+            return canonical_number(minor)
+                .map(|minor| Self::Python { minor })
+                .ok_or_else(unknown);
+        }
+        let major = text.strip_prefix("nodejs").and_then(|rest| rest.strip_suffix(".x"));
+        major
+            .and_then(canonical_number)
+            .map(|major| Self::NodeJs { major })
+            .ok_or_else(unknown)
+    }
+}
+
+fn canonical_number(text: &str) -> Option<u8> {
+    let number = text.parse::<u8>().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProvidedAl2023 => f.write_str("provided.al2023"),
+            Self::ProvidedAl2 => f.write_str("provided.al2"),
+            Self::Python { minor } => write!(f, "python3.{minor}"),
+            Self::NodeJs { major } => write!(f, "nodejs{major}.x"),
+        }
+    }
+}
+
+impl TryFrom<String> for Runtime {
+    type Error = UnknownRuntime;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Runtime> for String {
+    fn from(runtime: Runtime) -> Self {
+        runtime.to_string()
+    }
+}
+
+/// Code that lies unpacked and read-only on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CodeDir {
+    /// The digest of the deployment package the code came from.
+    pub digest: Digest,
+    /// The folder that becomes `/var/task`. A bare `.wasm` lies in it as `bootstrap.wasm`.
+    pub path: PathBuf,
+}
+
+/// Everything that a sandbox needs to run one version; immutable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionSpec {
+    /// The account that owns the function.
+    pub account: AccountId,
+    /// The region the function lies in, for the guest's environment.
+    pub region: String,
+    /// The function's bare name.
+    pub function: String,
+    /// `$LATEST` or a version number.
+    pub version: String,
+    /// The runtime.
+    pub runtime: Runtime,
+    /// The handler as given, `app.handler` say; may be empty for `provided.*`.
+    pub handler: String,
+    /// The code.
+    pub code: CodeDir,
+    /// Which kind of sandbox runs it.
+    pub kind: SandboxKind,
+    /// The memory limit.
+    pub memory: Mebibytes,
+    /// The size of `/tmp`.
+    pub ephemeral_storage: Mebibytes,
+    /// The longest time an invocation may take.
+    pub timeout: Duration,
+    /// The owner's environment variables.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl VersionSpec {
+    /// The environment every Lambda runtime promises, with the owner's variables; what depends on the
+    /// sandbox's kind (`AWS_LAMBDA_RUNTIME_API`, `PATH` and the like) is added by the backend.
+    pub fn lambda_environment(&self) -> BTreeMap<String, String> {
+        let mut variables = self.environment.clone();
+        let fixed = [
+            ("AWS_LAMBDA_FUNCTION_NAME", self.function.clone()),
+            ("AWS_LAMBDA_FUNCTION_VERSION", self.version.clone()),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", self.memory.0.to_string()),
+            ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", self.function)),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", self.version.clone()),
+            ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+            ("AWS_REGION", self.region.clone()),
+            ("AWS_DEFAULT_REGION", self.region.clone()),
+            ("_HANDLER", self.handler.clone()),
+        ];
+        variables.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+        variables
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtimes_survive_their_text_form() {
+        for text in ["provided.al2023", "provided.al2", "python3.11", "nodejs20.x"] {
+            assert_eq!(
+                text.parse::<Runtime>().map(|runtime| runtime.to_string()),
+                Ok(text.to_owned())
+            );
+        }
+        for bad in [
+            "",
+            "python2.7",
+            "python3.",
+            "python3.011",
+            "nodejs20",
+            "nodejs.x",
+            "ruby3.3",
+            "provided",
+        ] {
+            assert!(bad.parse::<Runtime>().is_err(), "{bad}");
+        }
+    }
+}
