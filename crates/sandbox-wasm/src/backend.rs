@@ -1,0 +1,163 @@
+//! The Wasm kind of sandbox.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bowline_foundation::clock::Clock;
+use bowline_foundation::digest::Digest;
+use bowline_sandbox::{Backend, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
+
+use crate::command::Command;
+use crate::compiler::Compiler;
+use crate::engine;
+use crate::guest::Surroundings;
+use crate::http::HttpSandbox;
+use crate::image::{CompileError, Images, Program};
+use crate::reactor::Reactor;
+use crate::runner::{Departure, Runner};
+
+/// The name of a module in its code folder.
+const MODULE_FILE: &str = "bootstrap.wasm";
+
+/// How to make a [`WasmBackend`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The source of time.
+    pub clock: Clock,
+    /// The folder of compiled modules; created with mode 0700 if it does not exist. Only this node's user
+    /// may be able to write to it: what lies there is machine code.
+    pub cache_dir: PathBuf,
+    /// How many instances may live at once.
+    pub slots: u32,
+    /// Where modules are compiled.
+    pub compiler: Compiler,
+}
+
+impl Options {
+    /// Options with 2,000 slots and the compiler inside.
+    pub fn new(clock: Clock, cache_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            clock,
+            cache_dir: cache_dir.into(),
+            slots: 2_000,
+            compiler: Compiler::Inside,
+        }
+    }
+}
+
+/// Why the backend could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine cannot run with this configuration on this machine.
+    #[error("the WebAssembly engine does not start: {0}")]
+    Engine(String),
+    /// The cache folder or a thread could not be made.
+    #[error("the WebAssembly backend does not start")]
+    Io(#[from] std::io::Error),
+}
+
+/// What all sandboxes of a backend share.
+pub(crate) struct Shared {
+    pub(crate) runner: Arc<Runner>,
+    engine: wasmtime::Engine,
+    images: Images,
+}
+
+/// Makes sandboxes inside the node's process.
+#[derive(Clone)]
+pub struct WasmBackend {
+    shared: Arc<Shared>,
+    clock: Clock,
+}
+
+impl WasmBackend {
+    /// Starts the engine and its helper threads.
+    pub fn new(options: Options) -> Result<Self, StartError> {
+        let engine = engine::new(options.slots).map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let shared = Shared {
+            runner: Runner::start(&engine)?,
+            images: Images::open(&engine, options.compiler, &options.cache_dir)?,
+            engine,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            clock: options.clock,
+        })
+    }
+
+    /// How many core instances live now; for metrics and tests.
+    pub fn live_instances(&self) -> u64 {
+        let metrics = self.shared.engine.pooling_allocator_metrics();
+        metrics.map_or(0, |metrics| metrics.core_instances())
+    }
+}
+
+#[async_trait]
+impl Backend for WasmBackend {
+    fn kind(&self) -> SandboxKind {
+        SandboxKind::Wasm
+    }
+
+    async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {
+        let digest = version.code.digest;
+        if self.shared.images.exists(&digest) {
+            return Ok(());
+        }
+        let source = version.code.path.join(MODULE_FILE);
+        let compiled = self.off_thread(move |shared| shared.images.compile(&digest, &source));
+        match compiled.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(CompileError::Unfit(text))) => Err(PrepareError::InvalidCode(text)),
+            Ok(Err(CompileError::Io(error))) => Err(PrepareError::Backend(error)),
+            Err(error) => Err(PrepareError::Backend(error)),
+        }
+    }
+
+    async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
+        let image = self.shared.images.get(&version.code.digest);
+        let image = image.map_err(CreateError::Backend)?;
+        let shared = self.shared.clone();
+        let surroundings = Surroundings::new(&version, log, &self.clock);
+        match &image.program {
+            Program::Reactor(program) => {
+                let program = program.clone();
+                Ok(Box::new(Reactor::create(shared, image, program, surroundings).await?))
+            }
+            Program::Command(program) => Ok(Box::new(Command {
+                shared,
+                program: program.clone(),
+                image,
+                surroundings,
+                departure: Departure::default(),
+            })),
+            Program::Http(program) => Ok(Box::new(HttpSandbox {
+                shared,
+                program: program.clone(),
+                image,
+                surroundings,
+                environment: version.lambda_environment().into_iter().collect(),
+                departure: Departure::default(),
+            })),
+        }
+    }
+
+    async fn collect_garbage(&self, in_use: &[Digest]) {
+        let in_use = in_use.to_vec();
+        let collected = self.off_thread(move |shared| shared.images.retain(&in_use)).await;
+        if let Ok(Err(error)) | Err(error) = collected {
+            tracing::warn!(%error, "compiled modules that nobody uses could not be removed");
+        }
+    }
+}
+
+impl WasmBackend {
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> T + Send + 'static,
+    ) -> Result<T, std::io::Error> {
+        let shared = self.shared.clone();
+        let task = tokio::task::spawn_blocking(move || work(&shared));
+        task.await.map_err(std::io::Error::other)
+    }
+}

@@ -1,0 +1,179 @@
+//! Commands: each invocation has an instance of its own, with the event on standard input.
+//!
+//! What a handler would learn from its context stands in the environment: `BOWLINE_REQUEST_ID`,
+//! `BOWLINE_DEADLINE_MS`, `BOWLINE_INVOKED_ARN`, and where given `BOWLINE_CLIENT_CONTEXT` and
+//! `_X_AMZN_TRACE_ID`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
+use bowline_sandbox::{FunctionError, Invocation, Outcome, Report, Sandbox, Usage};
+use bytes::Bytes;
+use wasmtime::{Extern, ExternType, InstancePre, Module, ModuleExport, Store};
+
+use crate::accept::COMMAND_EXPORT;
+use crate::backend::Shared;
+use crate::failure::{ProtocolViolation, Scene};
+use crate::guest::{Answer, EnvironmentBlock, Guest, Stdout, Surroundings};
+use crate::image::Image;
+use crate::preview1::Exit;
+use crate::runner::{Departure, Unfinished};
+use crate::store;
+
+/// A linked command, with its exports found in advance.
+#[derive(Clone)]
+pub(crate) struct CommandProgram {
+    instance: InstancePre<Guest>,
+    start: ModuleExport,
+    memory: ModuleExport,
+}
+
+impl CommandProgram {
+    /// Fails if the module is no command after all.
+    pub(crate) fn new(instance: InstancePre<Guest>) -> wasmtime::Result<Self> {
+        let module = instance.module();
+        let start = module.get_export_index(COMMAND_EXPORT);
+        let start = start.ok_or(ProtocolViolation("the module exports no `_start`"))?;
+        let takes_nothing = module.get_export(COMMAND_EXPORT).is_some_and(|export| match export {
+            ExternType::Func(function) => function.params().len() == 0 && function.results().len() == 0,
+            _ => false,
+        });
+        if !takes_nothing {
+            return Err(ProtocolViolation("`_start` takes parameters or gives results").into());
+        }
+        let memory = module.get_export_index("memory");
+        let memory = memory.ok_or(ProtocolViolation("the module exports no memory"))?;
+        Ok(Self {
+            instance,
+            start,
+            memory,
+        })
+    }
+
+    /// The module.
+    pub(crate) fn module(&self) -> &Module {
+        self.instance.module()
+    }
+}
+
+/// A sandbox without an instance: each invocation brings one.
+pub(crate) struct Command {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) image: Arc<Image>,
+    pub(crate) program: Arc<CommandProgram>,
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) departure: Departure,
+}
+
+#[async_trait]
+impl Sandbox for Command {
+    async fn invoke(&mut self, invocation: Invocation) -> Report {
+        let clock = &self.surroundings.clock;
+        let started = clock.monotonic();
+        let budget = invocation.deadline.monotonic.since(started);
+        let (request_id, limit) = (invocation.request_id, invocation.deadline.budget);
+        let (program, surroundings) = (self.program.clone(), self.surroundings.clone());
+        let work = Box::pin(async move { run(&program, surroundings, &invocation).await });
+        let finished = self.shared.runner.run(work, budget, &mut self.departure).await;
+        let (outcome, reusable) = match finished {
+            Ok(outcome) => {
+                let reusable = !matches!(outcome, Outcome::Broken(_));
+                (outcome, reusable)
+            }
+            Err(Unfinished::Late) => (Outcome::Failed(FunctionError::timed_out(request_id, limit)), false),
+            Err(Unfinished::Lost(error)) => (Outcome::Broken(error.to_string()), false),
+        };
+        self.image.ran();
+        Report {
+            outcome,
+            usage: Usage {
+                duration: clock.monotonic().since(started),
+                memory_bytes_max: self.surroundings.peak_bytes(),
+                cpu: Duration::ZERO,
+            },
+            reusable,
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+
+    async fn idle(&mut self) {
+        self.image.let_go();
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn destroy(mut self: Box<Self>) {
+        self.departure.wait().await;
+    }
+}
+
+async fn run(program: &CommandProgram, surroundings: Arc<Surroundings>, invocation: &Invocation) -> Outcome {
+    let memory = surroundings.memory;
+    let mut guest = Guest::new(
+        surroundings,
+        invocation.payload.clone(),
+        Stdout::Answer(Answer::default()),
+    );
+    guest.call_environment = Some(call_environment(invocation));
+    let mut store = store::new(program.module().engine(), guest);
+    match call(program, &mut store).await {
+        Ok(()) => finish(store.into_data()),
+        Err(error) => match error.downcast_ref::<Exit>() {
+            Some(Exit(0)) => finish(store.into_data()),
+            _ => {
+                let scene = Scene {
+                    request_id: invocation.request_id,
+                    memory,
+                    memory_refused: store.data().limits.refused(),
+                };
+                scene.outcome(error)
+            }
+        },
+    }
+}
+
+async fn call(program: &CommandProgram, store: &mut Store<Guest>) -> wasmtime::Result<()> {
+    let instance = program.instance.instantiate_async(&mut *store).await?;
+    let memory = instance.get_module_export(&mut *store, &program.memory);
+    store.data_mut().memory = memory.and_then(Extern::into_memory);
+    let start = instance.get_module_export(&mut *store, &program.start);
+    let start = start.and_then(Extern::into_func);
+    let start = start.ok_or(ProtocolViolation("the module exports no `_start`"))?;
+    // Not as a typed function: checking its type each time takes a lock that all threads share.
+    start.call_async(&mut *store, &[], &mut []).await
+}
+
+fn finish(guest: Guest) -> Outcome {
+    let answer = match guest.stdout {
+        Stdout::Answer(answer) => answer.finish(),
+        Stdout::Log => Ok(Bytes::new()),
+    };
+    match answer {
+        Ok(answer) => Outcome::Success(answer),
+        Err(bytes) => Outcome::Failed(FunctionError::response_too_large(bytes, SYNC_PAYLOAD_BYTES_MAX)),
+    }
+}
+
+fn call_environment(invocation: &Invocation) -> EnvironmentBlock {
+    let deadline = invocation.deadline.wall.as_millis().to_string();
+    let optional = [
+        ("BOWLINE_CLIENT_CONTEXT", invocation.client_context.as_deref()),
+        ("_X_AMZN_TRACE_ID", invocation.trace_id.as_deref()),
+    ];
+    let always = [
+        ("BOWLINE_REQUEST_ID", invocation.request_id.as_str()),
+        ("BOWLINE_DEADLINE_MS", deadline.as_str()),
+        ("BOWLINE_INVOKED_ARN", invocation.invoked_arn.as_str()),
+    ];
+    let optional = optional
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name, value)));
+    EnvironmentBlock::of(always.into_iter().chain(optional))
+}

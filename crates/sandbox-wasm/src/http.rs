@@ -1,0 +1,301 @@
+//! `wasi:http` components: an event becomes a request, its response becomes the answer.
+//!
+//! Each invocation has an instance of its own. Requests that the guest wants to send are refused: a
+//! function has no network.
+
+mod event;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
+use bowline_sandbox::{FunctionError, Invocation, LogSink, Outcome, Report, Sandbox, Usage};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::io::AsyncWrite;
+use tokio::sync::oneshot;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, Result, Store};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+use crate::backend::Shared;
+use crate::failure::Scene;
+use crate::guest::{Limits, Surroundings};
+use crate::image::Image;
+use crate::runner::{Departure, Unfinished};
+use crate::store;
+
+/// The response as the component gave it.
+type Response = http::Response<HyperOutgoingBody>;
+
+/// The state of one component instance.
+pub(crate) struct HttpGuest {
+    limits: Limits,
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: NoNetwork,
+}
+
+impl WasiView for HttpGuest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for HttpGuest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+/// Refuses every outgoing request.
+struct NoNetwork;
+
+/// A future that says how a transfer went.
+type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
+/// A future that gives the response of an outgoing request.
+type Sending = Box<dyn Future<Output = Result<(http::Response<WasiBody>, Transfer), Error>> + Send>;
+
+impl WasiHttpHooks for NoNetwork {
+    fn send_request(&mut self, _: http::Request<WasiBody>, _: Option<RequestOptions>, _: Transfer) -> Sending {
+        Box::new(async { Err(Error::DestinationIpProhibited) })
+    }
+}
+
+/// A linker with everything a component may import.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<HttpGuest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
+/// A sandbox without an instance: each invocation brings one.
+pub(crate) struct HttpSandbox {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) image: Arc<Image>,
+    pub(crate) program: ProxyPre<HttpGuest>,
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) departure: Departure,
+}
+
+impl HttpSandbox {
+    fn guest(&self) -> HttpGuest {
+        let log = GuestLog(self.surroundings.log.clone());
+        HttpGuest {
+            limits: Limits::new(self.surroundings.clone()),
+            table: ResourceTable::new(),
+            wasi: WasiCtx::builder()
+                .envs(&self.environment)
+                .stdout(log.clone())
+                .stderr(log)
+                .build(),
+            http: WasiHttpCtx::new(),
+            hooks: NoNetwork,
+        }
+    }
+}
+
+#[async_trait]
+impl Sandbox for HttpSandbox {
+    async fn invoke(&mut self, invocation: Invocation) -> Report {
+        let clock = &self.surroundings.clock;
+        let started = clock.monotonic();
+        let budget = invocation.deadline.monotonic.since(started);
+        let (request_id, limit) = (invocation.request_id, invocation.deadline.budget);
+        let (program, guest) = (self.program.clone(), self.guest());
+        let work = Box::pin(async move { serve(&program, guest, &invocation).await });
+        let finished = self.shared.runner.run(work, budget, &mut self.departure).await;
+        let (outcome, reusable) = match finished {
+            Ok(outcome) => {
+                let reusable = !matches!(outcome, Outcome::Broken(_));
+                (outcome, reusable)
+            }
+            Err(Unfinished::Late) => (Outcome::Failed(FunctionError::timed_out(request_id, limit)), false),
+            Err(Unfinished::Lost(error)) => (Outcome::Broken(error.to_string()), false),
+        };
+        self.image.ran();
+        Report {
+            outcome,
+            usage: Usage {
+                duration: clock.monotonic().since(started),
+                memory_bytes_max: self.surroundings.peak_bytes(),
+                cpu: Duration::ZERO,
+            },
+            reusable,
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+
+    async fn idle(&mut self) {
+        self.image.let_go();
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn destroy(mut self: Box<Self>) {
+        self.departure.wait().await;
+    }
+}
+
+/// Why a component gave no answer.
+enum NoAnswer {
+    /// It ended without a response.
+    Silent,
+    /// It answered with an error of `wasi:http`.
+    Error(ErrorCode),
+    /// Its body broke off or is too large.
+    Body(FunctionError),
+}
+
+async fn serve(program: &ProxyPre<HttpGuest>, guest: HttpGuest, invocation: &Invocation) -> Outcome {
+    let memory = guest.limits.memory();
+    let request = event::request(&invocation.payload).map(|body| body.map_err(|never| match never {}).boxed_unsync());
+    let mut store = Store::new(program.engine(), guest);
+    store.limiter(|guest| &mut guest.limits);
+    store::give_way_at_ticks(&mut store);
+    let (sender, receiver) = oneshot::channel();
+    let handle = async move {
+        let result = handle(program, &mut store, request, sender).await;
+        let memory_refused = store.data().limits.refused();
+        // The store goes before the result is known: what waits for a response then stops waiting.
+        drop(store);
+        result.map_err(|error| (error, memory_refused))
+    };
+    let (handled, answer) = tokio::join!(handle, collect(receiver));
+    match (handled, answer) {
+        (_, Ok(answer)) => Outcome::Success(answer),
+        (Err((error, memory_refused)), _) => {
+            let scene = Scene {
+                request_id: invocation.request_id,
+                memory,
+                memory_refused,
+            };
+            scene.outcome(error)
+        }
+        (Ok(()), Err(NoAnswer::Silent)) => Outcome::Failed(FunctionError::new(
+            "Runtime.NoResponse",
+            "the component ended without a response",
+        )),
+        (Ok(()), Err(NoAnswer::Error(code))) => {
+            Outcome::Failed(FunctionError::new("Runtime.HttpError", &format!("{code:?}")))
+        }
+        (Ok(()), Err(NoAnswer::Body(error))) => Outcome::Failed(error),
+    }
+}
+
+async fn handle(
+    program: &ProxyPre<HttpGuest>,
+    store: &mut Store<HttpGuest>,
+    request: http::Request<WasiBody>,
+    sender: oneshot::Sender<Result<Response, ErrorCode>>,
+) -> Result<()> {
+    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let response = store.data_mut().http().new_response_outparam(sender)?;
+    let proxy = program.instantiate_async(&mut *store).await?;
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(&mut *store, request, response)
+        .await
+}
+
+async fn collect(receiver: oneshot::Receiver<Result<Response, ErrorCode>>) -> Result<Bytes, NoAnswer> {
+    let response = receiver.await.map_err(|_| NoAnswer::Silent)?;
+    let (head, body) = response.map_err(NoAnswer::Error)?.into_parts();
+    let body = Limited::new(body, SYNC_PAYLOAD_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| {
+        NoAnswer::Body(if error.is::<LengthLimitError>() {
+            FunctionError::response_too_large(SYNC_PAYLOAD_BYTES_MAX as u64 + 1, SYNC_PAYLOAD_BYTES_MAX)
+        } else {
+            FunctionError::new("Runtime.HttpError", &format!("the response broke off: {error}"))
+        })
+    })?;
+    let answer = event::answer(&head, &body.to_bytes());
+    if answer.len() > SYNC_PAYLOAD_BYTES_MAX {
+        let error = FunctionError::response_too_large(answer.len() as u64, SYNC_PAYLOAD_BYTES_MAX);
+        return Err(NoAnswer::Body(error));
+    }
+    Ok(answer)
+}
+
+/// Standard output and error of a component: both go to the log.
+#[derive(Clone)]
+struct GuestLog(Arc<dyn LogSink>);
+
+/// Bytes a component may write at once.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+impl IsTerminal for GuestLog {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for GuestLog {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for GuestLog {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for GuestLog {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES_MAX)
+    }
+}
+
+impl AsyncWrite for GuestLog {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.0.write(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

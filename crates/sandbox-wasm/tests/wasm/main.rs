@@ -1,0 +1,6 @@
+//! The Wasm sandboxes as a whole.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
+
+mod build;
+mod conformance;
+mod guests;
