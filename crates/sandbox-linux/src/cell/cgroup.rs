@@ -1,0 +1,487 @@
+//! The limits, meters and brakes of a cell that control groups give.
+//!
+//! Three layouts exist: version 1 (a hierarchy for each controller), version 2 (one for all), and the
+//! hybrid of both, where version 2 is mounted without the controllers but still freezes, kills and
+//! counts processor time. What is usable is found by trying. Each capability is taken from wherever it
+//! is; what is nowhere is missing: with no writable cgroup at all a cell has resource limits on each
+//! process instead of a limit on the whole, is stopped by signals, and its use is not metered.
+//!
+//! All groups of a spawner are children of one group in each hierarchy, whose name carries the spawner's
+//! state folder, so that what a crashed one left is recognised.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::wire::{Failure, Gauge, Limits, Step};
+
+/// The groups made ahead of need.
+const STOCK: usize = 8;
+/// The period of processor quotas, in microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// One hierarchy with the spawner's own group in it.
+#[derive(Debug)]
+struct Hierarchy {
+    /// The spawner's group.
+    base: PathBuf,
+    version: Version,
+    /// Which controllers it limits with.
+    memory: bool,
+    cpu: bool,
+    pids: bool,
+    cpuacct: bool,
+    freezer: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// The hierarchies that this spawner can use.
+#[derive(Debug)]
+pub struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+    stock: VecDeque<Group>,
+    next: u64,
+}
+
+/// The groups of one cell.
+#[derive(Debug)]
+pub struct Group {
+    /// One folder for each hierarchy, in their order.
+    folders: Vec<PathBuf>,
+    /// The version 2 folder, for `clone3`.
+    unified: Option<OwnedFd>,
+    /// `tasks` of the version 1 folders.
+    memberships: Vec<OwnedFd>,
+    gauges: Vec<(Gauge, OwnedFd)>,
+}
+
+impl Cgroups {
+    /// Finds what is usable. `mark` names this spawner's groups; what is left of an earlier one with the
+    /// same mark is removed.
+    pub fn probe(mark: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own_groups(&memberships);
+        let mut hierarchies: Vec<Hierarchy> = Vec::new();
+        for (mount, controllers) in cgroup_mounts(&mounts) {
+            hierarchies.extend(Hierarchy::claim(&mount, controllers.as_deref(), &own, mark));
+        }
+        // Version 2 freezes and counts in any layout.
+        if hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V2) {
+            hierarchies.retain(|hierarchy| {
+                let needed = hierarchy.version == Version::V2 || hierarchy.memory || hierarchy.cpu || hierarchy.pids;
+                if !needed {
+                    remove_tree(&hierarchy.base);
+                }
+                needed
+            });
+        }
+        Self {
+            hierarchies,
+            stock: VecDeque::new(),
+            next: 0,
+        }
+    }
+
+    /// Whether a limit of memory can be set for a whole cell.
+    pub fn limits_memory(&self) -> bool {
+        self.hierarchies.iter().any(|hierarchy| hierarchy.memory)
+    }
+
+    /// Makes a group ahead of need; says whether there is more to make.
+    pub fn restock(&mut self) -> bool {
+        if self.stock.len() < STOCK
+            && let Ok(group) = self.make()
+        {
+            self.stock.push_back(group);
+            return self.stock.len() < STOCK;
+        }
+        false
+    }
+
+    /// A group for a new cell.
+    pub fn take(&mut self) -> Result<Group, Failure> {
+        match self.stock.pop_front() {
+            Some(group) => Ok(group),
+            None => self.make().step("make cgroup"),
+        }
+    }
+
+    fn make(&mut self) -> io::Result<Group> {
+        self.next += 1;
+        let name = format!("cell-{}", self.next);
+        let mut group = Group {
+            folders: Vec::new(),
+            unified: None,
+            memberships: Vec::new(),
+            gauges: Vec::new(),
+        };
+        for hierarchy in &self.hierarchies {
+            if let Err(error) = group.join(hierarchy, &name) {
+                let _ = group.remove();
+                return Err(error);
+            }
+        }
+        Ok(group)
+    }
+
+    /// Sets the limits of a group.
+    pub fn limit(&self, group: &Group, limits: &Limits) -> Result<(), Failure> {
+        for (hierarchy, folder) in self.hierarchies.iter().zip(&group.folders) {
+            match hierarchy.version {
+                Version::V1 => hierarchy.limit_v1(folder, limits),
+                Version::V2 => hierarchy.limit_v2(folder, limits),
+            }
+            .step("set cgroup limits")?;
+        }
+        Ok(())
+    }
+
+    /// Removes the spawner's own groups; called when every cell is gone.
+    pub fn remove(&mut self) {
+        for group in self.stock.drain(..) {
+            let _ = group.remove();
+        }
+        for hierarchy in &self.hierarchies {
+            remove_tree(&hierarchy.base);
+        }
+    }
+}
+
+impl Group {
+    fn join(&mut self, hierarchy: &Hierarchy, name: &str) -> io::Result<()> {
+        let folder = hierarchy.base.join(name);
+        fs::create_dir(&folder)?;
+        self.folders.push(folder.clone());
+        match hierarchy.version {
+            Version::V2 => {
+                self.unified = Some(fs::File::open(&folder)?.into());
+                if hierarchy.memory {
+                    // Where the kernel can: the guest dies as a whole.
+                    let _ = write(&folder, "memory.oom.group", "1");
+                }
+            }
+            Version::V1 => {
+                let tasks = fs::OpenOptions::new().write(true).open(folder.join("tasks"))?;
+                self.memberships.push(tasks.into());
+                if hierarchy.memory {
+                    let _ = write(&folder, "memory.swappiness", "0");
+                }
+            }
+        }
+        for (gauge, file) in hierarchy.gauges() {
+            if self.gauges.iter().any(|(known, _)| *known == gauge) {
+                continue;
+            }
+            let writes = matches!(gauge, Gauge::Freeze | Gauge::FreezerState);
+            // A kernel may lack one; then its value is unknown.
+            if let Ok(open) = fs::OpenOptions::new()
+                .read(!writes)
+                .write(writes)
+                .open(folder.join(file))
+            {
+                self.gauges.push((gauge, open.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The version 2 folder to clone into.
+    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The files that the cell's init writes `0` to.
+    pub fn memberships(&self) -> &[OwnedFd] {
+        &self.memberships
+    }
+
+    /// The meters and brakes for the node.
+    pub fn gauges(&self) -> &[(Gauge, OwnedFd)] {
+        &self.gauges
+    }
+
+    /// Closes what only the birth of the cell took and what the node now holds.
+    pub fn settle(&mut self) {
+        self.unified = None;
+        self.memberships = Vec::new();
+        self.gauges.retain(|(gauge, _)| *gauge == Gauge::FreezerState);
+    }
+
+    /// Lets a group run that was frozen in a version 1 freezer, where frozen processes do not die.
+    pub fn thaw(&self) {
+        for (gauge, file) in &self.gauges {
+            if *gauge == Gauge::FreezerState {
+                let _ = rustix::io::write(file, b"THAWED");
+            }
+        }
+    }
+
+    /// Removes the group's folders; fails while a process is in them.
+    pub fn remove(&self) -> io::Result<()> {
+        for folder in &self.folders {
+            match fs::remove_dir(folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hierarchy {
+    /// Makes the spawner's group in the hierarchy at `mount`, if it offers anything and lets us.
+    fn claim(mount: &Path, controllers: Option<&[String]>, own: &HashMap<String, PathBuf>, mark: &str) -> Option<Self> {
+        let version = if controllers.is_some() {
+            Version::V1
+        } else {
+            Version::V2
+        };
+        let key = controllers.map_or("", |list| list.first().map_or("", String::as_str));
+        let nested = own
+            .get(key)
+            .map(|path| mount.join(path.strip_prefix("/").unwrap_or(path)));
+        // In a container the hierarchy may be mounted so that our own path does not exist in it.
+        let parent = nested
+            .filter(|path| path.is_dir())
+            .unwrap_or_else(|| mount.to_path_buf());
+        remove_leftovers(&parent, mark);
+        let base = parent.join(format!("{mark}{}", std::process::id()));
+        let offers = |name: &str| controllers.is_some_and(|list| list.iter().any(|item| item == name));
+        let mut hierarchy = Self {
+            base,
+            version,
+            memory: offers("memory"),
+            cpu: offers("cpu"),
+            pids: offers("pids"),
+            cpuacct: offers("cpuacct"),
+            freezer: offers("freezer"),
+        };
+        let useful = [
+            hierarchy.memory,
+            hierarchy.cpu,
+            hierarchy.pids,
+            hierarchy.cpuacct,
+            hierarchy.freezer,
+        ];
+        if version == Version::V1 && useful == [false; 5] {
+            return None;
+        }
+        if version == Version::V2 {
+            delegate(&parent);
+        }
+        fs::create_dir(&hierarchy.base).ok()?;
+        if version == Version::V2 {
+            hierarchy.delegated();
+        }
+        // The right to make folders does not always come with the right to move processes.
+        let probe = fs::OpenOptions::new()
+            .write(true)
+            .open(hierarchy.base.join("cgroup.procs"));
+        if probe.is_err() {
+            let _ = fs::remove_dir(&hierarchy.base);
+            return None;
+        }
+        Some(hierarchy)
+    }
+
+    /// Enables the controllers for cells and notes which there are.
+    fn delegated(&mut self) {
+        let controllers = fs::read_to_string(self.base.join("cgroup.controllers")).unwrap_or_default();
+        for (name, flag) in [
+            ("memory", &mut self.memory),
+            ("cpu", &mut self.cpu),
+            ("pids", &mut self.pids),
+        ] {
+            *flag = controllers.split_whitespace().any(|item| item == name)
+                && write(&self.base, "cgroup.subtree_control", &format!("+{name}")).is_ok();
+        }
+    }
+
+    fn limit_v1(&self, folder: &Path, limits: &Limits) -> io::Result<()> {
+        if self.memory {
+            write(folder, "memory.limit_in_bytes", &limits.memory_bytes.to_string())?;
+            // Only kernels that account swap have it.
+            let _ = write(folder, "memory.memsw.limit_in_bytes", &limits.memory_bytes.to_string());
+        }
+        if self.cpu {
+            write(folder, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+            write(folder, "cpu.cfs_quota_us", &quota_us(limits).to_string())?;
+            write(folder, "cpu.shares", &shares(limits).to_string())?;
+        }
+        if self.pids {
+            write(folder, "pids.max", &processes(limits).to_string())?;
+        }
+        Ok(())
+    }
+
+    fn limit_v2(&self, folder: &Path, limits: &Limits) -> io::Result<()> {
+        if self.memory {
+            write(folder, "memory.max", &limits.memory_bytes.to_string())?;
+            let _ = write(folder, "memory.swap.max", "0");
+        }
+        if self.cpu {
+            write(folder, "cpu.max", &format!("{} {CPU_PERIOD_US}", quota_us(limits)))?;
+            // A share of 1024 is a weight of 100.
+            write(
+                folder,
+                "cpu.weight",
+                &(shares(limits) * 100 / 1024).clamp(1, 10_000).to_string(),
+            )?;
+        }
+        if self.pids {
+            write(folder, "pids.max", &processes(limits).to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The meters and brakes of this hierarchy with their files.
+    fn gauges(&self) -> Vec<(Gauge, &'static str)> {
+        let mut gauges = Vec::new();
+        match self.version {
+            Version::V2 => {
+                gauges.extend([(Gauge::CpuStat, "cpu.stat"), (Gauge::Freeze, "cgroup.freeze")]);
+                if self.memory {
+                    gauges.push((Gauge::MemoryMax, "memory.peak"));
+                    gauges.push((Gauge::MemoryNow, "memory.current"));
+                    gauges.push((Gauge::OutOfMemory, "memory.events"));
+                }
+            }
+            Version::V1 => {
+                if self.memory {
+                    gauges.push((Gauge::MemoryMax, "memory.max_usage_in_bytes"));
+                    gauges.push((Gauge::MemoryNow, "memory.usage_in_bytes"));
+                    gauges.push((Gauge::OutOfMemory, "memory.oom_control"));
+                }
+                if self.cpuacct {
+                    gauges.push((Gauge::CpuNanoseconds, "cpuacct.usage"));
+                }
+                if self.freezer {
+                    gauges.push((Gauge::FreezerState, "freezer.state"));
+                }
+            }
+        }
+        gauges
+    }
+}
+
+fn quota_us(limits: &Limits) -> u64 {
+    (u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)
+}
+
+fn shares(limits: &Limits) -> u64 {
+    (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144)
+}
+
+/// The guest's processes and the init.
+fn processes(limits: &Limits) -> u64 {
+    u64::from(limits.pids) + 1
+}
+
+fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .open(folder.join(file))
+        .and_then(|mut open| io::Write::write_all(&mut open, value.as_bytes()))
+}
+
+/// Offers the controllers to children of `parent`. A group with processes of its own cannot; then the
+/// node and this spawner step aside into a leaf, which works if nobody else is in it.
+fn delegate(parent: &Path) {
+    let enable = || {
+        for name in ["memory", "cpu", "pids"] {
+            write(parent, "cgroup.subtree_control", &format!("+{name}"))?;
+        }
+        Ok::<(), io::Error>(())
+    };
+    let offered = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+    if !offered.split_whitespace().any(|name| name == "memory") {
+        return;
+    }
+    if let Err(error) = enable()
+        && error.raw_os_error() == Some(libc::EBUSY)
+    {
+        let leaf = parent.join("bowline-node");
+        let _ = fs::create_dir(&leaf);
+        let node = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
+        for pid in node.into_iter().chain([std::process::id().to_string()]) {
+            let _ = write(&leaf, "cgroup.procs", &pid);
+        }
+        let _ = enable();
+    }
+}
+
+/// The paths of this process's own groups by controller, with an empty name for version 2.
+fn own_groups(memberships: &str) -> HashMap<String, PathBuf> {
+    let mut own = HashMap::new();
+    for line in memberships.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        if let (Some(controllers), Some(path)) = (parts.next(), parts.next()) {
+            for controller in controllers.split(',') {
+                own.insert(controller.to_owned(), PathBuf::from(path));
+            }
+        }
+    }
+    own
+}
+
+/// The mounted hierarchies: their folders and, for version 1, their controllers.
+fn cgroup_mounts(mounts: &str) -> Vec<(PathBuf, Option<Vec<String>>)> {
+    const CONTROLLERS: [&str; 5] = ["memory", "cpu", "pids", "cpuacct", "freezer"];
+    let mut found = Vec::new();
+    for line in mounts.lines() {
+        let Some((place, kind)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(folder) = place.split(' ').nth(4) else {
+            continue;
+        };
+        let mut kind = kind.split(' ');
+        match kind.next() {
+            Some("cgroup2") => found.push((PathBuf::from(folder), None)),
+            Some("cgroup") => {
+                let options = kind.nth(1).unwrap_or_default().split(',');
+                let controllers = options.filter(|option| CONTROLLERS.contains(option));
+                found.push((PathBuf::from(folder), Some(controllers.map(str::to_owned).collect())));
+            }
+            _ => {}
+        }
+    }
+    // Version 2 first, so that its meters are preferred.
+    found.sort_by_key(|(_, controllers)| controllers.is_some());
+    found
+}
+
+/// Removes the groups of earlier spawners with this mark, and what still runs in them.
+fn remove_leftovers(parent: &Path, mark: &str) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(mark) {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+fn remove_tree(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_tree(&entry.path());
+        }
+    }
+    let pids = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for pid in pids
+        .lines()
+        .filter_map(|pid| pid.parse().ok())
+        .filter_map(rustix::process::Pid::from_raw)
+    {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let _ = fs::remove_dir(folder);
+}

@@ -1,0 +1,264 @@
+//! A cell's first process: it finishes the cell from the inside, starts the guest and reaps.
+//!
+//! ```text
+//! cloned → namespaces finished ─ Ready ─▶ waiting ⇄ Order::Furnish ─ Furnished ─▶
+//!                                            └─── Order::Exec ─ Running ─▶ … guest ends ─ Ended ─▶ exit
+//! ```
+//!
+//! It keeps the rights over its own namespaces that furnishing takes until both the code is mounted and
+//! the guest runs. The guest has none of them, cannot trace it, and as its pid 1 it is immune to the
+//! guest's signals. It ends with the guest's main process, and the kernel then kills the rest of the
+//! cell. The end of its channel, or of the spawner, ends it too.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, mount, mount_remount};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrV4, SocketFlags, SocketType};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus, wait};
+
+use super::sys::{self, Image, Instruction, Stage};
+use super::wire::{self, Failure, Limits, Order, Program, Reply, Step};
+use super::{identity, root};
+
+/// The port of the listener that the node accepts on.
+pub const LISTENER_PORT: u16 = 9001;
+
+/// What the spawner gives a new init.
+pub struct Birth<'a> {
+    /// The init end of the cell's channel.
+    pub channel: BorrowedFd<'a>,
+    /// The guest's output.
+    pub output: BorrowedFd<'a>,
+    /// The guest's end of its control socket.
+    pub control: BorrowedFd<'a>,
+    /// Readable once the user is mapped.
+    pub mapped: BorrowedFd<'a>,
+    /// Files of version 1 cgroups to enter by writing `0`.
+    pub memberships: &'a [OwnedFd],
+    /// What to execute at once.
+    pub program: Option<Program>,
+    /// The guest's seccomp filter.
+    pub filter: &'a [Instruction],
+}
+
+struct Init<'a> {
+    channel: BorrowedFd<'a>,
+    null: BorrowedFd<'a>,
+    output: BorrowedFd<'a>,
+    control: BorrowedFd<'a>,
+    signals: BorrowedFd<'a>,
+    filter: &'a [Instruction],
+    guest: Option<Pid>,
+    furnished: bool,
+    memory_bytes_max: Option<u64>,
+}
+
+/// Lives as a cell's init.
+pub fn run(birth: Birth<'_>) {
+    let channel = birth.channel;
+    if let Err(failure) = live(birth) {
+        let _ = wire::send(channel, &Reply::Failed(failure), &[]);
+        sys::exit(1);
+    }
+}
+
+fn live(birth: Birth<'_>) -> Result<(), Failure> {
+    let listener = finish(&birth)?;
+    wire::send(birth.channel, &Reply::Ready, &[listener.as_fd()]).step("send listener")?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, Mode::empty()).step("open /dev/null")?;
+    let signals = sys::child_signals().step("signalfd")?;
+    let kept = [
+        null.as_fd(),
+        birth.output,
+        birth.output,
+        birth.control,
+        birth.channel,
+        signals.as_fd(),
+    ];
+    let [null, output, _, control, channel, signals] = sys::keep_only(kept).step("keep descriptors")?;
+    let mut init = Init {
+        channel,
+        null,
+        output,
+        control,
+        signals,
+        filter: birth.filter,
+        guest: None,
+        furnished: false,
+        memory_bytes_max: None,
+    };
+    limit(None, Resource::Nofile, 1024)?;
+    limit(None, Resource::Core, 0)?;
+    // What this block's descriptors were is closed; the copies of their owners must not close again.
+    std::mem::forget(listener);
+    if let Some(program) = birth.program {
+        init.execute(&program);
+    }
+    init.serve()
+}
+
+/// Finishes the namespaces; returns the listener.
+fn finish(birth: &Birth<'_>) -> Result<OwnedFd, Failure> {
+    for membership in birth.memberships {
+        rustix::io::write(membership, b"0").step("enter cgroup")?;
+    }
+    if !birth.memberships.is_empty() {
+        sys::unshare(libc::CLONE_NEWCGROUP).step("unshare cgroup")?;
+    }
+    rustix::process::setsid().step("setsid")?;
+    sys::set_host_name(c"sandbox").step("set host name")?;
+    let listener = listen().step("listen")?;
+    let mut mapped = [0; 8];
+    rustix::io::retry_on_intr(|| rustix::io::read(birth.mapped, &mut mapped)).step("wait for users")?;
+    identity::become_guest_user()?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let proc = flags | MountFlags::NOEXEC | MountFlags::RDONLY;
+    mount("proc", "/proc", "proc", proc, c"").step("mount /proc")?;
+    mount("tmpfs", root::TMP_DIR, "tmpfs", flags, c"size=512m,mode=1777").step("mount /tmp")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    Ok(listener)
+}
+
+fn listen() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    sys::raise_loopback(&socket)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, LISTENER_PORT))?;
+    rustix::net::listen(&socket, 64)?;
+    Ok(socket)
+}
+
+impl Init<'_> {
+    fn serve(&mut self) -> Result<(), Failure> {
+        let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
+        loop {
+            let mut ready = [
+                PollFd::new(&self.channel, PollFlags::IN),
+                PollFd::new(&self.signals, PollFlags::IN),
+            ];
+            rustix::io::retry_on_intr(|| poll(&mut ready, None)).step("poll")?;
+            let [orders, children] = ready.map(|descriptor| !descriptor.revents().is_empty());
+            if children {
+                let _ = rustix::io::read(self.signals, &mut [0; 128]);
+                self.reap();
+            }
+            if orders {
+                match wire::receive(self.channel, &mut buffer, RecvFlags::DONTWAIT) {
+                    Ok(Some((order, descriptors))) => self.obey(order, &descriptors),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(None) | Err(_) => sys::exit(1),
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, descriptors: &[OwnedFd]) {
+        match order {
+            Order::Furnish { limits, enforce } => {
+                let reply = match self.furnish(&limits, enforce, descriptors) {
+                    Ok(()) => Reply::Furnished,
+                    Err(failure) => Reply::Failed(failure),
+                };
+                self.reply(&reply);
+                self.settle();
+            }
+            Order::Exec(program) => self.execute(&program),
+            Order::Stop => sys::signal_all(libc::SIGSTOP),
+            Order::Continue => sys::signal_all(libc::SIGCONT),
+        }
+    }
+
+    fn furnish(&mut self, limits: &Limits, enforce: bool, descriptors: &[OwnedFd]) -> Result<(), Failure> {
+        if let [code] = descriptors {
+            root::attach(code, Path::new(root::CODE_DIR)).step("mount code")?;
+        }
+        let size = std::ffi::CString::new(format!("size={}", limits.tmp_bytes)).step("size /tmp")?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(root::TMP_DIR, flags, size.as_c_str()).step("size /tmp")?;
+        if enforce {
+            self.memory_bytes_max = Some(limits.memory_bytes);
+            limit(None, Resource::Nproc, u64::from(limits.pids) + 1)?;
+            if self.guest.is_some() {
+                limit(self.guest, Resource::Data, limits.memory_bytes)?;
+                limit(self.guest, Resource::Nproc, u64::from(limits.pids) + 1)?;
+            }
+        }
+        self.furnished = true;
+        Ok(())
+    }
+
+    fn execute(&mut self, program: &Program) {
+        let reply = match self.start(program) {
+            Ok(guest) => {
+                self.guest = Some(guest);
+                Reply::Running
+            }
+            Err(failure) => Reply::Failed(failure),
+        };
+        self.reply(&reply);
+        self.settle();
+    }
+
+    fn start(&self, program: &Program) -> Result<Pid, Failure> {
+        if let Some(bytes) = self.memory_bytes_max {
+            limit(None, Resource::Data, bytes)?;
+        }
+        let argv: Vec<&[u8]> = program.argv.iter().map(wire::Text::bytes).collect();
+        let env: Vec<&[u8]> = program.env.iter().map(wire::Text::bytes).collect();
+        let image = Image::new(&argv, &env, program.cwd.bytes()).step("read program")?;
+        let stage = Stage {
+            image: &image,
+            standard: [self.null, self.output, self.control],
+            filter: self.filter,
+        };
+        sys::execute(&stage).map_err(|(step, errno)| Failure {
+            step: step.to_owned(),
+            errno,
+        })
+    }
+
+    /// Gives up every right once none is needed any more.
+    fn settle(&self) {
+        if self.furnished && self.guest.is_some() {
+            let _ = sys::drop_capabilities();
+        }
+    }
+
+    /// Reaps every child that ended; ends with the guest.
+    fn reap(&self) {
+        while let Ok(Some((child, status))) = wait(WaitOptions::NOHANG) {
+            if Some(child) == self.guest {
+                self.reply(&ended(status));
+                sys::exit(0);
+            }
+        }
+    }
+
+    fn reply(&self, reply: &Reply) {
+        let _ = wire::send(self.channel, reply, &[]);
+    }
+}
+
+/// Limits a process, `None` for this one.
+fn limit(process: Option<Pid>, resource: Resource, value: u64) -> Result<(), Failure> {
+    let limit = Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    };
+    rustix::process::prlimit(process, resource, limit).step("set limits")?;
+    Ok(())
+}
+
+/// The message that tells how a process ended.
+pub fn ended(status: WaitStatus) -> Reply {
+    Reply::Ended {
+        code: status.exit_status(),
+        signal: status.terminating_signal(),
+    }
+}

@@ -1,0 +1,192 @@
+//! The file system that guests see, prepared once for each set of binds.
+//!
+//! A prepared root is a whole mount namespace whose root is a small read-only tmpfs with the system
+//! bound into it. A cell is cloned out of that namespace, so the host's root never was in it: nothing
+//! has to be unmounted, and there is nothing to climb out to. What differs from cell to cell (`/proc`,
+//! `/tmp`, `/var/task`) is mounted by the cell's init.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
+    open_tree, unmount,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::sys;
+use super::wire::{Failure, Step};
+
+/// Where the code goes.
+pub const CODE_DIR: &str = "/var/task";
+/// The guest's own writable folder.
+pub const TMP_DIR: &str = "/tmp";
+
+/// Links or folders at the top that programs expect; on most systems links into `/usr`.
+const SYSTEM: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Files of `/etc` that are copied, folders that are bound, where they exist.
+const ETC_FILES: [&str; 5] = ["ld.so.cache", "localtime", "nsswitch.conf", "services", "protocols"];
+const ETC_FOLDERS: [&str; 5] = ["ssl", "pki", "ca-certificates", "crypto-policies", "alternatives"];
+const ETC_WRITTEN: [(&str, &str); 4] = [
+    ("passwd", "sandbox:x:1000:1000::/tmp:/bin/sh\n"),
+    ("group", "sandbox:x:1000:\n"),
+    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("resolv.conf", ""),
+];
+
+/// The host's mount namespace, as the spawner sees it.
+pub struct HostMounts(OwnedFd);
+
+/// A prepared root.
+pub struct Root(OwnedFd);
+
+impl HostMounts {
+    /// Stops what the spawner mounts from reaching the host; mounts of the host still arrive.
+    pub fn detach() -> Result<Self, Failure> {
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).step("make mounts slaves")?;
+        Ok(Self(open_mount_namespace()?))
+    }
+
+    /// Goes back to the host's mounts.
+    pub fn enter(&self) -> Result<(), Failure> {
+        move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Mount)).step("enter host mounts")
+    }
+
+    /// Prepares a root with `binds` (host path, path inside), using the empty folder `scratch`.
+    pub fn prepare(&self, scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Root, Failure> {
+        sys::unshare(libc::CLONE_NEWNS).step("unshare mounts")?;
+        let built = build(scratch, binds).and_then(|()| open_mount_namespace());
+        self.enter()?;
+        built.map(Root)
+    }
+}
+
+impl Root {
+    /// Enters the root's mount namespace; processes cloned now see it.
+    pub fn enter(&self) -> Result<(), Failure> {
+        move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Mount)).step("enter root")
+    }
+}
+
+/// The code as a mount of its own that is attached nowhere yet.
+pub fn detached_code(code: &Path) -> Result<OwnedFd, Failure> {
+    let tree = detach(code).step("open code")?;
+    sys::restrict_mount(&tree).step("make code read-only")?;
+    Ok(tree)
+}
+
+fn detach(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags)
+}
+
+/// Attaches a detached mount at `target`.
+pub fn attach(tree: impl AsFd, target: &Path) -> rustix::io::Result<()> {
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+fn open_mount_namespace() -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).step("open mount namespace")
+}
+
+/// Builds the tree at `scratch` and makes it this mount namespace's root.
+fn build(scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<(), Failure> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).step("make mounts private")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", scratch, "tmpfs", flags, c"size=16m,mode=755").step("mount root")?;
+    for folder in ["usr", "tmp", "proc", "dev", "etc", "var/task", "var/tmp", "opt", "run"] {
+        fs::create_dir_all(scratch.join(folder)).step("make folder")?;
+    }
+    show(Path::new("/usr"), &scratch.join("usr"))?;
+    for name in SYSTEM {
+        let host = Path::new("/").join(name);
+        match fs::read_link(&host) {
+            Ok(target) => symlink(target, scratch.join(name)).step("link system folder")?,
+            Err(_) if host.is_dir() => show(&host, &scratch.join(name))?,
+            Err(_) => {}
+        }
+    }
+    furnish_etc(&scratch.join("etc"))?;
+    furnish_dev(&scratch.join("dev"))?;
+    // Not seen by guests, whose own hides it; the kernel allows that one only while this one is there.
+    attach(detach(Path::new("/proc")).step("open /proc")?, &scratch.join("proc")).step("bind /proc")?;
+    for (host, inside) in binds {
+        show(host, &inside_path(scratch, inside)?)?;
+    }
+    become_root(scratch)
+}
+
+/// Where `inside` is below `scratch`; refuses to climb.
+fn inside_path(scratch: &Path, inside: &Path) -> Result<PathBuf, Failure> {
+    let mut path = scratch.to_path_buf();
+    for component in inside.components() {
+        match component {
+            Component::RootDir => {}
+            Component::Normal(name) => path.push(name),
+            _ => return Err(std::io::Error::from_raw_os_error(libc::EINVAL)).step("resolve bind"),
+        }
+    }
+    Ok(path)
+}
+
+/// Binds `host` read-only at `target`, which is made.
+fn show(host: &Path, target: &Path) -> Result<(), Failure> {
+    let shown = || format!("bind `{}`", host.display());
+    if host.is_dir() {
+        fs::create_dir_all(target).step(&shown())?;
+    } else {
+        fs::create_dir_all(target.parent().unwrap_or(target)).step(&shown())?;
+        fs::File::create(target).step(&shown())?;
+    }
+    let tree = detach(host).step(&shown())?;
+    sys::restrict_mount(&tree).step(&shown())?;
+    attach(tree, target).step(&shown())
+}
+
+fn furnish_etc(etc: &Path) -> Result<(), Failure> {
+    for (name, text) in ETC_WRITTEN {
+        fs::write(etc.join(name), text).step("write /etc")?;
+    }
+    let host = Path::new("/etc");
+    for name in ETC_FILES {
+        // What a host lacks, guests lack.
+        if let Ok(bytes) = fs::read(host.join(name)) {
+            fs::write(etc.join(name), bytes).step("copy /etc")?;
+        }
+    }
+    for name in ETC_FOLDERS {
+        if host.join(name).is_dir() {
+            show(&host.join(name), &etc.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn furnish_dev(dev: &Path) -> Result<(), Failure> {
+    for name in DEVICES {
+        fs::File::create(dev.join(name)).step("make device")?;
+        attach(
+            detach(&Path::new("/dev").join(name)).step("open device")?,
+            &dev.join(name),
+        )
+        .step("bind device")?;
+    }
+    for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        symlink(format!("/proc/self/fd{target}"), dev.join(name)).step("link device")?;
+    }
+    Ok(())
+}
+
+fn become_root(scratch: &Path) -> Result<(), Failure> {
+    rustix::process::chdir(scratch).step("enter new root")?;
+    rustix::process::pivot_root(".", ".").step("pivot root")?;
+    unmount(".", UnmountFlags::DETACH).step("unmount old root")?;
+    rustix::process::chdir("/").step("enter new root")?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount_remount("/", flags | MountFlags::BIND, c"").step("make root read-only")
+}

@@ -1,0 +1,468 @@
+//! Reads Runtime API requests out of bytes that a guest sent; pure and hostile-proof.
+//!
+//! A request is read in two steps, because its body may be far larger than one read: the head gives the
+//! route and how the body is framed; the body is then taken as it arrives. What is larger than an answer
+//! may be is counted and thrown away, so that the guest can be told in an orderly way.
+
+use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
+use bowline_sandbox::FunctionError;
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Largest head of a request.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most header fields of a request.
+const HEADERS_MAX: usize = 64;
+/// Largest body that is read to its end only to be refused; beyond it the connection is closed.
+const DISCARDED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Longest line of a chunked body: a chunk's size, or a trailer field.
+const LINE_BYTES_MAX: usize = 8 * 1024;
+/// Most trailer fields of a chunked body.
+const TRAILERS_MAX: usize = 16;
+/// Bodies up to this size are copied, so that the buffer they came in can be used again.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+/// Longest request id in a path: a UUID has 36 characters.
+const ID_BYTES_MAX: usize = 64;
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET invocation/next`.
+    Next,
+    /// `POST invocation/{id}/response`.
+    Response(Box<str>),
+    /// `POST invocation/{id}/error`.
+    Error(Box<str>),
+    /// `POST init/error`.
+    InitError,
+    /// Anything else.
+    Unknown,
+}
+
+/// The head of a request: what matters of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What the request is for.
+    pub route: Route,
+    /// Whether the connection stays open after the response.
+    pub keep_alive: bool,
+    /// Whether the guest waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// `Lambda-Runtime-Function-Error-Type`.
+    pub error_type: Option<Box<str>>,
+    /// Whether `Lambda-Runtime-Function-Response-Mode` is neither absent nor `streaming`.
+    pub invalid_mode: bool,
+}
+
+/// The body of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// It was larger than an answer may be, and was thrown away; its size in bytes.
+    TooLarge(u64),
+}
+
+/// A whole request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The head.
+    pub head: Head,
+    /// The body.
+    pub body: Body,
+}
+
+/// What [`parse_request`] made of some bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// The request is not complete yet.
+    Partial,
+    /// A request, and how many bytes it took.
+    Complete(Box<Request>, usize),
+}
+
+/// Bytes that are no request this server reads; the connection is closed after it was told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// The head is not HTTP/1.
+    #[error("request is not valid HTTP/1.1")]
+    Malformed,
+    /// The head is larger than [`HEAD_BYTES_MAX`], or has too many fields.
+    #[error("request head is larger than {HEAD_BYTES_MAX} bytes or has more than {HEADERS_MAX} fields")]
+    HeadTooLarge,
+    /// The body's length is ambiguous or not a number.
+    #[error("body length is missing, ambiguous or not a number")]
+    Framing,
+    /// The body is so large that not even its end is waited for.
+    #[error("body is larger than {DISCARDED_BYTES_MAX} bytes")]
+    BodyTooLarge,
+}
+
+/// Reads the first request in `bytes`.
+///
+/// # Errors
+/// If the bytes can never become a request, whatever follows them.
+pub fn parse_request(bytes: &[u8]) -> Result<Parsed, Reject> {
+    let mut buffer = BytesMut::from(bytes);
+    let mut reader = RequestReader::default();
+    Ok(match reader.take(&mut buffer)? {
+        Some(request) => Parsed::Complete(Box::new(request), bytes.len() - buffer.len()),
+        None => Parsed::Partial,
+    })
+}
+
+/// Reads requests one after another out of a buffer that grows as bytes arrive.
+#[derive(Debug, Default)]
+pub struct RequestReader {
+    current: Option<(Head, BodyReader)>,
+}
+
+impl RequestReader {
+    /// Takes the next request out of `buffer`, or what can be taken of it so far.
+    ///
+    /// # Errors
+    /// If the bytes can never become a request; the reader is of no use then.
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Request>, Reject> {
+        if self.current.is_none() {
+            self.current = read_head(buffer)?;
+        }
+        let Some((_, body)) = &mut self.current else {
+            return Ok(None);
+        };
+        if !body.advance(buffer)? {
+            return Ok(None);
+        }
+        let (mut head, body) = self.current.take().expect("a head was just there");
+        let body = body.finish(buffer, &mut head);
+        Ok(Some(Request { head, body }))
+    }
+
+    /// Whether the guest waits to be told that it may send the body; says so once.
+    pub fn take_expectation(&mut self) -> bool {
+        self.current
+            .as_mut()
+            .is_some_and(|(head, _)| std::mem::take(&mut head.expects_continue))
+    }
+
+    /// How many more bytes the present body is known to need.
+    pub fn bytes_missing(&self, buffered: usize) -> usize {
+        match &self.current {
+            Some((_, BodyReader::Length(length))) => length.saturating_sub(buffered),
+            _ => 0,
+        }
+    }
+}
+
+fn read_head(buffer: &mut BytesMut) -> Result<Option<(Head, BodyReader)>, Reject> {
+    // A client may send an empty line or two between requests.
+    while buffer.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+        buffer.advance(1);
+    }
+    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut fields);
+    let window = &buffer[..buffer.len().min(HEAD_BYTES_MAX)];
+    match request.parse(window) {
+        Ok(httparse::Status::Complete(bytes)) => {
+            let head = interpret(&request)?;
+            buffer.advance(bytes);
+            Ok(Some(head))
+        }
+        Ok(httparse::Status::Partial) if buffer.len() >= HEAD_BYTES_MAX => Err(Reject::HeadTooLarge),
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(httparse::Error::TooManyHeaders) => Err(Reject::HeadTooLarge),
+        Err(_) => Err(Reject::Malformed),
+    }
+}
+
+fn interpret(request: &httparse::Request<'_, '_>) -> Result<(Head, BodyReader), Reject> {
+    let mut head = Head {
+        route: route(request.method.unwrap_or_default(), request.path.unwrap_or_default()),
+        keep_alive: request.version == Some(1),
+        expects_continue: false,
+        error_type: None,
+        invalid_mode: false,
+    };
+    let mut length = None;
+    let mut chunked = false;
+    for field in request.headers.iter() {
+        let value = field.value;
+        // The length of a name tells most of them apart without comparing text.
+        match field.name.len() {
+            14 if is(field, "content-length") => {
+                let this = parse_length(value)?;
+                if length.is_some_and(|length| length != this) {
+                    return Err(Reject::Framing);
+                }
+                length = Some(this);
+            }
+            17 if is(field, "transfer-encoding") => {
+                if chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Reject::Framing);
+                }
+                chunked = true;
+            }
+            10 if is(field, "connection") => head.keep_alive = keeps_alive(value, head.keep_alive),
+            6 if is(field, "expect") => head.expects_continue = value.eq_ignore_ascii_case(b"100-continue"),
+            34 if is(field, "lambda-runtime-function-error-type") => head.error_type = text(value),
+            37 if is(field, "lambda-runtime-function-response-mode") => {
+                head.invalid_mode = !value.eq_ignore_ascii_case(b"streaming");
+            }
+            _ => {}
+        }
+    }
+    let body = match (length, chunked) {
+        (Some(_), true) => return Err(Reject::Framing),
+        (None, true) => BodyReader::Chunked(Chunks::default()),
+        (length, false) => BodyReader::of_length(length.unwrap_or(0))?,
+    };
+    Ok((head, body))
+}
+
+fn is(field: &httparse::Header<'_>, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name)
+}
+
+fn keeps_alive(value: &[u8], default: bool) -> bool {
+    let value = value.trim_ascii();
+    if value.eq_ignore_ascii_case(b"close") {
+        false
+    } else {
+        default || value.eq_ignore_ascii_case(b"keep-alive")
+    }
+}
+
+fn text(value: &[u8]) -> Option<Box<str>> {
+    let value = std::str::from_utf8(value).ok()?.trim();
+    (!value.is_empty()).then(|| value.into())
+}
+
+fn parse_length(value: &[u8]) -> Result<u64, Reject> {
+    let value = value.trim_ascii();
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Reject::Framing);
+    }
+    let value = std::str::from_utf8(value).map_err(|_| Reject::Framing)?;
+    value.parse().map_err(|_| Reject::Framing)
+}
+
+fn route(method: &str, path: &str) -> Route {
+    let Some(path) = path.strip_prefix("/2018-06-01/runtime/") else {
+        return Route::Unknown;
+    };
+    match (method, path) {
+        ("GET", "invocation/next") => Route::Next,
+        ("POST", "init/error") => Route::InitError,
+        ("POST", _) => answer_route(path).unwrap_or(Route::Unknown),
+        _ => Route::Unknown,
+    }
+}
+
+fn answer_route(path: &str) -> Option<Route> {
+    let (id, kind) = path.strip_prefix("invocation/")?.split_once('/')?;
+    if id.is_empty() || id.len() > ID_BYTES_MAX {
+        return None;
+    }
+    match kind {
+        "response" => Some(Route::Response(id.into())),
+        "error" => Some(Route::Error(id.into())),
+        _ => None,
+    }
+}
+
+/// Where the reading of a body stands.
+#[derive(Debug)]
+enum BodyReader {
+    /// So many bytes are wanted, all at once.
+    Length(usize),
+    /// So many bytes are still to be thrown away, of so many.
+    Discard { left: u64, total: u64 },
+    /// The body comes in chunks.
+    Chunked(Chunks),
+}
+
+impl BodyReader {
+    fn of_length(length: u64) -> Result<Self, Reject> {
+        match usize::try_from(length) {
+            Ok(length) if length <= SYNC_PAYLOAD_BYTES_MAX => Ok(Self::Length(length)),
+            _ if length > DISCARDED_BYTES_MAX => Err(Reject::BodyTooLarge),
+            _ => Ok(Self::Discard {
+                left: length,
+                total: length,
+            }),
+        }
+    }
+
+    /// Takes what has arrived; whether the body is complete.
+    fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
+        match self {
+            Self::Length(length) => Ok(buffer.len() >= *length),
+            Self::Discard { left, .. } => {
+                let bytes = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                buffer.advance(bytes);
+                *left -= bytes as u64;
+                Ok(*left == 0)
+            }
+            Self::Chunked(chunks) => chunks.advance(buffer),
+        }
+    }
+
+    /// The body, once [`advance`](Self::advance) said that it is complete.
+    fn finish(self, buffer: &mut BytesMut, head: &mut Head) -> Body {
+        match self {
+            Self::Length(length) if length <= COPIED_BYTES_MAX => {
+                let body = Bytes::copy_from_slice(&buffer[..length]);
+                buffer.advance(length);
+                Body::Whole(body)
+            }
+            Self::Length(length) => Body::Whole(buffer.split_to(length).freeze()),
+            Self::Discard { total, .. } => Body::TooLarge(total),
+            Self::Chunked(chunks) => chunks.finish(head),
+        }
+    }
+}
+
+/// A chunked body on its way.
+#[derive(Debug, Default)]
+struct Chunks {
+    state: ChunkState,
+    body: BytesMut,
+    /// Bytes of all chunks, also of those thrown away.
+    total: u64,
+    trailers: usize,
+    /// The trailer by which a streaming function says that it failed after all.
+    error_type: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ChunkState {
+    /// A line with a chunk's size is next.
+    #[default]
+    Size,
+    /// So many bytes of a chunk are next.
+    Data(u64),
+    /// The line's end after a chunk is next.
+    DataEnd,
+    /// Trailer fields or the empty line that ends the body are next.
+    Trailer,
+}
+
+impl Chunks {
+    fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
+        loop {
+            match self.state {
+                ChunkState::Data(left) => {
+                    if buffer.is_empty() {
+                        return Ok(false);
+                    }
+                    self.take_data(left, buffer);
+                }
+                ChunkState::Size | ChunkState::DataEnd | ChunkState::Trailer => {
+                    let Some(line) = take_line(buffer)? else {
+                        return Ok(false);
+                    };
+                    if self.take_line(&line)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_data(&mut self, left: u64, buffer: &mut BytesMut) {
+        let bytes = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        if self.total <= SYNC_PAYLOAD_BYTES_MAX as u64 {
+            self.body.extend_from_slice(&buffer[..bytes]);
+        }
+        buffer.advance(bytes);
+        let left = left - bytes as u64;
+        self.state = if left == 0 {
+            ChunkState::DataEnd
+        } else {
+            ChunkState::Data(left)
+        };
+    }
+
+    /// Takes a line that is not data; whether it ended the body.
+    fn take_line(&mut self, line: &[u8]) -> Result<bool, Reject> {
+        match self.state {
+            ChunkState::Size => {
+                let size = chunk_size(line)?;
+                self.total = self.total.checked_add(size).ok_or(Reject::Framing)?;
+                if self.total > DISCARDED_BYTES_MAX {
+                    return Err(Reject::BodyTooLarge);
+                }
+                self.state = if size == 0 {
+                    ChunkState::Trailer
+                } else {
+                    ChunkState::Data(size)
+                };
+            }
+            ChunkState::DataEnd if line.is_empty() => self.state = ChunkState::Size,
+            ChunkState::Trailer if line.is_empty() => return Ok(true),
+            ChunkState::Trailer if self.trailers < TRAILERS_MAX => self.take_trailer(line),
+            ChunkState::Trailer => return Err(Reject::HeadTooLarge),
+            ChunkState::DataEnd | ChunkState::Data(_) => return Err(Reject::Framing),
+        }
+        Ok(false)
+    }
+
+    fn take_trailer(&mut self, line: &[u8]) {
+        self.trailers += 1;
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            return;
+        };
+        if line[..colon].eq_ignore_ascii_case(b"lambda-runtime-function-error-type") {
+            self.error_type = text(&line[colon + 1..]);
+        }
+    }
+
+    fn finish(self, head: &mut Head) -> Body {
+        if let Some(error_type) = self.error_type {
+            return fail_late(head, error_type);
+        }
+        if self.total > SYNC_PAYLOAD_BYTES_MAX as u64 {
+            return Body::TooLarge(self.total);
+        }
+        Body::Whole(self.body.freeze())
+    }
+}
+
+/// Makes an error of an answer that ended with a trailer saying that the function failed after all.
+fn fail_late(head: &mut Head, error_type: Box<str>) -> Body {
+    let error = FunctionError::new(&error_type, "the function failed while it streamed its answer");
+    if let Route::Response(id) = &mut head.route {
+        head.route = Route::Error(std::mem::take(id));
+    }
+    head.error_type = Some(error_type);
+    Body::Whole(error.payload)
+}
+
+/// Takes a line without its end out of `buffer`, if it is there whole.
+fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, Reject> {
+    let window = &buffer[..buffer.len().min(LINE_BYTES_MAX)];
+    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        return if window.len() == LINE_BYTES_MAX {
+            Err(Reject::Framing)
+        } else {
+            Ok(None)
+        };
+    };
+    let mut line = buffer.split_to(end + 1);
+    line.truncate(end);
+    if line.last() == Some(&b'\r') {
+        line.truncate(end - 1);
+    }
+    Ok(Some(line))
+}
+
+/// The size a chunk's first line gives in hexadecimal; extensions after `;` are passed over.
+fn chunk_size(line: &[u8]) -> Result<u64, Reject> {
+    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return Err(Reject::Framing);
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| Reject::Framing)?;
+    u64::from_str_radix(digits, 16).map_err(|_| Reject::Framing)
+}
+
+#[cfg(test)]
+mod tests;
