@@ -1,0 +1,50 @@
+//! Named moments between the steps of a mutation, at which a test can kill the process.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What happens at the named moments: nothing, unless a test says otherwise.
+#[derive(Clone, Default)]
+pub struct CrashPoints(Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
+
+impl CrashPoints {
+    /// All names, in the order in which a function's life reaches them.
+    pub const NAMES: &[&str] = &[
+        "create.checked",
+        "create.unpacked",
+        "create.stored",
+        "create.committed",
+        "settle.prepared",
+        "settle.committed",
+        "update-code.unpacked",
+        "update-code.stored",
+        "update-code.committed",
+        "update-configuration.committed",
+        "publish.committed",
+        "create-alias.committed",
+        "update-alias.committed",
+        "delete-alias.committed",
+        "delete-version.committed",
+        "delete.committed",
+        "collect.unpacked-removed",
+        "collect.stored-removed",
+    ];
+
+    /// Calls `hook` with each name that is reached.
+    pub fn with(hook: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
+    }
+
+    pub(crate) fn reach(&self, name: &'static str) {
+        debug_assert!(Self::NAMES.contains(&name), "`{name}` is not listed");
+        if let Some(hook) = &self.0 {
+            hook(name);
+        }
+    }
+}
+
+impl fmt::Debug for CrashPoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CrashPoints").field(&self.0.is_some()).finish()
+    }
+}

@@ -1,0 +1,72 @@
+//! Why an operation on functions is refused.
+//!
+//! The variants follow what the caller should do; `api` maps them to Lambda's exceptions.
+
+use crate::name::InvalidName;
+
+/// An operation's refusal. The text is the one the caller sees.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `InvalidParameterValueException`, 400.
+    #[error("{0}")]
+    InvalidParameter(String),
+    /// `InvalidRequestContentException`, 400: the event is not JSON, say.
+    #[error("{0}")]
+    InvalidRequestContent(String),
+    /// `ValidationException`, 400.
+    #[error("{0}")]
+    Validation(String),
+    /// `CodeStorageExceededException`, 400.
+    #[error("{0}")]
+    CodeStorageExceeded(String),
+    /// `ResourceNotFoundException`, 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// `ResourceConflictException`, 409.
+    #[error("{0}")]
+    Conflict(String),
+    /// `PreconditionFailedException`, 412: the RevisionId is stale.
+    #[error("{0}")]
+    PreconditionFailed(String),
+    /// `RequestTooLargeException` (formerly `RequestEntityTooLargeException`), 413.
+    #[error("{0}")]
+    RequestTooLarge(String),
+    /// `TooManyRequestsException`, 429.
+    #[error("Rate Exceeded.")]
+    Throttled(Throttle),
+    /// `InvalidRuntimeException`, 502.
+    #[error("{0}")]
+    InvalidRuntime(String),
+    /// `InvalidZipFileException`, 502 on invoke; `InvalidParameterValueException` on create.
+    #[error("{0}")]
+    InvalidZip(String),
+    /// `ServiceException`, 500: the platform failed; the cause goes to the log, not to the caller.
+    #[error("the service failed; see the node's log for the request id")]
+    Service(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// The platform failed with this cause.
+    pub(crate) fn service(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Service(Box::new(cause))
+    }
+}
+
+impl From<InvalidName> for Error {
+    fn from(invalid: InvalidName) -> Self {
+        if invalid.is_qualifier_mismatch() {
+            Self::InvalidParameter(invalid.0)
+        } else {
+            Self::Validation(invalid.0)
+        }
+    }
+}
+
+/// Which limit was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Throttle {
+    /// `ConcurrentInvocationLimitExceeded`.
+    AccountConcurrency,
+    /// `ReservedFunctionConcurrentInvocationLimitExceeded`.
+    ReservedConcurrency,
+}

@@ -1,0 +1,20 @@
+//! The way of an invocation: resolve, admit, take a sandbox, run, give it back.
+//!
+//! ```text
+//!   snapshot ─▶ version ─▶ admission ─▶ warm sandbox │ new sandbox ─▶ run ─▶ idle list │ destroyed
+//! ```
+//! Nothing here waits for a lock while it awaits something, and nothing is written to the store.
+
+mod admission;
+mod enter;
+mod payload;
+mod pool;
+mod resolve;
+mod run;
+mod sweeper;
+
+pub(crate) use admission::{Accounts, FunctionLive, Running};
+pub(crate) use pool::{Pool, PoolParts};
+pub(crate) use resolve::Target;
+pub(crate) use run::Finish;
+pub(crate) use sweeper::Sweeper;

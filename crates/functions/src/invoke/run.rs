@@ -1,0 +1,295 @@
+//! One admitted invocation, from a sandbox to the last line of its log.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bowline_foundation::clock::Clock;
+use bowline_foundation::id::RequestId;
+use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
+use bowline_sandbox::{CreateError, Deadline, FunctionError, Invocation, Outcome, Report};
+use tokio::runtime::Handle as RuntimeHandle;
+
+use super::admission::{Admission, Entered};
+use super::pool::{Pool, Slot};
+use crate::error::{Error, Throttle};
+use crate::logs::{ReportLine, SandboxLog, Sink, Status};
+use crate::metrics::ErrorKind;
+use crate::service::{Inner, InvocationRequest, InvocationResponse};
+
+/// An invocation that was let in.
+pub(crate) struct Job {
+    pub pool: Arc<Pool>,
+    pub request: InvocationRequest,
+    /// The ARN the caller used.
+    pub invoked_arn: String,
+    pub admission: Admission,
+    pub entered: Entered,
+}
+
+/// Runs an invocation to its end.
+pub(crate) async fn run(inner: Arc<Inner>, job: Job) -> Result<InvocationResponse, Error> {
+    let Job {
+        pool,
+        request,
+        invoked_arn,
+        admission: _admission,
+        entered: _entered,
+    } = job;
+    pool.parts.metrics.invocations.inc();
+    let (mut slot, init) = match warm(&pool) {
+        Some(slot) => (slot, None),
+        None => match cold(&inner, &pool).await {
+            Ok((slot, init)) => (slot, Some(init)),
+            Err(failure) => return not_created(&pool, &request, failure),
+        },
+    };
+    slot.log.begin(&request.request_id, &pool.version_text, init.is_some());
+    let invocation = Invocation {
+        request_id: request.request_id,
+        payload: request.payload,
+        deadline: deadline(&inner.clock, pool.parts.spec.timeout),
+        invoked_arn,
+        client_context: request.client_context,
+        trace_id: request.trace_id,
+    };
+    let report = slot.sandbox.invoke(invocation).await;
+    let memory_bytes_max = match report.usage.memory_bytes_max {
+        0 => slot.sandbox.resident_bytes(),
+        bytes => bytes,
+    };
+    let answer = Answer {
+        pool: &pool,
+        request_id: request.request_id,
+        log_tail: request.log_tail,
+        init,
+        memory_bytes_max,
+    };
+    let response = answer.conclude(&slot.log, &report);
+    if report.reusable && !matches!(report.outcome, Outcome::Broken(_)) {
+        inner.sweeper.give_back(&pool, slot);
+    } else {
+        inner.runtime.spawn(pool.clone().destroy(slot));
+    }
+    response.map(|log_tail| InvocationResponse {
+        result: result(report),
+        executed_version: pool.parts.version,
+        log_tail,
+    })
+}
+
+/// The newest idle sandbox that still lives.
+fn warm(pool: &Arc<Pool>) -> Option<Slot> {
+    loop {
+        let mut slot = pool.take()?;
+        if slot.sandbox.is_alive() {
+            return Some(slot);
+        }
+        tracing::debug!(function = %pool.parts.spec.function, "an idle sandbox has died");
+        tokio::spawn(pool.clone().destroy(slot));
+    }
+}
+
+fn deadline(clock: &Clock, budget: Duration) -> Deadline {
+    Deadline {
+        wall: clock.now().after(budget),
+        monotonic: clock.monotonic().after(budget),
+        budget,
+    }
+}
+
+/// Why there is no sandbox.
+enum NotCreated {
+    /// The function failed while it initialised.
+    Init(FunctionError, Arc<SandboxLog>, Duration),
+    Refused(Error),
+}
+
+/// Creates a sandbox; if there is no room, at the cost of the one that has been idle longest.
+async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<(Slot, Duration), NotCreated> {
+    let begin = inner.clock.monotonic();
+    inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
+    let log = SandboxLog::new(pool.parts.live.log.clone(), inner.logs.clone());
+    let mut evicted = false;
+    loop {
+        let sink = Arc::new(Sink(log.clone()));
+        let failure = match pool.parts.backend.create(pool.parts.spec.clone(), sink).await {
+            Ok(sandbox) => {
+                let init = inner.clock.monotonic().since(begin);
+                pool.parts.metrics.cold_starts.inc();
+                pool.parts.metrics.init_durations.observe(init.as_secs_f64());
+                return Ok((pool.created(sandbox, log), init));
+            }
+            Err(failure) => failure,
+        };
+        match failure {
+            CreateError::Init(error) => {
+                return Err(NotCreated::Init(error, log, inner.clock.monotonic().since(begin)));
+            }
+            CreateError::Exhausted(reason) => {
+                let victim = if evicted { None } else { inner.sweeper.evict() };
+                let Some((owner, slot)) = victim else {
+                    tracing::warn!(function = %pool.parts.spec.function, reason, "no room for a sandbox");
+                    return Err(NotCreated::Refused(Error::Throttled(Throttle::AccountConcurrency)));
+                };
+                evicted = true;
+                owner.destroy(slot).await;
+            }
+            error @ CreateError::Backend(_) => return Err(NotCreated::Refused(Error::service(error))),
+        }
+    }
+}
+
+fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) -> Result<InvocationResponse, Error> {
+    let (error, log, init) = match failure {
+        NotCreated::Init(error, log, init) => (error, log, init),
+        NotCreated::Refused(error) => {
+            if !matches!(error, Error::Throttled(_)) {
+                pool.parts.metrics.failed(ErrorKind::Platform);
+                tracing::warn!(request_id = %request.request_id, function = %pool.parts.spec.function,
+                    error = &error as &dyn std::error::Error, "no sandbox could be created");
+            }
+            return Err(error);
+        }
+    };
+    pool.parts.metrics.failed(ErrorKind::Init);
+    tracing::debug!(request_id = %request.request_id, function = %pool.parts.spec.function,
+        error_type = error.error_type, "the function failed to initialise");
+    log.begin(&request.request_id, &pool.version_text, true);
+    let line = ReportLine {
+        duration: init,
+        init: Some(init),
+        memory_mib: pool.parts.spec.memory.0,
+        memory_bytes_max: 0,
+        status: Status::Error {
+            error_type: &error.error_type,
+        },
+    };
+    let log_tail = log.end(&request.request_id, &line, request.log_tail);
+    Ok(InvocationResponse {
+        result: Err(error),
+        executed_version: pool.parts.version,
+        log_tail,
+    })
+}
+
+/// What is said about an invocation when it has ended.
+struct Answer<'a> {
+    pool: &'a Pool,
+    request_id: RequestId,
+    log_tail: bool,
+    init: Option<Duration>,
+    memory_bytes_max: u64,
+}
+
+impl Answer<'_> {
+    /// Writes the last lines of the log and counts; returns the log's tail if it is wanted.
+    fn conclude(&self, log: &Arc<SandboxLog>, report: &Report) -> Result<Option<Vec<u8>>, Error> {
+        let parts = &self.pool.parts;
+        parts.metrics.durations.observe(report.usage.duration.as_secs_f64());
+        let status = match &report.outcome {
+            Outcome::Success(_) => Status::Success,
+            Outcome::Failed(error) => self.failed(log, error),
+            Outcome::Broken(reason) => {
+                parts.metrics.failed(ErrorKind::Platform);
+                tracing::warn!(request_id = %self.request_id, function = %parts.spec.function, reason,
+                    "a sandbox broke");
+                Status::Error {
+                    error_type: "Sandbox.Failure",
+                }
+            }
+        };
+        let line = ReportLine {
+            duration: report.usage.duration,
+            init: self.init,
+            memory_mib: parts.spec.memory.0,
+            memory_bytes_max: self.memory_bytes_max,
+            status,
+        };
+        let tail = log.end(&self.request_id, &line, self.log_tail);
+        tracing::debug!(request_id = %self.request_id, function = %parts.spec.function,
+            version = %self.pool.version_text, duration_us = report.usage.duration.as_micros() as u64,
+            cold = self.init.is_some(), "invocation ended");
+        match &report.outcome {
+            Outcome::Broken(reason) => Err(Error::Service(reason.clone().into())),
+            _ => Ok(tail),
+        }
+    }
+
+    fn failed<'e>(&self, log: &Arc<SandboxLog>, error: &'e FunctionError) -> Status<'e> {
+        let kind = ErrorKind::of(&error.error_type);
+        self.pool.parts.metrics.failed(kind);
+        if kind == ErrorKind::Timeout {
+            log.timed_out(&self.request_id, self.pool.parts.spec.timeout);
+            return Status::Timeout;
+        }
+        Status::Error {
+            error_type: &error.error_type,
+        }
+    }
+}
+
+fn result(report: Report) -> Result<bytes::Bytes, FunctionError> {
+    match report.outcome {
+        Outcome::Success(answer) if answer.len() > SYNC_PAYLOAD_BYTES_MAX => Err(FunctionError::response_too_large(
+            answer.len() as u64,
+            SYNC_PAYLOAD_BYTES_MAX,
+        )),
+        Outcome::Success(answer) => Ok(answer),
+        Outcome::Failed(error) => Err(error),
+        Outcome::Broken(reason) => Err(FunctionError::new("Sandbox.Failure", &reason)),
+    }
+}
+
+/// Lets a future go on in the background if its caller goes away before it has ended.
+pub(crate) struct Finish<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    future: Option<Pin<Box<F>>>,
+    runtime: RuntimeHandle,
+}
+
+impl<F> Finish<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    pub fn new(future: F, runtime: RuntimeHandle) -> Self {
+        Self {
+            future: Some(Box::pin(future)),
+            runtime,
+        }
+    }
+}
+
+impl<F> Future for Finish<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let future = self.future.as_mut().expect("a future is not polled after it has ended");
+        let polled = future.as_mut().poll(context);
+        if polled.is_ready() {
+            self.future = None;
+        }
+        polled
+    }
+}
+
+impl<F> Drop for Finish<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.runtime.spawn(future);
+        }
+    }
+}

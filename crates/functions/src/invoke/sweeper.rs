@@ -1,0 +1,101 @@
+//! Ends sandboxes that are idle for long, and tells those that become idle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_foundation::clock::Clock;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::pool::{Kept, Pool, Slot};
+
+/// After this time without an invocation a sandbox is told that it is idle.
+const QUIET: Duration = Duration::from_secs(2);
+/// Sandboxes that become due within this time are handled together.
+const GRAIN: Duration = Duration::from_millis(20);
+
+/// The pools that hold idle sandboxes.
+pub(crate) struct Sweeper {
+    pools: Mutex<Vec<Arc<Pool>>>,
+    wake: Notify,
+    clock: Clock,
+    keep_alive: Duration,
+}
+
+impl Sweeper {
+    pub fn new(clock: Clock, keep_alive: Duration) -> Self {
+        Self {
+            pools: Mutex::default(),
+            wake: Notify::new(),
+            clock,
+            keep_alive,
+        }
+    }
+
+    /// Gives a sandbox back to its pool, or ends it if the pool is retired.
+    pub fn give_back(&self, pool: &Arc<Pool>, slot: Slot) {
+        self.settle(pool, pool.give_back(slot, self.clock.monotonic()));
+    }
+
+    /// Works until it is dropped; sleeps while there is nothing to do.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let wait = self.sweep();
+            let woken = self.wake.notified();
+            match wait {
+                None => woken.await,
+                Some(wait) => {
+                    let _ = tokio::time::timeout(wait.max(GRAIN), woken).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the sandbox that has been idle longest of all.
+    pub fn evict(&self) -> Option<(Arc<Pool>, Slot)> {
+        let pools = self.pools.lock().clone();
+        let aged = pools.into_iter().filter_map(|pool| Some((pool.oldest()?, pool)));
+        let (_, pool) = aged.min_by_key(|(since, _)| *since)?;
+        let slot = pool.take_oldest()?;
+        Some((pool, slot))
+    }
+
+    /// Does what is due; returns how long nothing will be.
+    fn sweep(self: &Arc<Self>) -> Option<Duration> {
+        let pools = self.pools.lock().clone();
+        for pool in &pools {
+            let now = self.clock.monotonic();
+            for slot in pool.take_expired(now, self.keep_alive) {
+                tokio::spawn(pool.clone().destroy(slot));
+            }
+            for slot in pool.take_untrimmed(now, QUIET) {
+                tokio::spawn(self.clone().trim(pool.clone(), slot));
+            }
+        }
+        let mut next = None;
+        self.pools.lock().retain(|pool| {
+            let due = pool.next_due(QUIET, self.keep_alive);
+            next = [next, due].into_iter().flatten().min();
+            due.is_some()
+        });
+        next.map(|next| next.since(self.clock.monotonic()))
+    }
+
+    async fn trim(self: Arc<Self>, pool: Arc<Pool>, mut slot: Slot) {
+        slot.sandbox.idle().await;
+        self.settle(&pool, pool.put_back(slot));
+    }
+
+    fn settle(&self, pool: &Arc<Pool>, kept: Kept) {
+        match kept {
+            Kept::Yes => {}
+            Kept::AndEnlist => {
+                self.pools.lock().push(pool.clone());
+                self.wake.notify_one();
+            }
+            Kept::No(slot) => {
+                tokio::spawn(pool.clone().destroy(slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Functions: their registry, versions and aliases, and the way of an invocation through admission,
+//! a warm or new sandbox, and the log.
+//!
+//! [`Service`] is the one entry. It keeps the truth in the store and a snapshot of it in memory; an
+//! invocation reads only the snapshot and writes nothing durable.
+
+mod crash;
+pub mod error;
+mod invoke;
+mod logs;
+pub mod metrics;
+pub mod model;
+pub mod name;
+mod operations;
+pub mod package;
+mod registry;
+mod service;
+
+pub use crash::CrashPoints;
+pub use service::{Handle, InvocationRequest, InvocationResponse, Options, Service};

@@ -1,0 +1,204 @@
+//! The registry's nouns, as the API shows them.
+
+use std::collections::BTreeMap;
+
+use bowline_foundation::clock::Timestamp;
+use bowline_foundation::digest::Digest;
+use bowline_foundation::id::AccountId;
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::{Runtime, SandboxKind};
+use bytes::Bytes;
+
+use crate::name::{AliasName, FunctionName, Version};
+
+/// One version of a function, `$LATEST` included, with everything `GetFunctionConfiguration` shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    pub account: AccountId,
+    pub name: FunctionName,
+    pub version: Version,
+    pub runtime: Runtime,
+    pub kind: SandboxKind,
+    pub role: String,
+    pub handler: String,
+    pub description: String,
+    pub timeout_seconds: u32,
+    pub memory: Mebibytes,
+    pub ephemeral_storage: Mebibytes,
+    pub environment: BTreeMap<String, String>,
+    pub architecture: Architecture,
+    /// Digest and size of the deployment package as uploaded.
+    pub code: CodePackage,
+    pub last_modified: Timestamp,
+    /// Changes with every mutation; a UUID.
+    pub revision_id: String,
+    pub state: State,
+    pub last_update: LastUpdate,
+    /// Settings that are stored and shown but have no effect on one node (VPC, tracing, KMS key and
+    /// the like), as the wire's JSON object; keys are the wire's names.
+    pub inert: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The processor a function was built for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Architecture {
+    #[default]
+    X86_64,
+    Arm64,
+}
+
+/// A deployment package in the blob store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePackage {
+    pub digest: Digest,
+    pub bytes: u64,
+}
+
+/// Whether a version can be invoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The code is being prepared.
+    Pending,
+    Active,
+    /// The code could not be prepared; the reason is for the owner.
+    Failed {
+        code: String,
+        reason: String,
+    },
+}
+
+/// How the last change of code or configuration went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LastUpdate {
+    Successful,
+    InProgress,
+    Failed { code: String, reason: String },
+}
+
+/// A function as `GetFunction` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FunctionView {
+    pub configuration: Configuration,
+    pub tags: BTreeMap<String, String>,
+    pub reserved_concurrency: Option<u32>,
+}
+
+/// A named pointer to one version, or to two by weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alias {
+    pub account: AccountId,
+    pub function: FunctionName,
+    pub name: AliasName,
+    pub version: Version,
+    pub description: String,
+    /// The second version and the share of invocations it gets, 0.0 to 1.0.
+    pub routing: Option<(Version, f64)>,
+    pub revision_id: String,
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Pass it back to get the next page.
+    pub next_marker: Option<String>,
+}
+
+/// Which page of a list is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageRequest {
+    pub marker: Option<String>,
+    /// 1 to 10,000; more than 50 is cut to 50 as the service does.
+    pub items_max: Option<u32>,
+}
+
+/// Who asks, for the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub account: AccountId,
+    pub request_id: String,
+}
+
+/// What `CreateFunction` takes. `None` means the service's default.
+#[derive(Clone, Debug)]
+pub struct CreateFunction {
+    pub name: FunctionName,
+    pub runtime: Runtime,
+    pub role: String,
+    pub handler: Option<String>,
+    /// A zip archive, or a bare WebAssembly module or component.
+    pub code: Bytes,
+    pub settings: Settings,
+    pub architecture: Option<Architecture>,
+    pub tags: BTreeMap<String, String>,
+    pub publish: bool,
+}
+
+/// The settings that `CreateFunction` and `UpdateFunctionConfiguration` share. `None` leaves the
+/// setting as it is (or at its default).
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub description: Option<String>,
+    pub timeout_seconds: Option<i64>,
+    pub memory_mib: Option<i64>,
+    pub ephemeral_storage_mib: Option<i64>,
+    pub environment: Option<BTreeMap<String, String>>,
+    pub inert: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What `UpdateFunctionConfiguration` takes.
+#[derive(Clone, Debug, Default)]
+pub struct UpdateConfiguration {
+    pub runtime: Option<Runtime>,
+    pub role: Option<String>,
+    pub handler: Option<String>,
+    pub settings: Settings,
+    pub revision_id: Option<String>,
+}
+
+/// What `UpdateFunctionCode` takes.
+#[derive(Clone, Debug)]
+pub struct UpdateCode {
+    pub code: Bytes,
+    pub architecture: Option<Architecture>,
+    pub publish: bool,
+    pub dry_run: bool,
+    pub revision_id: Option<String>,
+}
+
+/// What `PublishVersion` takes.
+#[derive(Clone, Debug, Default)]
+pub struct PublishVersion {
+    /// Base64 of the SHA-256 the code must have.
+    pub code_sha256: Option<String>,
+    pub description: Option<String>,
+    pub revision_id: Option<String>,
+}
+
+/// What `CreateAlias` takes.
+#[derive(Clone, Debug)]
+pub struct CreateAlias {
+    pub name: AliasName,
+    pub version: Version,
+    pub description: String,
+    pub routing: Option<(Version, f64)>,
+}
+
+/// What `UpdateAlias` takes.
+#[derive(Clone, Debug, Default)]
+pub struct UpdateAlias {
+    pub version: Option<Version>,
+    pub description: Option<String>,
+    /// `Some(None)` removes the routing.
+    pub routing: Option<Option<(Version, f64)>>,
+    pub revision_id: Option<String>,
+}
+
+/// What `GetAccountSettings` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountUsage {
+    pub code_bytes: u64,
+    pub functions: u64,
+    pub concurrency_max: u32,
+    pub unreserved_concurrency: u32,
+}

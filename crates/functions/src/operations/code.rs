@@ -1,0 +1,124 @@
+//! Taking a deployment package in: check, unpack, try, store.
+
+use std::sync::Arc;
+
+use bowline_foundation::digest::Digest;
+use bowline_foundation::id::AccountId;
+use bowline_foundation::limits::CODE_STORAGE_BYTES_MAX;
+use bowline_sandbox::{PrepareError, Runtime, SandboxKind};
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use super::refusals;
+use crate::error::Error;
+use crate::model::{CodePackage, Configuration};
+use crate::package::{self, PackageForm, PackageShape};
+use crate::service::Inner;
+
+/// A package that passed all checks; nothing of it is stored yet.
+pub(super) struct CheckedCode {
+    pub package: CodePackage,
+    pub shape: PackageShape,
+    bytes: Bytes,
+}
+
+/// The crash points on the way of a package.
+pub(super) struct Steps {
+    pub unpacked: &'static str,
+    pub stored: &'static str,
+}
+
+impl CheckedCode {
+    /// Checks a package off the async threads.
+    pub async fn check(bytes: Bytes) -> Result<Self, Error> {
+        let task = spawn_blocking(move || {
+            let shape = package::check(&bytes).map_err(|error| refusals::package(&error))?;
+            let package = CodePackage {
+                digest: Digest::of(&bytes),
+                bytes: bytes.len() as u64,
+            };
+            Ok(Self { package, shape, bytes })
+        });
+        task.await.map_err(Error::service)?
+    }
+
+    /// The kind of sandbox that runs the package.
+    pub fn kind(&self, runtime: Runtime) -> Result<SandboxKind, Error> {
+        let kind = kind(runtime, self.shape.has_wasm);
+        if kind == SandboxKind::Linux && self.shape.form == PackageForm::BareWasm {
+            return Err(Error::InvalidParameter(format!(
+                "A WebAssembly program needs the runtime provided.al2023, not {runtime}."
+            )));
+        }
+        Ok(kind)
+    }
+}
+
+pub(super) fn kind(runtime: Runtime, has_wasm: bool) -> SandboxKind {
+    match runtime {
+        Runtime::ProvidedAl2023 | Runtime::ProvidedAl2 if has_wasm => SandboxKind::Wasm,
+        _ => SandboxKind::Linux,
+    }
+}
+
+impl Inner {
+    /// Unpacks and stores a checked package for `configuration`. The caller holds the code gate until the
+    /// snapshot names the package, so that it is not collected in between.
+    pub(super) async fn take_in(
+        &self,
+        code: CheckedCode,
+        configuration: &Configuration,
+        steps: &Steps,
+    ) -> Result<(), Error> {
+        self.within_code_storage(&configuration.account, code.package)?;
+        let digest = code.package.digest;
+        let taken = self.try_take_in(code, configuration, steps).await;
+        if taken.is_err() {
+            self.garbage.add(digest);
+        }
+        taken
+    }
+
+    async fn try_take_in(&self, code: CheckedCode, configuration: &Configuration, steps: &Steps) -> Result<(), Error> {
+        self.code
+            .unpack(&code.package.digest, code.bytes.clone())
+            .await
+            .map_err(Error::service)?;
+        self.crash.reach(steps.unpacked);
+        self.try_runtime(configuration).await?;
+        self.blobs.put(code.bytes).await.map_err(Error::service)?;
+        self.crash.reach(steps.stored);
+        Ok(())
+    }
+
+    /// Refuses at once what this machine can never run. Compiling is left to the background.
+    pub(super) async fn try_runtime(&self, configuration: &Configuration) -> Result<(), Error> {
+        if configuration.kind == SandboxKind::Wasm && self.has_backend(SandboxKind::Wasm) {
+            return Ok(());
+        }
+        let spec = Arc::new(self.spec(configuration));
+        match self.backend(configuration.kind).prepare(&spec).await {
+            Err(PrepareError::MissingRuntime(reason)) => Err(Error::InvalidParameter(reason)),
+            // The background finds the same and says so in the function's state.
+            _ => Ok(()),
+        }
+    }
+
+    fn within_code_storage(&self, account: &AccountId, package: CodePackage) -> Result<(), Error> {
+        let stored = self.code_bytes(account);
+        if stored + package.bytes > CODE_STORAGE_BYTES_MAX {
+            return Err(Error::CodeStorageExceeded("Code storage limit exceeded.".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What all packages of an account add up to.
+    pub(crate) fn code_bytes(&self, account: &AccountId) -> u64 {
+        let functions = self.registry.snapshot.of_account(account);
+        let of_function = |entry: &Arc<crate::registry::FunctionEntry>| {
+            let versions = entry.versions.values().map(|version| version.configuration.code.bytes);
+            entry.latest.code.bytes + versions.sum::<u64>()
+        };
+        functions.iter().map(of_function).sum()
+    }
+}

@@ -1,0 +1,158 @@
+//! CreateFunction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::SandboxKind;
+use bowline_store::Version as StoreVersion;
+
+use super::code::{CheckedCode, Steps};
+use super::{audit, refusals, validate};
+use crate::error::Error;
+use crate::model::{Caller, Configuration, CreateFunction, LastUpdate, State};
+use crate::name::Version;
+use crate::registry::{Change, FunctionEntry, VersionEntry};
+use crate::service::Inner;
+
+const TIMEOUT_SECONDS_DEFAULT: u32 = 3;
+const MEMORY_DEFAULT: Mebibytes = Mebibytes(128);
+const EPHEMERAL_STORAGE_DEFAULT: Mebibytes = Mebibytes(512);
+const STEPS: Steps = Steps {
+    unpacked: "create.unpacked",
+    stored: "create.stored",
+};
+
+pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFunction) -> Result<Configuration, Error> {
+    if inner.registry.snapshot.get(&caller.account, &request.name).is_some() {
+        return Err(refusals::exists(&request.name));
+    }
+    validate::tags(&request.tags)?;
+    let code = CheckedCode::check(request.code.clone()).await?;
+    inner.crash.reach("create.checked");
+    let configuration = configuration(&inner, &caller, &request, &code)?;
+    let _kept = inner.code_gate.read().await;
+    inner.take_in(code, &configuration, &STEPS).await?;
+    let _alone = inner.lock(&caller.account, &request.name).await;
+    let digest = configuration.code.digest;
+    let created = commit(&inner, &caller, request, configuration).await;
+    if created.is_err() {
+        inner.garbage.add(digest);
+    }
+    created
+}
+
+fn configuration(
+    inner: &Inner,
+    caller: &Caller,
+    request: &CreateFunction,
+    code: &CheckedCode,
+) -> Result<Configuration, Error> {
+    let mut configuration = Configuration {
+        account: caller.account.clone(),
+        name: request.name.clone(),
+        version: Version::Latest,
+        runtime: request.runtime,
+        kind: SandboxKind::Linux,
+        role: validate::role(&request.role)?,
+        handler: validate::handler(request.handler.as_deref(), request.runtime)?,
+        description: String::new(),
+        timeout_seconds: TIMEOUT_SECONDS_DEFAULT,
+        memory: MEMORY_DEFAULT,
+        ephemeral_storage: EPHEMERAL_STORAGE_DEFAULT,
+        environment: BTreeMap::new(),
+        architecture: request.architecture.unwrap_or_default(),
+        code: code.package,
+        last_modified: inner.clock.now(),
+        revision_id: inner.revision(),
+        state: State::Pending,
+        last_update: LastUpdate::Successful,
+        inert: serde_json::Map::new(),
+    };
+    validate::apply(&request.settings, &mut configuration)?;
+    configuration.kind = code.kind(request.runtime)?;
+    Ok(configuration)
+}
+
+async fn commit(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    request: CreateFunction,
+    configuration: Configuration,
+) -> Result<Configuration, Error> {
+    let name = configuration.name.clone();
+    if inner.registry.snapshot.get(&caller.account, &name).is_some() {
+        return Err(refusals::exists(&name));
+    }
+    let mut entry = FunctionEntry {
+        account: caller.account.clone(),
+        name: name.clone(),
+        tags: request.tags,
+        reserved: None,
+        next_version: 1,
+        latest: Arc::new(configuration),
+        serving: None,
+        pool: None,
+        versions: BTreeMap::new(),
+        aliases: BTreeMap::new(),
+        at: StoreVersion(0),
+        live: inner.function_live(&caller.account, &name),
+    };
+    let (next_version, numbered_at) = inner.registry.numbering(&entry).await?;
+    entry.next_version = next_version;
+    let published = request.publish.then(|| entry.publish(inner.revision(), None));
+    let mut change = Change::default();
+    change.function(None, Some(&entry)).take_numbering(&entry, numbered_at);
+    if let Some(number) = published {
+        change.version(&entry, number, None, entry.versions.get(&number));
+    }
+    let row = audit(caller, "CreateFunction", (&caller.account, &name), None);
+    let at = inner.commit(row, &mut change, &entry).await?;
+    inner.crash.reach("create.committed");
+    entry.committed(at, published);
+    let shown = entry.shown(published);
+    tracing::info!(request_id = caller.request_id, function = %name, kind = ?entry.latest.kind, "function created");
+    inner.replace(entry);
+    inner.settle_later(&caller.account, &name, caller);
+    Ok(shown)
+}
+
+impl FunctionEntry {
+    /// Makes the next version out of `$LATEST`, as it is now; returns its number.
+    pub(super) fn publish(&mut self, revision_id: String, description: Option<String>) -> u64 {
+        let number = self.next_version;
+        let mut configuration = Configuration::clone(&self.latest);
+        configuration.version = Version::Number(number);
+        configuration.revision_id = revision_id;
+        if self.latest.last_update == LastUpdate::InProgress {
+            configuration.state = State::Pending;
+        }
+        configuration.last_update = LastUpdate::Successful;
+        if let Some(description) = description {
+            configuration.description = description;
+        }
+        let version = VersionEntry {
+            configuration: Arc::new(configuration),
+            source_description: self.latest.description.clone(),
+            pool: None,
+            at: StoreVersion(0),
+        };
+        self.versions.insert(number, version);
+        self.next_version += 1;
+        number
+    }
+
+    /// Takes over the store's version of what was committed.
+    pub(super) fn committed(&mut self, at: StoreVersion, version: Option<u64>) {
+        self.at = at;
+        if let Some(version) = version.and_then(|number| self.versions.get_mut(&number)) {
+            version.at = at;
+        }
+    }
+
+    /// What the operation answers: the published version, or `$LATEST`.
+    pub(super) fn shown(&self, version: Option<u64>) -> Configuration {
+        let version = version.and_then(|number| self.versions.get(&number));
+        Configuration::clone(version.map_or(&self.latest, |version| &version.configuration))
+    }
+}

@@ -1,0 +1,108 @@
+//! Collection of code that no function names any more: unpacked folders first, then stored packages.
+//!
+//! A start looks at everything, since a crash may have left anything; later only what an operation gave
+//! up is looked at. Code that somebody may still run is looked at again later.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_foundation::digest::Digest;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::service::Inner;
+
+/// How long code that could not be removed is left before it is looked at again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Digests that may belong to nobody.
+#[derive(Default)]
+pub(crate) struct Garbage {
+    candidates: Mutex<HashSet<Digest>>,
+    /// Told of new candidates, and of code that is no longer in use.
+    pub wake: Arc<Notify>,
+}
+
+impl Garbage {
+    pub fn add(&self, digest: Digest) {
+        self.candidates.lock().insert(digest);
+        self.wake.notify_one();
+    }
+}
+
+impl Inner {
+    /// Removes all code that no function names.
+    pub(crate) async fn collect_orphans(&self) -> Result<(), Error> {
+        let used = self.code_in_use();
+        for digest in self.code.list().map_err(Error::service)?.difference(&used) {
+            self.code.remove(digest).await.map_err(Error::service)?;
+        }
+        for digest in self.blobs.list().await.map_err(Error::service)? {
+            if !used.contains(&digest) {
+                tracing::info!(%digest, "a package that no function names is removed");
+                self.blobs.delete(&digest).await.map_err(Error::service)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is given up, for as long as the service lives.
+    pub(crate) async fn collect_garbage(self: Arc<Self>) {
+        loop {
+            let removed = self.collect_once().await;
+            if removed {
+                let used: Vec<Digest> = self.code_in_use().into_iter().collect();
+                for backend in &self.backends {
+                    backend.collect_garbage(&used).await;
+                }
+            }
+            let woken = self.garbage.wake.notified();
+            if self.garbage.candidates.lock().is_empty() {
+                woken.await;
+            } else {
+                let _ = timeout(PAUSE, woken).await;
+            }
+        }
+    }
+
+    async fn collect_once(&self) -> bool {
+        let candidates = std::mem::take(&mut *self.garbage.candidates.lock());
+        let mut removed = false;
+        for digest in candidates {
+            // Nobody takes code in while this is held, so what nobody names now stays unnamed.
+            let _alone = self.code_gate.write().await;
+            if self.code_in_use().contains(&digest) {
+                continue;
+            }
+            if self.code.is_held(&digest) {
+                self.garbage.candidates.lock().insert(digest);
+                continue;
+            }
+            match self.remove_code(&digest).await {
+                Ok(()) => removed = true,
+                Err(error) => {
+                    tracing::warn!(%digest, error = &error as &dyn std::error::Error, "code is removed later");
+                    self.garbage.candidates.lock().insert(digest);
+                }
+            }
+        }
+        removed
+    }
+
+    async fn remove_code(&self, digest: &Digest) -> Result<(), Error> {
+        self.code.remove(digest).await.map_err(Error::service)?;
+        self.crash.reach("collect.unpacked-removed");
+        self.blobs.delete(digest).await.map_err(Error::service)?;
+        self.crash.reach("collect.stored-removed");
+        Ok(())
+    }
+
+    fn code_in_use(&self) -> HashSet<Digest> {
+        let functions = self.registry.snapshot.all();
+        let configurations = functions.iter().flat_map(|entry| entry.configurations());
+        configurations.map(|configuration| configuration.code.digest).collect()
+    }
+}

@@ -1,0 +1,68 @@
+//! The service's own words for what it refuses.
+
+use bowline_foundation::limits::UNRESERVED_CONCURRENCY_MIN;
+
+use crate::error::Error;
+use crate::name::FunctionName;
+use crate::package::PackageError;
+
+pub(crate) fn not_found(arn: &str) -> Error {
+    Error::NotFound(format!("Function not found: {arn}"))
+}
+
+pub(super) fn alias_not_found(arn: &str) -> Error {
+    Error::NotFound(format!("Cannot find alias arn: {arn}"))
+}
+
+pub(super) fn exists(name: &FunctionName) -> Error {
+    Error::Conflict(format!("Function already exist: {name}"))
+}
+
+pub(super) fn alias_exists(arn: &str) -> Error {
+    Error::Conflict(format!("Alias already exists: {arn}"))
+}
+
+pub(super) fn in_progress(arn: &str) -> Error {
+    Error::Conflict(format!(
+        "The operation cannot be performed at this time. An update is in progress for resource: {arn}"
+    ))
+}
+
+pub(crate) fn in_state(state: &str) -> Error {
+    Error::Conflict(format!(
+        "The operation cannot be performed at this time. The function is currently in the following state: {state}"
+    ))
+}
+
+pub(super) fn stale_revision() -> Error {
+    Error::PreconditionFailed(
+        "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to \
+         retrieve the latest Revision Id"
+            .to_owned(),
+    )
+}
+
+pub(super) fn latest_only() -> Error {
+    Error::InvalidParameter("This operation is permitted on the $LATEST version only.".to_owned())
+}
+
+pub(super) fn reserved_too_much() -> Error {
+    Error::InvalidParameter(format!(
+        "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \
+         its minimum value of [{UNRESERVED_CONCURRENCY_MIN}]."
+    ))
+}
+
+/// A package that is refused at once.
+pub(super) fn package(error: &PackageError) -> Error {
+    let text = match error {
+        PackageError::Empty => "Uploaded file must be a non-empty zip".to_owned(),
+        PackageError::TooLarge { max, .. } => format!("Zipped size must be smaller than {max} bytes"),
+        PackageError::UnzippedTooLarge { max } => format!("Unzipped size must be smaller than {max} bytes"),
+        PackageError::NotAZip(_) | PackageError::Damaged(..) => {
+            "Could not unzip uploaded file. Please check your file, then try to upload again.".to_owned()
+        }
+        other => format!("Could not unzip uploaded file: {other}"),
+    };
+    Error::InvalidParameter(text)
+}

@@ -1,0 +1,198 @@
+//! The end of a creation or an update: the code is prepared, then the function's state says how it went.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_foundation::digest::Digest;
+use bowline_foundation::id::AccountId;
+use bowline_sandbox::{PrepareError, VersionSpec};
+
+use super::audit;
+use crate::error::Error;
+use crate::invoke::Pool;
+use crate::model::{Caller, Configuration, LastUpdate, State};
+use crate::name::FunctionName;
+use crate::registry::{Change, FunctionEntry};
+use crate::service::Inner;
+
+/// How often a failing platform is given another chance before the function is declared failed.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the preparation of code came to.
+type Prepared = Result<(), (String, String)>;
+
+impl FunctionEntry {
+    /// Whether something of the function is still being prepared.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.latest.state == State::Pending
+            || self.latest.last_update == LastUpdate::InProgress
+            || self
+                .versions
+                .values()
+                .any(|version| version.configuration.state == State::Pending)
+    }
+}
+
+impl Inner {
+    /// Prepares in the background what is pending, and commits the outcome.
+    pub(crate) fn settle_later(self: &Arc<Self>, account: &AccountId, name: &FunctionName, caller: &Caller) {
+        let task = settle(self.clone(), account.clone(), name.clone(), caller.clone());
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Makes sure that the code lies unpacked.
+    pub(crate) async fn ensure_unpacked(&self, digest: &Digest) -> Result<(), UnpackError> {
+        if self.code.contains(digest) {
+            return Ok(());
+        }
+        let package = self.blobs.get(digest).await?;
+        Ok(self.code.unpack(digest, package).await?)
+    }
+
+    /// Unpacks and prepares a version.
+    async fn prepare(&self, spec: &VersionSpec) -> Result<(), PrepareError> {
+        let _permit = self.prepare_permits.acquire().await;
+        let unpacked = self.ensure_unpacked(&spec.code.digest).await;
+        unpacked.map_err(|error| PrepareError::Backend(std::io::Error::other(error)))?;
+        self.backend(spec.kind).prepare(spec).await
+    }
+
+    /// Prepares a pool's version unless this process has done so.
+    pub(crate) async fn ensure_prepared(&self, pool: &Pool) -> Result<(), Error> {
+        let prepared = pool.prepared.get_or_try_init(|| self.prepare(&pool.parts.spec)).await;
+        prepared.copied().map_err(|error| match error {
+            PrepareError::MissingRuntime(reason) | PrepareError::InvalidCode(reason) => Error::InvalidRuntime(reason),
+            error @ PrepareError::Backend(_) => Error::service(error),
+        })
+    }
+
+    async fn try_prepare(&self, configuration: &Configuration) -> Prepared {
+        let spec = self.spec(configuration);
+        for attempt in 1.. {
+            let (code, reason) = match self.prepare(&spec).await {
+                Ok(()) => return Ok(()),
+                Err(PrepareError::InvalidCode(reason)) => ("FunctionError", reason),
+                Err(PrepareError::MissingRuntime(reason)) => ("InvalidRuntime", reason),
+                Err(error) if attempt < TRIES => {
+                    tracing::warn!(function = %configuration.name, error = &error as &dyn std::error::Error,
+                        "preparing failed, trying again");
+                    tokio::time::sleep(PAUSE * attempt).await;
+                    continue;
+                }
+                Err(error) => ("InternalError", error.to_string()),
+            };
+            tracing::warn!(function = %configuration.name, code, reason, "the code cannot be prepared");
+            return Err((code.to_owned(), reason));
+        }
+        unreachable!("the loop ends by returning")
+    }
+}
+
+/// Why code could not be laid out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnpackError {
+    #[error("deployment package cannot be read")]
+    Blob(#[from] bowline_store::blob::BlobError),
+    #[error("deployment package cannot be unpacked")]
+    Disk(#[from] std::io::Error),
+}
+
+async fn settle(inner: Arc<Inner>, account: AccountId, name: FunctionName, caller: Caller) {
+    let Some(begun) = inner.registry.snapshot.get(&account, &name) else {
+        return;
+    };
+    let prepared = inner.try_prepare(&begun.latest).await;
+    inner.crash.reach("settle.prepared");
+    for attempt in 1.. {
+        let _alone = inner.lock(&account, &name).await;
+        let Some(entry) = inner.registry.snapshot.get(&account, &name) else {
+            return;
+        };
+        if entry.latest.revision_id != begun.latest.revision_id || !entry.is_unsettled() {
+            return;
+        }
+        match commit(&inner, &caller, &entry, &prepared).await {
+            Ok(()) => return,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(function = %name, error, "the function's state cannot be committed yet");
+            }
+        }
+        drop(_alone);
+        tokio::time::sleep(PAUSE * attempt.min(50)).await;
+    }
+}
+
+async fn commit(inner: &Arc<Inner>, caller: &Caller, old: &FunctionEntry, prepared: &Prepared) -> Result<(), Error> {
+    let mut entry = old.clone();
+    let mut latest = Configuration::clone(&old.latest);
+    let retired = match prepared {
+        Ok(()) => {
+            latest.state = State::Active;
+            latest.last_update = LastUpdate::Successful;
+            entry.latest = Arc::new(latest);
+            entry.serving = Some(entry.latest.clone());
+            let pool = inner.prepared_pool(&entry.latest, &entry);
+            entry.pool.replace(pool)
+        }
+        Err((code, reason)) => {
+            let (code, reason) = (code.clone(), reason.clone());
+            if latest.last_update == LastUpdate::InProgress {
+                let (code, reason) = (code.clone(), reason.clone());
+                latest.last_update = LastUpdate::Failed { code, reason };
+            }
+            if latest.state == State::Pending {
+                latest.state = State::Failed { code, reason };
+            }
+            entry.latest = Arc::new(latest);
+            None
+        }
+    };
+    let mut change = Change::default();
+    change.function(Some(old), Some(&entry));
+    let settled = settle_versions(inner, &mut entry, prepared);
+    for number in &settled {
+        change.version(old, *number, old.versions.get(number), entry.versions.get(number));
+    }
+    let row = audit(caller, "Settle", (&old.account, &old.name), None);
+    let at = inner.commit(row, &mut change, old).await?;
+    inner.crash.reach("settle.committed");
+    entry.at = at;
+    for number in settled {
+        entry.committed(at, Some(number));
+    }
+    tracing::info!(request_id = caller.request_id, function = %entry.name, prepared = prepared.is_ok(),
+        "function settled");
+    inner.replace(entry);
+    inner.retire(retired);
+    inner.garbage.add(old.latest.code.digest);
+    old.serving
+        .iter()
+        .for_each(|serving| inner.garbage.add(serving.code.digest));
+    Ok(())
+}
+
+/// Versions that were published together with the change share its outcome; returns their numbers.
+fn settle_versions(inner: &Arc<Inner>, entry: &mut FunctionEntry, prepared: &Prepared) -> Vec<u64> {
+    let mut versions = entry.versions.clone();
+    let mut settled = Vec::new();
+    for (number, version) in &mut versions {
+        if version.configuration.state != State::Pending {
+            continue;
+        }
+        let configuration = Arc::make_mut(&mut version.configuration);
+        configuration.state = match prepared.clone() {
+            Ok(()) => State::Active,
+            Err((code, reason)) => State::Failed { code, reason },
+        };
+        version.pool = prepared
+            .is_ok()
+            .then(|| inner.prepared_pool(&version.configuration, entry));
+        settled.push(*number);
+    }
+    entry.versions = versions;
+    settled
+}

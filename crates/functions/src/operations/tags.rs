@@ -1,0 +1,43 @@
+//! TagResource and UntagResource.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{audit, validate};
+use crate::error::Error;
+use crate::model::Caller;
+use crate::name::FunctionRef;
+use crate::registry::Change;
+use crate::service::Inner;
+
+/// What is done to the tags.
+pub(crate) enum Edit {
+    Put(BTreeMap<String, String>),
+    Remove(Vec<String>),
+}
+
+pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, target: FunctionRef, edit: Edit) -> Result<(), Error> {
+    let _alone = inner.lock(&target.account, &target.name).await;
+    let old = inner.entry(&target)?;
+    let mut entry = old.as_ref().clone();
+    let action = match edit {
+        Edit::Put(tags) => {
+            entry.tags.extend(tags);
+            "TagResource"
+        }
+        Edit::Remove(keys) => {
+            entry.tags.retain(|key, _| !keys.contains(key));
+            "UntagResource"
+        }
+    };
+    validate::tags(&entry.tags)?;
+    if entry.tags == old.tags {
+        return Ok(());
+    }
+    let mut change = Change::default();
+    change.function(Some(&old), Some(&entry));
+    let row = audit(&caller, action, (&old.account, &old.name), None);
+    entry.at = inner.commit(row, &mut change, &old).await?;
+    inner.replace(entry);
+    Ok(())
+}

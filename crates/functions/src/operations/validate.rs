@@ -1,0 +1,216 @@
+//! Which settings a function may have.
+
+use std::collections::BTreeMap;
+
+use bowline_foundation::limits::{
+    ENVIRONMENT_BYTES_MAX, EPHEMERAL_STORAGE_MAX, EPHEMERAL_STORAGE_MIN, MEMORY_MAX, MEMORY_MIN, TAGS_MAX,
+    TIMEOUT_SECONDS_MAX,
+};
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::Runtime;
+
+use crate::error::Error;
+use crate::model::{Configuration, Settings};
+
+const HANDLER_CHARS_MAX: usize = 128;
+const DESCRIPTION_CHARS_MAX: usize = 256;
+const TAG_KEY_CHARS_MAX: usize = 128;
+const TAG_VALUE_CHARS_MAX: usize = 256;
+
+/// Variables that the runtimes set themselves.
+const RESERVED_VARIABLES: &[&str] = &[
+    "_HANDLER",
+    "_X_AMZN_TRACE_ID",
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_LAMBDA_MAX_CONCURRENCY",
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "LAMBDA_RUNTIME_DIR",
+    "LAMBDA_TASK_ROOT",
+];
+
+/// Puts the given settings over the configuration's.
+pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), Error> {
+    if let Some(description) = &settings.description {
+        self::description(description)?;
+        to.description.clone_from(description);
+    }
+    if let Some(seconds) = settings.timeout_seconds {
+        to.timeout_seconds = within("timeout", seconds, 1, TIMEOUT_SECONDS_MAX)?;
+    }
+    if let Some(mib) = settings.memory_mib {
+        to.memory = Mebibytes(within("memorySize", mib, MEMORY_MIN.0, MEMORY_MAX.0)?);
+    }
+    if let Some(mib) = settings.ephemeral_storage_mib {
+        let size = within(
+            "ephemeralStorage.size",
+            mib,
+            EPHEMERAL_STORAGE_MIN.0,
+            EPHEMERAL_STORAGE_MAX.0,
+        )?;
+        to.ephemeral_storage = Mebibytes(size);
+    }
+    if let Some(variables) = &settings.environment {
+        environment(variables)?;
+        to.environment.clone_from(variables);
+    }
+    to.inert
+        .extend(settings.inert.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Ok(())
+}
+
+/// The handler that is stored: interpreted runtimes need one.
+pub(super) fn handler(handler: Option<&str>, runtime: Runtime) -> Result<String, Error> {
+    let provided = matches!(runtime, Runtime::ProvidedAl2023 | Runtime::ProvidedAl2);
+    let Some(handler) = handler.filter(|handler| !handler.is_empty()) else {
+        if provided {
+            return Ok(String::new());
+        }
+        return Err(Error::InvalidParameter(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.".to_owned(),
+        ));
+    };
+    at_most("handler", handler, HANDLER_CHARS_MAX)?;
+    if handler.contains(char::is_whitespace) {
+        return Err(unmatched("handler", handler, "[^\\s]+"));
+    }
+    Ok(handler.to_owned())
+}
+
+/// The role's ARN. Nobody assumes it here, so that any text will do.
+pub(super) fn role(role: &str) -> Result<String, Error> {
+    if role.is_empty() {
+        return Err(unmatched(
+            "role",
+            role,
+            "arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+",
+        ));
+    }
+    Ok(role.to_owned())
+}
+
+pub(super) fn description(text: &str) -> Result<(), Error> {
+    at_most("description", text, DESCRIPTION_CHARS_MAX)
+}
+
+fn environment(variables: &BTreeMap<String, String>) -> Result<(), Error> {
+    if let Some(name) = variables.keys().find(|name| !is_variable(name)) {
+        return Err(Error::Validation(format!(
+            "1 validation error detected: Value at 'environment.variables' failed to satisfy constraint: Map keys must \
+             satisfy constraint: [Member must satisfy regular expression pattern: [a-zA-Z]([a-zA-Z0-9_])+], the key is \
+             `{name}`"
+        )));
+    }
+    let reserved: Vec<&str> = variables
+        .keys()
+        .map(String::as_str)
+        .filter(|name| RESERVED_VARIABLES.contains(name))
+        .collect();
+    if !reserved.is_empty() {
+        return Err(Error::InvalidParameter(format!(
+            "Lambda was unable to configure your environment variables because the environment variables you have \
+             provided contains reserved keys that are currently not supported for modification. Reserved keys used in \
+             this request: {}",
+            reserved.join(", ")
+        )));
+    }
+    let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > ENVIRONMENT_BYTES_MAX {
+        // The service goes on with the variables themselves; secrets have no place in an error.
+        return Err(Error::InvalidParameter(
+            "Lambda was unable to configure your environment variables because the environment variables you have \
+             provided exceeded the 4KB limit."
+                .to_owned(),
+        ));
+    }
+    if variables.values().any(|value| value.contains('\0')) {
+        return Err(Error::InvalidParameter(
+            "Environment variable values must not hold a zero byte.".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Two characters at least, the first a letter; reserved names begin with an underscore and are told apart later.
+fn is_variable(name: &str) -> bool {
+    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic()) || RESERVED_VARIABLES.contains(&name);
+    begins && name.len() > 1 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// The tags that a function would have.
+pub(super) fn tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {
+    if tags.len() > TAGS_MAX {
+        return Err(Error::InvalidParameter(format!(
+            "Number of tags exceeds resource tag limit of {TAGS_MAX}."
+        )));
+    }
+    for (key, value) in tags {
+        if key.is_empty() {
+            return Err(Error::InvalidParameter("Tag keys must not be empty.".to_owned()));
+        }
+        at_most("tags.key", key, TAG_KEY_CHARS_MAX)?;
+        at_most("tags.value", value, TAG_VALUE_CHARS_MAX)?;
+        if key.starts_with("aws:") {
+            return Err(Error::InvalidParameter(
+                "Tag keys beginning with `aws:` are reserved.".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The share of invocations of a second version.
+pub(super) fn weight(weight: f64) -> Result<(), Error> {
+    if (0.0..=1.0).contains(&weight) {
+        return Ok(());
+    }
+    Err(Error::Validation(format!(
+        "1 validation error detected: Value '{weight}' at 'routingConfig.additionalVersionWeights' failed to satisfy \
+         constraint: Map value must satisfy constraint: [Member must have value less than or equal to 1.0, Member must \
+         have value greater than or equal to 0.0]"
+    )))
+}
+
+fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32, Error> {
+    let refused = |relation: &str, limit: u32| {
+        Error::Validation(format!(
+            "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must have \
+             value {relation} than or equal to {limit}"
+        ))
+    };
+    if value < i64::from(min) {
+        return Err(refused("greater", min));
+    }
+    match u32::try_from(value) {
+        Ok(value) if value <= max => Ok(value),
+        _ => Err(refused("less", max)),
+    }
+}
+
+fn at_most(member: &str, value: &str, chars_max: usize) -> Result<(), Error> {
+    if value.chars().count() <= chars_max {
+        return Ok(());
+    }
+    Err(Error::Validation(format!(
+        "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must have \
+         length less than or equal to {chars_max}"
+    )))
+}
+
+fn unmatched(member: &str, value: &str, pattern: &str) -> Error {
+    Error::Validation(format!(
+        "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must satisfy \
+         regular expression pattern: {pattern}"
+    ))
+}

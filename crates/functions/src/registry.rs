@@ -1,0 +1,34 @@
+//! The truth about functions: durable records in the store, and a snapshot of them in memory.
+//!
+//! ```text
+//!   operation ──▶ one commit: record(s) + audit row, on version conditions ──▶ snapshot entry replaced
+//!   invocation ──▶ snapshot (no lock, no store)
+//! ```
+//! The commit is what decides. The snapshot changes after it and never without it; a start loads it anew.
+
+mod commit;
+mod entry;
+mod keys;
+mod load;
+mod record;
+mod snapshot;
+
+pub(crate) use commit::{Audit, Change};
+pub(crate) use entry::{AliasEntry, FunctionEntry, VersionEntry};
+pub(crate) use load::Loaded;
+pub(crate) use snapshot::{Snapshot, fold};
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bowline_foundation::clock::Clock;
+use bowline_store::Store;
+
+/// The store with the snapshot of it.
+pub(crate) struct Registry {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    pub snapshot: Snapshot,
+    /// Keeps the keys of two audit rows of one microsecond apart.
+    audit_rows: AtomicU64,
+}

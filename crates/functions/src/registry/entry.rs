@@ -1,0 +1,101 @@
+//! One function in the snapshot: immutable, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_foundation::id::AccountId;
+use bowline_store::Version as StoreVersion;
+
+use super::record::{FunctionRecord, VersionRecord};
+use crate::invoke::{FunctionLive, Pool};
+use crate::model::{Alias, Configuration, State};
+use crate::name::{AliasName, FunctionName};
+
+/// A function with its versions and aliases as they were committed, and where each can be run.
+#[derive(Clone)]
+pub(crate) struct FunctionEntry {
+    pub account: AccountId,
+    pub name: FunctionName,
+    pub tags: BTreeMap<String, String>,
+    pub reserved: Option<u32>,
+    pub next_version: u64,
+    /// `$LATEST` as it is shown.
+    pub latest: Arc<Configuration>,
+    /// What invocations of `$LATEST` get; none before the first preparation succeeded.
+    pub serving: Option<Arc<Configuration>>,
+    /// Where `serving` runs.
+    pub pool: Option<Arc<Pool>>,
+    pub versions: BTreeMap<u64, VersionEntry>,
+    pub aliases: BTreeMap<AliasName, AliasEntry>,
+    /// The record's version in the store.
+    pub at: StoreVersion,
+    /// What lives as long as the function and is not durable.
+    pub live: Arc<FunctionLive>,
+}
+
+/// A published version.
+#[derive(Clone)]
+pub(crate) struct VersionEntry {
+    pub configuration: Arc<Configuration>,
+    pub source_description: String,
+    /// Where it runs, once it is active.
+    pub pool: Option<Arc<Pool>>,
+    pub at: StoreVersion,
+}
+
+/// An alias.
+#[derive(Clone)]
+pub(crate) struct AliasEntry {
+    pub alias: Alias,
+    pub at: StoreVersion,
+}
+
+impl FunctionEntry {
+    /// Every configuration that names code: shown, serving, published.
+    pub fn configurations(&self) -> impl Iterator<Item = &Arc<Configuration>> {
+        let latest = std::iter::once(&self.latest).chain(&self.serving);
+        latest.chain(self.versions.values().map(|version| &version.configuration))
+    }
+
+    /// All places where some version of the function runs.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pool
+            .iter()
+            .chain(self.versions.values().filter_map(|version| version.pool.as_ref()))
+    }
+
+    /// The record of the function itself.
+    pub(super) fn record(&self) -> FunctionRecord {
+        let serving = self
+            .serving
+            .as_ref()
+            .filter(|serving| !Arc::ptr_eq(serving, &self.latest));
+        FunctionRecord {
+            tags: self.tags.clone(),
+            reserved_concurrency: self.reserved,
+            next_version: self.next_version,
+            latest: (&*self.latest).into(),
+            serving: serving.map(|serving| (&**serving).into()),
+        }
+    }
+
+    /// What invocations get after a start: what the record says, or `$LATEST` itself if it is active.
+    pub(super) fn serving_of(
+        latest: &Arc<Configuration>,
+        recorded: Option<Configuration>,
+    ) -> Option<Arc<Configuration>> {
+        match recorded {
+            Some(serving) => Some(Arc::new(serving)),
+            None => (latest.state == State::Active).then(|| latest.clone()),
+        }
+    }
+}
+
+impl VersionEntry {
+    pub(super) fn record(&self) -> VersionRecord {
+        VersionRecord {
+            configuration: (&*self.configuration).into(),
+            source_description: self.source_description.clone(),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The registry's keys in the store.
+//!
+//! Parts are joined by `/`, which no account, name or alias may contain. Numbers are padded so that keys
+//! sort as numbers do.
+
+use bowline_foundation::clock::Timestamp;
+use bowline_foundation::id::AccountId;
+use bowline_store::Key;
+
+use crate::name::{AliasName, FunctionName};
+
+pub(super) const FUNCTIONS: &str = "functions/function/";
+pub(super) const VERSIONS: &str = "functions/version/";
+pub(super) const ALIASES: &str = "functions/alias/";
+pub(super) const AUDIT: &str = "functions/audit/";
+const RETIRED: &str = "functions/retired/";
+
+/// `functions/function/ACCOUNT/NAME`: a [`FunctionRecord`](super::record::FunctionRecord). Lives from
+/// CreateFunction to DeleteFunction. Missing: there is no such function.
+pub(super) fn function(account: &AccountId, name: &FunctionName) -> Key {
+    format!("{FUNCTIONS}{account}/{name}").into()
+}
+
+/// `functions/version/ACCOUNT/NAME/NUMBER` (20 digits): a [`VersionRecord`](super::record::VersionRecord).
+/// Lives from its publication until it or its function is deleted; one without a function is a remnant.
+/// Missing: the version was never published or is gone.
+pub(super) fn version(account: &AccountId, name: &FunctionName, number: u64) -> Key {
+    format!("{VERSIONS}{account}/{name}/{number:020}").into()
+}
+
+/// `functions/alias/ACCOUNT/NAME/ALIAS`: an [`AliasRecord`](super::record::AliasRecord). Lives from
+/// CreateAlias until it or its function is deleted; one without a function is a remnant. Missing: there is
+/// no such alias.
+pub(super) fn alias(account: &AccountId, name: &FunctionName, alias: &AliasName) -> Key {
+    format!("{ALIASES}{account}/{name}/{alias}").into()
+}
+
+/// `functions/retired/ACCOUNT/NAME`: a [`RetiredRecord`](super::record::RetiredRecord). Lives from the
+/// deletion of a function that had published versions until a function of that name is created again.
+/// Missing: numbering begins at 1.
+pub(super) fn retired(account: &AccountId, name: &FunctionName) -> Key {
+    format!("{RETIRED}{account}/{name}").into()
+}
+
+/// `functions/audit/MICROSECONDS-ROW` (20 and 8 digits): an [`AuditRecord`](super::record::AuditRecord),
+/// written with the mutation it tells of. Lives for [`AUDIT_KEPT`](super::load::AUDIT_KEPT). Missing:
+/// nothing happened then.
+pub(super) fn audit(at: Timestamp, row: u64) -> Key {
+    format!("{AUDIT}{:020}-{row:08}", at.as_micros()).into()
+}
+
+/// Takes a key apart behind its prefix.
+pub(super) fn parts<const N: usize>(key: &Key, prefix: &str) -> Option<[String; N]> {
+    let text = std::str::from_utf8(key).ok()?.strip_prefix(prefix)?;
+    let parts: Vec<String> = text.split('/').map(str::to_owned).collect();
+    parts.try_into().ok()
+}

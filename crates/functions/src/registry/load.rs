@@ -1,0 +1,248 @@
+//! Reading the registry from the store: all of it at start, one function after a doubtful commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bowline_foundation::clock::{Clock, Timestamp};
+use bowline_foundation::id::AccountId;
+use bowline_store::{Entry, Key, ReadError, Store, Version as StoreVersion, Write};
+
+use super::record::{AliasRecord, AuditRecord, FunctionRecord, Record, RecordError, VersionRecord};
+use super::{AliasEntry, FunctionEntry, Registry, Snapshot, VersionEntry, keys};
+use crate::invoke::FunctionLive;
+use crate::model::Configuration;
+use crate::name::{AliasName, FunctionName, InvalidName, Version};
+
+/// How long audit rows are kept; older ones go at a start.
+pub(super) const AUDIT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+const PAGE: usize = 512;
+
+/// Why the registry cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("store cannot be read")]
+    Read(#[from] ReadError),
+    #[error("record `{key}` cannot be read")]
+    Record {
+        key: String,
+        #[source]
+        source: RecordError,
+    },
+    #[error("key `{0}` is not one of a function, version or alias")]
+    Key(String),
+}
+
+/// A function as the store holds it, before it is known where it runs.
+pub(crate) struct Loaded {
+    pub account: AccountId,
+    pub name: FunctionName,
+    pub tags: BTreeMap<String, String>,
+    pub reserved: Option<u32>,
+    pub next_version: u64,
+    pub latest: Arc<Configuration>,
+    pub serving: Option<Arc<Configuration>>,
+    pub versions: BTreeMap<u64, VersionEntry>,
+    pub aliases: BTreeMap<AliasName, AliasEntry>,
+    pub at: StoreVersion,
+}
+
+impl Loaded {
+    /// The entry, without any place to run yet.
+    pub fn into_entry(self, live: Arc<FunctionLive>) -> FunctionEntry {
+        FunctionEntry {
+            account: self.account,
+            name: self.name,
+            tags: self.tags,
+            reserved: self.reserved,
+            next_version: self.next_version,
+            latest: self.latest,
+            serving: self.serving,
+            pool: None,
+            versions: self.versions,
+            aliases: self.aliases,
+            at: self.at,
+            live,
+        }
+    }
+}
+
+type Loading = HashMap<(AccountId, FunctionName), Loaded>;
+
+impl Registry {
+    /// A registry with an empty snapshot.
+    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
+        Self {
+            store,
+            clock,
+            snapshot: Snapshot::default(),
+            audit_rows: AtomicU64::new(0),
+        }
+    }
+
+    /// Reads all functions; deletes records that a deleted function left, and audit rows of old.
+    pub async fn load(&self) -> Result<Vec<Loaded>, LoadError> {
+        let mut functions = Loading::new();
+        let mut remnants = Vec::new();
+        for (key, entry) in self.scan(keys::FUNCTIONS).await? {
+            let loaded = read_function(&key, &entry)?;
+            functions.insert((loaded.account.clone(), loaded.name.clone()), loaded);
+        }
+        for (key, entry) in self.scan(keys::VERSIONS).await? {
+            if !read_version(&key, &entry, &mut functions)? {
+                remnants.push(Write::Delete(key));
+            }
+        }
+        for (key, entry) in self.scan(keys::ALIASES).await? {
+            if !read_alias(&key, &entry, &mut functions)? {
+                remnants.push(Write::Delete(key));
+            }
+        }
+        remnants.extend(self.old_audit_rows().await?);
+        self.tidy(remnants).await;
+        Ok(functions.into_values().collect())
+    }
+
+    /// Reads one function.
+    pub async fn load_one(&self, account: &AccountId, name: &FunctionName) -> Result<Option<Loaded>, LoadError> {
+        let key = keys::function(account, name);
+        let Some(entry) = self.store.get(&key).await? else {
+            return Ok(None);
+        };
+        let mut functions = Loading::new();
+        functions.insert((account.clone(), name.clone()), read_function(&key, &entry)?);
+        let below = format!("{account}/{name}/");
+        for (key, entry) in self.scan(&format!("{}{below}", keys::VERSIONS)).await? {
+            read_version(&key, &entry, &mut functions)?;
+        }
+        for (key, entry) in self.scan(&format!("{}{below}", keys::ALIASES)).await? {
+            read_alias(&key, &entry, &mut functions)?;
+        }
+        Ok(functions.into_values().next())
+    }
+
+    async fn scan(&self, prefix: &str) -> Result<Vec<(Key, Entry)>, ReadError> {
+        let prefix = Key::from(prefix.to_owned());
+        let mut found: Vec<(Key, Entry)> = Vec::new();
+        loop {
+            let after = found.last().map(|(key, _)| key.clone());
+            let page = self.store.scan(&prefix, after.as_ref(), PAGE).await?;
+            let last = page.len() < PAGE;
+            found.extend(page);
+            if last {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn old_audit_rows(&self) -> Result<Vec<Write>, ReadError> {
+        let now = self.clock.now().as_micros();
+        let kept = u64::try_from(AUDIT_KEPT.as_micros()).unwrap_or(u64::MAX);
+        let cutoff = keys::audit(Timestamp::from_micros(now.saturating_sub(kept)), 0);
+        // Rows sort by time, so the old ones come first; one page a start is enough to keep up.
+        let page = self.store.scan(&Key::from(keys::AUDIT), None, PAGE).await?;
+        let old = page.into_iter().take_while(|(key, _)| *key < cutoff);
+        Ok(old.map(|(key, _)| Write::Delete(key)).collect())
+    }
+
+    async fn tidy(&self, remnants: Vec<Write>) {
+        for writes in remnants.chunks(PAGE) {
+            if let Err(error) = self.store.commit(Vec::new(), writes.to_vec()).await {
+                tracing::warn!(%error, "remnants stay until the next start");
+            }
+        }
+    }
+
+    /// The actions of the audit rows about a subject, oldest first.
+    pub async fn audited(&self, subject: &str) -> Result<Vec<String>, LoadError> {
+        let mut actions = Vec::new();
+        for (key, entry) in self.scan(keys::AUDIT).await? {
+            let record: AuditRecord = read(&key, &entry)?;
+            if record.subject == subject {
+                actions.push(record.action);
+            }
+        }
+        Ok(actions)
+    }
+}
+
+fn read<R: Record>(key: &Key, entry: &Entry) -> Result<R, LoadError> {
+    R::decode(&entry.value).map_err(|source| damaged(key, source))
+}
+
+fn damaged(key: &Key, source: RecordError) -> LoadError {
+    LoadError::Record {
+        key: String::from_utf8_lossy(key).into_owned(),
+        source,
+    }
+}
+
+/// Takes a key apart and reads the account and the name in it.
+fn subject<const N: usize>(key: &Key, prefix: &str) -> Result<(AccountId, FunctionName, [String; N]), LoadError> {
+    let invalid = || LoadError::Key(String::from_utf8_lossy(key).into_owned());
+    let parts: [String; N] = keys::parts(key, prefix).ok_or_else(invalid)?;
+    let account = parts[0].parse().map_err(|_| invalid())?;
+    let name = parts[1].parse().map_err(|_: InvalidName| invalid())?;
+    Ok((account, name, parts))
+}
+
+fn read_function(key: &Key, entry: &Entry) -> Result<Loaded, LoadError> {
+    let (account, name, _) = subject::<2>(key, keys::FUNCTIONS)?;
+    let record: FunctionRecord = read(key, entry)?;
+    let latest = Arc::new(record.latest.into_model(account.clone(), name.clone(), Version::Latest));
+    let recorded = record.serving;
+    let recorded = recorded.map(|serving| serving.into_model(account.clone(), name.clone(), Version::Latest));
+    Ok(Loaded {
+        serving: FunctionEntry::serving_of(&latest, recorded),
+        account,
+        name,
+        tags: record.tags,
+        reserved: record.reserved_concurrency,
+        next_version: record.next_version,
+        latest,
+        versions: BTreeMap::new(),
+        aliases: BTreeMap::new(),
+        at: entry.version,
+    })
+}
+
+/// Adds a version to its function; `false` if there is no such function.
+fn read_version(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool, LoadError> {
+    let (account, name, [_, _, number]) = subject::<3>(key, keys::VERSIONS)?;
+    let number: u64 = number.parse().map_err(|_| LoadError::Key(number))?;
+    let Some(function) = functions.get_mut(&(account.clone(), name.clone())) else {
+        return Ok(false);
+    };
+    let record: VersionRecord = read(key, entry)?;
+    let configuration = record.configuration.into_model(account, name, Version::Number(number));
+    let version = VersionEntry {
+        configuration: Arc::new(configuration),
+        source_description: record.source_description,
+        pool: None,
+        at: entry.version,
+    };
+    function.versions.insert(number, version);
+    Ok(true)
+}
+
+/// Adds an alias to its function; `false` if there is no such function.
+fn read_alias(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool, LoadError> {
+    let (account, name, [_, _, alias]) = subject::<3>(key, keys::ALIASES)?;
+    let alias: AliasName = alias.parse().map_err(|_: InvalidName| LoadError::Key(alias))?;
+    let Some(function) = functions.get_mut(&(account.clone(), name.clone())) else {
+        return Ok(false);
+    };
+    let record: AliasRecord = read(key, entry)?;
+    let model = record
+        .into_model(account, name, alias.clone())
+        .map_err(|source| damaged(key, source))?;
+    function.aliases.insert(
+        alias,
+        AliasEntry {
+            alias: model,
+            at: entry.version,
+        },
+    );
+    Ok(true)
+}

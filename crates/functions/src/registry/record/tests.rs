@@ -1,0 +1,142 @@
+//! Each kind of record: its golden file, and the way there and back.
+
+use std::fmt::Debug;
+
+use bowline_foundation::clock::Timestamp;
+use bowline_foundation::digest::Digest;
+use bowline_foundation::id::AccountId;
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::{Runtime, SandboxKind};
+use serde_json::json;
+
+use super::*;
+use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, State};
+use crate::name::Version;
+
+/// The record is read from its golden file, and written as it.
+fn check<R: Record + PartialEq + Debug>(record: &R, golden: &str) {
+    let golden = golden.trim_end();
+    assert_eq!(String::from_utf8_lossy(&record.encode()), golden);
+    assert_eq!(&R::decode(golden.as_bytes()).unwrap(), record);
+}
+
+fn configuration(state: State, last_update: LastUpdate) -> Configuration {
+    Configuration {
+        account: AccountId::default_account(),
+        name: "f".parse().unwrap(),
+        version: Version::Latest,
+        runtime: Runtime::Python { minor: 12 },
+        kind: SandboxKind::Linux,
+        role: "arn:aws:iam::000000000000:role/any".to_owned(),
+        handler: "app.handler".to_owned(),
+        description: "says hello".to_owned(),
+        timeout_seconds: 3,
+        memory: Mebibytes(128),
+        ephemeral_storage: Mebibytes(512),
+        environment: [("MODE".to_owned(), "quiet".to_owned())].into(),
+        architecture: Architecture::X86_64,
+        code: CodePackage {
+            digest: Digest::of(b"code"),
+            bytes: 4,
+        },
+        last_modified: Timestamp::from_micros(1_795_217_079_123_456),
+        revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+        state,
+        last_update,
+        inert: json!({"TracingConfig": {"Mode": "PassThrough"}})
+            .as_object()
+            .unwrap()
+            .clone(),
+    }
+}
+
+fn failed() -> (String, String) {
+    ("FunctionError".to_owned(), "bad code".to_owned())
+}
+
+#[test]
+fn functions() {
+    let (code, reason) = failed();
+    let latest = configuration(State::Active, LastUpdate::Failed { code, reason });
+    let serving = configuration(State::Active, LastUpdate::Successful);
+    let record = FunctionRecord {
+        tags: [("team".to_owned(), "edge".to_owned())].into(),
+        reserved_concurrency: Some(7),
+        next_version: 3,
+        latest: (&latest).into(),
+        serving: Some((&serving).into()),
+    };
+    check(&record, include_str!("golden/function-1.json"));
+    let back = record
+        .latest
+        .into_model(latest.account.clone(), latest.name.clone(), Version::Latest);
+    assert_eq!(back, latest);
+}
+
+#[test]
+fn versions() {
+    let (code, reason) = failed();
+    let states = [State::Pending, State::Active, State::Failed { code, reason }];
+    for (state, golden) in states.into_iter().zip([
+        include_str!("golden/version-1-pending.json"),
+        include_str!("golden/version-1-active.json"),
+        include_str!("golden/version-1-failed.json"),
+    ]) {
+        let configuration = configuration(state, LastUpdate::Successful);
+        let record = VersionRecord {
+            configuration: (&configuration).into(),
+            source_description: "says hello".to_owned(),
+        };
+        check(&record, golden);
+    }
+}
+
+#[test]
+fn aliases() {
+    let alias = Alias {
+        account: AccountId::default_account(),
+        function: "f".parse().unwrap(),
+        name: "live".parse().unwrap(),
+        version: Version::Number(1),
+        description: String::new(),
+        routing: Some((Version::Number(2), 0.1)),
+        revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+    };
+    let record = AliasRecord::from(&alias);
+    check(&record, include_str!("golden/alias-1.json"));
+    let back = record.into_model(alias.account.clone(), alias.function.clone(), alias.name.clone());
+    assert_eq!(back.unwrap(), alias);
+}
+
+#[test]
+fn retired_functions() {
+    check(
+        &RetiredRecord { next_version: 4 },
+        include_str!("golden/retired-1.json"),
+    );
+}
+
+#[test]
+fn audit_rows() {
+    let record = AuditRecord {
+        account: AccountId::default_account(),
+        request_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+        action: "CreateAlias".to_owned(),
+        subject: "000000000000/f:live".to_owned(),
+        before: None,
+        after: Some(Digest::of(b"after")),
+        at_micros: 1_795_217_079_123_456,
+    };
+    check(&record, include_str!("golden/audit-1.json"));
+}
+
+#[test]
+fn other_formats_and_damage_are_told_apart() {
+    let newer = br#"{"format":2,"record":{"next_version":4,"more":1}}"#;
+    assert!(matches!(
+        RetiredRecord::decode(newer),
+        Err(RecordError::Format { actual: 2, expected: 1 })
+    ));
+    assert!(matches!(RetiredRecord::decode(b"{}"), Err(RecordError::Json(_))));
+    assert!(matches!(RetiredRecord::decode(b"\xff"), Err(RecordError::Json(_))));
+}

@@ -1,0 +1,115 @@
+//! The one entry to functions.
+
+mod absent;
+mod handle;
+mod inner;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle as ThreadHandle;
+use std::time::Duration;
+
+use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy::Entropy;
+use bowline_foundation::id::RequestId;
+use bowline_sandbox::{Backend, FunctionError};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+pub use handle::Handle;
+pub(crate) use inner::Inner;
+
+use crate::crash::CrashPoints;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::name::Version;
+
+/// What the service is built from.
+pub struct Options {
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub store: Arc<dyn bowline_store::Store>,
+    pub blobs: bowline_store::blob::Blobs,
+    /// Where packages are unpacked and logs are kept.
+    pub data_dir: PathBuf,
+    pub region: String,
+    /// Concurrent invocations an account may have.
+    pub concurrency_max: u32,
+    /// How long an idle sandbox is kept.
+    pub keep_alive: Duration,
+    /// One backend for each kind of sandbox this node offers.
+    pub backends: Vec<Arc<dyn Backend>>,
+    /// What the service counts; register it where `/metrics` is served.
+    pub metrics: Metrics,
+}
+
+/// A synchronous invocation.
+pub struct InvocationRequest {
+    pub request_id: RequestId,
+    pub payload: Bytes,
+    /// Decoded JSON.
+    pub client_context: Option<String>,
+    pub trace_id: Option<String>,
+    /// Whether the tail of the log is wanted.
+    pub log_tail: bool,
+}
+
+/// What a synchronous invocation gives.
+pub struct InvocationResponse {
+    /// The answer, or the function's error.
+    pub result: Result<Bytes, FunctionError>,
+    /// The version that ran.
+    pub executed_version: Version,
+    /// The last 4 KiB of the invocation's log, if wanted.
+    pub log_tail: Option<Vec<u8>>,
+}
+
+/// The running service; [`Service::start`] loads the registry and begins the background work.
+pub struct Service {
+    inner: Arc<Inner>,
+    background: Vec<JoinHandle<()>>,
+    log_thread: ThreadHandle<()>,
+}
+
+impl Service {
+    /// Loads the registry, finishes what a crash left half done, and begins the background work.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        Self::start_with(options, CrashPoints::default()).await
+    }
+
+    /// The same, for tests that stop the process at a named moment.
+    pub async fn start_with(options: Options, crash: CrashPoints) -> Result<Self, Error> {
+        let (inner, log_thread) = Inner::open(options, crash)?;
+        inner.load().await?;
+        inner.collect_orphans().await?;
+        let background = vec![
+            tokio::spawn(inner.sweeper.clone().run()),
+            tokio::spawn(inner.clone().collect_garbage()),
+            tokio::spawn(inner.clone().warm_up()),
+        ];
+        Ok(Self {
+            inner,
+            background,
+            log_thread,
+        })
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inner.clone())
+    }
+
+    /// Refuses new invocations, lets the running ones end or reach their deadline, destroys all
+    /// sandboxes, flushes the logs.
+    pub async fn shut_down(self) {
+        self.inner.running.close().await;
+        self.background.iter().for_each(JoinHandle::abort);
+        for task in self.background {
+            let _ = task.await;
+        }
+        self.inner.close().await;
+        let joined = tokio::task::spawn_blocking(move || self.log_thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the log writer has died");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What the rest of the node calls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_foundation::id::AccountId;
+use bytes::Bytes;
+
+use super::{Inner, InvocationRequest, InvocationResponse};
+use crate::error::Error;
+use crate::invoke::Finish;
+use crate::model::{
+    AccountUsage, Alias, Caller, Configuration, CreateAlias, CreateFunction, FunctionView, Page, PageRequest,
+    PublishVersion, UpdateAlias, UpdateCode, UpdateConfiguration,
+};
+use crate::name::{AliasName, FunctionName, FunctionRef, Qualifier, Version};
+use crate::operations::tags::Edit;
+use crate::operations::{aliases, concurrency, create, delete, list, publish, tags, update};
+
+/// A cheap handle, cloned into every connection.
+#[derive(Clone)]
+pub struct Handle(Arc<Inner>);
+
+impl Handle {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self(inner)
+    }
+
+    /// Runs a mutation, to its end even if the caller goes away.
+    async fn finish<T: Send + 'static>(
+        &self,
+        mutation: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        Finish::new(mutation, self.0.runtime.clone()).await
+    }
+
+    pub async fn create_function(&self, caller: &Caller, request: CreateFunction) -> Result<Configuration, Error> {
+        self.finish(create::run(self.0.clone(), caller.clone(), request)).await
+    }
+
+    /// A missing qualifier means `$LATEST`.
+    pub fn get_function(&self, target: &FunctionRef) -> Result<FunctionView, Error> {
+        let entry = self.0.entry(target)?;
+        let found = self.0.target(&entry, target)?;
+        Ok(FunctionView {
+            configuration: Configuration::clone(found.configuration),
+            tags: entry.tags.clone(),
+            reserved_concurrency: entry.reserved,
+        })
+    }
+
+    /// Without `all_versions`, `$LATEST` of each function by name; with it, every version too.
+    pub fn list_functions(
+        &self,
+        caller: &Caller,
+        all_versions: bool,
+        page: &PageRequest,
+    ) -> Result<Page<Configuration>, Error> {
+        list::functions(
+            &self.0.registry.snapshot.of_account(&caller.account),
+            all_versions,
+            page,
+        )
+    }
+
+    pub async fn update_code(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        request: UpdateCode,
+    ) -> Result<Configuration, Error> {
+        self.finish(update::code(self.0.clone(), caller.clone(), target.clone(), request))
+            .await
+    }
+
+    pub async fn update_configuration(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        request: UpdateConfiguration,
+    ) -> Result<Configuration, Error> {
+        self.finish(update::configuration(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            request,
+        ))
+        .await
+    }
+
+    /// Deletes the function with all versions and aliases, or only the version the target is qualified with.
+    pub async fn delete_function(&self, caller: &Caller, target: &FunctionRef) -> Result<(), Error> {
+        self.finish(delete::run(self.0.clone(), caller.clone(), target.clone()))
+            .await
+    }
+
+    pub async fn publish_version(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        request: PublishVersion,
+    ) -> Result<Configuration, Error> {
+        self.finish(publish::run(self.0.clone(), caller.clone(), target.clone(), request))
+            .await
+    }
+
+    /// `$LATEST` first, then oldest to newest.
+    pub fn list_versions(&self, target: &FunctionRef, page: &PageRequest) -> Result<Page<Configuration>, Error> {
+        list::versions(&*self.0.entry(target)?, page)
+    }
+
+    pub async fn create_alias(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        request: CreateAlias,
+    ) -> Result<Alias, Error> {
+        self.finish(aliases::create(self.0.clone(), caller.clone(), target.clone(), request))
+            .await
+    }
+
+    pub fn get_alias(&self, target: &FunctionRef, name: &AliasName) -> Result<Alias, Error> {
+        let entry = self.0.entry(target)?;
+        Ok(aliases::find(&self.0, &entry, name)?.alias.clone())
+    }
+
+    pub fn list_aliases(
+        &self,
+        target: &FunctionRef,
+        version: Option<Version>,
+        page: &PageRequest,
+    ) -> Result<Page<Alias>, Error> {
+        list::aliases(&*self.0.entry(target)?, version, page)
+    }
+
+    pub async fn update_alias(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        name: &AliasName,
+        request: UpdateAlias,
+    ) -> Result<Alias, Error> {
+        self.finish(aliases::update(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            name.clone(),
+            request,
+        ))
+        .await
+    }
+
+    /// Deleting an alias that does not exist succeeds, as the service does.
+    pub async fn delete_alias(&self, caller: &Caller, target: &FunctionRef, name: &AliasName) -> Result<(), Error> {
+        self.finish(aliases::delete(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            name.clone(),
+        ))
+        .await
+    }
+
+    pub fn list_tags(&self, target: &FunctionRef) -> Result<BTreeMap<String, String>, Error> {
+        Ok(self.0.entry(target)?.tags.clone())
+    }
+
+    pub async fn tag(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        tags: BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        self.finish(tags::run(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            Edit::Put(tags),
+        ))
+        .await
+    }
+
+    pub async fn untag(&self, caller: &Caller, target: &FunctionRef, keys: &[String]) -> Result<(), Error> {
+        self.finish(tags::run(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            Edit::Remove(keys.to_vec()),
+        ))
+        .await
+    }
+
+    /// `None` removes the reservation.
+    pub async fn set_reserved_concurrency(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        reserved: Option<u32>,
+    ) -> Result<(), Error> {
+        self.finish(concurrency::set(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            reserved,
+        ))
+        .await
+    }
+
+    pub fn account_usage(&self, caller: &Caller) -> AccountUsage {
+        self.0.usage(&caller.account)
+    }
+
+    /// The deployment package as uploaded.
+    pub async fn read_code(&self, target: &FunctionRef) -> Result<Bytes, Error> {
+        let entry = self.0.entry(target)?;
+        let digest = self.0.target(&entry, target)?.configuration.code.digest;
+        self.0.blobs.get(&digest).await.map_err(Error::service)
+    }
+
+    /// Checks that an invocation would be admitted; runs nothing.
+    pub fn dry_run(&self, target: &FunctionRef) -> Result<Version, Error> {
+        let entry = self.0.entry(target)?;
+        Ok(self.0.target(&entry, target)?.configuration.version)
+    }
+
+    /// Runs the function and waits for its answer.
+    pub async fn invoke(&self, target: &FunctionRef, request: InvocationRequest) -> Result<InvocationResponse, Error> {
+        self.0.invoke(target, request).await
+    }
+
+    /// The newest bytes of the function's log, at most `bytes_max`, beginning at a line's start.
+    pub fn log_tail(&self, target: &FunctionRef, bytes_max: usize) -> Result<Vec<u8>, Error> {
+        let entry = self.0.entry(target)?;
+        self.0.logs.tail(&entry.live.log, bytes_max).map_err(Error::service)
+    }
+
+    /// What the function logs from now on; a reader that lags loses the oldest pieces.
+    pub fn log_follow(&self, target: &FunctionRef) -> Result<tokio::sync::broadcast::Receiver<Bytes>, Error> {
+        Ok(self.0.entry(target)?.live.log.follow())
+    }
+
+    /// The ARN of a function, qualified if a qualifier is given.
+    pub fn arn(&self, account: &AccountId, name: &FunctionName, qualifier: Option<&Qualifier>) -> String {
+        self.0.arn(account, name, qualifier)
+    }
+
+    /// Waits until nothing of the function is being prepared; returns `$LATEST`.
+    pub async fn settled(&self, target: &FunctionRef) -> Result<Configuration, Error> {
+        self.0.settled(target).await
+    }
+
+    /// The actions in the audit trail of a function (`ACCOUNT/NAME`), version or alias
+    /// (`ACCOUNT/NAME:QUALIFIER`), oldest first.
+    pub async fn audited(&self, subject: &str) -> Result<Vec<String>, Error> {
+        self.0.registry.audited(subject).await.map_err(Error::service)
+    }
+}

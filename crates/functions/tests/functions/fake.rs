@@ -1,0 +1,243 @@
+//! A backend that does what the event tells it, and lets a test hold it up at will.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_sandbox::{
+    Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind,
+    Usage, VersionSpec,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub prepared: usize,
+    pub created: usize,
+    pub destroyed: usize,
+    pub idled: usize,
+    pub invoked: usize,
+    pub ended: usize,
+}
+
+impl Counts {
+    pub fn living(&self) -> usize {
+        self.created - self.destroyed
+    }
+}
+
+/// What the next steps do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Script {
+    Invalid,
+    Missing,
+    InitError,
+    Broken,
+}
+
+/// The controls of a fake backend; the backend itself is [`Fake::backend`].
+pub struct Fake {
+    kind: SandboxKind,
+    pub counts: watch::Sender<Counts>,
+    prepare_held: watch::Sender<bool>,
+    /// Invocations of `{"do": "hold"}` wait as long as this is set.
+    held: watch::Sender<bool>,
+    preparing: Mutex<Option<Script>>,
+    creating: Mutex<Option<Script>>,
+    room: Mutex<Option<usize>>,
+}
+
+impl Fake {
+    pub fn new(kind: SandboxKind) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            counts: watch::Sender::default(),
+            prepare_held: watch::Sender::new(false),
+            held: watch::Sender::new(true),
+            preparing: Mutex::default(),
+            creating: Mutex::default(),
+            room: Mutex::default(),
+        })
+    }
+
+    pub fn count(&self) -> Counts {
+        *self.counts.borrow()
+    }
+
+    /// Waits until the counts are as wanted.
+    pub async fn until(&self, wanted: impl FnMut(&Counts) -> bool) -> Counts {
+        let mut counts = self.counts.subscribe();
+        let reached = tokio::time::timeout(PATIENCE, counts.wait_for(wanted)).await;
+        *reached
+            .unwrap_or_else(|_| panic!("stuck at {:?}", self.count()))
+            .unwrap()
+    }
+
+    pub fn hold_prepares(&self, hold: bool) {
+        self.prepare_held.send_replace(hold);
+    }
+
+    pub fn hold_invocations(&self, hold: bool) {
+        self.held.send_replace(hold);
+    }
+
+    /// What every preparation does from now on.
+    pub fn prepare_as(&self, script: Option<Script>) {
+        *self.preparing.lock() = script;
+    }
+
+    /// What every creation does from now on.
+    pub fn create_as(&self, script: Option<Script>) {
+        *self.creating.lock() = script;
+    }
+
+    /// How many sandboxes may live at once.
+    pub fn set_room(&self, sandboxes: usize) {
+        *self.room.lock() = Some(sandboxes);
+    }
+
+    fn bump(&self, change: impl FnOnce(&mut Counts)) {
+        self.counts.send_modify(change);
+    }
+}
+
+/// The backend that the service sees.
+pub struct FakeBackend(pub Arc<Fake>);
+
+#[async_trait]
+impl Backend for FakeBackend {
+    fn kind(&self) -> SandboxKind {
+        self.0.kind
+    }
+
+    async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {
+        let mut held = self.0.prepare_held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
+        self.0.bump(|counts| counts.prepared += 1);
+        assert!(version.code.path.is_dir(), "the code is not unpacked");
+        match &*self.0.preparing.lock() {
+            Some(Script::Invalid) => Err(PrepareError::InvalidCode("bad code".to_owned())),
+            Some(Script::Missing) => Err(PrepareError::MissingRuntime("no interpreter".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
+        match &*self.0.creating.lock() {
+            Some(Script::InitError) => {
+                log.write(b"init goes wrong\n");
+                return Err(CreateError::Init(FunctionError::new(
+                    "Runtime.ImportModuleError",
+                    "no module",
+                )));
+            }
+            Some(Script::Broken) => return Err(CreateError::Backend(io::Error::other("broken"))),
+            _ => {}
+        }
+        let room = self.0.room.lock().unwrap_or(usize::MAX);
+        if self.0.count().living() >= room {
+            return Err(CreateError::Exhausted("full".to_owned()));
+        }
+        self.0.bump(|counts| counts.created += 1);
+        let number = self.0.count().created;
+        log.write(b"init\n");
+        Ok(Box::new(FakeSandbox {
+            fake: self.0.clone(),
+            version,
+            log,
+            number,
+            served: 0,
+            alive: true,
+        }))
+    }
+}
+
+struct FakeSandbox {
+    fake: Arc<Fake>,
+    version: Arc<VersionSpec>,
+    log: Arc<dyn LogSink>,
+    number: usize,
+    served: usize,
+    alive: bool,
+}
+
+impl FakeSandbox {
+    fn code(&self) -> String {
+        std::fs::read_to_string(self.version.code.path.join("code")).unwrap_or_default()
+    }
+
+    async fn act(&mut self, invocation: &Invocation) -> Outcome {
+        let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
+        if let Some(text) = event["print"].as_str() {
+            self.log.write(text.as_bytes());
+        }
+        match event["do"].as_str() {
+            Some("hold") => {
+                let mut held = self.fake.held.subscribe();
+                held.wait_for(|held| !held).await.unwrap();
+            }
+            Some("fail") => return Outcome::Failed(FunctionError::new("Oops", "as asked")),
+            Some("time-out") => {
+                return Outcome::Failed(FunctionError::timed_out(
+                    invocation.request_id,
+                    invocation.deadline.budget,
+                ));
+            }
+            Some("break") => return Outcome::Broken("as asked".to_owned()),
+            Some("die-later") => self.alive = false,
+            _ => {}
+        }
+        let answer = json!({
+            "code": self.code(),
+            "version": self.version.version,
+            "sandbox": self.number,
+            "served": self.served,
+            "arn": invocation.invoked_arn,
+            "variables": self.version.environment,
+        });
+        Outcome::Success(Bytes::from(answer.to_string()))
+    }
+}
+
+#[async_trait]
+impl Sandbox for FakeSandbox {
+    async fn invoke(&mut self, invocation: Invocation) -> Report {
+        self.fake.bump(|counts| counts.invoked += 1);
+        self.served += 1;
+        let outcome = self.act(&invocation).await;
+        self.fake.bump(|counts| counts.ended += 1);
+        Report {
+            reusable: !matches!(&outcome, Outcome::Failed(error) if error.error_type == "Sandbox.Timedout"),
+            outcome,
+            usage: Usage {
+                duration: Duration::from_micros(1_500),
+                memory_bytes_max: 3 * 1024 * 1024,
+                cpu: Duration::ZERO,
+            },
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.alive
+    }
+
+    async fn idle(&mut self) {
+        self.fake.bump(|counts| counts.idled += 1);
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        1024 * 1024
+    }
+
+    async fn destroy(self: Box<Self>) {
+        self.fake.bump(|counts| counts.destroyed += 1);
+    }
+}

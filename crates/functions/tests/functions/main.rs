@@ -1,0 +1,14 @@
+//! The service as a whole, over real stores and a scripted backend.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod aliases;
+mod crash;
+mod fake;
+mod faults;
+mod invoke;
+mod lifecycle;
+mod limits;
+mod logs;
+mod packages;
+mod world;
