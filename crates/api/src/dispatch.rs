@@ -1,0 +1,200 @@
+//! From a request to its answer: route, read the body, run the operation, count and log it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy::Entropy;
+use bowline_foundation::id::{AccountId, RequestId};
+use bowline_foundation::limits::{CREATE_REQUEST_BYTES_MAX, SYNC_PAYLOAD_BYTES_MAX};
+use bowline_functions::Handle;
+use bowline_functions::model::Caller;
+use bowline_functions::name::FunctionRef;
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::account;
+use crate::body::{self, Body, CollectError};
+use crate::error::{ApiError, Exception};
+use crate::lambda;
+use crate::metrics::HttpMetrics;
+use crate::native;
+use crate::origin;
+use crate::reply;
+use crate::route::{self, Operation, Route};
+use crate::server::Options;
+
+/// Largest body of the operations that carry neither code nor an event.
+const CONTROL_BYTES_MAX: usize = 1024 * 1024;
+
+/// What every connection shares.
+pub struct Node {
+    pub functions: Handle,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub region: String,
+    pub account: AccountId,
+    pub local_addr: SocketAddr,
+    pub metrics: Arc<HttpMetrics>,
+    pub http_registry: Registry,
+    pub registry: Arc<Registry>,
+    /// Turns true when the server stops; long answers end then.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Node {
+    pub fn new(options: Options, local_addr: SocketAddr, stopping: watch::Receiver<bool>) -> Self {
+        let metrics = Arc::new(HttpMetrics::new());
+        Self {
+            functions: options.functions,
+            clock: options.clock,
+            entropy: options.entropy,
+            region: options.region,
+            account: options.account,
+            local_addr,
+            http_registry: HttpMetrics::registry(&metrics),
+            metrics,
+            registry: options.registry,
+            stopping,
+        }
+    }
+}
+
+/// A request whose operation is known.
+pub struct Call<'a> {
+    pub node: &'a Node,
+    pub headers: &'a HeaderMap,
+    pub route: Route<'a>,
+    pub request_id: RequestId,
+    pub account: AccountId,
+}
+
+impl Call<'_> {
+    /// Who asks.
+    pub fn caller(&self) -> Caller {
+        Caller {
+            account: self.account.clone(),
+            request_id: self.request_id.to_string(),
+        }
+    }
+
+    /// The function in the path, with the qualifier in it or beside it.
+    pub fn qualified_function(&self) -> Result<FunctionRef, ApiError> {
+        let qualifier = self.route.query.get("Qualifier");
+        Ok(FunctionRef::parse(
+            &self.route.resource,
+            qualifier.as_deref(),
+            &self.account,
+        )?)
+    }
+
+    /// The function in the path, for operations that take no qualifier beside it.
+    pub fn function(&self) -> Result<FunctionRef, ApiError> {
+        Ok(FunctionRef::parse(&self.route.resource, None, &self.account)?)
+    }
+}
+
+/// Answers one request; never fails, for every failure has an answer.
+pub async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Response<Body> {
+    let began = node.clock.monotonic();
+    let request_id = RequestId::random(&node.entropy);
+    let (head, body) = request.into_parts();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let (operation, result) = match route::resolve(head.method.as_str(), target) {
+        Ok(route) => (Some(route.operation), run(&node, &head, route, body, request_id).await),
+        Err(error) => (None, Err(ApiError::from(error))),
+    };
+    let mut response = result.unwrap_or_else(|error| refuse(&error, request_id));
+    let id = HeaderValue::from_str(request_id.as_str()).expect("a UUID is a header value");
+    response.headers_mut().insert(reply::REQUEST_ID, id);
+    node.metrics
+        .answered(operation, response.status(), began, node.clock.monotonic());
+    log(operation, &head, &response, request_id);
+    response
+}
+
+async fn run(
+    node: &Node,
+    head: &Parts,
+    route: Route<'_>,
+    body: Incoming,
+    request_id: RequestId,
+) -> Result<Response<Body>, ApiError> {
+    origin::check(&head.headers)?;
+    let waits = head.headers.contains_key(EXPECT);
+    let body = body::collect(body, bytes_max(route.operation), waits)
+        .await
+        .map_err(uncollected)?;
+    let call = Call {
+        node,
+        headers: &head.headers,
+        request_id,
+        account: account::named(&head.headers, route.query).unwrap_or_else(|| node.account.clone()),
+        route,
+    };
+    if call.route.operation == Operation::Invoke {
+        return lambda::invoke(&call, body).await;
+    }
+    // Boxed, so that the invocation's future stays small.
+    Box::pin(manage(&call, body)).await
+}
+
+async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError> {
+    match call.route.operation {
+        Operation::Welcome => Ok(native::welcome()),
+        Operation::Health => Ok(native::health()),
+        Operation::Metrics => native::metrics(call.node),
+        Operation::ReadLogs => native::read_logs(call),
+        Operation::ReadCode => native::read_code(call).await,
+        _ => lambda::manage(call, body).await,
+    }
+}
+
+fn bytes_max(operation: Operation) -> usize {
+    match operation {
+        Operation::Invoke | Operation::InvokeAsync | Operation::InvokeWithResponseStream => SYNC_PAYLOAD_BYTES_MAX,
+        Operation::CreateFunction | Operation::UpdateFunctionCode | Operation::PublishLayerVersion => {
+            CREATE_REQUEST_BYTES_MAX
+        }
+        _ => CONTROL_BYTES_MAX,
+    }
+}
+
+fn uncollected(error: CollectError) -> ApiError {
+    match error {
+        CollectError::TooLarge { bytes_max } => ApiError::too_large(bytes_max),
+        CollectError::Broken(_) => ApiError::new(Exception::InvalidRequestContent, error.to_string()),
+    }
+}
+
+fn refuse(error: &ApiError, request_id: RequestId) -> Response<Body> {
+    if let Some(cause) = error.cause() {
+        // The chain of causes, which `Display` of the first would not show.
+        tracing::error!(%request_id, error = ?cause, "operation failed");
+    }
+    error.response()
+}
+
+/// The access log. Only the path is shown: a query may hold a signature, a body a secret.
+fn log(operation: Option<Operation>, head: &Parts, response: &Response<Body>, request_id: RequestId) {
+    let quiet = operation == Some(Operation::Invoke) || head.method == http::Method::GET;
+    let operation = operation.map_or("UnknownOperation", Operation::name);
+    let status = response.status().as_u16();
+    let path = head.uri.path();
+    let refused = response
+        .headers()
+        .get(reply::ERROR_TYPE)
+        .and_then(|name| name.to_str().ok());
+    if let Some(refused) = refused {
+        tracing::info!(%request_id, operation, path, status, refused, "request");
+    } else if quiet {
+        tracing::debug!(%request_id, operation, path, status, "request");
+    } else {
+        tracing::info!(%request_id, operation, path, status, "request");
+    }
+}

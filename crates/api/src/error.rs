@@ -1,0 +1,211 @@
+//! Refusals as Lambda's clients know them: the exception's name, the status, and the key its message
+//! has in the body.
+
+use bowline_functions::error::{Error, Throttle};
+use bowline_functions::name::InvalidName;
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::body::Body;
+use crate::reply;
+use crate::route::RouteError;
+
+/// Seconds a throttled caller is asked to wait.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// The exceptions this node raises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exception {
+    AccessDenied,
+    CodeSigningConfigNotFound,
+    CodeStorageExceeded,
+    InvalidParameterValue,
+    InvalidRequestContent,
+    InvalidRuntime,
+    InvalidZipFile,
+    PreconditionFailed,
+    ProvisionedConcurrencyConfigNotFound,
+    RequestTooLarge,
+    ResourceConflict,
+    ResourceNotFound,
+    Serialization,
+    Service,
+    TooManyRequests,
+    UnknownOperation,
+    Validation,
+}
+
+impl Exception {
+    /// The status, the name in `x-amzn-ErrorType`, and whether the body's key is `Message`.
+    fn shape(self) -> (StatusCode, &'static str, bool) {
+        const LOWER: bool = false;
+        const UPPER: bool = true;
+        match self {
+            Self::AccessDenied => (StatusCode::FORBIDDEN, "AccessDeniedException", UPPER),
+            Self::CodeSigningConfigNotFound => (StatusCode::NOT_FOUND, "CodeSigningConfigNotFoundException", UPPER),
+            Self::CodeStorageExceeded => (StatusCode::BAD_REQUEST, "CodeStorageExceededException", LOWER),
+            Self::InvalidParameterValue => (StatusCode::BAD_REQUEST, "InvalidParameterValueException", LOWER),
+            Self::InvalidRequestContent => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", LOWER),
+            Self::InvalidRuntime => (StatusCode::BAD_GATEWAY, "InvalidRuntimeException", UPPER),
+            Self::InvalidZipFile => (StatusCode::BAD_GATEWAY, "InvalidZipFileException", UPPER),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "PreconditionFailedException", LOWER),
+            Self::ProvisionedConcurrencyConfigNotFound => (
+                StatusCode::NOT_FOUND,
+                "ProvisionedConcurrencyConfigNotFoundException",
+                LOWER,
+            ),
+            Self::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", LOWER),
+            Self::ResourceConflict => (StatusCode::CONFLICT, "ResourceConflictException", LOWER),
+            Self::ResourceNotFound => (StatusCode::NOT_FOUND, "ResourceNotFoundException", UPPER),
+            Self::Serialization => (StatusCode::BAD_REQUEST, "SerializationException", UPPER),
+            Self::Service => (StatusCode::INTERNAL_SERVER_ERROR, "ServiceException", UPPER),
+            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException", LOWER),
+            Self::UnknownOperation => (StatusCode::NOT_FOUND, "UnknownOperationException", UPPER),
+            Self::Validation => (StatusCode::BAD_REQUEST, "ValidationException", LOWER),
+        }
+    }
+}
+
+/// A refusal on its way to the caller.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    exception: Exception,
+    message: String,
+    /// Which limit throttled the caller.
+    reason: Option<&'static str>,
+    /// For the node's log only.
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    #[serde(rename = "Type")]
+    fault: &'a str,
+    #[serde(rename = "Message", skip_serializing_if = "Option::is_none")]
+    upper: Option<&'a str>,
+    #[serde(rename = "message", skip_serializing_if = "Option::is_none")]
+    lower: Option<&'a str>,
+    #[serde(rename = "Reason", skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl ApiError {
+    /// A refusal of one kind with the text the caller sees.
+    pub fn new(exception: Exception, message: impl Into<String>) -> Self {
+        Self {
+            exception,
+            message: message.into(),
+            reason: None,
+            cause: None,
+        }
+    }
+
+    /// `InvalidParameterValueException`.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Exception::InvalidParameterValue, message)
+    }
+
+    /// `ResourceNotFoundException` for something that functions may have and none here has.
+    pub fn no_such_resource() -> Self {
+        Self::new(
+            Exception::ResourceNotFound,
+            "The resource you requested does not exist.",
+        )
+    }
+
+    /// `RequestTooLargeException` for a body of more than `bytes_max` bytes.
+    pub fn too_large(bytes_max: usize) -> Self {
+        Self::new(
+            Exception::RequestTooLarge,
+            format!("Request must be smaller than {bytes_max} bytes for the operation"),
+        )
+    }
+
+    /// What went wrong inside the node, if that is why.
+    pub fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
+        self.cause.as_deref()
+    }
+
+    /// Package faults are the caller's when a package is uploaded, and the service's when it is run.
+    pub fn on_upload(self) -> Self {
+        let exception = match self.exception {
+            Exception::InvalidZipFile | Exception::InvalidRuntime => Exception::InvalidParameterValue,
+            other => other,
+        };
+        Self { exception, ..self }
+    }
+
+    /// The answer that carries the refusal.
+    pub fn response(&self) -> Response<Body> {
+        let (status, name, upper) = self.exception.shape();
+        let body = ErrorBody {
+            fault: if status.is_server_error() { "Service" } else { "User" },
+            upper: upper.then_some(&self.message),
+            lower: (!upper).then_some(&self.message),
+            reason: self.reason,
+        };
+        let mut response = reply::json(status, &body);
+        let headers = response.headers_mut();
+        headers.insert(reply::ERROR_TYPE, HeaderValue::from_static(name));
+        if self.exception == Exception::TooManyRequests {
+            headers.insert(http::header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let exception = match &error {
+            Error::InvalidParameter(_) => Exception::InvalidParameterValue,
+            Error::InvalidRequestContent(_) => Exception::InvalidRequestContent,
+            Error::Validation(_) => Exception::Validation,
+            Error::CodeStorageExceeded(_) => Exception::CodeStorageExceeded,
+            Error::NotFound(_) => Exception::ResourceNotFound,
+            Error::Conflict(_) => Exception::ResourceConflict,
+            Error::PreconditionFailed(_) => Exception::PreconditionFailed,
+            Error::RequestTooLarge(_) => Exception::RequestTooLarge,
+            Error::Throttled(_) => Exception::TooManyRequests,
+            Error::InvalidRuntime(_) => Exception::InvalidRuntime,
+            Error::InvalidZip(_) => Exception::InvalidZipFile,
+            Error::Service(_) => Exception::Service,
+        };
+        let message = error.to_string();
+        let reason = match &error {
+            Error::Throttled(Throttle::AccountConcurrency) => Some("ConcurrentInvocationLimitExceeded"),
+            Error::Throttled(Throttle::ReservedConcurrency) => {
+                Some("ReservedFunctionConcurrentInvocationLimitExceeded")
+            }
+            _ => None,
+        };
+        let cause = match error {
+            Error::Service(cause) => Some(cause),
+            _ => None,
+        };
+        Self {
+            exception,
+            message,
+            reason,
+            cause,
+        }
+    }
+}
+
+impl From<InvalidName> for ApiError {
+    fn from(invalid: InvalidName) -> Self {
+        Error::from(invalid).into()
+    }
+}
+
+impl From<RouteError> for ApiError {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Unknown => Self::new(
+                Exception::UnknownOperation,
+                "The requested operation is not recognized by the service.",
+            ),
+            RouteError::Encoding => Self::new(Exception::Serialization, error.to_string()),
+        }
+    }
+}

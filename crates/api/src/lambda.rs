@@ -1,0 +1,52 @@
+//! Lambda's API: one file a resource, each with the resource's wire types and operations.
+
+mod absent;
+mod account;
+mod alias;
+mod code;
+mod concurrency;
+mod configuration;
+mod features;
+mod function;
+mod invoke;
+mod read;
+mod tag;
+mod version;
+
+use bytes::Bytes;
+use http::Response;
+
+use crate::body::Body;
+use crate::dispatch::Call;
+use crate::error::ApiError;
+use crate::route::Operation;
+
+pub use invoke::invoke;
+
+/// Runs any operation but Invoke, which has its own way for speed.
+pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError> {
+    match call.route.operation {
+        Operation::CreateFunction => function::create(call, &body).await,
+        Operation::GetFunction => function::get(call),
+        Operation::GetFunctionConfiguration => function::get_configuration(call),
+        Operation::ListFunctions => function::list(call),
+        Operation::UpdateFunctionCode => function::update_code(call, &body).await,
+        Operation::UpdateFunctionConfiguration => function::update_configuration(call, &body).await,
+        Operation::DeleteFunction => function::delete(call).await,
+        Operation::PublishVersion => version::publish(call, &body).await,
+        Operation::ListVersionsByFunction => version::list(call),
+        Operation::CreateAlias => alias::create(call, &body).await,
+        Operation::GetAlias => alias::get(call),
+        Operation::ListAliases => alias::list(call),
+        Operation::UpdateAlias => alias::update(call, &body).await,
+        Operation::DeleteAlias => alias::delete(call).await,
+        Operation::ListTags => tag::list(call),
+        Operation::TagResource => tag::add(call, &body).await,
+        Operation::UntagResource => tag::remove(call).await,
+        Operation::GetAccountSettings => Ok(account::get(call)),
+        Operation::PutFunctionConcurrency => concurrency::put(call, &body).await,
+        Operation::GetFunctionConcurrency => concurrency::get(call),
+        Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
+        _ => absent::answer(call, &body),
+    }
+}

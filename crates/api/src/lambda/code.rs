@@ -1,0 +1,63 @@
+//! Where a function's code comes from in a request.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bowline_functions::model::Architecture;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::read::{Text, invalid};
+use crate::error::{ApiError, Exception};
+
+/// `FunctionCode`, and the same members of `UpdateFunctionCode`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CodeSource<'a> {
+    #[serde(borrow)]
+    zip_file: Option<Text<'a>>,
+    s3_bucket: Option<String>,
+    s3_key: Option<String>,
+    image_uri: Option<String>,
+}
+
+impl CodeSource<'_> {
+    /// The package.
+    pub fn package(&self) -> Result<Bytes, ApiError> {
+        if self.image_uri.is_some() {
+            return Err(ApiError::invalid(
+                "Container images are not configured on this node; send a deployment package as `ZipFile`.",
+            ));
+        }
+        if self.s3_bucket.is_some() || self.s3_key.is_some() {
+            return Err(ApiError::invalid(
+                "Reading code from S3 is not configured on this node; send the deployment package as `ZipFile`.",
+            ));
+        }
+        let Some(Text(encoded)) = &self.zip_file else {
+            return Err(ApiError::invalid("Please provide a source for function code."));
+        };
+        let package = STANDARD
+            .decode(encoded.as_bytes())
+            .map_err(|error| ApiError::new(Exception::Serialization, format!("`ZipFile` is not base64: {error}")))?;
+        Ok(package.into())
+    }
+}
+
+/// `Architectures`: a list that holds exactly one.
+pub fn architecture(list: Option<&[String]>) -> Result<Option<Architecture>, ApiError> {
+    match list {
+        None => Ok(None),
+        Some([one]) if one == "x86_64" => Ok(Some(Architecture::X86_64)),
+        Some([one]) if one == "arm64" => Ok(Some(Architecture::Arm64)),
+        Some([one]) => Err(invalid(
+            format_args!("[{one}]"),
+            "architectures",
+            "Member must satisfy constraint: [Member must satisfy enum value set: [x86_64, arm64]]",
+        )),
+        Some(several) => Err(invalid(
+            format_args!("[{}]", several.join(", ")),
+            "architectures",
+            "Member must have length equal to 1",
+        )),
+    }
+}

@@ -1,0 +1,186 @@
+//! `FunctionConfiguration`, the shape that most operations answer with.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bowline_foundation::digest::Digest;
+use bowline_functions::model::{Architecture, Configuration, LastUpdate, State};
+use bowline_functions::name::{Qualifier, Version};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::dispatch::Node;
+
+/// The wire's shape of one version.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FunctionConfiguration {
+    function_name: String,
+    function_arn: String,
+    runtime: String,
+    role: String,
+    handler: String,
+    code_size: u64,
+    description: String,
+    timeout: u32,
+    memory_size: u32,
+    last_modified: String,
+    code_sha256: String,
+    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<Environment>,
+    revision_id: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_reason_code: Option<String>,
+    last_update_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_update_status_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_update_status_reason_code: Option<String>,
+    package_type: &'static str,
+    architectures: [&'static str; 1],
+    ephemeral_storage: Size,
+    runtime_version_config: RuntimeVersionConfig,
+    /// `TracingConfig`, `SnapStart`, `LoggingConfig` and whatever else is kept without effect.
+    #[serde(flatten)]
+    inert: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Environment {
+    variables: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Size {
+    size: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RuntimeVersionConfig {
+    runtime_version_arn: String,
+}
+
+/// How the ARN of a version is written.
+#[derive(Clone, Copy)]
+pub enum ArnForm<'a> {
+    /// With the qualifier that the caller gave, if any.
+    AsAsked(Option<&'a Qualifier>),
+    /// A published version with its number, `$LATEST` without.
+    Plain,
+    /// Always with the version.
+    Qualified,
+}
+
+impl FunctionConfiguration {
+    pub fn new(node: &Node, configuration: Configuration, form: ArnForm<'_>) -> Self {
+        let version = Qualifier::Version(configuration.version);
+        let qualifier = match form {
+            ArnForm::AsAsked(asked) => asked,
+            ArnForm::Plain if configuration.version == Version::Latest => None,
+            ArnForm::Plain | ArnForm::Qualified => Some(&version),
+        };
+        let function_arn = node
+            .functions
+            .arn(&configuration.account, &configuration.name, qualifier);
+        let (state, state_reason, state_reason_code) = state(configuration.state);
+        let (update, update_reason, update_reason_code) = last_update(configuration.last_update);
+        let runtime = configuration.runtime.to_string();
+        Self {
+            function_arn,
+            role: configuration.role,
+            handler: configuration.handler,
+            code_size: configuration.code.bytes,
+            description: configuration.description,
+            timeout: configuration.timeout_seconds,
+            memory_size: configuration.memory.0,
+            last_modified: configuration.last_modified.to_lambda_string(),
+            code_sha256: STANDARD.encode(configuration.code.digest.as_bytes()),
+            version: configuration.version.to_string(),
+            environment: (!configuration.environment.is_empty()).then_some(Environment {
+                variables: configuration.environment,
+            }),
+            revision_id: configuration.revision_id,
+            state,
+            state_reason,
+            state_reason_code,
+            last_update_status: update,
+            last_update_status_reason: update_reason,
+            last_update_status_reason_code: update_reason_code,
+            package_type: "Zip",
+            architectures: [architecture(configuration.architecture)],
+            ephemeral_storage: Size {
+                size: configuration.ephemeral_storage.0,
+            },
+            runtime_version_config: RuntimeVersionConfig {
+                runtime_version_arn: runtime_version_arn(&node.region, &runtime),
+            },
+            inert: inert(configuration.name.as_str(), configuration.inert),
+            function_name: configuration.name.to_string(),
+            runtime,
+        }
+    }
+}
+
+fn architecture(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => "x86_64",
+        Architecture::Arm64 => "arm64",
+    }
+}
+
+fn state(state: State) -> (&'static str, Option<String>, Option<String>) {
+    match state {
+        State::Active => ("Active", None, None),
+        State::Pending => (
+            "Pending",
+            Some("The function is being created.".to_owned()),
+            Some("Creating".to_owned()),
+        ),
+        State::Failed { code, reason } => ("Failed", Some(reason), Some(code)),
+    }
+}
+
+fn last_update(update: LastUpdate) -> (&'static str, Option<String>, Option<String>) {
+    match update {
+        LastUpdate::Successful => ("Successful", None, None),
+        LastUpdate::InProgress => ("InProgress", Some("The function is being updated.".to_owned()), None),
+        LastUpdate::Failed { code, reason } => ("Failed", Some(reason), Some(code)),
+    }
+}
+
+/// The service names a runtime's build by a digest; here a runtime has one build.
+fn runtime_version_arn(region: &str, runtime: &str) -> String {
+    format!("arn:aws:lambda:{region}::runtime:{}", Digest::of(runtime.as_bytes()))
+}
+
+/// What is kept, over what the service shows for a function that sets nothing.
+fn inert(name: &str, kept: Map<String, Value>) -> Map<String, Value> {
+    let mut shown = Map::new();
+    shown.insert("TracingConfig".to_owned(), json!({ "Mode": "PassThrough" }));
+    shown.insert(
+        "SnapStart".to_owned(),
+        json!({ "ApplyOn": "None", "OptimizationStatus": "Off" }),
+    );
+    let mut logging = json!({ "LogFormat": "Text", "LogGroup": format!("/aws/lambda/{name}") });
+    for (member, value) in kept {
+        match (member.as_str(), value) {
+            ("LoggingConfig", Value::Object(given)) => {
+                logging.as_object_mut().expect("built above").extend(given);
+            }
+            ("KMSKeyArn", Value::String(arn)) if arn.is_empty() => {}
+            (_, value) => {
+                shown.insert(member, value);
+            }
+        }
+    }
+    shown.insert("LoggingConfig".to_owned(), logging);
+    shown
+}

@@ -1,0 +1,166 @@
+//! Settings that one node does not act on: those without an effect are kept and shown, those whose
+//! absence a function would notice are refused.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::read::{Violations, json as read_json};
+use crate::error::ApiError;
+
+/// The members of `CreateFunction` and `UpdateFunctionConfiguration` that belong to such settings.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Members {
+    vpc_config: Option<VpcConfig>,
+    #[serde(rename = "KMSKeyArn")]
+    kms_key_arn: Option<String>,
+    tracing_config: Option<TracingConfig>,
+    logging_config: Option<LoggingConfig>,
+    snap_start: Option<SnapStart>,
+    layers: Option<Vec<String>>,
+    file_system_configs: Option<Vec<Value>>,
+    dead_letter_config: Option<DeadLetterConfig>,
+    image_config: Option<Map<String, Value>>,
+    code_signing_config_arn: Option<String>,
+    capacity_provider_config: Option<Map<String, Value>>,
+    durable_config: Option<Map<String, Value>>,
+    tenancy_config: Option<Map<String, Value>>,
+    publish_to: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VpcConfig {
+    #[serde(default)]
+    subnet_ids: Vec<String>,
+    #[serde(default)]
+    security_group_ids: Vec<String>,
+    ipv6_allowed_for_dual_stack: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct TracingConfig {
+    mode: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct LoggingConfig {
+    log_format: Option<String>,
+    application_log_level: Option<String>,
+    system_log_level: Option<String>,
+    log_group: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SnapStart {
+    apply_on: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeadLetterConfig {
+    target_arn: Option<String>,
+}
+
+/// Reads these settings from a request's body: what to keep, under the wire's names.
+pub fn inert(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let members: Members = read_json(body)?;
+    members.check()?;
+    members.refuse()?;
+    Ok(members.kept())
+}
+
+impl Members {
+    fn check(&self) -> Result<(), ApiError> {
+        let mut violations = Violations::default();
+        if let Some(mode) = self.tracing_config.as_ref().and_then(|config| config.mode.as_deref()) {
+            violations.one_of("tracingConfig.mode", mode, &["Active", "PassThrough"]);
+        }
+        if let Some(apply_on) = self.snap_start.as_ref().and_then(|config| config.apply_on.as_deref()) {
+            violations.one_of("snapStart.applyOn", apply_on, &["PublishedVersions", "None"]);
+        }
+        let format = self
+            .logging_config
+            .as_ref()
+            .and_then(|config| config.log_format.as_deref());
+        if let Some(format) = format {
+            violations.one_of("loggingConfig.logFormat", format, &["JSON", "Text"]);
+        }
+        violations.finish()
+    }
+
+    fn refuse(&self) -> Result<(), ApiError> {
+        let filled = |map: &Option<Map<String, Value>>| map.as_ref().is_some_and(|map| !map.is_empty());
+        let dead_letters = self.dead_letter_config.as_ref();
+        let wanted = [
+            ("Layers", self.layers.as_ref().is_some_and(|layers| !layers.is_empty())),
+            (
+                "FileSystemConfigs",
+                self.file_system_configs.as_ref().is_some_and(|list| !list.is_empty()),
+            ),
+            (
+                "DeadLetterConfig",
+                dead_letters.is_some_and(|config| config.target_arn.as_ref().is_some_and(|arn| !arn.is_empty())),
+            ),
+            ("ImageConfig", filled(&self.image_config)),
+            ("CodeSigningConfigArn", self.code_signing_config_arn.is_some()),
+            ("CapacityProviderConfig", filled(&self.capacity_provider_config)),
+            ("DurableConfig", filled(&self.durable_config)),
+            ("TenancyConfig", filled(&self.tenancy_config)),
+            ("PublishTo", self.publish_to.is_some()),
+            (
+                "SnapStart",
+                self.snap_start
+                    .as_ref()
+                    .is_some_and(|config| config.apply_on.as_deref() == Some("PublishedVersions")),
+            ),
+        ];
+        match wanted.iter().find(|(_, used)| *used) {
+            None => Ok(()),
+            Some((member, _)) => Err(ApiError::invalid(format!(
+                "`{member}` is not available on this node, and the function would behave otherwise without it."
+            ))),
+        }
+    }
+
+    fn kept(self) -> Map<String, Value> {
+        let mut kept = Map::new();
+        if let Some(vpc) = self.vpc_config {
+            let shown = json!({
+                "SubnetIds": vpc.subnet_ids,
+                "SecurityGroupIds": vpc.security_group_ids,
+                "VpcId": "",
+                "Ipv6AllowedForDualStack": vpc.ipv6_allowed_for_dual_stack.unwrap_or(false),
+            });
+            kept.insert("VpcConfig".to_owned(), shown);
+        }
+        if let Some(arn) = self.kms_key_arn {
+            kept.insert("KMSKeyArn".to_owned(), arn.into());
+        }
+        if let Some(mode) = self.tracing_config.and_then(|config| config.mode) {
+            kept.insert("TracingConfig".to_owned(), json!({ "Mode": mode }));
+        }
+        if let Some(config) = self.logging_config {
+            kept.insert("LoggingConfig".to_owned(), config.shown());
+        }
+        kept
+    }
+}
+
+impl LoggingConfig {
+    fn shown(self) -> Value {
+        let members = [
+            ("LogFormat", self.log_format),
+            ("ApplicationLogLevel", self.application_log_level),
+            ("SystemLogLevel", self.system_log_level),
+            ("LogGroup", self.log_group),
+        ];
+        let given = members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
+        Value::Object(given.collect())
+    }
+}

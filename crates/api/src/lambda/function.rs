@@ -1,0 +1,316 @@
+//! Functions: create, read, change, delete.
+
+use std::collections::BTreeMap;
+
+use bowline_functions::model::{CreateFunction, Settings, UpdateCode, UpdateConfiguration};
+use bowline_functions::name::{FunctionRef, Qualifier};
+use bowline_sandbox::Runtime;
+use http::header::HOST;
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::code::{CodeSource, architecture};
+use super::concurrency::Concurrency;
+use super::configuration::{ArnForm, FunctionConfiguration};
+use super::features;
+use super::read::{self, Violations};
+use crate::body::Body;
+use crate::dispatch::Call;
+use crate::error::ApiError;
+use crate::reply;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateRequest<'a> {
+    function_name: Option<String>,
+    runtime: Option<String>,
+    role: Option<String>,
+    handler: Option<String>,
+    #[serde(borrow)]
+    code: Option<CodeSource<'a>>,
+    publish: Option<bool>,
+    package_type: Option<String>,
+    tags: Option<BTreeMap<String, String>>,
+    architectures: Option<Vec<String>>,
+}
+
+/// The settings that creating and updating share.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SettingsMembers {
+    description: Option<String>,
+    timeout: Option<i64>,
+    memory_size: Option<i64>,
+    environment: Option<Environment>,
+    ephemeral_storage: Option<EphemeralStorage>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Environment {
+    variables: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EphemeralStorage {
+    size: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UpdateCodeRequest {
+    architectures: Option<Vec<String>>,
+    publish: Option<bool>,
+    dry_run: Option<bool>,
+    revision_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UpdateConfigurationRequest {
+    runtime: Option<String>,
+    role: Option<String>,
+    handler: Option<String>,
+    revision_id: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct GetFunctionResponse {
+    configuration: FunctionConfiguration,
+    code: CodeLocation,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<Concurrency>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CodeLocation {
+    repository_type: &'static str,
+    location: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListFunctionsResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
+    functions: Vec<FunctionConfiguration>,
+}
+
+/// `CreateFunction`.
+pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let request: CreateRequest<'_> = read::json(body)?;
+    let (account, creation) = creation(call, request, body)?;
+    let mut caller = call.caller();
+    caller.account = account;
+    let created = call
+        .node
+        .functions
+        .create_function(&caller, creation)
+        .await
+        .map_err(|error| ApiError::from(error).on_upload())?;
+    let shown = FunctionConfiguration::new(call.node, created, ArnForm::Plain);
+    Ok(reply::json(StatusCode::CREATED, &shown))
+}
+
+fn creation(
+    call: &Call<'_>,
+    request: CreateRequest<'_>,
+    body: &[u8],
+) -> Result<(bowline_foundation::id::AccountId, CreateFunction), ApiError> {
+    let mut violations = Violations::default();
+    violations.require("functionName", request.function_name.as_ref());
+    violations.require("role", request.role.as_ref());
+    violations.require("code", request.code.as_ref());
+    if let Some(package_type) = request.package_type.as_deref() {
+        violations.one_of("packageType", package_type, &["Zip", "Image"]);
+    }
+    violations.finish()?;
+    if request.package_type.as_deref() == Some("Image") {
+        return Err(ApiError::invalid(
+            "Container images are not configured on this node; use the package type `Zip`.",
+        ));
+    }
+    let target = FunctionRef::parse(&request.function_name.unwrap_or_default(), None, &call.account)?;
+    if target.qualifier.is_some() {
+        return Err(ApiError::invalid("A function is created without a qualifier."));
+    }
+    let Some(runtime_name) = request.runtime else {
+        return Err(ApiError::invalid(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+        ));
+    };
+    let creation = CreateFunction {
+        name: target.name,
+        runtime: runtime(&runtime_name)?,
+        role: request.role.unwrap_or_default(),
+        handler: request.handler,
+        settings: settings(body)?,
+        architecture: architecture(request.architectures.as_deref())?,
+        tags: request.tags.unwrap_or_default(),
+        publish: request.publish.unwrap_or(false),
+        code: request.code.map(|code| code.package()).transpose()?.unwrap_or_default(),
+    };
+    Ok((target.account, creation))
+}
+
+fn runtime(name: &str) -> Result<Runtime, ApiError> {
+    name.parse().map_err(|_| {
+        ApiError::invalid(format!(
+            "Value {name} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: \
+             [provided.al2023, provided.al2, python3.N, nodejsN.x] or be a valid ARN"
+        ))
+    })
+}
+
+fn settings(body: &[u8]) -> Result<Settings, ApiError> {
+    let members: SettingsMembers = read::json(body)?;
+    let inert: Map<String, Value> = features::inert(body)?;
+    Ok(Settings {
+        description: members.description,
+        timeout_seconds: members.timeout,
+        memory_mib: members.memory_size,
+        ephemeral_storage_mib: members.ephemeral_storage.and_then(|storage| storage.size),
+        environment: members
+            .environment
+            .map(|environment| environment.variables.unwrap_or_default()),
+        inert,
+    })
+}
+
+/// `GetFunction`.
+pub fn get(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let target = call.qualified_function()?;
+    let view = call.node.functions.get_function(&target)?;
+    let location = code_location(call, &target);
+    let form = ArnForm::AsAsked(target.qualifier.as_ref());
+    let shown = GetFunctionResponse {
+        configuration: FunctionConfiguration::new(call.node, view.configuration, form),
+        code: CodeLocation {
+            repository_type: "S3",
+            location,
+        },
+        tags: view.tags,
+        concurrency: view.reserved_concurrency.map(Concurrency::new),
+    };
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
+/// Where this node serves the package; by the name the caller reached the node under.
+fn code_location(call: &Call<'_>, target: &FunctionRef) -> String {
+    let host = call.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.map_or_else(|| call.node.local_addr.to_string(), str::to_owned);
+    let version = match &target.qualifier {
+        None => "%24LATEST".to_owned(),
+        Some(qualifier) => qualifier.to_string().replace('$', "%24"),
+    };
+    let account = &target.account;
+    format!(
+        "http://{host}/v1/functions/{}/code?version={version}&account={account}",
+        target.name
+    )
+}
+
+/// `GetFunctionConfiguration`.
+pub fn get_configuration(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let target = call.qualified_function()?;
+    let view = call.node.functions.get_function(&target)?;
+    let form = ArnForm::AsAsked(target.qualifier.as_ref());
+    let shown = FunctionConfiguration::new(call.node, view.configuration, form);
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
+/// `ListFunctions`.
+pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let query = call.route.query;
+    let all_versions = match query.get("FunctionVersion").as_deref() {
+        None | Some("") => false,
+        Some("ALL") => true,
+        Some(other) => {
+            return Err(read::invalid(
+                other,
+                "functionVersion",
+                "Member must satisfy enum value set: [ALL]",
+            ));
+        }
+    };
+    let form = if all_versions {
+        ArnForm::Qualified
+    } else {
+        ArnForm::Plain
+    };
+    let page = read::page(query)?;
+    let found = call
+        .node
+        .functions
+        .list_functions(&call.caller(), all_versions, &page)?;
+    let shown = ListFunctionsResponse {
+        next_marker: found.next_marker,
+        functions: found
+            .items
+            .into_iter()
+            .map(|configuration| FunctionConfiguration::new(call.node, configuration, form))
+            .collect(),
+    };
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
+/// `UpdateFunctionCode`.
+pub async fn update_code(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let target = call.function()?;
+    let request: UpdateCodeRequest = read::json(body)?;
+    let source: CodeSource<'_> = read::json(body)?;
+    let update = UpdateCode {
+        code: source.package()?,
+        architecture: architecture(request.architectures.as_deref())?,
+        publish: request.publish.unwrap_or(false),
+        dry_run: request.dry_run.unwrap_or(false),
+        revision_id: request.revision_id,
+    };
+    let updated = call
+        .node
+        .functions
+        .update_code(&call.caller(), &target, update)
+        .await
+        .map_err(|error| ApiError::from(error).on_upload())?;
+    let shown = FunctionConfiguration::new(call.node, updated, ArnForm::Plain);
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
+/// `UpdateFunctionConfiguration`.
+pub async fn update_configuration(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let target = call.function()?;
+    let request: UpdateConfigurationRequest = read::json(body)?;
+    let update = UpdateConfiguration {
+        runtime: request.runtime.as_deref().map(runtime).transpose()?,
+        role: request.role,
+        handler: request.handler,
+        settings: settings(body)?,
+        revision_id: request.revision_id,
+    };
+    let updated = call
+        .node
+        .functions
+        .update_configuration(&call.caller(), &target, update)
+        .await
+        .map_err(|error| ApiError::from(error).on_upload())?;
+    let shown = FunctionConfiguration::new(call.node, updated, ArnForm::Plain);
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
+/// `DeleteFunction`: the whole function, or the version that the target is qualified with.
+pub async fn delete(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let target = call.qualified_function()?;
+    if let Some(Qualifier::Alias(_)) = &target.qualifier {
+        return Err(ApiError::invalid(
+            "An alias cannot be deleted with its function's operation; use DeleteAlias.",
+        ));
+    }
+    call.node.functions.delete_function(&call.caller(), &target).await?;
+    Ok(reply::json(StatusCode::OK, &Map::new()))
+}

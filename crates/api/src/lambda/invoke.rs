@@ -1,0 +1,165 @@
+//! Invoke, the path that must be fast: no maps, no intermediate JSON, headers made beforehand.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bowline_foundation::limits::CLIENT_CONTEXT_BYTES_MAX;
+use bowline_functions::name::Version;
+use bowline_functions::{InvocationRequest, InvocationResponse};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::read;
+use crate::body::Body;
+use crate::dispatch::Call;
+use crate::error::{ApiError, Exception};
+use crate::reply;
+
+const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
+const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
+const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+const TENANT_ID: HeaderName = HeaderName::from_static("x-amz-tenant-id");
+const DURABLE_NAME: HeaderName = HeaderName::from_static("x-amz-durable-execution-name");
+
+const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
+const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
+const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+const REMAPPED_LENGTH: HeaderName = HeaderName::from_static("x-amzn-remapped-content-length");
+
+const UNHANDLED: HeaderValue = HeaderValue::from_static("Unhandled");
+const LATEST: HeaderValue = HeaderValue::from_static("$LATEST");
+const ZERO: HeaderValue = HeaderValue::from_static("0");
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InvocationType {
+    RequestResponse,
+    DryRun,
+}
+
+/// `Invoke`.
+pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, ApiError> {
+    let target = call.qualified_function()?;
+    let headers = call.headers;
+    let kind = invocation_type(headers)?;
+    refuse_modes(headers)?;
+    let request = InvocationRequest {
+        request_id: call.request_id,
+        payload,
+        client_context: client_context(headers)?,
+        trace_id: text(headers, &TRACE_ID)?.map(str::to_owned),
+        log_tail: log_tail(headers)?,
+    };
+    if kind == InvocationType::DryRun {
+        let version = call.node.functions.dry_run(&target)?;
+        let mut response = reply::empty(StatusCode::NO_CONTENT);
+        response.headers_mut().insert(EXECUTED_VERSION, version_value(version));
+        return Ok(response);
+    }
+    let answered = call.node.functions.invoke(&target, request).await?;
+    Ok(respond(answered, headers.get(TRACE_ID)))
+}
+
+fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Response<Body> {
+    let (payload, failed) = match answered.result {
+        Ok(payload) => (payload, false),
+        Err(error) => (error.payload, true),
+    };
+    let mut response = reply::json_bytes(StatusCode::OK, payload);
+    let headers = response.headers_mut();
+    headers.insert(REMAPPED_LENGTH, ZERO);
+    headers.insert(EXECUTED_VERSION, version_value(answered.executed_version));
+    if failed {
+        headers.insert(FUNCTION_ERROR, UNHANDLED);
+    }
+    if let Some(tail) = answered.log_tail {
+        let value = HeaderValue::from_str(&STANDARD.encode(tail)).expect("base64 is a header value");
+        headers.insert(LOG_RESULT, value);
+    }
+    if let Some(trace_id) = trace_id {
+        headers.insert(TRACE_ID, trace_id.clone());
+    }
+    response
+}
+
+fn version_value(version: Version) -> HeaderValue {
+    match version {
+        Version::Latest => LATEST,
+        Version::Number(number) => HeaderValue::from(number),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ApiError> {
+    match headers.get(name) {
+        None => Ok(None),
+        Some(value) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| ApiError::invalid(format!("Header `{name}` is not ASCII text."))),
+    }
+}
+
+fn invocation_type(headers: &HeaderMap) -> Result<InvocationType, ApiError> {
+    match text(headers, &INVOCATION_TYPE)? {
+        None | Some("RequestResponse") => Ok(InvocationType::RequestResponse),
+        Some("DryRun") => Ok(InvocationType::DryRun),
+        Some("Event") => Err(ApiError::invalid(
+            "Asynchronous invocation (`Event`) is not available on this node; use `RequestResponse`.",
+        )),
+        Some(other) => Err(read::invalid(
+            other,
+            "invocationType",
+            "Member must satisfy enum value set: [Event, RequestResponse, DryRun]",
+        )),
+    }
+}
+
+fn log_tail(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match text(headers, &LOG_TYPE)? {
+        None | Some("None") => Ok(false),
+        Some("Tail") => Ok(true),
+        Some(other) => Err(read::invalid(
+            other,
+            "logType",
+            "Member must satisfy enum value set: [Tail, None]",
+        )),
+    }
+}
+
+/// Kinds of functions that this node does not have.
+fn refuse_modes(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(TENANT_ID) {
+        return Err(ApiError::invalid(
+            "The invoked function is not enabled with tenancy configuration. \
+             Remove the tenant id from the request and try again.",
+        ));
+    }
+    if headers.contains_key(DURABLE_NAME) {
+        return Err(ApiError::invalid(
+            "The invoked function is not a durable function. \
+             Remove the durable execution name from the request and try again.",
+        ));
+    }
+    Ok(())
+}
+
+/// The client context, decoded; it must be JSON.
+fn client_context(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(encoded) = text(headers, &CLIENT_CONTEXT)? else {
+        return Ok(None);
+    };
+    let refuse = |message: &str| ApiError::new(Exception::InvalidRequestContent, message);
+    if encoded.len() > CLIENT_CONTEXT_BYTES_MAX {
+        return Err(refuse(&format!(
+            "Client context must be at most {CLIENT_CONTEXT_BYTES_MAX} bytes of base64; it has {}.",
+            encoded.len()
+        )));
+    }
+    let decoded = STANDARD
+        .decode(encoded)
+        .ok()
+        .and_then(|raw| String::from_utf8(raw).ok());
+    match decoded {
+        Some(json) if serde_json::from_str::<serde::de::IgnoredAny>(&json).is_ok() => Ok(Some(json)),
+        _ => Err(refuse("Client context must be a valid Base64-encoded JSON object.")),
+    }
+}

@@ -1,0 +1,21 @@
+//! The node's HTTP server and its wires: Lambda's API as AWS clients speak it, and the operator's
+//! endpoints beside it.
+//!
+//! The way of a request: [`server`] reads it, [`route`] names the operation, `dispatch` runs it against
+//! [`bowline_functions::Handle`], and `error` gives a refusal the shape that clients expect. Domain
+//! types never appear on the wire: each resource in `lambda` has its own.
+
+pub mod route;
+pub mod server;
+
+mod account;
+mod body;
+mod dispatch;
+mod error;
+mod lambda;
+mod metrics;
+mod native;
+mod origin;
+mod reply;
+
+pub use server::{BindError, Options, Running, Server};

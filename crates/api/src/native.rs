@@ -1,0 +1,65 @@
+//! The node's own endpoints: for operators, and what Lambda's API has no operation for.
+
+mod logs;
+
+use bowline_functions::name::FunctionRef;
+use http::{HeaderValue, Response, StatusCode};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+
+use crate::body::Body;
+use crate::dispatch::{Call, Node};
+use crate::error::{ApiError, Exception};
+use crate::reply;
+
+pub use logs::read_logs;
+
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+const WELCOME: &str = "\
+This is a Bowline node. It speaks the AWS Lambda API.
+
+  aws lambda list-functions --endpoint-url http://THIS-ADDRESS
+
+  /healthz   whether the node answers
+  /metrics   counts and gauges for Prometheus
+  /v1/functions/NAME/logs?bytes=N&follow=true
+  /v1/functions/NAME/code?version=VERSION
+";
+
+/// `GET /`: what this is.
+pub fn welcome() -> Response<Body> {
+    reply::text(StatusCode::OK, WELCOME)
+}
+
+/// `GET /healthz`.
+pub fn health() -> Response<Body> {
+    reply::text(StatusCode::OK, "ok\n")
+}
+
+/// `GET /metrics`: the server's own counts, then those of the node.
+pub fn metrics(node: &Node) -> Result<Response<Body>, ApiError> {
+    let mut text = String::with_capacity(16 * 1024);
+    encode_registry(&mut text, &node.http_registry)
+        .and_then(|()| encode_registry(&mut text, &node.registry))
+        .and_then(|()| encode_eof(&mut text))
+        .map_err(|error| ApiError::new(Exception::Service, format!("cannot encode the metrics: {error}")))?;
+    Ok(reply::whole(StatusCode::OK, OPEN_METRICS, text.into()))
+}
+
+/// `GET /v1/functions/{name}/code`: the deployment package as uploaded.
+pub async fn read_code(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let target = function(call)?;
+    let package = call.node.functions.read_code(&target).await?;
+    Ok(reply::whole(StatusCode::OK, OCTETS, package))
+}
+
+/// The function in the path; `version` and `account` may stand in the query, for links carry no headers.
+fn function(call: &Call<'_>) -> Result<FunctionRef, ApiError> {
+    let query = call.route.query;
+    let account = query.get("account").and_then(|text| text.parse().ok());
+    let account = account.as_ref().unwrap_or(&call.account);
+    let version = query.get("version");
+    Ok(FunctionRef::parse(&call.route.resource, version.as_deref(), account)?)
+}

@@ -1,0 +1,113 @@
+//! Features that the node does not have.
+
+use serde_json::json;
+
+use crate::harness::{FUNCTIONS, TestNode};
+
+#[tokio::test]
+async fn reads_find_the_default_or_nothing() {
+    let node = TestNode::start().await;
+    node.create("hello").await;
+    let arn = "arn:aws:lambda:eu-central-1:000000000000:function:hello";
+    for (path, expected) in [
+        (
+            "/2020-06-30/functions/hello/code-signing-config",
+            json!({ "CodeSigningConfigArn": "", "FunctionName": "hello" }),
+        ),
+        (
+            "/2024-08-31/functions/hello/recursion-config",
+            json!({ "RecursiveLoop": "Terminate" }),
+        ),
+        (
+            "/2021-07-20/functions/hello/runtime-management-config",
+            json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": arn }),
+        ),
+        (
+            "/2015-03-31/event-source-mappings?FunctionName=hello",
+            json!({ "EventSourceMappings": [] }),
+        ),
+        ("/2018-10-31/layers", json!({ "Layers": [] })),
+        ("/2021-10-31/functions/hello/urls", json!({ "FunctionUrlConfigs": [] })),
+        (
+            "/2019-09-30/functions/hello/provisioned-concurrency?List=ALL",
+            json!({ "ProvisionedConcurrencyConfigs": [] }),
+        ),
+        (
+            "/2019-09-25/functions/hello/event-invoke-config/list",
+            json!({ "FunctionEventInvokeConfigs": [] }),
+        ),
+    ] {
+        let answer = node.get(path).await;
+        assert_eq!((answer.status, answer.json()), (200, expected), "{path}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let node = TestNode::start().await;
+    node.create("hello").await;
+    let missing = "ResourceNotFoundException";
+    for (path, name) in [
+        ("/2015-03-31/functions/hello/policy", missing),
+        ("/2021-10-31/functions/hello/url", missing),
+        ("/2019-09-25/functions/hello/event-invoke-config", missing),
+        (
+            "/2019-09-30/functions/hello/provisioned-concurrency?Qualifier=1",
+            missing,
+        ),
+        (
+            "/2019-09-30/functions/hello/provisioned-concurrency",
+            "ProvisionedConcurrencyConfigNotFoundException",
+        ),
+        (
+            "/2020-04-22/code-signing-configs/arn",
+            "CodeSigningConfigNotFoundException",
+        ),
+        ("/2018-10-31/layers/l/versions/1", missing),
+        ("/2025-12-01/durable-executions/arn", missing),
+        ("/2020-06-30/functions/nobody/code-signing-config", missing),
+    ] {
+        node.get(path).await.refused(404, name);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn turning_a_feature_on_is_denied() {
+    let node = TestNode::start().await;
+    node.create("hello").await;
+    for (method, path) in [
+        ("POST", "/2015-03-31/functions/hello/policy"),
+        ("POST", "/2021-10-31/functions/hello/url"),
+        ("POST", "/2015-03-31/event-source-mappings"),
+        ("POST", "/2018-10-31/layers/l/versions"),
+        ("PUT", "/2019-09-30/functions/hello/provisioned-concurrency"),
+        ("POST", "/2014-11-13/functions/hello/invoke-async"),
+        ("POST", "/2021-11-15/functions/hello/response-streaming-invocations"),
+        ("PUT", "/2024-08-31/functions/hello/recursion-config"),
+        ("PUT", "/2026-07-09/resource-policy/arn"),
+    ] {
+        let message = node
+            .request(method, path, "{}".into())
+            .await
+            .refused(403, "AccessDeniedException");
+        assert!(message.contains("lambda:"), "{message}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_operations_are_unknown() {
+    let node = TestNode::start().await;
+    for (method, path) in [
+        ("GET", "/2099-01-01/functions"),
+        ("PATCH", FUNCTIONS),
+        ("GET", "/favicon.ico"),
+    ] {
+        node.request(method, path, "{}".into())
+            .await
+            .refused(404, "UnknownOperationException");
+    }
+    node.stop().await;
+}

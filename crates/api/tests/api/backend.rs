@@ -1,0 +1,90 @@
+//! A backend whose functions do what their event says.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bowline_sandbox::{
+    Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind,
+    Usage, VersionSpec,
+};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+/// Echoes events. `{"fail": true}` fails, `{"say": "x"}` logs x, `{"wait": true}` waits for the gate,
+/// `{"context": true}` answers with what the runtime was told beside the event.
+pub struct Scripted {
+    pub gate: Arc<Semaphore>,
+    /// One permit for each invocation that began to wait.
+    pub waiting: Arc<Semaphore>,
+}
+
+struct ScriptedSandbox {
+    gate: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    log: Arc<dyn LogSink>,
+}
+
+#[async_trait]
+impl Backend for Scripted {
+    fn kind(&self) -> SandboxKind {
+        SandboxKind::Wasm
+    }
+
+    async fn prepare(&self, _version: &VersionSpec) -> Result<(), PrepareError> {
+        Ok(())
+    }
+
+    async fn create(&self, _version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
+        Ok(Box::new(ScriptedSandbox {
+            gate: Arc::clone(&self.gate),
+            waiting: Arc::clone(&self.waiting),
+            log,
+        }))
+    }
+}
+
+#[async_trait]
+impl Sandbox for ScriptedSandbox {
+    async fn invoke(&mut self, invocation: Invocation) -> Report {
+        let event: serde_json::Value = serde_json::from_slice(&invocation.payload).unwrap_or_default();
+        if event["wait"] == true {
+            self.waiting.add_permits(1);
+            self.gate.acquire().await.expect("the gate is never closed").forget();
+        }
+        if let Some(words) = event["say"].as_str() {
+            self.log.write(format!("{words}\n").as_bytes());
+        }
+        let outcome = if event["fail"] == true {
+            Outcome::Failed(FunctionError::new("Sad", "it failed"))
+        } else if event["context"] == true {
+            Outcome::Success(context(&invocation))
+        } else {
+            Outcome::Success(invocation.payload)
+        };
+        Report {
+            outcome,
+            usage: Usage::default(),
+            reusable: true,
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn destroy(self: Box<Self>) {}
+}
+
+fn context(invocation: &Invocation) -> Bytes {
+    let seen = serde_json::json!({
+        "arn": invocation.invoked_arn,
+        "client": invocation.client_context,
+        "trace": invocation.trace_id,
+        "request": invocation.request_id.to_string(),
+    });
+    seen.to_string().into()
+}

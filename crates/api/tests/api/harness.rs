@@ -1,0 +1,217 @@
+//! A node under test and a client that says exactly what a test wants on the wire.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bowline_api::{Options, Running, Server};
+use bowline_foundation::clock::{Clock, Timestamp};
+use bowline_foundation::entropy::Entropy;
+use bowline_functions::Service;
+use bowline_functions::metrics::Metrics;
+use bowline_store::MemoryStore;
+use bowline_store::blob::Blobs;
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::backend::Scripted;
+
+/// The beginning of any WebAssembly module; the scripted backend looks no further.
+pub const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+/// Where functions lie on the wire.
+pub const FUNCTIONS: &str = "/2015-03-31/functions";
+
+pub struct TestNode {
+    pub addr: SocketAddr,
+    /// Lets invocations that wait go on.
+    pub gate: Arc<Semaphore>,
+    /// One permit for each invocation that waits.
+    pub waiting: Arc<Semaphore>,
+    running: Running,
+    service: Service,
+    _data: TempDir,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl TestNode {
+    /// A node on which time stands still and chance is the same each time.
+    pub async fn start() -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let clock = Clock::fake(Timestamp::from_micros(1_795_217_079_123_456));
+        let entropy = Entropy::seeded(7);
+        let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let backend = Scripted {
+            gate: Arc::clone(&gate),
+            waiting: Arc::clone(&waiting),
+        };
+        let mut registry = Registry::default();
+        let service = Service::start(bowline_functions::Options {
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            store: Arc::new(MemoryStore::default()),
+            blobs: Blobs::in_memory(),
+            data_dir: data.path().to_owned(),
+            region: "eu-central-1".to_owned(),
+            concurrency_max: 1000,
+            keep_alive: Duration::from_secs(60),
+            backends: vec![Arc::new(backend)],
+            metrics: Metrics::register(&mut registry),
+        })
+        .await
+        .expect("an empty store loads");
+
+        let options = Options {
+            clock,
+            entropy,
+            region: "eu-central-1".to_owned(),
+            registry: Arc::new(registry),
+            ..Options::new((Ipv4Addr::LOCALHOST, 0).into(), service.handle())
+        };
+        let running = Server::bind(options).await.expect("a free port");
+        Self {
+            addr: running.local_addr(),
+
+            gate,
+            waiting,
+            running,
+            service,
+            _data: data,
+        }
+    }
+
+    /// Ends the server, then the service.
+    pub async fn stop(self) {
+        self.running.shut_down().await;
+        self.service.shut_down().await;
+    }
+
+    /// Sends one request on a connection of its own.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        send(self.addr, request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, Bytes::new()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.request("DELETE", path, Bytes::new()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.request("POST", path, body.to_string().into()).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.request("PUT", path, body.to_string().into()).await
+    }
+
+    pub async fn request(&self, method: &str, path: &str, body: Bytes) -> Answer {
+        self.send(request(method, path, &[], body)).await
+    }
+
+    /// Creates a function and waits until it can be invoked.
+    pub async fn create(&self, name: &str) -> Value {
+        let answer = self.post(FUNCTIONS, &creation(name)).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        self.settled(name).await;
+        answer.json()
+    }
+
+    /// Waits until neither creation nor update is in progress; returns the configuration.
+    pub async fn settled(&self, name: &str) -> Value {
+        loop {
+            let shown = self.get(&format!("{FUNCTIONS}/{name}/configuration")).await.json();
+            if shown["State"] != "Pending" && shown["LastUpdateStatus"] != "InProgress" {
+                return shown;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub async fn invoke(&self, name: &str, event: &str) -> Answer {
+        let path = format!("{FUNCTIONS}/{name}/invocations");
+        self.request("POST", &path, Bytes::copy_from_slice(event.as_bytes()))
+            .await
+    }
+}
+
+/// The body of a `CreateFunction`.
+pub fn creation(name: &str) -> Value {
+    json!({
+        "FunctionName": name,
+        "Runtime": "provided.al2023",
+        "Role": "arn:aws:iam::000000000000:role/any",
+        "Handler": "bootstrap",
+        "Code": { "ZipFile": STANDARD.encode(MODULE) },
+    })
+}
+
+pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: Bytes) -> Request<Full<Bytes>> {
+    let mut builder = Request::builder().method(method).uri(path).header("host", "node.test");
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(Full::new(body)).expect("a valid request")
+}
+
+pub async fn send(addr: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+    let stream = TcpStream::connect(addr).await.expect("the node listens");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await.expect("an answer");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a whole body").to_bytes();
+    connection.abort();
+    Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body,
+    }
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("ASCII"))
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("UTF-8")
+    }
+
+    /// Checks that this is the error `name` with `status`, in the shape clients read; returns its message.
+    #[track_caller]
+    pub fn refused(&self, status: u16, name: &str) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("x-amzn-errortype"), Some(name), "{self:?}");
+        assert!(self.header("x-amzn-requestid").is_some(), "{self:?}");
+        let body = self.json();
+        let fault = if status < 500 { "User" } else { "Service" };
+        assert_eq!(body["Type"], fault, "{self:?}");
+        let (lower, upper) = (body.get("message"), body.get("Message"));
+        assert!(lower.is_some() != upper.is_some(), "{self:?}");
+        lower.or(upper).and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+}

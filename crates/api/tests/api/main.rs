@@ -1,0 +1,14 @@
+//! The server over the real functions service, with an embedded store and a scripted sandbox backend,
+//! spoken to over real sockets.
+
+mod backend;
+mod harness;
+
+mod absent;
+mod aliases;
+mod connections;
+mod functions;
+mod invoke;
+mod native;
+mod settings;
+mod versions;
