@@ -1,0 +1,79 @@
+//! The command line: which commands there are, and what a failed one leaves behind.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::command::{aliases, config, demo, deploy, functions, invoke, logs, up, versions};
+use crate::output::Output;
+
+/// The exit code of a command that failed; a function's own error gives 1.
+const FAILED: u8 = 2;
+
+/// A serverless platform in one binary that speaks the AWS Lambda API.
+#[derive(Debug, Parser)]
+#[command(name = "bowline", version, max_term_width = 100)]
+pub struct Cli {
+    /// Print one JSON document on standard output instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Up(up::Args),
+    /// Run a node with the example functions on it.
+    Demo(demo::Args),
+    /// Create or update a function from a project, a file, a folder or an archive.
+    Deploy(deploy::Args),
+    /// Invoke a function and print its answer.
+    Invoke(invoke::Args),
+    /// Print what a function has logged.
+    Logs(logs::Args),
+    /// List, show and remove functions.
+    Functions(functions::Args),
+    /// List, show, publish and remove versions of a function.
+    Versions(versions::Args),
+    /// List, show, set and remove aliases of a function.
+    Aliases(aliases::Args),
+    /// Print the effective configuration of a node and where each value comes from.
+    Config(config::Args),
+    /// Print a completion script.
+    Completions {
+        /// The shell it is for.
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// Runs the command; the error, if any, is printed with its causes on one line.
+    pub fn run(self) -> ExitCode {
+        let output = Output { json: self.json };
+        let result = match self.command {
+            Command::Up(args) => up::run(args, output),
+            Command::Demo(args) => demo::run(args, output),
+            Command::Deploy(args) => deploy::run(args, output),
+            Command::Invoke(args) => invoke::run(args, output),
+            Command::Logs(args) => logs::run(args, output),
+            Command::Functions(args) => functions::run(args, output),
+            Command::Versions(args) => versions::run(args, output),
+            Command::Aliases(args) => aliases::run(args, output),
+            Command::Config(args) => config::run(args, output),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "bowline", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+        };
+        result.unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! A blocking client of a node's API, as far as the commands need one.
+
+use std::io::Read;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{HeaderMap, Method, Request, Response};
+
+/// What a path segment or query value may hold unescaped.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const CONNECT_SECONDS_MAX: u64 = 5;
+
+/// Where the node is that a command speaks to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Remote {
+    /// The node's address.
+    #[arg(
+        long,
+        env = "BOWLINE_ENDPOINT",
+        default_value = "http://127.0.0.1:9000",
+        value_name = "URL"
+    )]
+    endpoint: String,
+}
+
+impl Remote {
+    pub fn client(&self) -> Client {
+        Client::new(&self.endpoint)
+    }
+}
+
+/// A connection pool to one node.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: Agent,
+    endpoint: String,
+}
+
+/// An answer with a status below 300.
+pub struct Answer {
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+/// Why a request did not give an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no node answers at {0}: start one with `bowline up`, or name another with --endpoint or BOWLINE_ENDPOINT")]
+    Unreachable(String),
+    #[error("`{0}` is not an endpoint; expected `http://HOST:PORT`")]
+    Endpoint(String),
+    #[error("request to {endpoint} failed")]
+    Transport {
+        endpoint: String,
+        #[source]
+        source: Box<ureq::Error>,
+    },
+    #[error("{0}")]
+    Service(ServiceError),
+    #[error(
+        "{endpoint} answered with something that is not the Lambda API's JSON: {what}; is another program listening there?"
+    )]
+    Protocol { endpoint: String, what: String },
+}
+
+/// An error that the service reported.
+#[derive(Debug)]
+pub struct ServiceError {
+    pub status: u16,
+    /// The exception's name, `ResourceNotFoundException` say.
+    pub kind: String,
+    pub message: String,
+}
+
+impl std::fmt::Display for ServiceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}, HTTP {})", self.message, self.kind, self.status)?;
+        match self.hint() {
+            Some(hint) => write!(f, "\n{hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ServiceError {
+    /// What the caller can do about it.
+    fn hint(&self) -> Option<&'static str> {
+        match self.kind.as_str() {
+            "ResourceNotFoundException" => {
+                Some("`bowline functions ls` shows what exists; `versions ls NAME` and `aliases ls NAME` likewise")
+            }
+            "ResourceConflictException" => Some("wait until the change under way has ended, then repeat the command"),
+            "TooManyRequestsException" => {
+                Some("wait for running invocations to end, or raise `concurrency` in bowline.toml")
+            }
+            "ServiceException" => Some("the node's own log says more"),
+            _ => None,
+        }
+    }
+}
+
+impl ClientError {
+    /// Whether the service said that the thing does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Service(error) if error.status == 404 && error.kind == "ResourceNotFoundException")
+    }
+}
+
+impl Client {
+    pub fn new(endpoint: &str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_connect(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
+            .user_agent(concat!("bowline/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self {
+            agent: config.into(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+        }
+    }
+
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.json(Method::GET, path, None)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(Method::POST, path, Some(body))
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(Method::PUT, path, Some(body))
+    }
+
+    pub fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, HeaderMap::new(), Vec::new()).map(drop)
+    }
+
+    /// All pages of a list: the items under `field` of each.
+    pub fn list(&self, path: &str, field: &str) -> Result<Vec<Value>, ClientError> {
+        let mut items = Vec::new();
+        let mut marker = String::new();
+        loop {
+            let mut page = self.get(&format!("{path}?MaxItems=50{marker}"))?;
+            match page[field].take() {
+                Value::Array(found) => items.extend(found),
+                _ => return Err(self.protocol(&format!("no `{field}` in a list"))),
+            }
+            match page["NextMarker"].as_str() {
+                Some(next) if !next.is_empty() => marker = format!("&Marker={}", escape(next)),
+                _ => return Ok(items),
+            }
+        }
+    }
+
+    /// Sends bytes and gives the whole answer.
+    pub fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, ClientError> {
+        let response = self.request(method, path, headers, body)?;
+        let (parts, mut body) = response.into_parts();
+        let body = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let answer = Answer {
+            headers: parts.headers,
+            body: body.map_err(|error| self.transport(error))?,
+        };
+        let status = parts.status.as_u16();
+        if status < 300 {
+            Ok(answer)
+        } else {
+            Err(self.refusal(status, &answer))
+        }
+    }
+
+    /// A GET whose answer is read as it comes.
+    pub fn stream(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
+        let response = self.request(Method::GET, path, HeaderMap::new(), Vec::new())?;
+        let (parts, mut body) = response.into_parts();
+        let status = parts.status.as_u16();
+        if status < 300 {
+            return Ok(body.into_reader());
+        }
+        let body = body.read_to_vec().map_err(|error| self.transport(error))?;
+        let headers = parts.headers;
+        Err(self.refusal(status, &Answer { headers, body }))
+    }
+
+    fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let mut headers = HeaderMap::new();
+        if body.is_some() {
+            headers.insert(
+                "content-type",
+                "application/json".parse().expect("a plain header value"),
+            );
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let answer = self.send(method, path, headers, body.into_bytes())?;
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| self.protocol(&error.to_string()))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Response<ureq::Body>, ClientError> {
+        let bodiless = matches!(method, Method::GET | Method::DELETE);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.endpoint));
+        if let Some(own) = request.headers_mut() {
+            own.extend(headers);
+        }
+        let result = if bodiless {
+            request
+                .body(())
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(request))
+        } else {
+            request
+                .body(body)
+                .map_err(ureq::Error::from)
+                .and_then(|request| self.agent.run(request))
+        };
+        result.map_err(|error| self.transport(error))
+    }
+
+    fn transport(&self, error: ureq::Error) -> ClientError {
+        let endpoint = self.endpoint.clone();
+        match error {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => ClientError::Endpoint(endpoint),
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => ClientError::Unreachable(endpoint),
+            ureq::Error::Timeout(ureq::Timeout::Connect) => ClientError::Unreachable(endpoint),
+            ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                ClientError::Unreachable(endpoint)
+            }
+            error => ClientError::Transport {
+                endpoint,
+                source: Box::new(error),
+            },
+        }
+    }
+
+    fn refusal(&self, status: u16, answer: &Answer) -> ClientError {
+        let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
+            return self.protocol(&format!("HTTP {status}"));
+        };
+        let kind = answer
+            .headers
+            .get("x-amzn-errortype")
+            .and_then(|kind| kind.to_str().ok());
+        let kind = kind.or(body["__type"].as_str()).unwrap_or("error");
+        let message = body["message"].as_str().or(body["Message"].as_str());
+        ClientError::Service(ServiceError {
+            status,
+            kind: kind.split(':').next().unwrap_or(kind).to_owned(),
+            message: message.unwrap_or("no message").to_owned(),
+        })
+    }
+
+    fn protocol(&self, what: &str) -> ClientError {
+        ClientError::Protocol {
+            endpoint: self.endpoint.clone(),
+            what: what.to_owned(),
+        }
+    }
+}
+
+/// A text as one path segment or query value.
+pub fn escape(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// The path of a function, or of what lies below it.
+pub fn function_path(name: &str, below: &str) -> String {
+    format!("/2015-03-31/functions/{}{below}", escape(name))
+}

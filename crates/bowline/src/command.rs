@@ -1,0 +1,29 @@
+//! The commands, one file each.
+
+pub mod aliases;
+pub mod config;
+pub mod demo;
+pub mod deploy;
+pub mod functions;
+pub mod invoke;
+pub mod logs;
+pub mod settings;
+pub mod up;
+pub mod versions;
+
+use serde_json::Value;
+
+/// A member of an answer as a table's cell: a text as it is, nothing as a dash.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What a command prints when it removed something.
+fn removed(what: &str) -> Value {
+    serde_json::json!({ "removed": what })
+}

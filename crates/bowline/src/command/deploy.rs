@@ -1,0 +1,243 @@
+//! `bowline deploy`: makes a package and creates or updates the function through the Lambda API.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bowline_foundation::clock::Clock;
+use bowline_foundation::digest::Digest;
+use serde_json::{Map, Value, json};
+
+use super::cell;
+use crate::client::{Client, Remote, function_path};
+use crate::output::Output;
+use crate::package::{self, Package, Target, Wanted};
+use crate::progress::{Progress, size};
+
+/// The role that functions get; nothing checks it.
+const ROLE: &str = "arn:aws:iam::000000000000:role/bowline";
+/// How long a change may take; compiling a large module is the longest.
+const SETTLE_MAX: Duration = Duration::from_secs(300);
+const POLL_FIRST: Duration = Duration::from_millis(5);
+const POLL_MAX: Duration = Duration::from_millis(200);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A Cargo project, a `.py`, `.js` or `.mjs` file, a folder, a `.zip` or a `.wasm`.
+    path: std::path::PathBuf,
+    /// The function's name [default: what the path is called].
+    #[arg(long)]
+    name: Option<String>,
+    /// Lambda's name of the runtime [default: detected].
+    #[arg(long)]
+    runtime: Option<String>,
+    /// Where the code is entered, `app.handler` say [default: detected].
+    #[arg(long)]
+    handler: Option<String>,
+    /// Memory in MB.
+    #[arg(long, value_name = "MB")]
+    memory: Option<u32>,
+    /// Longest time of an invocation.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u32>,
+    /// A variable of the function's environment; the ones given replace those it had.
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    environment: Vec<(String, String)>,
+    /// Build a Cargo project as a static native program, not as WebAssembly.
+    #[arg(long, conflicts_with = "target")]
+    native: bool,
+    /// Build a Cargo project for this target, `wasm32-wasip2` say.
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
+    /// Which program of a Cargo project.
+    #[arg(long, value_name = "NAME")]
+    bin: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// What a deployment sets besides the package; what is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub memory_mb: Option<u32>,
+    pub timeout_seconds: Option<u32>,
+    pub environment: Option<Map<String, Value>>,
+}
+
+pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let progress = Progress::stderr();
+    let client = args.remote.client();
+    let wanted = Wanted {
+        path: args.path,
+        name: args.name,
+        runtime: args.runtime,
+        handler: args.handler,
+        target: args
+            .target
+            .as_deref()
+            .map(Target::named)
+            .or(args.native.then(Target::native)),
+        bin: args.bin,
+    };
+    let environment: Map<_, _> = args
+        .environment
+        .into_iter()
+        .map(|(name, value)| (name, json!(value)))
+        .collect();
+    let settings = Settings {
+        memory_mb: args.memory,
+        timeout_seconds: args.timeout,
+        environment: (!environment.is_empty()).then_some(environment),
+    };
+    // Asked first, so that nobody waits for a build only to learn that there is no node.
+    client.get("/2016-08-19/account-settings")?;
+    let package = package::assemble(&wanted, &progress)?;
+    let deployed = deploy(&client, &package, &settings, &progress)?;
+    output.print(&deployed, || {
+        let name = &package.name;
+        let elsewhere = match client.endpoint() {
+            "http://127.0.0.1:9000" => String::new(),
+            endpoint => format!(" --endpoint {endpoint}"),
+        };
+        format!(
+            "{}\ninvoke it with: bowline invoke {name}{elsewhere} -d '{{}}'\n           or: aws --endpoint-url {} lambda invoke --function-name {name} \
+             --payload '{{}}' --cli-binary-format raw-in-base64-out /dev/stdout",
+            cell(&deployed["FunctionArn"]),
+            client.endpoint()
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Creates or updates the function and waits until it can be invoked; gives its configuration.
+pub fn deploy(client: &Client, package: &Package, settings: &Settings, progress: &Progress) -> anyhow::Result<Value> {
+    let name = &package.name;
+    let found = match client.get(&function_path(name, "/configuration")) {
+        Ok(found) => Some(found),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let step = progress.step(&format!("deploying {name}: {} zipped", size(package.code.len() as u64)));
+    let (configuration, what) = match found {
+        None => (create(client, package, settings)?, "created"),
+        Some(found) => update(client, package, settings, &found)?,
+    };
+    step.done(&format!(
+        "{what} {name} ({}, handler {}) from {}",
+        cell(&configuration["Runtime"]),
+        cell(&configuration["Handler"]),
+        package.origin
+    ));
+    Ok(configuration)
+}
+
+fn create(client: &Client, package: &Package, settings: &Settings) -> anyhow::Result<Value> {
+    let mut body = configuration(package, settings);
+    body.insert("FunctionName".to_owned(), json!(package.name));
+    body.insert("Role".to_owned(), json!(ROLE));
+    body.insert("Code".to_owned(), json!({ "ZipFile": BASE64.encode(&package.code) }));
+    client.post("/2015-03-31/functions", &Value::Object(body))?;
+    let settled = settled(client, &package.name);
+    if settled.is_err() {
+        // A first deployment that cannot run leaves nothing behind.
+        let _ = client.delete(&function_path(&package.name, ""));
+    }
+    settled
+}
+
+fn update(
+    client: &Client,
+    package: &Package,
+    settings: &Settings,
+    found: &Value,
+) -> anyhow::Result<(Value, &'static str)> {
+    let mut latest = found.clone();
+    let wanted = configuration(package, settings);
+    let differs = |(member, value): (&String, &Value)| found[member] != *value;
+    let other_configuration = wanted.iter().any(differs);
+    if other_configuration {
+        client.put(&function_path(&package.name, "/configuration"), &Value::Object(wanted))?;
+        latest = settled(client, &package.name)?;
+    }
+    let digest = BASE64.encode(Digest::of(&package.code).as_bytes());
+    if latest["CodeSha256"].as_str() == Some(&digest) {
+        let what = if other_configuration {
+            "reconfigured"
+        } else {
+            "left as it was"
+        };
+        return Ok((latest, what));
+    }
+    let body = json!({ "ZipFile": BASE64.encode(&package.code) });
+    client.put(&function_path(&package.name, "/code"), &body)?;
+    Ok((settled(client, &package.name)?, "updated"))
+}
+
+fn configuration(package: &Package, settings: &Settings) -> Map<String, Value> {
+    let mut body = Map::new();
+    let mut set = |member: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(member.to_owned(), value);
+        }
+    };
+    set("Runtime", Some(json!(package.runtime)));
+    set("Handler", Some(json!(package.handler)));
+    set("MemorySize", settings.memory_mb.map(|mb| json!(mb)));
+    set("Timeout", settings.timeout_seconds.map(|seconds| json!(seconds)));
+    set(
+        "Environment",
+        settings
+            .environment
+            .as_ref()
+            .map(|variables| json!({ "Variables": variables })),
+    );
+    body
+}
+
+/// Waits until the function's last change has ended.
+fn settled(client: &Client, name: &str) -> anyhow::Result<Value> {
+    let clock = Clock::system();
+    let began = clock.monotonic();
+    let mut pause = POLL_FIRST;
+    loop {
+        let configuration = client.get(&function_path(name, "/configuration"))?;
+        match (
+            configuration["State"].as_str(),
+            configuration["LastUpdateStatus"].as_str(),
+        ) {
+            (Some("Active"), Some("Successful")) => return Ok(configuration),
+            (Some("Failed"), _) => bail!("`{name}` cannot run: {}", cell(&configuration["StateReason"])),
+            (_, Some("Failed")) => {
+                bail!(
+                    "`{name}` could not be updated: {}",
+                    cell(&configuration["LastUpdateStatusReason"])
+                )
+            }
+            (state, update) if clock.monotonic().since(began) > SETTLE_MAX => bail!(
+                "`{name}` is still not ready after {} s: State is `{}`, LastUpdateStatus is `{}`",
+                SETTLE_MAX.as_secs(),
+                state.unwrap_or("absent"),
+                update.unwrap_or("absent")
+            ),
+            _ => wait(pause),
+        }
+        pause = (pause * 2).min(POLL_MAX);
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the API has no way to wait for a change but to ask again"
+)]
+fn wait(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}

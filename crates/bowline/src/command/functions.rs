@@ -1,0 +1,127 @@
+//! `bowline functions`: lists, shows and removes functions.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{cell, removed};
+use crate::client::{Client, Remote, function_path};
+use crate::output::{Output, table};
+use crate::progress::size;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the functions.
+    Ls {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show a function's configuration.
+    Show {
+        /// Name or ARN.
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Remove a function with all its versions and aliases.
+    Rm {
+        /// Name or ARN.
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    match args.action {
+        Action::Ls { remote } => list(&remote.client(), output)?,
+        Action::Show { name, remote } => show(&remote.client(), &name, output)?,
+        Action::Rm { name, remote } => {
+            remote.client().delete(&function_path(&name, ""))?;
+            output.print(&removed(&name), || format!("removed `{name}`"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(client: &Client, output: Output) -> anyhow::Result<()> {
+    let functions = client.list("/2015-03-31/functions", "Functions")?;
+    output.print(&json!({ "functions": functions }), || {
+        if functions.is_empty() {
+            return "no functions yet; `bowline deploy PATH` creates one".to_owned();
+        }
+        let rows: Vec<_> = functions.iter().map(row).collect();
+        table(
+            ["NAME", "RUNTIME", "HANDLER", "MEMORY", "TIMEOUT", "CODE", "MODIFIED"],
+            &rows,
+        )
+    })
+}
+
+fn row(function: &Value) -> [String; 7] {
+    [
+        cell(&function["FunctionName"]),
+        cell(&function["Runtime"]),
+        cell(&function["Handler"]),
+        format!("{} MB", cell(&function["MemorySize"])),
+        format!("{} s", cell(&function["Timeout"])),
+        size(function["CodeSize"].as_u64().unwrap_or_default()),
+        cell(&function["LastModified"]),
+    ]
+}
+
+fn show(client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
+    let function = client.get(&function_path(name, ""))?;
+    output.print(&function, || {
+        let mut text = describe(&function["Configuration"]);
+        if let Some(reserved) = function["Concurrency"]["ReservedConcurrentExecutions"].as_u64() {
+            text.push_str(&field("reserved", &reserved.to_string()));
+        }
+        for (tag, value) in function["Tags"].as_object().into_iter().flatten() {
+            text.push_str(&field("tag", &format!("{tag}={}", cell(value))));
+        }
+        text
+    })
+}
+
+/// A configuration, one member a line.
+pub fn describe(configuration: &Value) -> String {
+    const SHOWN: [(&str, &str); 13] = [
+        ("name", "FunctionName"),
+        ("arn", "FunctionArn"),
+        ("version", "Version"),
+        ("runtime", "Runtime"),
+        ("handler", "Handler"),
+        ("description", "Description"),
+        ("memory MB", "MemorySize"),
+        ("timeout s", "Timeout"),
+        ("state", "State"),
+        ("reason", "StateReason"),
+        ("last update", "LastUpdateStatus"),
+        ("modified", "LastModified"),
+        ("code sha256", "CodeSha256"),
+    ];
+    let mut text = String::new();
+    for (label, member) in SHOWN {
+        let value = cell(&configuration[member]);
+        if value != "-" {
+            text.push_str(&field(label, &value));
+        }
+    }
+    let variables = configuration["Environment"]["Variables"].as_object();
+    for (name, value) in variables.into_iter().flatten() {
+        text.push_str(&field("variable", &format!("{name}={}", cell(value))));
+    }
+    text
+}
+
+fn field(label: &str, value: &str) -> String {
+    format!("{label:<12} {value}\n")
+}

@@ -1,0 +1,110 @@
+//! `bowline invoke`: runs a function and prints its answer.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use ureq::http::{HeaderMap, HeaderValue, Method};
+
+use crate::client::{Client, ClientError, Remote, escape, function_path};
+use crate::output::{self, Output};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name or ARN of the function, with `:QUALIFIER` if wanted.
+    name: String,
+    /// The event: JSON, `@FILE`, or `-` for standard input.
+    #[arg(short, long, value_name = "JSON", default_value = "{}")]
+    data: String,
+    /// Version or alias to run.
+    #[arg(long, value_name = "VERSION|ALIAS")]
+    qualifier: Option<String>,
+    /// Print the end of the invocation's log on standard error.
+    #[arg(long)]
+    tail: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// What an invocation gave.
+pub struct Invoked {
+    pub payload: Vec<u8>,
+    /// Set if the function failed.
+    pub function_error: Option<String>,
+    pub executed_version: String,
+    pub log_tail: Option<Vec<u8>>,
+}
+
+pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let event = read_event(&args.data)?;
+    let invoked = invoke(&args.remote.client(), &args.name, args.qualifier.as_deref(), event)?;
+    if args.tail
+        && let Some(log) = &invoked.log_tail
+    {
+        std::io::stderr().write_all(log)?;
+    }
+    if output.json {
+        output.print(&document(&invoked, args.tail), String::new)?;
+    } else {
+        output::bytes(&invoked.payload)?;
+        if !invoked.payload.ends_with(b"\n") {
+            output::bytes(b"\n")?;
+        }
+    }
+    let Some(error) = invoked.function_error else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    eprintln!(
+        "`{}` failed ({error}); `bowline logs {}` shows its log",
+        args.name, args.name
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+/// Invokes a function through the API and asks for the end of its log.
+pub fn invoke(client: &Client, name: &str, qualifier: Option<&str>, event: Vec<u8>) -> Result<Invoked, ClientError> {
+    let query = qualifier.map(|qualifier| format!("?Qualifier={}", escape(qualifier)));
+    let path = function_path(name, &format!("/invocations{}", query.unwrap_or_default()));
+    let mut headers = HeaderMap::new();
+    headers.insert("x-amz-log-type", HeaderValue::from_static("Tail"));
+    let answer = client.send(Method::POST, &path, headers, event)?;
+    let header = |name: &str| {
+        let value = answer.headers.get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    };
+    Ok(Invoked {
+        function_error: header("x-amz-function-error"),
+        executed_version: header("x-amz-executed-version").unwrap_or_default(),
+        log_tail: header("x-amz-log-result").and_then(|log| BASE64.decode(log).ok()),
+        payload: answer.body,
+    })
+}
+
+fn document(invoked: &Invoked, with_log: bool) -> Value {
+    let payload = serde_json::from_slice::<Value>(&invoked.payload)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&invoked.payload).into_owned()));
+    let log = invoked.log_tail.as_deref().filter(|_| with_log);
+    json!({
+        "payload": payload,
+        "functionError": invoked.function_error,
+        "executedVersion": invoked.executed_version,
+        "log": log.map(String::from_utf8_lossy),
+    })
+}
+
+fn read_event(data: &str) -> anyhow::Result<Vec<u8>> {
+    if data == "-" {
+        let mut event = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut event)
+            .context("cannot read standard input")?;
+        return Ok(event);
+    }
+    match data.strip_prefix('@') {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read `{path}`")),
+        None => Ok(data.as_bytes().to_vec()),
+    }
+}

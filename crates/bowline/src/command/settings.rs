@@ -1,0 +1,60 @@
+//! The flags that set a node's configuration, shared by the commands that take them.
+
+use std::path::PathBuf;
+
+use crate::config::{Config, ConfigError, Key, Sources};
+
+/// Settings of a node; each may also stand in bowline.toml or in the environment as `BOWLINE_NAME`.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Settings (also in bowline.toml, or in the environment as BOWLINE_NAME)")]
+pub struct SettingFlags {
+    /// Read this file instead of ./bowline.toml.
+    #[arg(long, env = "BOWLINE_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on; loopback only [default: 127.0.0.1:9000].
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Folder that holds everything the node keeps [default: ./bowline-data].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Region in names and in functions' environment [default: us-east-1].
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Invocations that may run at once [default: 1000].
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<String>,
+    /// How long an idle sandbox is kept [default: 300].
+    #[arg(long, value_name = "SECONDS")]
+    pub keep_alive_seconds: Option<String>,
+    /// Form of log lines: text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Least severe log lines: error, warn, info, debug or trace [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Sandboxes kept ready for each runtime in use that starts slowly [default: 2].
+    #[arg(long, value_name = "N")]
+    pub prewarmed: Option<String>,
+}
+
+impl SettingFlags {
+    /// The effective configuration.
+    pub fn load(self) -> Result<Config, ConfigError> {
+        let given = [
+            (Key::Listen, self.listen),
+            (Key::Data, self.data),
+            (Key::Region, self.region),
+            (Key::Concurrency, self.concurrency),
+            (Key::KeepAliveSeconds, self.keep_alive_seconds),
+            (Key::LogFormat, self.log_format),
+            (Key::LogLevel, self.log_level),
+            (Key::Prewarmed, self.prewarmed),
+        ];
+        Config::load(Sources {
+            file: self.config,
+            folder: &std::env::current_dir().unwrap_or_default(),
+            environment: &|name| std::env::var(name).ok(),
+            flags: given.into_iter().filter_map(|(key, text)| Some((key, text?))).collect(),
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! The node's configuration: four layers (defaults, file, environment, flags), each value with its origin.
+
+mod file;
+mod key;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use file::FileError;
+pub use key::Key;
+
+/// The file that is read when it lies in the working folder and no other is named.
+pub const FILE_NAME: &str = "bowline.toml";
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File { path: PathBuf, line: usize },
+    Environment(String),
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "env {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// A value as it was written, before it is understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    pub text: String,
+    pub origin: Origin,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data: PathBuf,
+    pub region: String,
+    pub concurrency: u32,
+    pub keep_alive: Duration,
+    pub log_format: LogFormat,
+    pub log_level: tracing::Level,
+    /// Sandboxes kept ready for each runtime that starts slowly.
+    pub prewarmed: usize,
+    values: BTreeMap<Key, Value>,
+}
+
+/// What the layers are read from.
+pub struct Sources<'a> {
+    /// The file that a flag or the environment names; it must exist.
+    pub file: Option<PathBuf>,
+    /// The folder in which [`FILE_NAME`] is looked for otherwise.
+    pub folder: &'a Path,
+    /// Looks up an environment variable.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The flags given, by key.
+    pub flags: Vec<(Key, String)>,
+}
+
+/// Why there is no effective configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("`{key}` cannot be `{text}` ({origin}): {reason}")]
+    Value {
+        key: Key,
+        text: String,
+        origin: Origin,
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Merges the layers and checks every value.
+    pub fn load(sources: Sources<'_>) -> Result<Self, ConfigError> {
+        let mut values: BTreeMap<Key, Value> = Key::ALL.into_iter().map(|key| (key, default(key))).collect();
+        values.extend(file::read(sources.file.as_deref(), sources.folder)?);
+        for key in Key::ALL {
+            if let Some(text) = (sources.environment)(&key.variable()) {
+                let origin = Origin::Environment(key.variable());
+                values.insert(key, Value { text, origin });
+            }
+        }
+        for (key, text) in sources.flags {
+            let origin = Origin::Flag(key.flag());
+            values.insert(key, Value { text, origin });
+        }
+        Self::understand(values)
+    }
+
+    fn understand(values: BTreeMap<Key, Value>) -> Result<Self, ConfigError> {
+        let read = Reader(&values);
+        Ok(Self {
+            listen: read.with(Key::Listen, listen)?,
+            data: read.with(Key::Data, |text| non_empty(text).map(PathBuf::from))?,
+            region: read.with(Key::Region, region)?,
+            concurrency: read.with(Key::Concurrency, |text| number(text, 1, 1_000_000))?,
+            keep_alive: read
+                .with(Key::KeepAliveSeconds, |text| number(text, 1, 86_400))
+                .map(|seconds| Duration::from_secs(seconds.into()))?,
+            log_format: read.with(Key::LogFormat, log_format)?,
+            log_level: read.with(Key::LogLevel, log_level)?,
+            prewarmed: read.with(Key::Prewarmed, |text| number(text, 0, 64))? as usize,
+            values,
+        })
+    }
+
+    /// Every value with its origin, in the order of [`Key::ALL`].
+    pub fn values(&self) -> impl Iterator<Item = (Key, &Value)> {
+        self.values.iter().map(|(key, value)| (*key, value))
+    }
+}
+
+fn default(key: Key) -> Value {
+    Value {
+        text: key.default().to_owned(),
+        origin: Origin::Default,
+    }
+}
+
+struct Reader<'a>(&'a BTreeMap<Key, Value>);
+
+impl Reader<'_> {
+    fn with<T>(&self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+        let value = self.0.get(&key).expect("the default layer has every key");
+        parse(&value.text).map_err(|reason| ConfigError::Value {
+            key,
+            text: value.text.clone(),
+            origin: value.origin.clone(),
+            reason,
+        })
+    }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        None => text.parse::<SocketAddr>().ok(),
+    };
+    let address = address.ok_or("expected an address and a port, `127.0.0.1:9000` say")?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(
+        "only loopback addresses (127.0.0.0/8, [::1]) are served: any other needs access keys and TLS, \
+         which this version does not have; put a reverse proxy in front of 127.0.0.1 instead"
+            .to_owned(),
+    )
+}
+
+fn non_empty(text: &str) -> Result<&str, String> {
+    if text.is_empty() {
+        return Err("expected a folder".to_owned());
+    }
+    Ok(text)
+}
+
+fn region(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if text.is_empty() || text.len() > 32 || !text.bytes().all(allowed) {
+        return Err("expected a region's name, `us-east-1` say".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn number(text: &str, min: u32, max: u32) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected `text` or `json`".to_owned()),
+    }
+}
+
+fn log_level(text: &str) -> Result<tracing::Level, String> {
+    let known = ["error", "warn", "info", "debug", "trace"].contains(&text);
+    let level = known.then(|| text.parse().ok()).flatten();
+    level.ok_or_else(|| "expected `error`, `warn`, `info`, `debug` or `trace`".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

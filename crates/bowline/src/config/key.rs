@@ -1,0 +1,101 @@
+//! The settings a node has, by their names in the file, the environment and the flags.
+
+use std::fmt;
+
+/// One setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Listen,
+    Data,
+    Region,
+    Concurrency,
+    KeepAliveSeconds,
+    LogFormat,
+    LogLevel,
+    Prewarmed,
+}
+
+impl Key {
+    pub const ALL: [Self; 8] = [
+        Self::Listen,
+        Self::Data,
+        Self::Region,
+        Self::Concurrency,
+        Self::KeepAliveSeconds,
+        Self::LogFormat,
+        Self::LogLevel,
+        Self::Prewarmed,
+    ];
+
+    /// The name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Data => "data",
+            Self::Region => "region",
+            Self::Concurrency => "concurrency",
+            Self::KeepAliveSeconds => "keep_alive_seconds",
+            Self::LogFormat => "log_format",
+            Self::LogLevel => "log_level",
+            Self::Prewarmed => "prewarmed",
+        }
+    }
+
+    /// The value when no layer sets one, as it would be written.
+    pub const fn default(self) -> &'static str {
+        match self {
+            Self::Listen => "127.0.0.1:9000",
+            Self::Data => "bowline-data",
+            Self::Region => "us-east-1",
+            Self::Concurrency => "1000",
+            Self::KeepAliveSeconds => "300",
+            Self::LogFormat => "text",
+            Self::LogLevel => "info",
+            Self::Prewarmed => "2",
+        }
+    }
+
+    /// The environment variable.
+    pub fn variable(self) -> String {
+        format!("BOWLINE_{}", self.name().to_ascii_uppercase())
+    }
+
+    /// The flag.
+    pub fn flag(self) -> String {
+        format!("--{}", self.name().replace('_', "-"))
+    }
+
+    /// The setting of that name, if there is one.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.name() == name)
+    }
+
+    /// The setting whose name is most like `name`, unless none is like it at all.
+    pub fn nearest(name: &str) -> Option<Self> {
+        let distance = |key: &Self| edit_distance(key.name(), name);
+        let nearest = Self::ALL.into_iter().min_by_key(distance)?;
+        (distance(&nearest) <= nearest.name().len().max(name.len()) / 2).then_some(nearest)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The number of single-character insertions, removals and replacements between two names.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (index, from) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = index + 1;
+        for (column, to) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[right.len()]
+}

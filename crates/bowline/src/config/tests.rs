@@ -1,0 +1,138 @@
+//! How layers win over one another, where values say they come from, and what is refused.
+
+use super::*;
+
+struct World {
+    folder: tempfile::TempDir,
+    environment: Vec<(&'static str, &'static str)>,
+    flags: Vec<(Key, String)>,
+}
+
+fn world(file: Option<&str>) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(text) = file {
+        std::fs::write(folder.path().join(FILE_NAME), text).unwrap();
+    }
+    World {
+        folder,
+        environment: Vec::new(),
+        flags: Vec::new(),
+    }
+}
+
+impl World {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let variable = |name: &str| {
+            let found = self.environment.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Config::load(Sources {
+            file: None,
+            folder: self.folder.path(),
+            environment: &variable,
+            flags: self.flags.clone(),
+        })
+    }
+
+    fn origin(&self, wanted: Key) -> String {
+        let config = self.load().unwrap();
+        let (_, value) = config.values().find(|(key, _)| *key == wanted).unwrap();
+        format!("{} from {}", value.text, value.origin)
+    }
+
+    fn refusal(&self) -> String {
+        self.load().unwrap_err().to_string()
+    }
+}
+
+#[test]
+fn without_any_layer_the_defaults_hold() {
+    let config = world(None).load().unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
+    assert_eq!(config.data, PathBuf::from("bowline-data"));
+    assert_eq!(config.keep_alive, Duration::from_secs(300));
+    assert!(config.values().all(|(_, value)| value.origin == Origin::Default));
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let mut world = world(Some("# a node\nregion = \"eu-north-1\"\n\nconcurrency = 7\n"));
+    assert_eq!(world.origin(Key::Data), "bowline-data from default");
+    assert_eq!(world.origin(Key::Concurrency), "7 from bowline.toml:4");
+    assert_eq!(world.origin(Key::Region), "eu-north-1 from bowline.toml:2");
+    world.environment.push(("BOWLINE_REGION", "eu-west-1"));
+    assert_eq!(world.origin(Key::Region), "eu-west-1 from env BOWLINE_REGION");
+    world.flags.push((Key::Region, "us-west-2".to_owned()));
+    assert_eq!(world.origin(Key::Region), "us-west-2 from flag --region");
+    assert_eq!(world.load().unwrap().concurrency, 7);
+}
+
+#[test]
+fn an_unknown_setting_is_refused_with_its_place_and_the_nearest_name() {
+    let refusal = world(Some("region = \"us-east-1\"\nkeep_alive_second = 3\n")).refusal();
+    assert_eq!(
+        refusal,
+        "bowline.toml:2:1: unknown setting `keep_alive_second`; did you mean `keep_alive_seconds`?"
+    );
+    let refusal = world(Some("xyzzy = 3\n")).refusal();
+    assert!(
+        refusal.starts_with("bowline.toml:1:1: unknown setting `xyzzy`; known are `listen`, "),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_with_its_place() {
+    let refusal = world(Some("region = \"us-east-1\"\nlisten = = 3\n")).refusal();
+    assert!(refusal.starts_with("bowline.toml:2:"), "{refusal}");
+    let refusal = world(Some("listen = [1]\n")).refusal();
+    assert_eq!(
+        refusal,
+        "bowline.toml:1:1: `listen` must be a text or a whole number, not array"
+    );
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Config::load(Sources {
+        file: Some(folder.path().join("none.toml")),
+        folder: folder.path(),
+        environment: &|_| None,
+        flags: Vec::new(),
+    });
+    assert!(error.unwrap_err().to_string().contains("none.toml"));
+}
+
+#[test]
+fn addresses_beyond_loopback_are_refused_with_the_reason() {
+    for address in ["0.0.0.0:9000", "192.168.1.4:9000", "[::]:9000"] {
+        let mut world = world(None);
+        world.flags.push((Key::Listen, address.to_owned()));
+        let refusal = world.refusal();
+        assert!(refusal.contains("access keys and TLS"), "{refusal}");
+        assert!(refusal.contains("flag --listen"), "{refusal}");
+    }
+    for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:9000", "localhost:9000"] {
+        let mut world = world(None);
+        world.flags.push((Key::Listen, address.to_owned()));
+        assert!(world.load().is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn values_of_the_wrong_shape_are_refused_with_what_was_expected() {
+    for (key, text, expected) in [
+        (Key::Listen, "9000", "an address and a port"),
+        (Key::Concurrency, "many", "a whole number from 1"),
+        (Key::KeepAliveSeconds, "0", "a whole number from 1"),
+        (Key::LogFormat, "xml", "`text` or `json`"),
+        (Key::LogLevel, "loud", "`error`, `warn`"),
+        (Key::Region, "US EAST", "a region's name"),
+    ] {
+        let mut world = world(None);
+        world.flags.push((key, text.to_owned()));
+        let refusal = world.refusal();
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+}

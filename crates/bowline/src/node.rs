@@ -1,0 +1,121 @@
+//! The composition root: builds a node from its configuration, top to bottom, and takes it apart again.
+
+pub mod log;
+mod sandboxes;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use bowline_api::{BindError, Running, Server};
+use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy::Entropy;
+use bowline_functions::{Service, metrics::Metrics};
+use bowline_store::SqliteStore;
+use bowline_store::blob::Blobs;
+use prometheus_client::registry::Registry;
+
+use crate::config::Config;
+use sandboxes::Sandboxes;
+
+/// A node that serves.
+pub struct Node {
+    server: Running,
+    service: Service,
+    lacks_linux: Option<String>,
+    data: PathBuf,
+}
+
+impl Node {
+    /// Opens the data folder, brings back what it holds, and begins to serve.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let entropy = Entropy::system();
+        let data = data_folder(&config.data)?;
+        let store = SqliteStore::open(&data.join("bowline.db"))
+            .with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
+        let blobs = Blobs::open_dir(&data.join("blobs"))?;
+        let sandboxes = Sandboxes::start(&clock, &data, config)?;
+        let mut registry = Registry::default();
+        let service = Service::start(bowline_functions::Options {
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            store: Arc::new(store),
+            blobs,
+            data_dir: data.clone(),
+            region: config.region.clone(),
+            concurrency_max: config.concurrency,
+            keep_alive: config.keep_alive,
+            backends: sandboxes.backends(),
+            metrics: Metrics::register(&mut registry),
+        })
+        .await
+        .context("cannot bring back the functions")?;
+        let server = Server::bind(bowline_api::Options {
+            clock,
+            entropy,
+            region: config.region.clone(),
+            registry: Arc::new(registry),
+            ..bowline_api::Options::new(config.listen, service.handle())
+        })
+        .await;
+        match server {
+            Ok(server) => Ok(Self {
+                server,
+                service,
+                lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
+                data,
+            }),
+            Err(error) => {
+                service.shut_down().await;
+                Err(refused(error))
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// Where it keeps everything, as an absolute path.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Why this machine offers no Linux sandboxes, if it offers none.
+    pub fn lacks_linux(&self) -> Option<&str> {
+        self.lacks_linux.as_deref()
+    }
+
+    /// Stops accepting, lets running invocations end or reach their deadline, destroys all sandboxes.
+    pub async fn stop(self) {
+        tracing::info!("stopping: waiting for running invocations");
+        self.server.shut_down().await;
+        self.service.shut_down().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Makes the data folder, for nobody else's eyes: it holds the functions' environments.
+fn data_folder(path: &Path) -> anyhow::Result<PathBuf> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.and_then(|()| path.canonicalize())
+        .with_context(|| format!("cannot make the data folder `{}`", path.display()))
+}
+
+fn refused(error: BindError) -> anyhow::Error {
+    let listen = error.listen;
+    match error.source.kind() {
+        ErrorKind::AddrInUse => anyhow::anyhow!(
+            "`{listen}` is in use, by another node perhaps; stop that one, or choose another address with --listen"
+        ),
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("this user may not listen on `{listen}`; choose a port from 1024 on with --listen")
+        }
+        _ => error.into(),
+    }
+}
