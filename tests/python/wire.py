@@ -1,0 +1,145 @@
+"""A boto3 client that checks every answer against the service's model.
+
+botocore drops members it does not know and never misses one that is absent, so the raw answer is compared
+with the model here: no member that the model lacks, none of a wrong type, the exact status code, and, of
+an error, an exception that the operation may give, with its own status and members.
+"""
+import json
+import sys
+
+import boto3
+from botocore.config import Config
+
+ALWAYS = {
+    "FunctionConfiguration": [
+        "FunctionName", "FunctionArn", "Runtime", "Role", "Handler", "CodeSize", "Description", "Timeout",
+        "MemorySize", "LastModified", "CodeSha256", "Version", "RevisionId", "State", "LastUpdateStatus",
+        "PackageType", "Architectures", "EphemeralStorage",
+    ],
+    "GetFunctionResponse": ["Configuration", "Code"],
+    "FunctionCodeLocation": ["RepositoryType", "Location"],
+    "AliasConfiguration": ["AliasArn", "Name", "FunctionVersion", "Description", "RevisionId"],
+    "ListFunctionsResponse": ["Functions"],
+    "ListVersionsByFunctionResponse": ["Versions"],
+    "ListAliasesResponse": ["Aliases"],
+    "ListTagsResponse": ["Tags"],
+    "GetAccountSettingsResponse": ["AccountLimit", "AccountUsage"],
+}
+# Exceptions of the service as a whole: the model names them for no operation.
+COMMON_ERRORS = {"AccessDeniedException", "UnknownOperationException", "ValidationException", "MissingParameter"}
+
+SCALARS = {
+    "string": str, "character": str, "integer": int, "long": int, "float": (int, float), "double": (int, float),
+    "boolean": bool, "blob": str, "timestamp": (str, int, float),
+}
+
+
+class Checker:
+    def __init__(self, service_model):
+        self.service_model = service_model
+        self.seen = 0
+        self.faults = []
+
+    def __call__(self, response_dict=None, event_name=None, **_):
+        operation = self.service_model.operation_model(event_name.rsplit(".", 1)[1])
+        self.seen += 1
+        if response_dict["status_code"] < 300:
+            self.check_success(operation, response_dict)
+        else:
+            self.check_error(operation, response_dict)
+
+    def fault(self, operation, text):
+        self.faults.append(f"{operation.name}: {text}")
+
+    def check_success(self, operation, response):
+        status, expected = response["status_code"], operation.http.get("responseCode", 200)
+        if operation.name == "Invoke":
+            expected = status if status in (200, 202, 204) else 200
+        if status != expected:
+            self.fault(operation, f"status {status}, the model says {expected}")
+        if not response["headers"].get("x-amzn-requestid"):
+            self.fault(operation, "no x-amzn-RequestId")
+        shape = operation.output_shape
+        if shape is not None and "payload" in shape.serialization:
+            return
+        if shape is None or status == 204:
+            if response["body"] not in (b"", b"{}"):
+                self.fault(operation, f"a body where none is expected: {response['body'][:80]}")
+        else:
+            self.check(operation, shape, json.loads(response["body"]), shape.name)
+
+    def check_error(self, operation, response):
+        status, headers = response["status_code"], response["headers"]
+        name = headers.get("x-amzn-errortype", "").split(":")[0]
+        body = json.loads(response["body"])
+        shapes = {shape.name: shape for shape in operation.error_shapes}
+        if name not in shapes:
+            if name not in COMMON_ERRORS:
+                self.fault(operation, f"exception `{name}` is none of {sorted(shapes)}")
+            return
+        shape = shapes[name]
+        expected = shape.metadata.get("error", {}).get("httpStatusCode")
+        if expected and status != expected:
+            self.fault(operation, f"{name} with status {status}, the model says {expected}")
+        self.check(operation, shape, body, name)
+        if not any(body.get(key) for key in ("message", "Message")):
+            self.fault(operation, f"{name} has no message: {body}")
+
+    def check(self, operation, shape, value, path):
+        kind = shape.type_name
+        if value is None:
+            # The service writes null for some absent members; clients read it as absent.
+            return
+        if kind == "structure":
+            self.check_structure(operation, shape, value, path)
+        elif kind == "list":
+            if not isinstance(value, list):
+                return self.fault(operation, f"{path} is no list: {value!r}")
+            for index, item in enumerate(value):
+                self.check(operation, shape.member, item, f"{path}[{index}]")
+        elif kind == "map":
+            if not isinstance(value, dict):
+                return self.fault(operation, f"{path} is no map: {value!r}")
+            for key, item in value.items():
+                self.check(operation, shape.value, item, f"{path}[{key}]")
+        else:
+            right = isinstance(value, SCALARS[kind]) and (kind == "boolean" or not isinstance(value, bool))
+            if not right:
+                self.fault(operation, f"{path} is no {kind}: {value!r}")
+            elif getattr(shape, "enum", None) and value not in shape.enum:
+                self.fault(operation, f"{path} is `{value}`, none of {shape.enum}")
+
+    def check_structure(self, operation, shape, value, path):
+        if not isinstance(value, dict):
+            return self.fault(operation, f"{path} is no object: {value!r}")
+        in_body = {
+            member.serialization.get("name", name): member
+            for name, member in shape.members.items()
+            if member.serialization.get("location") in (None, "body")
+        }
+        for name, item in value.items():
+            if name not in in_body:
+                self.fault(operation, f"{path}.{name} is not in the model")
+            else:
+                self.check(operation, in_body[name], item, f"{path}.{name}")
+        for name in [*shape.required_members, *ALWAYS.get(shape.name, [])]:
+            if name in in_body and value.get(name) is None:
+                self.fault(operation, f"{path}.{name} is missing")
+
+
+def client():
+    """A client that never retries, and the checker that has seen all its answers."""
+    config = Config(retries={"total_max_attempts": 1}, parameter_validation=True, read_timeout=60)
+    lambda_client = boto3.client("lambda", config=config)
+    checker = Checker(lambda_client.meta.service_model)
+    lambda_client.meta.events.register("response-received.lambda.*", checker)
+    return lambda_client, checker
+
+
+def finish(checker, expected_min):
+    """Fails if an answer broke the model, or if fewer answers were seen than there must have been."""
+    for fault in dict.fromkeys(checker.faults):
+        print("FAULT:", fault, file=sys.stderr)
+    if checker.faults or checker.seen < expected_min:
+        sys.exit(f"{len(checker.faults)} faults in {checker.seen} answers (at least {expected_min} expected)")
+    print(f"{checker.seen} answers agree with the model")

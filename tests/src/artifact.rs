@@ -1,0 +1,175 @@
+//! Functions to deploy: the examples, built once and shared, and small sources of the tests' own.
+
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use crate::place;
+
+/// A deployment package with what must be said when creating a function from it.
+#[derive(Clone)]
+pub struct Artifact {
+    pub runtime: String,
+    pub handler: String,
+    pub code: Vec<u8>,
+}
+
+/// What a Cargo project is built for.
+#[derive(Clone, Copy)]
+enum Target {
+    /// A WASI preview 1 command or reactor.
+    WasiModule,
+    /// A WASI preview 2 component.
+    WasiComponent,
+    /// A static Linux binary.
+    Static,
+}
+
+impl Target {
+    fn triple(self) -> &'static str {
+        match self {
+            Self::WasiModule => "wasm32-wasip1",
+            Self::WasiComponent => "wasm32-wasip2",
+            Self::Static => "x86_64-unknown-linux-musl",
+        }
+    }
+}
+
+impl Artifact {
+    /// `examples/rust-hello`: a reactor with warm state.
+    pub fn reactor() -> Result<Self> {
+        Self::wasm(&build("rust-hello", Target::WasiModule)?)
+    }
+
+    /// `examples/rust-command`: a command, one instance an invocation.
+    pub fn command() -> Result<Self> {
+        Self::wasm(&build("rust-command", Target::WasiModule)?)
+    }
+
+    /// `examples/rust-http`: a component behind Invoke.
+    pub fn component() -> Result<Self> {
+        Self::wasm(&build("rust-http", Target::WasiComponent)?)
+    }
+
+    /// `examples/native-hello`: a static binary that speaks the Runtime API.
+    pub fn native() -> Result<Self> {
+        let program = build("native-hello", Target::Static)?;
+        let code = std::fs::read(&program)?;
+        Ok(Self::provided(zip_of(&[("bootstrap", &code)])?))
+    }
+
+    /// The tests' own Python function, for the interpreter this machine has.
+    pub fn python() -> Result<Self> {
+        let source = std::fs::read(place::root().join("tests/functions/python/app.py"))?;
+        Self::python_source(&source)
+    }
+
+    /// A Python function from one source, `app.handler`.
+    pub fn python_source(source: &[u8]) -> Result<Self> {
+        let version = text_of(Command::new("python3").args(["-c", "import sys; print(sys.version_info.minor)"]))?;
+        Ok(Self {
+            runtime: format!("python3.{}", version.trim()),
+            handler: "app.handler".to_owned(),
+            code: zip_of(&[("app.py", source)])?,
+        })
+    }
+
+    /// The tests' own Node.js function, for the interpreter this machine has.
+    pub fn node() -> Result<Self> {
+        let source = std::fs::read(place::root().join("tests/functions/node/index.js"))?;
+        let version = text_of(Command::new("node").args(["-p", "process.versions.node.split('.')[0]"]))?;
+        Ok(Self {
+            runtime: format!("nodejs{}.x", version.trim()),
+            handler: "index.handler".to_owned(),
+            code: zip_of(&[("index.js", &source)])?,
+        })
+    }
+
+    /// A package for `provided.al2023`.
+    pub fn provided(code: Vec<u8>) -> Self {
+        Self {
+            runtime: "provided.al2023".to_owned(),
+            handler: "bootstrap".to_owned(),
+            code,
+        }
+    }
+
+    fn wasm(module: &Path) -> Result<Self> {
+        let code = std::fs::read(module).with_context(|| format!("cannot read `{}`", module.display()))?;
+        Ok(Self::provided(zip_of(&[("bootstrap.wasm", &code)])?))
+    }
+
+    /// The package as a file, for clients that take a path; kept as long as the folder.
+    pub fn write_to(&self, folder: &Path) -> Result<PathBuf> {
+        let path = folder.join("code.zip");
+        std::fs::write(&path, &self.code)?;
+        Ok(path)
+    }
+}
+
+/// A zip archive of executable files.
+pub fn zip_of(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in files {
+        archive.start_file(*name, SimpleFileOptions::default().unix_permissions(0o755))?;
+        archive.write_all(content)?;
+    }
+    Ok(archive.finish()?.into_inner())
+}
+
+/// Builds an example and returns the module or program it gives.
+fn build(example: &str, target: Target) -> Result<PathBuf> {
+    let project = place::root().join("examples").join(example);
+    let mut command = Command::new("cargo");
+    command
+        .args([
+            "build",
+            "--release",
+            "--message-format=json-render-diagnostics",
+            "--target",
+            target.triple(),
+        ])
+        .current_dir(&project)
+        .env("CARGO_TARGET_DIR", place::shared("examples")?)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    let messages = place::exclusively("examples", || text_of(&mut command))
+        .with_context(|| format!("cannot build `{}`", project.display()))?;
+    let mut files = messages.lines().filter_map(|line| built_file(line, &project, target));
+    files
+        .next_back()
+        .with_context(|| format!("`{}` gave nothing to deploy", project.display()))
+}
+
+/// The file of cargo's message about an artifact of `project`, if it is one to deploy.
+fn built_file(message: &str, project: &Path, target: Target) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let manifest = message["manifest_path"].as_str()?;
+    let ours = message["reason"] == "compiler-artifact" && Path::new(manifest).parent() == Some(project);
+    if !ours {
+        return None;
+    }
+    let mut files = message["filenames"].as_array()?.iter().filter_map(Value::as_str);
+    let found = match target {
+        Target::Static => message["executable"].as_str(),
+        Target::WasiModule | Target::WasiComponent => files.find(|file| file.ends_with(".wasm")),
+    };
+    found.map(PathBuf::from)
+}
+
+fn text_of(command: &mut Command) -> Result<String> {
+    let output = command.stderr(std::process::Stdio::inherit()).output()?;
+    if !output.status.success() {
+        bail!(
+            "`{}` ended with {}",
+            command.get_program().to_string_lossy(),
+            output.status
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,8 @@
+//! The black-box tests: the real binary, driven from outside.
+
+mod bad_input;
+mod command_line;
+mod crash;
+mod lifecycle;
+mod neighbours;
+mod stop;

@@ -1,0 +1,145 @@
+//! `cargo xtask bench`: the node beside its references, on one machine, in one run.
+//!
+//! Everything is built in release mode. Ours and the reference are measured in turns, so that whatever
+//! else the machine does falls on both alike; a figure is the median of the rounds.
+
+mod client;
+mod cold;
+mod density;
+mod invoke;
+mod runtime_api;
+mod subject;
+pub mod table;
+mod wrk;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::{machine, shell};
+use subject::Subjects;
+use table::Row;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// What to measure
+    #[arg(value_enum)]
+    names: Vec<Name>,
+    /// Print one JSON object a row
+    #[arg(long)]
+    json: bool,
+    /// Keep the rows and put them into the README; without names, only refresh the README
+    #[arg(long)]
+    record: bool,
+    /// How many rounds the medians are of, at least five
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// How long each round of load lasts, in seconds
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// Warm invocations under load, and one at a time
+    Invoke,
+    /// First invocations in each kind of sandbox
+    Cold,
+    /// Memory with many functions, and of an idle node
+    Density,
+    /// All of them
+    All,
+}
+
+/// How long and how often to measure.
+#[derive(Clone, Copy)]
+struct Effort {
+    rounds: u32,
+    seconds: u32,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.names.is_empty() {
+        if arguments.record {
+            return table::record(&[]);
+        }
+        bail!("name what to measure: invoke, cold, density or all");
+    }
+    machine::prepare_for_benchmarks()?;
+    let rows = measure(arguments)?;
+    if arguments.json {
+        print!("{}", table::json_lines(&rows)?);
+    } else {
+        print!("\n{}", table::plain(&rows));
+    }
+    if arguments.record {
+        table::record(&rows)?;
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
+    let subjects = Subjects::build()?;
+    let effort = Effort {
+        rounds: arguments.rounds,
+        seconds: arguments.seconds,
+    };
+    let wants = |name| {
+        arguments
+            .names
+            .iter()
+            .any(|given| *given == name || *given == Name::All)
+    };
+    let mut rows = Vec::new();
+    if wants(Name::Invoke) {
+        rows.extend(invoke::measure(&subjects, effort).context("`invoke` cannot be measured")?);
+    }
+    if wants(Name::Cold) {
+        rows.extend(cold::measure(&subjects, effort).context("`cold` cannot be measured")?);
+    }
+    if wants(Name::Density) {
+        rows.extend(density::measure(&subjects, effort).context("`density` cannot be measured")?);
+    }
+    Ok(rows)
+}
+
+/// Tells how far a measurement is; on standard error, so that `--json` stays clean.
+fn progress(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+/// The median of some figures.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The smallest figure that `share` of all figures do not exceed.
+fn percentile(mut figures: Vec<f64>, share: f64) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
+    let rank = (figures.len() as f64 * share).ceil() as usize;
+    figures.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs a program of this workspace's release build and returns what it printed.
+fn release_output(words: &[&str]) -> Result<String> {
+    shell::output(shell::cargo().args(["run", "--release", "--quiet"]).args(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_members_of_the_sample() {
+        let figures: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(percentile(figures.clone(), 0.99).to_bits(), 198.0_f64.to_bits());
+        assert_eq!(percentile(figures, 0.5).to_bits(), 100.0_f64.to_bits());
+        assert_eq!(median(vec![3.0, 1.0, 2.0]).to_bits(), 2.0_f64.to_bits());
+    }
+}

@@ -1,0 +1,121 @@
+//! Warm invocations: many connections at once, and one.
+
+use anyhow::{Result, ensure};
+use bowline_tests::{Artifact, Node};
+use serde_json::json;
+
+use super::subject::{Reference, Subjects};
+use super::table::{Goal, Row};
+use super::wrk::{Load, Measured};
+use super::{Effort, median, progress};
+
+const CONNECTIONS: u32 = 32;
+
+/// A function under load.
+struct Case {
+    function: &'static str,
+    row: &'static str,
+    share_min: f64,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        function: "reactor",
+        row: "warm Invoke, 32 connections, Wasm reactor",
+        share_min: 0.35,
+    },
+    Case {
+        function: "command",
+        row: "warm Invoke, 32 connections, Wasm command",
+        share_min: 0.20,
+    },
+    Case {
+        function: "native",
+        row: "warm Invoke, 32 connections, native bootstrap",
+        share_min: 0.10,
+    },
+];
+
+pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
+    let reference = subjects.start_reference()?;
+    let node = subjects.start_node()?;
+    deploy(&node)?;
+    let mut rows = under_load(&node, &reference, effort)?;
+    rows.push(one_connection(&node, &reference, effort)?);
+    Ok(rows)
+}
+
+fn deploy(node: &Node) -> Result<()> {
+    let lambda = node.lambda();
+    let artifacts = [
+        ("reactor", Artifact::reactor()?),
+        ("command", Artifact::command()?),
+        ("native", Artifact::native()?),
+    ];
+    for (name, artifact) in artifacts {
+        lambda.deploy(name, &artifact, json!({}))?;
+        let reply = lambda.invoke(name, &json!({"name": "ada"}))?.expect(200)?;
+        ensure!(
+            reply.header("x-amz-function-error").is_empty(),
+            "`{name}` failed: {}",
+            reply.json()
+        );
+    }
+    Ok(())
+}
+
+fn url_of(node: &Node, function: &str) -> String {
+    format!("{}/2015-03-31/functions/{function}/invocations", node.endpoint())
+}
+
+fn under_load(node: &Node, reference: &Reference, effort: Effort) -> Result<Vec<Row>> {
+    let mut urls = vec![reference.endpoint.clone()];
+    urls.extend(CASES.iter().map(|case| url_of(node, case.function)));
+    let figures = in_turns(&urls, CONNECTIONS, effort, |measured| measured.requests_per_second)?;
+    let ours = CASES.iter().zip(&figures[1..]);
+    Ok(ours
+        .map(|(case, figure)| {
+            let goal = Goal::RatioAtLeast(case.share_min);
+            Row::judged(case.row, "requests/s", goal, *figure, Some(figures[0]))
+        })
+        .collect())
+}
+
+fn one_connection(node: &Node, reference: &Reference, effort: Effort) -> Result<Row> {
+    let urls = [reference.endpoint.clone(), url_of(node, "reactor")];
+    let figures = in_turns(&urls, 1, effort, |measured| measured.p50_micros)?;
+    let row = "one connection, Wasm reactor, p50";
+    Ok(Row::judged(
+        row,
+        "us",
+        Goal::RatioAtMost(2.0),
+        figures[1],
+        Some(figures[0]),
+    ))
+}
+
+/// Loads each address in turn, round by round, and gives the median figure of each.
+fn in_turns(urls: &[String], connections: u32, effort: Effort, figure: fn(Measured) -> f64) -> Result<Vec<f64>> {
+    let load = |url: &String, seconds| {
+        Load {
+            url,
+            connections,
+            seconds,
+        }
+        .run()
+    };
+    for url in urls {
+        load(url, 1)?;
+    }
+    let mut figures = vec![Vec::new(); urls.len()];
+    for round in 1..=effort.rounds {
+        progress(&format!(
+            "{connections} connections, round {round} of {}",
+            effort.rounds
+        ));
+        for (url, figures) in urls.iter().zip(&mut figures) {
+            figures.push(figure(load(url, effort.seconds)?));
+        }
+    }
+    Ok(figures.into_iter().map(median).collect())
+}

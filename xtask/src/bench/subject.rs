@@ -1,0 +1,96 @@
+//! What is measured: release builds of the node and of the reference, and the functions they run.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use bowline_tests::artifact::zip_of;
+use bowline_tests::{Artifact, Node};
+
+use super::progress;
+use crate::{fuzz, shell};
+
+/// The builds.
+pub struct Subjects {
+    node: PathBuf,
+    reference: PathBuf,
+}
+
+impl Subjects {
+    /// Builds both in release mode.
+    pub fn build() -> Result<Self> {
+        progress("building the node and the reference server");
+        shell::run(shell::cargo().args(["build", "--release", "--quiet", "--package", "bowline"]))?;
+        let reference = [
+            "build",
+            "--release",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--bin",
+            "reference-server",
+        ];
+        shell::run(shell::cargo().args(reference))?;
+        let folder = fuzz::target_dir().join("release");
+        Ok(Self {
+            node: folder.join("bowline"),
+            reference: folder.join("reference-server"),
+        })
+    }
+
+    /// Starts a node on an empty data folder.
+    pub fn start_node(&self) -> Result<Node> {
+        Node::start_program(&self.node)
+    }
+
+    /// Starts the reference server.
+    pub fn start_reference(&self) -> Result<Reference> {
+        let mut child = Command::new(&self.reference)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", self.reference.display()))?;
+        let mut output = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let Some(endpoint) = line.trim().strip_prefix("listening on ") else {
+            bail!("the reference server did not say where it listens");
+        };
+        Ok(Reference {
+            endpoint: endpoint.to_owned(),
+            child,
+            _output: output,
+        })
+    }
+}
+
+/// A running reference server; it ends when dropped.
+pub struct Reference {
+    pub endpoint: String,
+    child: Child,
+    _output: BufReader<ChildStdout>,
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The same Wasm package with a custom section that makes its digest its own.
+pub fn distinct(artifact: &Artifact, number: usize) -> Result<Artifact> {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&artifact.code))?;
+    let mut module = Vec::new();
+    archive.by_name("bootstrap.wasm")?.read_to_end(&mut module)?;
+    let name = format!("number-{number:06}");
+    let length = u8::try_from(name.len()).context("the name is short")?;
+    // A custom section: id 0, its size, the size of its name, its name; no content.
+    module.extend([0, length + 1, length]);
+    module.extend(name.as_bytes());
+    Ok(Artifact {
+        code: zip_of(&[("bootstrap.wasm", &module)])?,
+        ..artifact.clone()
+    })
+}

@@ -1,0 +1,135 @@
+//! What the checks need of the machine, and how it gets there.
+//!
+//! A missing rustup target is always installed. Debian packages are installed where we are root and
+//! there is `apt-get`; elsewhere the missing ones are named, and what needs them is skipped loudly.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::shell;
+
+/// A program some check needs, the Debian packages that bring it, and what is lost without it.
+struct Need {
+    program: &'static str,
+    packages: &'static [&'static str],
+    without: &'static str,
+}
+
+const FOR_TESTS: &[Need] = &[
+    Need {
+        program: "c++",
+        packages: &["g++"],
+        without: "fuzz targets are not built",
+    },
+    Need {
+        program: "python3",
+        packages: &["python3", "python3-venv"],
+        without: "tests of Python functions, boto3 and the AWS CLI are skipped",
+    },
+    Need {
+        program: "node",
+        packages: &["nodejs"],
+        without: "tests of Node.js functions are skipped",
+    },
+];
+
+const FOR_BENCHMARKS: &[Need] = &[Need {
+    program: "wrk",
+    packages: &["wrk"],
+    without: "nothing can be measured under load",
+}];
+
+/// Installs what `cargo xtask test` needs.
+pub fn prepare_for_tests() -> Result<()> {
+    install_targets()?;
+    install_packages(FOR_TESTS);
+    if shell::is_installed("python3") && !can_make_venvs() {
+        install_missing(&["python3-venv"], "tests of boto3 and the AWS CLI are skipped");
+    }
+    Ok(())
+}
+
+/// Installs what `cargo xtask bench` needs.
+pub fn prepare_for_benchmarks() -> Result<()> {
+    install_targets()?;
+    install_packages(FOR_BENCHMARKS);
+    Ok(())
+}
+
+/// Adds the targets that `rust-toolchain.toml` lists. Older rustup versions do so by themselves, newer
+/// ones only when asked.
+fn install_targets() -> Result<()> {
+    if !shell::is_installed("rustup") {
+        println!("rustup is not installed: the toolchain's targets are taken as they are");
+        return Ok(());
+    }
+    let path = shell::root().join("rust-toolchain.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let file: toml::Table = text
+        .parse()
+        .with_context(|| format!("cannot parse `{}`", path.display()))?;
+    let wanted = file["toolchain"]["targets"].as_array().into_iter().flatten();
+    let installed = shell::output(rustup().args(["target", "list", "--installed"]))?;
+    for target in wanted.filter_map(|target| target.as_str()) {
+        if !installed.lines().any(|line| line == target) {
+            println!("adding the target `{target}`");
+            shell::run(rustup().args(["target", "add", target])).context("a rustup target is missing")?;
+        }
+    }
+    Ok(())
+}
+
+fn rustup() -> Command {
+    let mut command = Command::new("rustup");
+    command.current_dir(shell::root());
+    command
+}
+
+fn install_packages(needs: &[Need]) {
+    for need in needs.iter().filter(|need| !shell::is_installed(need.program)) {
+        install_missing(need.packages, need.without);
+    }
+}
+
+fn install_missing(packages: &[&str], without: &str) {
+    let names = packages.join(" ");
+    if !is_root() || !shell::is_installed("apt-get") {
+        println!("MISSING: `{names}` (install it, `apt-get install {names}` on Debian); without it {without}");
+        return;
+    }
+    println!("installing `{names}`");
+    // A machine without package lists needs the update, one with stale lists too; without a network
+    // the install may still succeed from a local mirror.
+    let _ = shell::run(apt_get().args(["update", "-qq"]));
+    let install = shell::run(
+        apt_get()
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(packages),
+    );
+    if let Err(error) = install {
+        println!("MISSING: `{names}` could not be installed ({error:#}); without it {without}");
+    }
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+    command
+}
+
+/// Whether `python3 -m venv` would work: Debian ships `ensurepip` apart from the interpreter.
+fn can_make_venvs() -> bool {
+    let status = Command::new("python3")
+        .args(["-c", "import venv, ensurepip"])
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Whether we run as root.
+pub fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("Uid:"));
+    line.and_then(|line| line.split_whitespace().nth(2)) == Some("0")
+}

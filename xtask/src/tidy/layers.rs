@@ -1,0 +1,135 @@
+//! The allowed edges between crates, and how many packages the server is built from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, PackageId};
+
+use super::{Findings, Tree};
+
+/// The layers from the ground up; a crate knows only crates of layers before its own.
+const LAYERS: &[&[&str]] = &[
+    &["bowline-foundation"],
+    &["bowline-store"],
+    &["bowline-sandbox"],
+    &["bowline-sandbox-wasm", "bowline-sandbox-linux"],
+    &["bowline-functions"],
+    &["bowline-api"],
+    &["bowline"],
+];
+
+/// Crates beside the layers, with the crates each may know.
+const BESIDE: &[(&str, &[&str])] = &[
+    ("bowline-guest", &[]),
+    ("bowline-tests", &["bowline-foundation"]),
+    ("xtask", &["bowline-foundation", "bowline-tests"]),
+    (
+        "bowline-fuzz",
+        &[
+            "bowline-foundation",
+            "bowline-functions",
+            "bowline-api",
+            "bowline-sandbox-linux",
+            "bowline-sandbox-wasm",
+        ],
+    ),
+];
+
+/// The server is built from at most so many packages, its own crates included.
+const SERVER_PACKAGES_MAX: usize = 450;
+
+pub(super) fn check(tree: &Tree, findings: &mut Findings) {
+    check_edges(&tree.metadata, findings);
+    let count = server_packages(&tree.metadata);
+    if count > SERVER_PACKAGES_MAX {
+        findings.error(format!(
+            "the server is built from {count} packages, more than {SERVER_PACKAGES_MAX}: find what brought them \
+             (`cargo tree -p bowline -e normal`) and switch off its features or do without it"
+        ));
+    } else {
+        findings.note(format!(
+            "the server is built from {count} packages, {SERVER_PACKAGES_MAX} are allowed"
+        ));
+    }
+}
+
+fn check_edges(metadata: &Metadata, findings: &mut Findings) {
+    let members: BTreeSet<&str> = metadata
+        .workspace_packages()
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    for package in metadata.workspace_packages() {
+        let from = package.name.as_str();
+        let Some(allowed) = allowed_for(from) else {
+            findings.error(format!(
+                "the crate `{from}` has no place yet: add it to `xtask/src/tidy/layers.rs`"
+            ));
+            continue;
+        };
+        let known = package.dependencies.iter().map(|dependency| dependency.name.as_str());
+        for to in known.filter(|name| members.contains(name) && *name != from) {
+            if !allowed.contains(&to) {
+                findings.error(format!(
+                    "`{from}` must not know `{to}`: it may know {}",
+                    if allowed.is_empty() {
+                        "no crate of this workspace".to_owned()
+                    } else {
+                        allowed.join(", ")
+                    }
+                ));
+            }
+        }
+    }
+}
+
+/// The crates that `name` may know, `None` if nobody gave it a place.
+fn allowed_for(name: &str) -> Option<Vec<&'static str>> {
+    if let Some((_, allowed)) = BESIDE.iter().find(|(beside, _)| *beside == name) {
+        return Some(allowed.to_vec());
+    }
+    let layer = LAYERS.iter().position(|layer| layer.contains(&name))?;
+    Some(LAYERS[..layer].concat())
+}
+
+/// Packages in the server's own tree: ordinary dependencies only, for the platform it runs on.
+fn server_packages(metadata: &Metadata) -> usize {
+    let Some(resolve) = &metadata.resolve else { return 0 };
+    let nodes: BTreeMap<&PackageId, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+    let server = metadata
+        .workspace_packages()
+        .into_iter()
+        .find(|package| package.name.as_str() == "bowline");
+    let mut open: Vec<&PackageId> = server.into_iter().map(|package| &package.id).collect();
+    let mut seen: BTreeSet<&PackageId> = open.iter().copied().collect();
+    while let Some(id) = open.pop() {
+        let dependencies = nodes.get(id).into_iter().flat_map(|node| &node.deps);
+        let ordinary = dependencies.filter(|dependency| {
+            let mut kinds = dependency.dep_kinds.iter();
+            kinds.any(|kind| kind.kind == DependencyKind::Normal)
+        });
+        open.extend(
+            ordinary
+                .map(|dependency| &dependency.pkg)
+                .filter(|package| seen.insert(package)),
+        );
+    }
+    seen.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_point_one_way() {
+        assert!(allowed_for("bowline-functions").unwrap().contains(&"bowline-store"));
+        assert!(!allowed_for("bowline-store").unwrap().contains(&"bowline-functions"));
+        assert!(
+            !allowed_for("bowline-sandbox-wasm")
+                .unwrap()
+                .contains(&"bowline-sandbox-linux")
+        );
+        assert!(allowed_for("bowline-guest").unwrap().is_empty());
+        assert!(allowed_for("bowline-utils").is_none());
+    }
+}
