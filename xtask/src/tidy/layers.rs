@@ -10,6 +10,7 @@ use super::{Findings, Tree};
 const LAYERS: &[&[&str]] = &[
     &["bowline-foundation"],
     &["bowline-store"],
+    &["bowline-stream"],
     &["bowline-sandbox"],
     &["bowline-sandbox-wasm", "bowline-sandbox-linux"],
     &["bowline-functions"],
