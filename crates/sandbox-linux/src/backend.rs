@@ -18,6 +18,7 @@ use bowline_sandbox::{
 };
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use crate::cell::{Cell, CellError, CellPlan, Command, Exit, Furnishing, ReadOnlyBind, Spawner, Start};
 use crate::clients::{self, NODE_CLIENT, PYTHON_CLIENT, RUNTIME_DIR};
@@ -31,6 +32,8 @@ const MEMORY_PER_PROCESSOR: Mebibytes = Mebibytes(1769);
 /// How long a taken cell is not replaced: the making of another must not take the processor from the
 /// first invocation.
 const REFILL_DELAY: Duration = Duration::from_millis(20);
+/// How long a version's preparation waits for the first warm cell of its runtime.
+const FIRST_CELL_MAX: Duration = Duration::from_secs(2);
 const TASK_ROOT: &str = "/var/task";
 const BOOTSTRAP: &str = "/var/task/bootstrap";
 /// Variables that an interpreter or the dynamic linker reads when it starts: a pre-warmed one cannot take
@@ -203,6 +206,10 @@ impl Backend for LinuxBackend {
         SandboxKind::Linux
     }
 
+    async fn check(&self, version: &VersionSpec) -> Result<(), PrepareError> {
+        self.interpreter(version.runtime).await.map(|_| ())
+    }
+
     async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {
         match version.runtime {
             Runtime::ProvidedAl2023 | Runtime::ProvidedAl2 => check_bootstrap(&version.code.path)?,
@@ -211,6 +218,8 @@ impl Backend for LinuxBackend {
         let recipe = self.recipe(version).await?;
         if !recipe.fresh {
             self.pool.keep(&recipe.name, &recipe.plan);
+            // Whoever invokes the function as soon as it is active finds a cell that is ready.
+            let _ = timeout(FIRST_CELL_MAX, self.pool.stocked(&recipe.name)).await;
         }
         Ok(())
     }

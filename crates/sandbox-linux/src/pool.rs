@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 
 use crate::cell::{Cell, CellError, CellPlan, Spawner, Start};
 
@@ -34,6 +35,8 @@ pub(crate) struct Pool {
 struct Shelves {
     of: HashMap<String, Shelf>,
     closed: bool,
+    /// Told whenever a cell that was on its way has come, or will not come.
+    arrived: Arc<Notify>,
 }
 
 struct Shelf {
@@ -65,6 +68,21 @@ impl Pool {
         }
         drop(shelves);
         self.refill(name, Duration::ZERO);
+    }
+
+    /// Waits until a cell of `name` is ready, or none is on its way.
+    pub(crate) async fn stocked(&self, name: &str) {
+        loop {
+            let arrived = {
+                let shelves = self.shelves.lock();
+                let pending = |shelf: &Shelf| shelf.ready.is_empty() && shelf.coming > 0;
+                if !shelves.of.get(name).is_some_and(pending) {
+                    return;
+                }
+                shelves.arrived.clone().notified_owned()
+            };
+            arrived.await;
+        }
     }
 
     /// A cell that is ready now, if there is one. The caller asks for a refill when it suits it.
@@ -110,18 +128,21 @@ impl Pool {
             let closed = shelves.closed;
             let shelf = shelves.of.get_mut(name).expect("a shelf is never taken away");
             shelf.coming -= 1;
-            match made {
+            let surplus = match made {
                 Ok(warm) if closed => Some(warm),
                 Ok(warm) => {
                     shelf.ready.push(warm);
                     None
                 }
+                Err(_) if closed => None,
                 Err(error) => {
                     // The next function that takes a cell makes its own and asks again.
                     tracing::warn!(runtime = name, error = &error as &dyn std::error::Error, "no warm cell");
                     None
                 }
-            }
+            };
+            shelves.arrived.notify_waiters();
+            surplus
         };
         if let Some(warm) = surplus {
             warm.cell.destroy().await;

@@ -8,6 +8,7 @@ use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::{Backend, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
 
+use crate::accept::accept;
 use crate::command::Command;
 use crate::compiler::Compiler;
 use crate::engine;
@@ -97,6 +98,19 @@ impl WasmBackend {
 impl Backend for WasmBackend {
     fn kind(&self) -> SandboxKind {
         SandboxKind::Wasm
+    }
+
+    async fn check(&self, version: &VersionSpec) -> Result<(), PrepareError> {
+        if self.shared.images.exists(&version.code.digest) {
+            return Ok(());
+        }
+        let source = version.code.path.join(MODULE_FILE);
+        let accepted = self.off_thread(move |_| std::fs::read(&source).map(|module| accept(&module)));
+        match accepted.await.and_then(|read| read) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(rejection)) => Err(PrepareError::InvalidCode(rejection.to_string())),
+            Err(error) => Err(PrepareError::Backend(error)),
+        }
     }
 
     async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {

@@ -27,6 +27,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Which kind of sandbox this backend makes.
     fn kind(&self) -> SandboxKind;
 
+    /// Refuses what no preparation could ever make run here. A client waits for it: it reads the code
+    /// once at most, compiles nothing, and may pass what [`Backend::prepare`] refuses later.
+    async fn check(&self, version: &VersionSpec) -> Result<(), PrepareError>;
+
     /// Checks that `version` can run here and does the slow work ahead of time (compiles a module,
     /// finds the interpreter). Idempotent; its results are cached by code digest, so repeating it after
     /// a restart is cheap. Called before a version becomes active and again after a restart.

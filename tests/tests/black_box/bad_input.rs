@@ -96,6 +96,16 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "a damaged module behind a good beginning",
+        status: 400,
+        error: "InvalidParameterValueException",
+        message: "not valid",
+        request: |lambda| {
+            let code = zip_of(&[("bootstrap.wasm", b"\0asm\x01\0\0\0but then no sections")])?;
+            create(lambda, Artifact::provided(code), json!({}))
+        },
+    },
+    Case {
         name: "an unknown runtime",
         status: 400,
         error: "InvalidParameterValueException",
@@ -266,12 +276,16 @@ fn bad_input_is_refused_and_leaves_nothing_behind() -> Result<()> {
 }
 
 #[test]
-fn a_module_that_does_not_validate_fails_and_can_be_removed() -> Result<()> {
+fn a_module_that_cannot_be_linked_fails_and_can_be_removed() -> Result<()> {
     let node = Node::start()?;
     let lambda = node.lambda();
     let empty = files(&node.data())?;
-    // It begins as a module does, so only the compiler, which runs after the answer, can tell.
-    let code = zip_of(&[("bootstrap.wasm", b"\0asm\x01\0\0\0but then no sections")])?;
+    // It is valid, but only linking, which follows after the answer, tells that `fd_write` is no `func()`.
+    let module = wat::parse_str(
+        r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)) (memory (export "memory") 1)
+            (func (export "_start")))"#,
+    )?;
+    let code = zip_of(&[("bootstrap.wasm", &module)])?;
     lambda
         .create("broken", &Artifact::provided(code), json!({}))?
         .expect(201)?;

@@ -30,6 +30,10 @@ impl Backend for Scripted {
         SandboxKind::Wasm
     }
 
+    async fn check(&self, _version: &VersionSpec) -> Result<(), PrepareError> {
+        Ok(())
+    }
+
     async fn prepare(&self, _version: &VersionSpec) -> Result<(), PrepareError> {
         Ok(())
     }

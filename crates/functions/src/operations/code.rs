@@ -93,12 +93,11 @@ impl Inner {
 
     /// Refuses at once what this machine can never run. Compiling is left to the background.
     pub(super) async fn try_runtime(&self, configuration: &Configuration) -> Result<(), Error> {
-        if configuration.kind == SandboxKind::Wasm && self.has_backend(SandboxKind::Wasm) {
-            return Ok(());
-        }
-        let spec = Arc::new(self.spec(configuration));
-        match self.backend(configuration.kind).prepare(&spec).await {
-            Err(PrepareError::MissingRuntime(reason)) => Err(Error::InvalidParameter(reason)),
+        let spec = self.spec(configuration);
+        match self.backend(configuration.kind).check(&spec).await {
+            Err(PrepareError::MissingRuntime(reason) | PrepareError::InvalidCode(reason)) => {
+                Err(Error::InvalidParameter(reason))
+            }
             // The background finds the same and says so in the function's state.
             _ => Ok(()),
         }

@@ -24,6 +24,10 @@ impl Backend for Absent {
         self.0
     }
 
+    async fn check(&self, _: &VersionSpec) -> Result<(), PrepareError> {
+        Err(PrepareError::MissingRuntime(self.reason()))
+    }
+
     async fn prepare(&self, _: &VersionSpec) -> Result<(), PrepareError> {
         Err(PrepareError::MissingRuntime(self.reason()))
     }

@@ -312,10 +312,6 @@ impl Inner {
         }
     }
 
-    pub fn has_backend(&self, kind: SandboxKind) -> bool {
-        self.backends.iter().any(|backend| backend.kind() == kind)
-    }
-
     /// The backend of a kind; one that refuses everything if this node has none.
     pub fn backend(&self, kind: SandboxKind) -> Arc<dyn Backend> {
         let found = self.backends.iter().find(|backend| backend.kind() == kind);

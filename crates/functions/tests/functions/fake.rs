@@ -118,6 +118,13 @@ impl Backend for FakeBackend {
         self.0.kind
     }
 
+    async fn check(&self, _: &VersionSpec) -> Result<(), PrepareError> {
+        match &*self.0.preparing.lock() {
+            Some(Script::Missing) => Err(PrepareError::MissingRuntime("no interpreter".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {
         let mut held = self.0.prepare_held.subscribe();
         held.wait_for(|held| !held).await.unwrap();

@@ -19,6 +19,9 @@ use super::wire::{Failure, Gauge, Limits, Step};
 
 /// The groups made ahead of need.
 const STOCK: usize = 8;
+/// The share of the processors of all cells together, where a process outside has 1024: what one of the
+/// lowest priority has. Cells use what nobody else wants, and a spinning guest does not hold up the node.
+const CELLS_SHARES: u64 = 15;
 /// The period of processor quotas, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -289,7 +292,20 @@ impl Hierarchy {
             let _ = fs::remove_dir(&hierarchy.base);
             return None;
         }
+        hierarchy.yield_to_others();
         Some(hierarchy)
+    }
+
+    /// Makes the cells as a whole give way to everything outside them. Among each other they share by
+    /// their own limits. A kernel that lacks the file leaves them equal to others.
+    fn yield_to_others(&self) {
+        if !self.cpu {
+            return;
+        }
+        let _ = match self.version {
+            Version::V1 => write(&self.base, "cpu.shares", &CELLS_SHARES.to_string()),
+            Version::V2 => write(&self.base, "cpu.weight", &weight(CELLS_SHARES).to_string()),
+        };
     }
 
     /// Enables the controllers for cells and notes which there are.
@@ -329,12 +345,7 @@ impl Hierarchy {
         }
         if self.cpu {
             write(folder, "cpu.max", &format!("{} {CPU_PERIOD_US}", quota_us(limits)))?;
-            // A share of 1024 is a weight of 100.
-            write(
-                folder,
-                "cpu.weight",
-                &(shares(limits) * 100 / 1024).clamp(1, 10_000).to_string(),
-            )?;
+            write(folder, "cpu.weight", &weight(shares(limits)).to_string())?;
         }
         if self.pids {
             write(folder, "pids.max", &processes(limits).to_string())?;
@@ -378,6 +389,11 @@ fn quota_us(limits: &Limits) -> u64 {
 
 fn shares(limits: &Limits) -> u64 {
     (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144)
+}
+
+/// A share of version 1 as a weight of version 2: 1024 is 100.
+fn weight(shares: u64) -> u64 {
+    (shares * 100 / 1024).clamp(1, 10_000)
 }
 
 /// The guest's processes and the init.
