@@ -7,6 +7,7 @@ mod client;
 mod cold;
 mod density;
 mod invoke;
+mod neighbours;
 mod runtime_api;
 mod subject;
 pub mod table;
@@ -46,6 +47,8 @@ enum Name {
     Cold,
     /// Memory with many functions, and of an idle node
     Density,
+    /// What a function feels of one that misbehaves
+    Neighbours,
     /// All of them
     All,
 }
@@ -62,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.record {
             return table::record(&[]);
         }
-        bail!("name what to measure: invoke, cold, density or all");
+        bail!("name what to measure: invoke, cold, density, neighbours or all");
     }
     machine::prepare_for_benchmarks()?;
     let rows = measure(arguments)?;
@@ -98,6 +101,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Density) {
         rows.extend(density::measure(&subjects, effort).context("`density` cannot be measured")?);
+    }
+    if wants(Name::Neighbours) {
+        rows.extend(neighbours::measure(&subjects, effort).context("`neighbours` cannot be measured")?);
     }
     Ok(rows)
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::limits::PROCESSES_MAX;
-use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     Backend, CreateError, FunctionError, LogSink, PrepareError, Runtime, Sandbox, SandboxKind, VersionSpec,
 };
@@ -23,12 +22,10 @@ use tokio::time::timeout;
 use crate::cell::{Cell, CellError, CellPlan, Command, Exit, Furnishing, ReadOnlyBind, Spawner, Start};
 use crate::clients::{self, NODE_CLIENT, PYTHON_CLIENT, RUNTIME_DIR};
 use crate::interpreter::{self, Interpreter};
-use crate::linux_sandbox::{LinuxSandbox, exit_error};
+use crate::linux_sandbox::{LinuxSandbox, cpu_millis, exit_error};
 use crate::output::Output;
 use crate::pool::{Pool, WarmCell};
 
-/// The memory at which Lambda gives one whole processor.
-const MEMORY_PER_PROCESSOR: Mebibytes = Mebibytes(1769);
 /// How long a taken cell is not replaced: the making of another must not take the processor from the
 /// first invocation.
 const REFILL_DELAY: Duration = Duration::from_millis(20);
@@ -289,14 +286,6 @@ fn of_cell(version: &VersionSpec) -> impl Fn(CellError) -> CreateError {
         }
         other => CreateError::Backend(io::Error::other(other)),
     }
-}
-
-/// The processor time of a function, as a share of one processor's.
-///
-/// Lambda gives a whole processor at 1,769 MB and proportionally less below. Here nothing below is held
-/// back: a processor nobody else wants would only be wasted. Above, the quota grows as on Lambda.
-fn cpu_millis(memory: Mebibytes) -> u32 {
-    (memory.0 * 1000 / MEMORY_PER_PROCESSOR.0).max(1000)
 }
 
 /// The environment that does not depend on the function; its owner may override it.

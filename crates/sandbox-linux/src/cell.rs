@@ -211,6 +211,22 @@ pub struct Cell {
     ended: Option<ExitStatus>,
 }
 
+/// How a cell competes for the processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// By its limit: what it has after furnishing.
+    Full {
+        /// The processor time of the limit.
+        cpu_millis: u32,
+    },
+    /// Behind every process of ordinary priority.
+    Leftover,
+}
+
+/// The share of a cell that takes what others leave; a process of `nice 15`, as WebAssembly guests that
+/// run on are, has 36.
+const LEFTOVER_SHARES: u64 = 36;
+
 /// A cell in the spawner's keeping; dropping it tells the spawner to destroy it.
 #[derive(Debug)]
 struct Place {
@@ -425,6 +441,15 @@ impl Cell {
     pub fn thaw(&self) -> io::Result<()> {
         let brake = self.gauges.brake(false);
         brake.unwrap_or_else(|| self.place.channel.order(&Order::Continue))
+    }
+
+    /// Lets the cell compete for the processors as a plain process of ordinary priority does, as far as
+    /// its limit goes, or only for what others leave. Cheap: one write to an open file.
+    pub fn set_claim(&self, claim: Claim) {
+        self.gauges.share(match claim {
+            Claim::Full { cpu_millis } => cgroup::shares_of(cpu_millis),
+            Claim::Leftover => LEFTOVER_SHARES,
+        });
     }
 
     /// What the cell used so far. Cheap: a few reads of open files.

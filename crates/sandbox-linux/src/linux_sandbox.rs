@@ -16,10 +16,19 @@ use bowline_sandbox::{CreateError, Deadline, FunctionError, Invocation, Outcome,
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 
-use crate::cell::{Cell, Exit, ExitStatus};
+use crate::cell::{Cell, Claim, Exit, ExitStatus};
 use crate::output::Output;
 use crate::runtime_api::{Answer, Ready, Server};
 use crate::watch;
+
+/// An invocation that takes longer competes no more with what is short: it gets the processor time that
+/// others leave. Longer than most invocations, shorter than what a neighbour would notice often.
+const INVOKE_CLAIM_MAX: Duration = Duration::from_millis(20);
+/// The same for an initialisation, which loads libraries and comes but once.
+const INIT_CLAIM_MAX: Duration = Duration::from_millis(500);
+
+/// The memory at which Lambda gives one whole processor.
+const MEMORY_PER_PROCESSOR: Mebibytes = Mebibytes(1769);
 
 /// A sandbox that is initialised, or about to be.
 pub(crate) struct LinuxSandbox {
@@ -69,7 +78,7 @@ impl LinuxSandbox {
     /// Waits until the function asks for its first event; a sandbox that fails is destroyed.
     pub(crate) async fn initialise(mut self) -> Result<Self, CreateError> {
         let limit = Duration::from_secs(u64::from(INIT_SECONDS_MAX));
-        let end = self.wait(limit, Server::poll_ready).await;
+        let end = self.wait_yielding(INIT_CLAIM_MAX, limit, Server::poll_ready).await;
         self.output.drain();
         let error = match end {
             End::Done(Ready::Idle) => return Ok(self),
@@ -135,6 +144,24 @@ impl LinuxSandbox {
         }
     }
 
+    /// Waits like [`Self::wait`]; after `claim` the guest gets only the processor time that others leave.
+    async fn wait_yielding<T>(
+        &mut self,
+        claim: Duration,
+        limit: Duration,
+        mut poll: impl FnMut(&mut Server, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> End<T> {
+        let end = self.wait(limit.min(claim), &mut poll).await;
+        if limit <= claim || !matches!(end, End::TimedOut) {
+            return end;
+        }
+        self.cell.set_claim(Claim::Leftover);
+        let end = self.wait(limit - claim, poll).await;
+        let cpu_millis = cpu_millis(self.memory);
+        self.cell.set_claim(Claim::Full { cpu_millis });
+        end
+    }
+
     async fn run(&mut self, invocation: Invocation) -> (Outcome, bool) {
         if std::mem::take(&mut self.frozen)
             && let Err(error) = self.cell.thaw()
@@ -148,7 +175,7 @@ impl LinuxSandbox {
             return (Outcome::Broken("sandbox is not ready for an event".to_owned()), false);
         }
         let left = deadline.monotonic.since(self.clock.monotonic());
-        let end = self.wait(left, Server::poll_answer).await;
+        let end = self.wait_yielding(INVOKE_CLAIM_MAX, left, Server::poll_answer).await;
         self.output.drain();
         match end {
             End::Done(Answer::Response(body)) => (Outcome::Success(body), true),
@@ -241,4 +268,12 @@ impl Sandbox for LinuxSandbox {
         self.output.drain();
         self.cell.destroy().await;
     }
+}
+
+/// The processor time of a function, as a share of one processor's.
+///
+/// Lambda gives a whole processor at 1,769 MB and proportionally less below. Here nothing below is held
+/// back: a processor nobody else wants would only be wasted. Above, the quota grows as on Lambda.
+pub(crate) fn cpu_millis(memory: Mebibytes) -> u32 {
+    (memory.0 * 1000 / MEMORY_PER_PROCESSOR.0).max(1000)
 }

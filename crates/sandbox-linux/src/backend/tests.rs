@@ -1,5 +1,7 @@
 //! What is refused before anything runs.
 
+use bowline_foundation::units::Mebibytes;
+
 use super::*;
 
 fn refusal(result: Result<(), PrepareError>) -> String {

@@ -6,8 +6,9 @@
 //! is; what is nowhere is missing: with no writable cgroup at all a cell has resource limits on each
 //! process instead of a limit on the whole, is stopped by signals, and its use is not metered.
 //!
-//! All groups of a spawner are children of one group in each hierarchy, whose name carries the spawner's
-//! state folder, so that what a crashed one left is recognised.
+//! The groups lie beside the node's own, not under one of theirs, so that each competes for the
+//! processors by its own share. Their names carry the spawner's state folder, so that what a crashed one
+//! left is recognised.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -19,17 +20,15 @@ use super::wire::{Failure, Gauge, Limits, Step};
 
 /// The groups made ahead of need.
 const STOCK: usize = 8;
-/// The share of the processors of all cells together, where a process outside has 1024: what one of the
-/// lowest priority has. Cells use what nobody else wants, and a spinning guest does not hold up the node.
-const CELLS_SHARES: u64 = 15;
 /// The period of processor quotas, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 
-/// One hierarchy with the spawner's own group in it.
+/// One hierarchy in which the spawner makes groups.
 #[derive(Debug)]
 struct Hierarchy {
-    /// The spawner's group.
-    base: PathBuf,
+    parent: PathBuf,
+    /// What the names of this spawner's groups begin with.
+    prefix: String,
     version: Version,
     /// Which controllers it limits with.
     memory: bool,
@@ -79,11 +78,7 @@ impl Cgroups {
         // Version 2 freezes and counts in any layout.
         if hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V2) {
             hierarchies.retain(|hierarchy| {
-                let needed = hierarchy.version == Version::V2 || hierarchy.memory || hierarchy.cpu || hierarchy.pids;
-                if !needed {
-                    remove_tree(&hierarchy.base);
-                }
-                needed
+                hierarchy.version == Version::V2 || hierarchy.memory || hierarchy.cpu || hierarchy.pids
             });
         }
         Self {
@@ -119,7 +114,6 @@ impl Cgroups {
 
     fn make(&mut self) -> io::Result<Group> {
         self.next += 1;
-        let name = format!("cell-{}", self.next);
         let mut group = Group {
             folders: Vec::new(),
             unified: None,
@@ -127,7 +121,7 @@ impl Cgroups {
             gauges: Vec::new(),
         };
         for hierarchy in &self.hierarchies {
-            if let Err(error) = group.join(hierarchy, &name) {
+            if let Err(error) = group.join(hierarchy, self.next) {
                 let _ = group.remove();
                 return Err(error);
             }
@@ -147,20 +141,20 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes the spawner's own groups; called when every cell is gone.
+    /// Removes all groups of this spawner; called when every cell is gone.
     pub fn remove(&mut self) {
         for group in self.stock.drain(..) {
             let _ = group.remove();
         }
         for hierarchy in &self.hierarchies {
-            remove_tree(&hierarchy.base);
+            remove_leftovers(&hierarchy.parent, &hierarchy.prefix);
         }
     }
 }
 
 impl Group {
-    fn join(&mut self, hierarchy: &Hierarchy, name: &str) -> io::Result<()> {
-        let folder = hierarchy.base.join(name);
+    fn join(&mut self, hierarchy: &Hierarchy, number: u64) -> io::Result<()> {
+        let folder = hierarchy.parent.join(format!("{}cell-{number}", hierarchy.prefix));
         fs::create_dir(&folder)?;
         self.folders.push(folder.clone());
         match hierarchy.version {
@@ -183,7 +177,10 @@ impl Group {
             if self.gauges.iter().any(|(known, _)| *known == gauge) {
                 continue;
             }
-            let writes = matches!(gauge, Gauge::Freeze | Gauge::FreezerState);
+            let writes = matches!(
+                gauge,
+                Gauge::Freeze | Gauge::FreezerState | Gauge::CpuShares | Gauge::CpuWeight
+            );
             // A kernel may lack one; then its value is unknown.
             if let Ok(open) = fs::OpenOptions::new()
                 .read(!writes)
@@ -240,7 +237,7 @@ impl Group {
 }
 
 impl Hierarchy {
-    /// Makes the spawner's group in the hierarchy at `mount`, if it offers anything and lets us.
+    /// Tries whether groups can be made in the hierarchy at `mount`, and what they offer.
     fn claim(mount: &Path, controllers: Option<&[String]>, own: &HashMap<String, PathBuf>, mark: &str) -> Option<Self> {
         let version = if controllers.is_some() {
             Version::V1
@@ -256,10 +253,15 @@ impl Hierarchy {
             .filter(|path| path.is_dir())
             .unwrap_or_else(|| mount.to_path_buf());
         remove_leftovers(&parent, mark);
-        let base = parent.join(format!("{mark}{}", std::process::id()));
-        let offers = |name: &str| controllers.is_some_and(|list| list.iter().any(|item| item == name));
-        let mut hierarchy = Self {
-            base,
+        if version == Version::V2 {
+            delegate(&parent);
+        }
+        let prefix = format!("{mark}{}-", std::process::id());
+        let offered = offered_to_groups(&parent.join(format!("{prefix}probe")), controllers)?;
+        let offers = |name: &str| offered.iter().any(|item| item == name);
+        let hierarchy = Self {
+            parent,
+            prefix,
             version,
             memory: offers("memory"),
             cpu: offers("cpu"),
@@ -274,51 +276,7 @@ impl Hierarchy {
             hierarchy.cpuacct,
             hierarchy.freezer,
         ];
-        if version == Version::V1 && useful == [false; 5] {
-            return None;
-        }
-        if version == Version::V2 {
-            delegate(&parent);
-        }
-        fs::create_dir(&hierarchy.base).ok()?;
-        if version == Version::V2 {
-            hierarchy.delegated();
-        }
-        // The right to make folders does not always come with the right to move processes.
-        let probe = fs::OpenOptions::new()
-            .write(true)
-            .open(hierarchy.base.join("cgroup.procs"));
-        if probe.is_err() {
-            let _ = fs::remove_dir(&hierarchy.base);
-            return None;
-        }
-        hierarchy.yield_to_others();
-        Some(hierarchy)
-    }
-
-    /// Makes the cells as a whole give way to everything outside them. Among each other they share by
-    /// their own limits. A kernel that lacks the file leaves them equal to others.
-    fn yield_to_others(&self) {
-        if !self.cpu {
-            return;
-        }
-        let _ = match self.version {
-            Version::V1 => write(&self.base, "cpu.shares", &CELLS_SHARES.to_string()),
-            Version::V2 => write(&self.base, "cpu.weight", &weight(CELLS_SHARES).to_string()),
-        };
-    }
-
-    /// Enables the controllers for cells and notes which there are.
-    fn delegated(&mut self) {
-        let controllers = fs::read_to_string(self.base.join("cgroup.controllers")).unwrap_or_default();
-        for (name, flag) in [
-            ("memory", &mut self.memory),
-            ("cpu", &mut self.cpu),
-            ("pids", &mut self.pids),
-        ] {
-            *flag = controllers.split_whitespace().any(|item| item == name)
-                && write(&self.base, "cgroup.subtree_control", &format!("+{name}")).is_ok();
-        }
+        (version == Version::V2 || useful.contains(&true)).then_some(hierarchy)
     }
 
     fn limit_v1(&self, folder: &Path, limits: &Limits) -> io::Result<()> {
@@ -359,6 +317,9 @@ impl Hierarchy {
         match self.version {
             Version::V2 => {
                 gauges.extend([(Gauge::CpuStat, "cpu.stat"), (Gauge::Freeze, "cgroup.freeze")]);
+                if self.cpu {
+                    gauges.push((Gauge::CpuWeight, "cpu.weight"));
+                }
                 if self.memory {
                     gauges.push((Gauge::MemoryMax, "memory.peak"));
                     gauges.push((Gauge::MemoryNow, "memory.current"));
@@ -370,6 +331,9 @@ impl Hierarchy {
                     gauges.push((Gauge::MemoryMax, "memory.max_usage_in_bytes"));
                     gauges.push((Gauge::MemoryNow, "memory.usage_in_bytes"));
                     gauges.push((Gauge::OutOfMemory, "memory.oom_control"));
+                }
+                if self.cpu {
+                    gauges.push((Gauge::CpuShares, "cpu.shares"));
                 }
                 if self.cpuacct {
                     gauges.push((Gauge::CpuNanoseconds, "cpuacct.usage"));
@@ -388,11 +352,17 @@ fn quota_us(limits: &Limits) -> u64 {
 }
 
 fn shares(limits: &Limits) -> u64 {
-    (u64::from(limits.cpu_millis) * 1024 / 1000).clamp(2, 262_144)
+    shares_of(limits.cpu_millis)
+}
+
+/// The share of a cell that may use this much processor time: 1024 for one processor, as a plain process
+/// of ordinary priority has.
+pub(super) fn shares_of(cpu_millis: u32) -> u64 {
+    (u64::from(cpu_millis) * 1024 / 1000).clamp(2, 262_144)
 }
 
 /// A share of version 1 as a weight of version 2: 1024 is 100.
-fn weight(shares: u64) -> u64 {
+pub(super) fn weight(shares: u64) -> u64 {
     (shares * 100 / 1024).clamp(1, 10_000)
 }
 
@@ -406,6 +376,22 @@ fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
         .write(true)
         .open(folder.join(file))
         .and_then(|mut open| io::Write::write_all(&mut open, value.as_bytes()))
+}
+
+/// The controllers that a group has, found out on one that is made and removed at once; `None` if no
+/// group can be made there, or no process moved into it: the one right does not always bring the other.
+fn offered_to_groups(probe: &Path, controllers: Option<&[String]>) -> Option<Vec<String>> {
+    fs::create_dir(probe).ok()?;
+    let movable = fs::OpenOptions::new().write(true).open(probe.join("cgroup.procs"));
+    let offered = match controllers {
+        Some(mounted) => mounted.to_vec(),
+        None => {
+            let text = fs::read_to_string(probe.join("cgroup.controllers")).unwrap_or_default();
+            text.split_whitespace().map(str::to_owned).collect()
+        }
+    };
+    let _ = fs::remove_dir(probe);
+    movable.is_ok().then_some(offered)
 }
 
 /// Offers the controllers to children of `parent`. A group with processes of its own cannot; then the

@@ -8,6 +8,7 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use super::cgroup::weight;
 use super::wire::{self, Gauge, Order, Reply};
 use super::{CellError, CellUsage};
 
@@ -71,7 +72,7 @@ impl Gauges {
                 Gauge::CpuNanoseconds => usage.cpu = Duration::from_nanos(labelled(file, "")),
                 Gauge::MemoryMax => usage.memory_bytes_max = labelled(file, ""),
                 Gauge::MemoryNow => usage.memory_bytes_now = labelled(file, ""),
-                Gauge::OutOfMemory | Gauge::Freeze | Gauge::FreezerState => {}
+                Gauge::OutOfMemory | Gauge::Freeze | Gauge::FreezerState | Gauge::CpuShares | Gauge::CpuWeight => {}
             }
         }
         usage
@@ -85,13 +86,31 @@ impl Gauges {
 
     /// Freezes or thaws; `None` if no cgroup can.
     pub fn brake(&self, frozen: bool) -> Option<io::Result<()>> {
-        let write = |file, text: &[u8]| rustix::io::pwrite(file, text, 0).map(|_| ()).map_err(Into::into);
         self.0.iter().find_map(|(gauge, file)| match gauge {
             Gauge::Freeze => Some(write(file, if frozen { b"1" } else { b"0" })),
             Gauge::FreezerState => Some(write(file, if frozen { b"FROZEN" } else { b"THAWED" })),
             _ => None,
         })
     }
+
+    /// Sets the share of the processors, where 1024 is that of a plain process; nothing happens if no
+    /// cgroup can.
+    pub fn share(&self, shares: u64) {
+        for (gauge, file) in &self.0 {
+            let number = match gauge {
+                Gauge::CpuShares => shares,
+                Gauge::CpuWeight => weight(shares),
+                _ => continue,
+            };
+            if let Err(error) = write(file, number.to_string().as_bytes()) {
+                tracing::debug!(%error, "a cell keeps its share of the processors");
+            }
+        }
+    }
+}
+
+fn write(file: &OwnedFd, text: &[u8]) -> io::Result<()> {
+    Ok(rustix::io::pwrite(file, text, 0).map(|_| ())?)
 }
 
 /// The number after `label` at the start of a line; zero if there is none.

@@ -106,6 +106,10 @@ pub enum Gauge {
     Freeze,
     /// `freezer.state` of cgroup v1.
     FreezerState,
+    /// `cpu.shares` of cgroup v1.
+    CpuShares,
+    /// `cpu.weight` of cgroup v2.
+    CpuWeight,
 }
 
 /// The part of a [`Furnishing`] that is numbers.

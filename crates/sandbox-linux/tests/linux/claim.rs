@@ -1,0 +1,85 @@
+//! How a function competes for the processors with what runs beside it.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use super::harness::{World, python};
+
+/// Spins for as many milliseconds as the event says.
+const SPINNER: &[u8] = b"import time
+def handler(event, context):
+    end = time.monotonic() + event['ms'] / 1000
+    while time.monotonic() < end:
+        pass
+";
+const SPIN_MS: u64 = 1500;
+/// `utime` and `stime` count these.
+const TICK_MS: u64 = 10;
+
+/// A process of ordinary priority that wants a processor.
+struct Rival(Child);
+
+impl Rival {
+    fn start() -> Self {
+        let mut shell = Command::new("sh");
+        let child = shell.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn();
+        Self(child.expect("there is a shell"))
+    }
+
+    /// Processor time so far, in milliseconds.
+    fn used_ms(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("the name is in brackets");
+        let times = fields.split_whitespace().skip(11).take(2);
+        times
+            .map(|ticks| ticks.parse::<u64>().expect("a number") * TICK_MS)
+            .sum()
+    }
+}
+
+impl Drop for Rival {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Everything that this process starts from now on shares one processor.
+fn share_one_processor() {
+    let mut allowed = rustix::thread::sched_getaffinity(None).expect("it can be read");
+    let first = (0..)
+        .find(|cpu| allowed.is_set(*cpu))
+        .expect("a process may run somewhere");
+    allowed.clear();
+    allowed.set(first);
+    rustix::thread::sched_setaffinity(None, &allowed).expect("it may be narrowed");
+}
+
+#[tokio::test]
+async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup needs root");
+        return;
+    }
+    let Some(python) = python() else { return };
+    share_one_processor();
+    let world = World::start(0);
+    let code = world.code(&[("app.py", SPINNER)]);
+    let version = world.version(python, "app.handler", code);
+    let mut live = world.create(version).await.expect("it initialises");
+
+    let (rival, equal) = (Rival::start(), Rival::start());
+    let before = (rival.used_ms(), equal.used_ms());
+    let report = live.report(&json!({"ms": SPIN_MS})).await;
+    let used_ms = u64::try_from(report.usage.cpu.as_millis()).expect("seconds");
+    let (rival_ms, equal_ms) = (rival.used_ms() - before.0, equal.used_ms() - before.1);
+    println!("function {used_ms} ms, rival {rival_ms} ms, its equal {equal_ms} ms");
+    assert!(
+        used_ms * 4 < rival_ms,
+        "the function took {used_ms} ms, a plain process {rival_ms} ms"
+    );
+    assert!(equal_ms * 2 > rival_ms, "the control: plain processes share alike");
+    live.sandbox.destroy().await;
+}
