@@ -39,7 +39,7 @@ impl Node {
             .with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
         let blobs = Blobs::open_dir(&data.join("blobs"))?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("bowline");
         let service = Service::start(bowline_functions::Options {
             clock: clock.clone(),
             entropy: entropy.clone(),

@@ -9,14 +9,13 @@ use bowline_foundation::digest::Digest;
 use bowline_sandbox::{Backend, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
 
 use crate::accept::accept;
-use crate::command::Command;
 use crate::compiler::Compiler;
-use crate::engine;
+use crate::fresh::FreshSandbox;
 use crate::guest::Surroundings;
-use crate::http::HttpSandbox;
 use crate::image::{CompileError, Images, Program};
+use crate::lane;
 use crate::reactor::Reactor;
-use crate::runner::{Departure, Runner};
+use crate::runner::Runner;
 
 /// The name of a module in its code folder.
 const MODULE_FILE: &str = "bootstrap.wasm";
@@ -29,7 +28,7 @@ pub struct Options {
     /// The folder of compiled modules; created with mode 0700 if it does not exist. Only this node's user
     /// may be able to write to it: what lies there is machine code.
     pub cache_dir: PathBuf,
-    /// How many instances may live at once.
+    /// How many instances may live at once, for each processor.
     pub slots: u32,
     /// Where modules are compiled.
     pub compiler: Compiler,
@@ -61,8 +60,7 @@ pub enum StartError {
 /// What all sandboxes of a backend share.
 pub(crate) struct Shared {
     pub(crate) runner: Arc<Runner>,
-    engine: wasmtime::Engine,
-    images: Images,
+    pub(crate) images: Images,
 }
 
 /// Makes sandboxes inside the node's process.
@@ -75,11 +73,11 @@ pub struct WasmBackend {
 impl WasmBackend {
     /// Starts the engine and its helper threads.
     pub fn new(options: Options) -> Result<Self, StartError> {
-        let engine = engine::new(options.slots).map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let lanes = lane::lanes(options.slots).map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let engines = lanes.iter().map(|lane| lane.engine.weak()).collect();
         let shared = Shared {
-            runner: Runner::start(&engine)?,
-            images: Images::open(&engine, options.compiler, &options.cache_dir)?,
-            engine,
+            runner: Runner::start(engines)?,
+            images: Images::open(lanes, options.compiler, &options.cache_dir)?,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -89,8 +87,9 @@ impl WasmBackend {
 
     /// How many core instances live now; for metrics and tests.
     pub fn live_instances(&self) -> u64 {
-        let metrics = self.shared.engine.pooling_allocator_metrics();
-        metrics.map_or(0, |metrics| metrics.core_instances())
+        let lanes = self.shared.images.lanes().iter();
+        let metrics = lanes.filter_map(|lane| lane.engine.pooling_allocator_metrics());
+        metrics.map(|metrics| metrics.core_instances()).sum()
     }
 }
 
@@ -129,31 +128,24 @@ impl Backend for WasmBackend {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        let image = self.shared.images.get(&version.code.digest);
-        let image = image.map_err(CreateError::Backend)?;
+        let home = lane::here(self.shared.images.lanes().len());
+        let digest = version.code.digest;
+        let image = self.shared.images.get(home, &digest).map_err(CreateError::Backend)?;
         let shared = self.shared.clone();
         let surroundings = Surroundings::new(&version, log, &self.clock);
-        match &image.program {
-            Program::Reactor(program) => {
-                let program = program.clone();
-                Ok(Box::new(Reactor::create(shared, image, program, surroundings).await?))
-            }
-            Program::Command(program) => Ok(Box::new(Command {
-                shared,
-                program: program.clone(),
-                image,
-                surroundings,
-                departure: Departure::default(),
-            })),
-            Program::Http(program) => Ok(Box::new(HttpSandbox {
-                shared,
-                program: program.clone(),
-                image,
-                surroundings,
-                environment: version.lambda_environment().into_iter().collect(),
-                departure: Departure::default(),
-            })),
+        if let Program::Reactor(program) = &image.program {
+            let program = program.clone();
+            return Ok(Box::new(Reactor::create(shared, image, program, surroundings).await?));
         }
+        let environment = version.lambda_environment().into_iter().collect();
+        let place = (home, image);
+        Ok(Box::new(FreshSandbox::new(
+            shared,
+            surroundings,
+            environment,
+            digest,
+            place,
+        )))
     }
 
     async fn collect_garbage(&self, in_use: &[Digest]) {

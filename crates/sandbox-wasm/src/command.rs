@@ -5,21 +5,16 @@
 //! `_X_AMZN_TRACE_ID`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{FunctionError, Invocation, Outcome, Report, Sandbox, Usage};
+use bowline_sandbox::{FunctionError, Invocation, Outcome};
 use bytes::Bytes;
 use wasmtime::{Extern, ExternType, InstancePre, Module, ModuleExport, Store};
 
 use crate::accept::COMMAND_EXPORT;
-use crate::backend::Shared;
 use crate::failure::{ProtocolViolation, Scene};
 use crate::guest::{Answer, EnvironmentBlock, Guest, Stdout, Surroundings};
-use crate::image::Image;
 use crate::preview1::Exit;
-use crate::runner::{Departure, Unfinished};
 use crate::store;
 
 /// A linked command, with its exports found in advance.
@@ -58,63 +53,8 @@ impl CommandProgram {
     }
 }
 
-/// A sandbox without an instance: each invocation brings one.
-pub(crate) struct Command {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) image: Arc<Image>,
-    pub(crate) program: Arc<CommandProgram>,
-    pub(crate) surroundings: Arc<Surroundings>,
-    pub(crate) departure: Departure,
-}
-
-#[async_trait]
-impl Sandbox for Command {
-    async fn invoke(&mut self, invocation: Invocation) -> Report {
-        let clock = &self.surroundings.clock;
-        let started = clock.monotonic();
-        let budget = invocation.deadline.monotonic.since(started);
-        let (request_id, limit) = (invocation.request_id, invocation.deadline.budget);
-        let (program, surroundings) = (self.program.clone(), self.surroundings.clone());
-        let work = Box::pin(async move { run(&program, surroundings, &invocation).await });
-        let finished = self.shared.runner.run(work, budget, &mut self.departure).await;
-        let (outcome, reusable) = match finished {
-            Ok(outcome) => {
-                let reusable = !matches!(outcome, Outcome::Broken(_));
-                (outcome, reusable)
-            }
-            Err(Unfinished::Late) => (Outcome::Failed(FunctionError::timed_out(request_id, limit)), false),
-            Err(Unfinished::Lost(error)) => (Outcome::Broken(error.to_string()), false),
-        };
-        self.image.ran();
-        Report {
-            outcome,
-            usage: Usage {
-                duration: clock.monotonic().since(started),
-                memory_bytes_max: self.surroundings.peak_bytes(),
-                cpu: Duration::ZERO,
-            },
-            reusable,
-        }
-    }
-
-    fn is_alive(&mut self) -> bool {
-        true
-    }
-
-    async fn idle(&mut self) {
-        self.image.let_go();
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        0
-    }
-
-    async fn destroy(mut self: Box<Self>) {
-        self.departure.wait().await;
-    }
-}
-
-async fn run(program: &CommandProgram, surroundings: Arc<Surroundings>, invocation: &Invocation) -> Outcome {
+/// Runs one invocation in an instance of its own.
+pub(crate) async fn run(program: &CommandProgram, surroundings: Arc<Surroundings>, invocation: &Invocation) -> Outcome {
     let memory = surroundings.memory;
     let mut guest = Guest::new(
         surroundings,

@@ -9,11 +9,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{FunctionError, Invocation, LogSink, Outcome, Report, Sandbox, Usage};
+use bowline_sandbox::{FunctionError, Invocation, LogSink, Outcome};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::io::AsyncWrite;
@@ -28,11 +27,8 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
-use crate::backend::Shared;
 use crate::failure::Scene;
 use crate::guest::{Limits, Surroundings};
-use crate::image::Image;
-use crate::runner::{Departure, Unfinished};
 use crate::store;
 
 /// The response as the component gave it.
@@ -88,77 +84,21 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<HttpGuest>> {
     Ok(linker)
 }
 
-/// A sandbox without an instance: each invocation brings one.
-pub(crate) struct HttpSandbox {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) image: Arc<Image>,
-    pub(crate) program: ProxyPre<HttpGuest>,
-    pub(crate) surroundings: Arc<Surroundings>,
-    pub(crate) environment: Vec<(String, String)>,
-    pub(crate) departure: Departure,
-}
-
-impl HttpSandbox {
-    fn guest(&self) -> HttpGuest {
-        let log = GuestLog(self.surroundings.log.clone());
-        HttpGuest {
-            limits: Limits::new(self.surroundings.clone()),
+impl HttpGuest {
+    /// A guest with these variables.
+    pub(crate) fn new(surroundings: &Arc<Surroundings>, environment: &[(String, String)]) -> Self {
+        let log = GuestLog(surroundings.log.clone());
+        Self {
+            limits: Limits::new(surroundings.clone()),
             table: ResourceTable::new(),
             wasi: WasiCtx::builder()
-                .envs(&self.environment)
+                .envs(environment)
                 .stdout(log.clone())
                 .stderr(log)
                 .build(),
             http: WasiHttpCtx::new(),
             hooks: NoNetwork,
         }
-    }
-}
-
-#[async_trait]
-impl Sandbox for HttpSandbox {
-    async fn invoke(&mut self, invocation: Invocation) -> Report {
-        let clock = &self.surroundings.clock;
-        let started = clock.monotonic();
-        let budget = invocation.deadline.monotonic.since(started);
-        let (request_id, limit) = (invocation.request_id, invocation.deadline.budget);
-        let (program, guest) = (self.program.clone(), self.guest());
-        let work = Box::pin(async move { serve(&program, guest, &invocation).await });
-        let finished = self.shared.runner.run(work, budget, &mut self.departure).await;
-        let (outcome, reusable) = match finished {
-            Ok(outcome) => {
-                let reusable = !matches!(outcome, Outcome::Broken(_));
-                (outcome, reusable)
-            }
-            Err(Unfinished::Late) => (Outcome::Failed(FunctionError::timed_out(request_id, limit)), false),
-            Err(Unfinished::Lost(error)) => (Outcome::Broken(error.to_string()), false),
-        };
-        self.image.ran();
-        Report {
-            outcome,
-            usage: Usage {
-                duration: clock.monotonic().since(started),
-                memory_bytes_max: self.surroundings.peak_bytes(),
-                cpu: Duration::ZERO,
-            },
-            reusable,
-        }
-    }
-
-    fn is_alive(&mut self) -> bool {
-        true
-    }
-
-    async fn idle(&mut self) {
-        self.image.let_go();
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        0
-    }
-
-    async fn destroy(mut self: Box<Self>) {
-        self.departure.wait().await;
     }
 }
 
@@ -172,7 +112,8 @@ enum NoAnswer {
     Body(FunctionError),
 }
 
-async fn serve(program: &ProxyPre<HttpGuest>, guest: HttpGuest, invocation: &Invocation) -> Outcome {
+/// Runs one invocation in an instance of its own.
+pub(crate) async fn serve(program: &ProxyPre<HttpGuest>, guest: HttpGuest, invocation: &Invocation) -> Outcome {
     let memory = guest.limits.memory();
     let request = event::request(&invocation.payload).map(|body| body.map_err(|never| match never {}).boxed_unsync());
     let mut store = Store::new(program.engine(), guest);

@@ -4,26 +4,26 @@
 //! rename, so that a file with that name is always whole.
 #![allow(unsafe_code)]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, Result};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bowline_foundation::digest::Digest;
-use parking_lot::{Mutex, RwLock};
-use wasmtime::component::Component;
-use wasmtime::{Engine, InstancePre, Linker, Module};
+use parking_lot::Mutex;
+use wasmtime::InstancePre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::accept::{Rejection, SDK_FAIL, SDK_MODULE};
+use crate::accept::Rejection;
 use crate::command::CommandProgram;
 use crate::compiler::Compiler;
+use crate::engine;
 use crate::guest::Guest;
-use crate::http::{self, HttpGuest};
-use crate::{engine, preview1, reactor};
+use crate::http::HttpGuest;
+use crate::lane::Lane;
 
 const EXTENSION: &str = "cwasm";
 
@@ -34,15 +34,21 @@ pub(crate) struct Image {
 }
 
 /// A module that is mapped, checked and linked: all that can be done before an instance exists.
-#[derive(Clone)]
 pub(crate) enum Program {
-    Command(Arc<CommandProgram>),
+    /// Its sandbox keeps one instance.
     Reactor(InstancePre<Guest>),
+    Fresh(Fresh),
+}
+
+/// A program of which each invocation has an instance of its own.
+#[derive(Clone)]
+pub(crate) enum Fresh {
+    Command(Arc<CommandProgram>),
     Http(ProxyPre<HttpGuest>),
 }
 
 impl Image {
-    fn new(program: Program) -> Self {
+    pub(crate) fn new(program: Program) -> Self {
         let image = Self {
             program,
             ran: AtomicBool::new(false),
@@ -63,9 +69,9 @@ impl Image {
     /// is needed again comes from the page cache.
     pub(crate) fn let_go(&self) {
         let image = match &self.program {
-            Program::Command(program) => program.module().image_range(),
             Program::Reactor(instance) => instance.module().image_range(),
-            Program::Http(proxy) => proxy.instance_pre().component().image_range(),
+            Program::Fresh(Fresh::Command(program)) => program.module().image_range(),
+            Program::Fresh(Fresh::Http(proxy)) => proxy.instance_pre().component().image_range(),
         };
         let bytes = image.end.addr() - image.start.addr();
         // SAFETY: the range is the whole private mapping of an image file, page by page, and `self` keeps
@@ -96,15 +102,12 @@ impl From<Rejection> for CompileError {
     }
 }
 
-/// The folder of compiled modules and those of them that are mapped.
+/// The folder of compiled modules, and the lanes in which they are mapped.
 pub(crate) struct Images {
-    engine: Engine,
+    lanes: Vec<Lane>,
     compiler: Compiler,
-    modules: Linker<Guest>,
-    components: wasmtime::component::Linker<HttpGuest>,
     folder: PathBuf,
     suffix: String,
-    mapped: RwLock<HashMap<Digest, Arc<Image>>>,
     /// One compilation at a time: each uses all cores already.
     compiling: Mutex<()>,
     temporary: AtomicU64,
@@ -112,33 +115,30 @@ pub(crate) struct Images {
 
 impl Images {
     /// Opens `folder`, creating it for this user alone.
-    pub(crate) fn open(engine: &Engine, compiler: Compiler, folder: &Path) -> Result<Self> {
+    pub(crate) fn open(lanes: Vec<Lane>, compiler: Compiler, folder: &Path) -> Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let mut modules = Linker::new(engine);
-        preview1::define(&mut modules).map_err(Error::other)?;
-        modules
-            .func_wrap(SDK_MODULE, SDK_FAIL, reactor::fail)
-            .map_err(Error::other)?;
         Ok(Self {
-            engine: engine.clone(),
+            suffix: format!("-{}.{EXTENSION}", engine::compatibility(&lanes[0].engine)),
+            lanes,
             compiler,
-            modules,
-            components: http::linker(engine).map_err(Error::other)?,
             folder: folder.to_owned(),
-            suffix: format!("-{}.{EXTENSION}", engine::compatibility(engine)),
-            mapped: RwLock::default(),
             compiling: Mutex::default(),
             temporary: AtomicU64::new(0),
         })
+    }
+
+    /// At least one; all engines have the same configuration.
+    pub(crate) fn lanes(&self) -> &[Lane] {
+        &self.lanes
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
         self.folder.join(format!("{digest}{}", self.suffix))
     }
 
-    /// Whether `digest` has an image for this engine.
+    /// Whether `digest` has an image for these engines.
     pub(crate) fn exists(&self, digest: &Digest) -> bool {
-        self.mapped.read().contains_key(digest) || self.path(digest).exists()
+        self.lanes.iter().any(|lane| lane.has(digest)) || self.path(digest).exists()
     }
 
     /// Compiles the module in `source` and stores its image. Slow: not for a thread that serves requests.
@@ -149,9 +149,10 @@ impl Images {
         }
         let serial = self.temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.folder.join(format!("{}-{serial}.tmp", std::process::id()));
-        self.compiler.compile(&self.engine, source, &temporary)?;
+        let lane = &self.lanes[0];
+        self.compiler.compile(&lane.engine, source, &temporary)?;
         // Loading it shows what compiling does not: wrong types of imports, sizes over the pool's limits.
-        if let Err(error) = self.link(&temporary) {
+        if let Err(error) = lane.link(&temporary) {
             fs::remove_file(&temporary)?;
             return Err(CompileError::Unfit(format!("the module cannot be run here: {error:#}")));
         }
@@ -159,54 +160,18 @@ impl Images {
         Ok(())
     }
 
-    /// The linked module of `digest`, mapped now if it is not yet.
-    pub(crate) fn get(&self, digest: &Digest) -> Result<Arc<Image>> {
-        if let Some(image) = self.mapped.read().get(digest) {
-            return Ok(image.clone());
-        }
-        let path = self.path(digest);
-        if !path.exists() {
-            let text = format!("no compiled module for `{digest}`: the version was not prepared");
-            return Err(Error::new(ErrorKind::NotFound, text));
-        }
-        let program = self.link(&path).map_err(|error| Error::other(format!("{error:#}")))?;
-        let image = Arc::new(Image::new(program));
-        let mut mapped = self.mapped.write();
-        Ok(mapped.entry(*digest).or_insert(image).clone())
-    }
-
-    fn link(&self, image: &Path) -> wasmtime::Result<Program> {
-        match Engine::detect_precompiled_file(image)? {
-            Some(wasmtime::Precompiled::Component) => {
-                // SAFETY: as for modules below.
-                let component = unsafe { Component::deserialize_file(&self.engine, image)? };
-                let instance = self.components.instantiate_pre(&component)?;
-                Ok(Program::Http(ProxyPre::new(instance)?))
-            }
-            _ => {
-                // SAFETY: the file holds what `precompile_module` of an engine with the same version and
-                // configuration gave (both are in its name and checked again while loading), written by
-                // this user into a folder that no other user may enter, and never changed after the
-                // rename. There is no safe way to load machine code without compiling it again.
-                let module = unsafe { Module::deserialize_file(&self.engine, image)? };
-                let reactor = module.get_export(crate::accept::SDK_INVOKE).is_some();
-                let instance = self.modules.instantiate_pre(&module)?;
-                Ok(if reactor {
-                    Program::Reactor(instance)
-                } else {
-                    Program::Command(Arc::new(CommandProgram::new(instance)?))
-                })
-            }
-        }
+    /// The linked module of `digest` in a lane, mapped now if it is not yet.
+    pub(crate) fn get(&self, lane: usize, digest: &Digest) -> Result<Arc<Image>> {
+        self.lanes[lane].image(digest, &self.path(digest))
     }
 
     /// Unmaps and removes what `in_use` does not name, and leftovers of a process that died.
     pub(crate) fn retain(&self, in_use: &[Digest]) -> Result<()> {
         let in_use: HashSet<String> = in_use.iter().map(|digest| format!("{digest}{}", self.suffix)).collect();
         let _one = self.compiling.lock();
-        self.mapped
-            .write()
-            .retain(|digest, _| in_use.contains(&format!("{digest}{}", self.suffix)));
+        for lane in &self.lanes {
+            lane.retain(|digest| in_use.contains(&format!("{digest}{}", self.suffix)));
+        }
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinError};
-use wasmtime::Engine;
+use wasmtime::EngineWeak;
 
 use crate::ticker::Ticker;
 
@@ -54,7 +54,7 @@ impl Departure {
 }
 
 impl Runner {
-    pub(crate) fn start(engine: &Engine) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn start(engines: Vec<EngineWeak>) -> std::io::Result<Arc<Self>> {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(2))
@@ -65,7 +65,7 @@ impl Runner {
             .enable_time()
             .build()?;
         Ok(Arc::new(Self {
-            ticker: Ticker::start(engine.weak())?,
+            ticker: Ticker::start(engines)?,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         }))

@@ -1,4 +1,4 @@
-//! Advances the engine's epoch while guests run, so that a guest that computes gives way at each tick.
+//! Advances the engines' epochs while guests run, so that a guest that computes gives way at each tick.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -33,13 +33,13 @@ pub(crate) struct Ticker {
 pub(crate) struct Running<'a>(&'a Ticker);
 
 impl Ticker {
-    pub(crate) fn start(engine: EngineWeak) -> std::io::Result<Self> {
+    pub(crate) fn start(engines: Vec<EngineWeak>) -> std::io::Result<Self> {
         let state = Arc::new(State::default());
         let handle = {
             let state = state.clone();
             std::thread::Builder::new()
                 .name("wasm-ticker".to_owned())
-                .spawn(move || state.tick(&engine))?
+                .spawn(move || state.tick(&engines))?
         };
         Ok(Self {
             thread: handle.thread().clone(),
@@ -75,19 +75,20 @@ impl Drop for Running<'_> {
 }
 
 impl State {
-    fn tick(&self, engine: &EngineWeak) {
+    fn tick(&self, engines: &[EngineWeak]) {
         let mut idle = 0;
         while !self.stopped.load(Ordering::Acquire) {
             std::thread::park_timeout(TICK);
-            let Some(engine) = engine.upgrade() else { return };
-            engine.increment_epoch();
+            for engine in engines {
+                let Some(engine) = engine.upgrade() else { return };
+                engine.increment_epoch();
+            }
             idle = if self.running.load(Ordering::Relaxed) == 0 {
                 idle + 1
             } else {
                 0
             };
             if idle >= IDLE_TICKS_MAX {
-                drop(engine);
                 self.sleep();
                 idle = 0;
             }
