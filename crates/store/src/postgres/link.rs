@@ -21,6 +21,9 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 /// The longest rest.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// The kernel counts the time before the first keep-alive probe in whole seconds.
+const KEEPALIVE_IDLE_MIN: Duration = Duration::from_secs(1);
+
 /// What every session is set to. The planner must not be fooled by a table that was empty when a plan was
 /// made: keys are looked up by the index, always.
 const SETTINGS: &str = "-c synchronous_commit=on -c default_transaction_isolation=read\\ committed \
@@ -154,7 +157,7 @@ pub(super) async fn connect(url: &PostgresUrl, limits: Limits) -> Result<(Client
         ))
         .connect_timeout(limits.connect)
         .tcp_user_timeout(limits.statement)
-        .keepalives_idle(limits.statement);
+        .keepalives_idle(limits.statement.max(KEEPALIVE_IDLE_MIN));
     if config.get_application_name().is_none() {
         config.application_name("bowline");
     }

@@ -175,7 +175,7 @@ mod tests {
         );
         check(
             "postgresql://ann@db/apps?sslmode=prefer",
-            Ok("postgres://ann@db/apps?schema=bowline"),
+            Ok("postgres://ann@db:5432/apps?schema=bowline"),
         );
         let url: PostgresUrl = "postgres://ann:hidden@db/apps".parse().unwrap();
         assert!(!format!("{url:?}").contains("hidden"));

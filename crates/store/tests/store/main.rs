@@ -10,5 +10,6 @@ mod fixtures;
 mod full_disk;
 mod model;
 mod opening;
+mod postgres;
 mod process;
 mod suite;
