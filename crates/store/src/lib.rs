@@ -14,6 +14,7 @@ pub mod conformance;
 mod faulty;
 mod folder;
 pub mod limits;
+pub mod member;
 mod memory;
 mod postgres;
 mod range;

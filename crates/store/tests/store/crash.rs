@@ -131,7 +131,11 @@ fn postgres_folder() -> Option<tempfile::TempDir> {
     let shared = bowline_test_postgres::shared_url()?;
     let schema = fresh_url(&shared).schema().to_owned();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(POSTGRES), format!("{shared}?schema={schema}&application_name={schema}")).unwrap();
+    std::fs::write(
+        folder.path().join(POSTGRES),
+        format!("{shared}?schema={schema}&application_name={schema}"),
+    )
+    .unwrap();
     Some(folder)
 }
 

@@ -8,6 +8,7 @@ mod crash;
 mod faults;
 mod fixtures;
 mod full_disk;
+mod members;
 mod model;
 mod opening;
 mod postgres;
