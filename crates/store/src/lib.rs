@@ -9,6 +9,7 @@
 //! [`blob::Blobs`] under the digest of their content. Whoever needs both writes the blob first and
 //! then commits the record that names it: a crash in between leaves an orphan, never a dangling name.
 
+pub mod archive;
 pub mod blob;
 pub mod conformance;
 mod faulty;

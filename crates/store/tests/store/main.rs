@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod archives;
 mod blobs;
 mod controls;
 mod crash;
