@@ -27,7 +27,7 @@ fsync = on
 synchronous_commit = on
 full_page_writes = on
 shared_buffers = 32MB
-max_connections = 100
+max_connections = 600
 timezone = 'UTC'
 ";
 
