@@ -6,6 +6,7 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use bowline_test_postgres::Server;
 
 use crate::shell;
 
@@ -34,6 +35,8 @@ const FOR_TESTS: &[Need] = &[
     },
 ];
 
+const WITHOUT_POSTGRES: &str = "tests of the PostgreSQL store are skipped";
+
 const FOR_BENCHMARKS: &[Need] = &[Need {
     program: "wrk",
     packages: &["wrk"],
@@ -47,7 +50,22 @@ pub fn prepare_for_tests() -> Result<()> {
     if shell::is_installed("python3") && !can_make_venvs() {
         install_missing(&["python3-venv"], "tests of boto3 and the AWS CLI are skipped");
     }
+    if !bowline_test_postgres::is_installed() {
+        install_missing(&["postgresql-15"], WITHOUT_POSTGRES);
+    }
     Ok(())
+}
+
+/// Starts a PostgreSQL for the tests to share, on a port of its own; it ends when dropped. None where it
+/// is not installed.
+pub fn start_postgres() -> Result<Option<Server>> {
+    if !bowline_test_postgres::is_installed() {
+        println!("SKIPPED: {WITHOUT_POSTGRES}: there is no PostgreSQL");
+        return Ok(None);
+    }
+    let server = Server::start().context("PostgreSQL is installed and does not start")?;
+    println!("PostgreSQL for the tests listens on port {}", server.port());
+    Ok(Some(server))
 }
 
 /// Installs what `cargo xtask bench` needs.

@@ -144,7 +144,8 @@ fn black_box_tests(tally: &mut Tally) -> Result<()> {
     run_tests(tally, &["--package", "bowline-tests"], "--test-threads=1")
 }
 
-/// Runs tests by nextest where it is installed, else by cargo's own runner. Neither retries.
+/// Runs tests by nextest where it is installed, else by cargo's own runner. Neither retries. All share one
+/// PostgreSQL, which is there only meanwhile.
 fn run_tests(tally: &mut Tally, selection: &[&str], plain_flags: &str) -> Result<()> {
     let mut command = shell::cargo();
     if has_nextest() {
@@ -156,6 +157,10 @@ fn run_tests(tally: &mut Tally, selection: &[&str], plain_flags: &str) -> Result
             .args(["test", "--no-fail-fast", "--all-targets"])
             .args(selection);
         command.arg("--").args(plain_flags.split_whitespace());
+    }
+    let postgres = machine::start_postgres()?;
+    if let Some(server) = &postgres {
+        command.env(bowline_test_postgres::URL_VARIABLE, server.url());
     }
     watch_tests(&mut command, tally)
 }

@@ -32,9 +32,18 @@ pub trait Fixture: Send + Sync {
 }
 
 /// Makes a module's worth of tests: one for each check, over the fixture that the expression yields.
+///
+/// With `if available` before it the expression is a future that yields an `Option`; without a fixture the
+/// tests do nothing, and it is for the expression to say so.
 #[macro_export]
 macro_rules! store_conformance {
+    (if available $fixture:expr) => {
+        $crate::store_conformance! { @list $fixture.await }
+    };
     ($fixture:expr) => {
+        $crate::store_conformance! { @list Some($fixture) }
+    };
+    (@list $fixture:expr) => {
         $crate::store_conformance! {
             @tests $fixture;
             a_get_sees_what_was_committed
@@ -61,7 +70,9 @@ macro_rules! store_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $check() {
-                $crate::conformance::$check(&mut $fixture).await;
+                if let Some(mut fixture) = $fixture {
+                    $crate::conformance::$check(&mut fixture).await;
+                }
             }
         )*
     };

@@ -2,24 +2,28 @@
 //!
 //! ```text
 //!              Store (get, scan, commit)                Blobs (put, get, delete, list)
-//!   MemoryStore │ SqliteStore │ FaultyStore(any)              object_store: folder, memory
+//!   MemoryStore │ SqliteStore │ PostgresStore │ FaultyStore(any)    object_store: folder, memory
 //! ```
 //!
 //! Small records that change live behind [`Store`]; large values that never change live in
 //! [`blob::Blobs`] under the digest of their content. Whoever needs both writes the blob first and
 //! then commits the record that names it: a crash in between leaves an orphan, never a dangling name.
 
+pub mod archive;
 pub mod blob;
 pub mod conformance;
 mod faulty;
 mod folder;
 pub mod limits;
+pub mod member;
 mod memory;
+mod postgres;
 mod range;
 mod sqlite;
 
 pub use faulty::{Fault, FaultRates, FaultyStore};
 pub use memory::MemoryStore;
+pub use postgres::{InvalidPostgresUrl, OpenPostgresError, PostgresOptions, PostgresStore, PostgresUrl};
 pub use sqlite::{OpenError, SqliteStore, WriterStats};
 
 use async_trait::async_trait;
@@ -30,8 +34,11 @@ pub type Key = Bytes;
 
 /// The version of one key's value: unequal for any two values the key ever had.
 ///
-/// Versions come from one counter a store, so of two commits the later one has the greater version,
-/// and a key that is deleted and made again, even by another process, never sees an old version.
+/// Versions come from one counter a store: of two commits the later one has the greater version, where
+/// later means that it began after the other had returned, or that it judges or writes a key that the other
+/// wrote. Of two commits that ran at the same time on different keys, as several nodes of a shared store
+/// do, either may have the greater version. A key that is deleted and made again, even by another process,
+/// never sees an old version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 

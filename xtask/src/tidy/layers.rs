@@ -21,8 +21,12 @@ const LAYERS: &[&[&str]] = &[
 /// Crates beside the layers, with the crates each may know.
 const BESIDE: &[(&str, &[&str])] = &[
     ("bowline-guest", &[]),
-    ("bowline-tests", &["bowline-foundation"]),
-    ("xtask", &["bowline-foundation", "bowline-tests"]),
+    ("bowline-test-postgres", &["bowline-foundation"]),
+    ("bowline-tests", &["bowline-foundation", "bowline-test-postgres"]),
+    (
+        "xtask",
+        &["bowline-foundation", "bowline-test-postgres", "bowline-tests"],
+    ),
     (
         "bowline-fuzz",
         &[
@@ -34,6 +38,9 @@ const BESIDE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// Crates that any other may know, but for its tests alone.
+const FOR_TESTS: &[&str] = &["bowline-test-postgres"];
 
 /// The server is built from at most so many packages, its own crates included.
 const SERVER_PACKAGES_MAX: usize = 450;
@@ -67,7 +74,11 @@ fn check_edges(metadata: &Metadata, findings: &mut Findings) {
             ));
             continue;
         };
-        let known = package.dependencies.iter().map(|dependency| dependency.name.as_str());
+        let known = package.dependencies.iter().filter(|dependency| {
+            let is_for_tests = dependency.kind == DependencyKind::Development;
+            !(is_for_tests && FOR_TESTS.contains(&dependency.name.as_str()))
+        });
+        let known = known.map(|dependency| dependency.name.as_str());
         for to in known.filter(|name| members.contains(name) && *name != from) {
             if !allowed.contains(&to) {
                 findings.error(format!(
@@ -131,6 +142,7 @@ mod tests {
                 .contains(&"bowline-sandbox-linux")
         );
         assert!(allowed_for("bowline-guest").unwrap().is_empty());
+        assert!(!allowed_for("bowline-store").unwrap().contains(&"bowline-test-postgres"));
         assert!(allowed_for("bowline-utils").is_none());
     }
 }

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bowline_foundation::entropy::Entropy;
-use bowline_store::{Key, SqliteStore, Store, Write};
+use bowline_store::{Key, PostgresOptions, PostgresStore, SqliteStore, Store, Write};
 use bytes::Bytes;
 
+use crate::fixtures::{fresh_url, raw};
 use crate::process::{self, Worker};
 
 const LANES: usize = 6;
@@ -30,6 +31,40 @@ fn a_killed_process_loses_nothing_acknowledged() {
     }
     let faults = kill_again_and_again(name, 1);
     assert_eq!(faults, Faults::default());
+}
+
+#[test]
+fn a_killed_client_of_postgres_loses_nothing_acknowledged() {
+    let name = "crash::a_killed_client_of_postgres_loses_nothing_acknowledged";
+    if let Some((folder, _)) = process::task() {
+        return commit_forever(&folder, Manner::Sound);
+    }
+    if let Some(folder) = postgres_folder() {
+        let faults = kill_in(folder.path(), name, 1);
+        assert_eq!(faults, Faults::default());
+    }
+}
+
+#[test]
+fn control_an_early_acknowledgement_over_postgres_is_found_out() {
+    let name = "crash::control_an_early_acknowledgement_over_postgres_is_found_out";
+    if let Some((folder, _)) = process::task() {
+        return commit_forever(&folder, Manner::AcknowledgesEarly);
+    }
+    if let Some(folder) = postgres_folder() {
+        assert!(kill_in(folder.path(), name, 2).lost > 0);
+    }
+}
+
+#[test]
+fn control_a_commit_in_two_parts_over_postgres_is_found_out() {
+    let name = "crash::control_a_commit_in_two_parts_over_postgres_is_found_out";
+    if let Some((folder, _)) = process::task() {
+        return commit_forever(&folder, Manner::InTwoParts);
+    }
+    if let Some(folder) = postgres_folder() {
+        assert!(kill_in(folder.path(), name, 3).torn > 0);
+    }
 }
 
 #[test]
@@ -88,8 +123,39 @@ struct Faults {
     torn: usize,
 }
 
-fn open(folder: &Path) -> SqliteStore {
-    SqliteStore::open(&folder.join("data/bowline.db")).unwrap()
+/// The name of the file, in a test's folder, that says that the store is a PostgreSQL schema, and which.
+const POSTGRES: &str = "postgres";
+
+/// A folder whose store is a schema of its own; none where there is no PostgreSQL.
+fn postgres_folder() -> Option<tempfile::TempDir> {
+    let shared = bowline_test_postgres::shared_url()?;
+    let schema = fresh_url(&shared).schema().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join(POSTGRES),
+        format!("{shared}?schema={schema}&application_name={schema}"),
+    )
+    .unwrap();
+    Some(folder)
+}
+
+async fn open(folder: &Path) -> Arc<dyn Store> {
+    let Ok(url) = std::fs::read_to_string(folder.join(POSTGRES)) else {
+        return Arc::new(SqliteStore::open(&folder.join("data/bowline.db")).unwrap());
+    };
+    let options = PostgresOptions::new(url.parse().unwrap());
+    wait_for_the_dead(&url, options.url.schema()).await;
+    Arc::new(PostgresStore::connect(&options).await.unwrap())
+}
+
+/// Waits until the server has noticed that a killed client is gone: until then the client's last commit
+/// may still be on its way, and be seen by one read and not by the one before.
+async fn wait_for_the_dead(url: &str, name: &str) {
+    const THEIRS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1";
+    let client = raw(url.split('?').next().unwrap()).await;
+    while client.query_one(THEIRS, &[&name]).await.unwrap().get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -102,17 +168,21 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn kill_again_and_again(name: &str, seed: u64) -> Faults {
-    let entropy = Entropy::seeded(seed);
     let folder = tempfile::tempdir().unwrap();
+    kill_in(folder.path(), name, seed)
+}
+
+fn kill_in(folder: &Path, name: &str, seed: u64) -> Faults {
+    let entropy = Entropy::seeded(seed);
     let mut found = Faults::default();
     let mut acknowledged = BTreeMap::new();
     for _ in 0..ROUNDS {
-        let mut worker = Worker::start(name, folder.path(), "");
+        let mut worker = Worker::start(name, folder, "");
         for _ in 0..entropy.number() % ACKS_BEFORE_KILL_MAX {
             note(&mut acknowledged, worker.next_line());
         }
         note(&mut acknowledged, worker.kill());
-        let faults = inspect(folder.path(), &acknowledged);
+        let faults = inspect(folder, &acknowledged);
         found.lost += faults.lost;
         found.torn += faults.torn;
     }
@@ -131,11 +201,11 @@ fn note(acknowledged: &mut BTreeMap<String, u64>, lines: impl IntoIterator<Item 
 
 /// Opens what the dead left behind, as the next process would.
 fn inspect(folder: &Path, acknowledged: &BTreeMap<String, u64>) -> Faults {
-    let store = open(folder);
     block_on(async {
+        let store = open(folder).await;
         let mut faults = Faults::default();
         for lane in 0..LANES {
-            let last = last_of(&store, lane).await;
+            let last = last_of(&*store, lane).await;
             let promised = acknowledged.get(&lane.to_string()).copied().unwrap_or(0);
             faults.lost += usize::from(last < promised);
             for number in 1..=last.max(promised) {
@@ -157,22 +227,22 @@ fn inspect(folder: &Path, acknowledged: &BTreeMap<String, u64>) -> Faults {
     })
 }
 
-async fn last_of(store: &SqliteStore, lane: usize) -> u64 {
+async fn last_of(store: &dyn Store, lane: usize) -> u64 {
     let entry = store.get(&Key::from(format!("last/{lane}"))).await.unwrap();
     entry.map_or(0, |entry| std::str::from_utf8(&entry.value).unwrap().parse().unwrap())
 }
 
 fn commit_forever(folder: &Path, manner: Manner) {
     process::say("opening");
-    let store = Arc::new(open(folder));
     block_on(async {
+        let store = open(folder).await;
         let lanes = (0..LANES).map(|lane| tokio::spawn(run_lane(Arc::clone(&store), lane, manner)));
         futures_util::future::join_all(lanes).await;
     });
 }
 
-async fn run_lane(store: Arc<SqliteStore>, lane: usize, manner: Manner) {
-    let first = last_of(&store, lane).await + 1;
+async fn run_lane(store: Arc<dyn Store>, lane: usize, manner: Manner) {
+    let first = last_of(&*store, lane).await + 1;
     for number in first.. {
         let value = Bytes::from(number.to_string());
         let mut writes: Vec<Write> = PARTS

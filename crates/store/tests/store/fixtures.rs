@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bowline_foundation::entropy::Entropy;
 use bowline_store::conformance::Fixture;
-use bowline_store::{FaultRates, FaultyStore, MemoryStore, SqliteStore, Store};
+use bowline_store::{
+    FaultRates, FaultyStore, MemoryStore, PostgresOptions, PostgresStore, PostgresUrl, SqliteStore, Store,
+};
 use tempfile::TempDir;
 
 /// A store that has nothing to reopen.
@@ -86,4 +88,62 @@ pub fn delaying(inner: Arc<dyn Store>) -> FaultyStore {
         ..FaultRates::default()
     };
     FaultyStore::new(inner, rates, Entropy::seeded(1))
+}
+
+/// A schema of its own in the server that all tests share.
+pub struct Postgres {
+    options: PostgresOptions,
+    store: Option<Arc<PostgresStore>>,
+}
+
+impl Postgres {
+    /// None where there is no PostgreSQL.
+    pub async fn new() -> Option<Self> {
+        let url = fresh_url(&bowline_test_postgres::shared_url()?);
+        let mut fixture = Self {
+            options: PostgresOptions::new(url),
+            store: None,
+        };
+        fixture.open().await;
+        Some(fixture)
+    }
+
+    pub fn options(&self) -> &PostgresOptions {
+        &self.options
+    }
+
+    pub fn postgres(&self) -> Arc<PostgresStore> {
+        Arc::clone(self.store.as_ref().unwrap())
+    }
+
+    async fn open(&mut self) {
+        self.store = Some(Arc::new(PostgresStore::connect(&self.options).await.unwrap()));
+    }
+}
+
+#[async_trait]
+impl Fixture for Postgres {
+    fn store(&self) -> Arc<dyn Store> {
+        self.postgres()
+    }
+
+    async fn reopen(&mut self) {
+        let store = Arc::into_inner(self.store.take().unwrap()).expect("nobody else holds the store");
+        store.close().await;
+        self.open().await;
+    }
+}
+
+/// The same database with a schema that no other test uses.
+pub fn fresh_url(url: &str) -> PostgresUrl {
+    let url: PostgresUrl = url.parse().unwrap();
+    url.with_schema(&format!("t{:016x}", Entropy::system().number()))
+        .unwrap()
+}
+
+/// A plain connection to the database, for what the store does not do.
+pub async fn raw(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }

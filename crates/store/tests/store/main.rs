@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod archives;
 mod blobs;
 mod controls;
 mod crash;
 mod faults;
 mod fixtures;
 mod full_disk;
+mod members;
 mod model;
 mod opening;
+mod postgres;
 mod process;
 mod suite;

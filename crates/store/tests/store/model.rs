@@ -12,7 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::controls::{Flaw, Flawed};
-use crate::fixtures::{Lasting, Sqlite};
+use crate::fixtures::{Lasting, Postgres, Sqlite};
 
 /// One step of a history. Conditions speak of what the key was when the step comes.
 #[derive(Clone, Debug)]
@@ -211,11 +211,24 @@ async fn judge(
 }
 
 fn run(fixture: &mut dyn Fixture, wrap: fn(Arc<dyn Store>) -> Arc<dyn Store>, steps: &[Step]) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    runtime().block_on(follow(fixture, wrap, steps))
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .unwrap();
-    runtime.block_on(follow(fixture, wrap, steps))
+        .unwrap()
+}
+
+/// Takes the steps on a fresh schema; returns how many commits left their fate open.
+fn run_on_postgres(wrap: fn(Arc<dyn Store>) -> Arc<dyn Store>, steps: &[Step]) -> usize {
+    runtime().block_on(async {
+        match Postgres::new().await {
+            Some(mut fixture) => follow(&mut fixture, wrap, steps).await,
+            None => 0,
+        }
+    })
 }
 
 fn bare(store: Arc<dyn Store>) -> Arc<dyn Store> {
@@ -252,6 +265,22 @@ proptest! {
     #[test]
     fn sqlite_agrees_with_the_model(steps in vec(any_step(), 0..60)) {
         run(&mut Sqlite::new(), bare, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(32))]
+    #[test]
+    fn postgres_agrees_with_the_model(steps in vec(any_step(), 0..60)) {
+        run_on_postgres(bare, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(24))]
+    #[test]
+    fn a_failing_postgres_agrees_with_the_model(steps in vec(any_step(), 0..60)) {
+        run_on_postgres(failing, &steps);
     }
 }
 

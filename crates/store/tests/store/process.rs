@@ -48,7 +48,17 @@ pub struct Worker {
 
 impl Worker {
     pub fn start(name: &str, folder: &Path, task: &str) -> Self {
+        Self::run(command(name, folder, task))
+    }
+
+    /// The same with one more variable in the child's environment.
+    pub fn start_with(name: &str, folder: &Path, task: &str, (variable, value): (&str, &str)) -> Self {
         let mut command = command(name, folder, task);
+        command.env(variable, value);
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

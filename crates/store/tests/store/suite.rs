@@ -12,6 +12,24 @@ mod sqlite {
     bowline_store::store_conformance!(Sqlite::new());
 }
 
+mod postgres {
+    use crate::fixtures::Postgres;
+
+    bowline_store::store_conformance!(if available Postgres::new());
+}
+
+mod faulty_postgres {
+    use bowline_store::conformance::Fixture;
+
+    use crate::fixtures::{Lasting, Postgres, delaying};
+
+    async fn fixture() -> Option<Lasting> {
+        Some(Lasting::new(delaying(Postgres::new().await?.store())))
+    }
+
+    bowline_store::store_conformance!(if available fixture());
+}
+
 mod faulty {
     use std::sync::Arc;
 

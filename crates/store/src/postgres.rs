@@ -1,0 +1,193 @@
+//! The shared store: a PostgreSQL database that any number of nodes write at once.
+//!
+//! ```text
+//!   commit ──▶ committer ── all that wait: one statement, one transaction, one sync ──▶ answers
+//!   get, scan ──▶ one of the readers' connections, each read one statement
+//! ```
+//! Commits of all nodes are linearizable: a group takes an advisory lock on each of its keys (shared where
+//! it only judges, alone where it writes), in an order that is the same everywhere, before it looks, and
+//! holds them until it is on disk. Versions come from one sequence, drawn while the locks are held.
+
+mod committer;
+mod failure;
+mod group;
+mod link;
+mod locks;
+mod order;
+mod reader;
+mod schema;
+mod url;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_foundation::clock::Clock;
+use tokio::time::timeout;
+
+use self::committer::Committer;
+use self::link::Link;
+use self::reader::Readers;
+pub use self::url::{InvalidPostgresUrl, PostgresUrl};
+use crate::{CommitError, Condition, Entry, Key, ReadError, Store, Version, Write, WriterStats, limits};
+
+/// How a store reaches its database.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    pub url: PostgresUrl,
+    /// Connections that commit, each with one group in flight.
+    pub committers: usize,
+    /// Connections that read, each with any number of reads in flight.
+    pub readers: usize,
+    /// Longest time for a connection to be ready.
+    pub connect_limit: Duration,
+    /// Longest time for a statement on the server.
+    pub statement_limit: Duration,
+    /// Longest time that a group waits for the locks of other nodes.
+    pub lock_wait_limit: Duration,
+}
+
+impl PostgresOptions {
+    /// The defaults: two committers, four readers, five seconds to connect, ten for a statement.
+    pub fn new(url: PostgresUrl) -> Self {
+        Self {
+            url,
+            committers: 2,
+            readers: 4,
+            connect_limit: Duration::from_secs(5),
+            statement_limit: Duration::from_secs(10),
+            lock_wait_limit: Duration::from_secs(5),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            connect: self.connect_limit,
+            statement: self.statement_limit,
+            lock_wait: self.lock_wait_limit,
+        }
+    }
+}
+
+/// The time limits of a connection.
+#[derive(Clone, Copy)]
+struct Limits {
+    connect: Duration,
+    statement: Duration,
+    lock_wait: Duration,
+}
+
+impl Limits {
+    /// How long an answer is awaited: the server should have given up by itself before.
+    fn answer(self) -> Duration {
+        self.statement + self.connect
+    }
+}
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenPostgresError {
+    /// The server cannot be reached, or refuses the user.
+    #[error("database `{url}` cannot be reached: {reason}")]
+    Unreachable { url: PostgresUrl, reason: String },
+    /// A later build wrote the schema.
+    #[error("database `{url}` has format `{found}`, this build knows up to `{known}`: start a newer build")]
+    NewerFormat { url: PostgresUrl, found: i64, known: i64 },
+    /// The schema holds something else.
+    #[error("the schema of `{url}` holds tables that are not a bowline store's: name another with `?schema=NAME`")]
+    NotAStore { url: PostgresUrl },
+    /// The server refuses a statement.
+    #[error("database `{url}` cannot be prepared: {reason}")]
+    Refused { url: PostgresUrl, reason: String },
+}
+
+impl OpenPostgresError {
+    fn database(url: &PostgresUrl, error: tokio_postgres::Error) -> Self {
+        let (url, reason) = (url.clone(), failure::text(&error));
+        match error.as_db_error() {
+            Some(_) => Self::Refused { url, reason },
+            None => Self::Unreachable { url, reason },
+        }
+    }
+}
+
+/// A store in one schema of a PostgreSQL database, shared by any number of processes.
+///
+/// Commits that wait when it is dropped are still carried out; [`PostgresStore::close`] waits for them.
+///
+/// After [`CommitError::Unknown`] the server may still be at work on the commit, at most for the statement
+/// limit: what a read does not show yet may appear within that time.
+pub struct PostgresStore {
+    url: PostgresUrl,
+    committer: Committer,
+    readers: Readers,
+}
+
+impl PostgresStore {
+    /// Connects and checks the schema, which is made if it is missing. Called inside a tokio runtime.
+    pub async fn connect(options: &PostgresOptions) -> Result<Self, OpenPostgresError> {
+        let (url, limits) = (&options.url, options.limits());
+        let prepared = timeout(limits.connect + limits.lock_wait, async {
+            let (mut client, _driver) = link::connect(url, limits)
+                .await
+                .map_err(|error| OpenPostgresError::unreachable(url, failure::text(&error)))?;
+            schema::prepare(&mut client, url).await
+        });
+        prepared
+            .await
+            .map_err(|_| OpenPostgresError::unreachable(url, format!("no answer within `{:?}`", limits.connect)))??;
+        let clock = Clock::system();
+        let links = |count: usize| {
+            let links = (0..count.max(1)).map(|_| Arc::new(Link::new(url, limits, &clock)));
+            links.collect::<Vec<_>>()
+        };
+        let committers = links(options.committers);
+        let first = committers[0].session().await;
+        first.map_err(|reason| OpenPostgresError::unreachable(url, reason))?;
+        Ok(Self {
+            url: url.clone(),
+            committer: Committer::start(committers),
+            readers: Readers::new(links(options.readers)),
+        })
+    }
+
+    /// Where the database is.
+    pub fn url(&self) -> &PostgresUrl {
+        &self.url
+    }
+
+    /// What the committer has done since the store was opened.
+    pub fn writer_stats(&self) -> WriterStats {
+        self.committer.stats()
+    }
+
+    /// Waits until all commits are settled, and gives the connections up.
+    pub async fn close(self) {
+        self.committer.close().await;
+    }
+}
+
+impl OpenPostgresError {
+    fn unreachable(url: &PostgresUrl, reason: String) -> Self {
+        Self::Unreachable {
+            url: url.clone(),
+            reason,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, ReadError> {
+        self.readers.get(key).await
+    }
+
+    async fn scan(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Entry)>, ReadError> {
+        self.readers.scan(crate::range::Range::of(prefix, after), limit).await
+    }
+
+    async fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<Version, CommitError> {
+        let bytes = limits::check(&conditions, &writes)?;
+        self.committer.commit(conditions, writes, bytes).await
+    }
+}

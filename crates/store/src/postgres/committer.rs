@@ -1,0 +1,255 @@
+//! The one task that commits: everything that waits goes to the server as one statement, one transaction
+//! and one sync; some such groups overlap on connections of their own.
+//!
+//! ```text
+//!   commit ──▶ bounded channel ──▶ waiting ── a lane is free ──▶ group ──▶ apply_1() ──▶ answers
+//!                                     ▲  what touches a key of a group in flight stays │
+//!                                     └────────────────────────────────────────────────┘
+//! ```
+//! An error that the server reports means that it rolled the group back. If the connection breaks or the
+//! answer does not come in time, nobody knows, and every commit of the group hears so.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::failure;
+use super::group::{self, Group, LOCKED_KEYS_MAX};
+use super::link::{Link, Session};
+use super::order::Touched;
+use crate::limits::{WAITING_BYTES_MAX, WAITING_COMMITS_MAX};
+use crate::{CommitError, Condition, Version, Write, WriterStats};
+
+/// Bytes of keys and values after which a group takes no further commit.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Commits that are looked at for one group; those behind them wait for the next.
+const LOOKED_AT_MAX: usize = 1024;
+
+/// The handle to the committing task, which does what it was given even if this is dropped.
+pub(super) struct Committer {
+    requests: mpsc::Sender<Request>,
+    counters: Arc<Counters>,
+    /// One permit a byte that waits.
+    room: Arc<Semaphore>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    commits: AtomicU64,
+    groups: AtomicU64,
+}
+
+struct Request {
+    conditions: Vec<Condition>,
+    writes: Vec<Write>,
+    bytes: usize,
+    reply: oneshot::Sender<Outcome>,
+    _room: OwnedSemaphorePermit,
+}
+
+type Outcome = Result<Version, CommitError>;
+
+impl Committer {
+    /// Starts the task, with one lane for each of `links`.
+    pub fn start(links: Vec<Arc<Link>>) -> Self {
+        let (requests, incoming) = mpsc::channel(WAITING_COMMITS_MAX);
+        let counters = Arc::new(Counters::default());
+        let dispatcher = Dispatcher {
+            idle: links,
+            waiting: VecDeque::new(),
+            touched: Touched::default(),
+            in_flight: JoinSet::new(),
+            counters: Arc::clone(&counters),
+        };
+        Self {
+            requests,
+            counters,
+            room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
+            task: tokio::spawn(dispatcher.run(incoming)),
+        }
+    }
+
+    pub async fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>, bytes: usize) -> Outcome {
+        let permits = u32::try_from(bytes).expect("a commit is far smaller than 4 GiB");
+        let room = Arc::clone(&self.room).try_acquire_many_owned(permits).map_err(|_| {
+            CommitError::Unavailable(format!("commits of `{WAITING_BYTES_MAX}` bytes are waiting already"))
+        })?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            conditions,
+            writes,
+            bytes,
+            reply,
+            _room: room,
+        };
+        self.requests.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                CommitError::Unavailable(format!("`{WAITING_COMMITS_MAX}` commits are waiting already"))
+            }
+            TrySendError::Closed(_) => CommitError::Unavailable("the committer has stopped".to_owned()),
+        })?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(CommitError::Unknown("the committer stopped while it worked".to_owned())))
+    }
+
+    pub fn stats(&self) -> WriterStats {
+        WriterStats {
+            commits: self.counters.commits.load(Ordering::Relaxed),
+            groups: self.counters.groups.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until everything that was handed over is settled.
+    pub async fn close(self) {
+        drop(self.requests);
+        if self.task.await.is_err() {
+            tracing::error!("the store's committer had panicked");
+        }
+    }
+}
+
+struct Dispatcher {
+    /// Lanes without a group in flight.
+    idle: Vec<Arc<Link>>,
+    waiting: VecDeque<Request>,
+    /// What the groups in flight touch.
+    touched: Touched,
+    in_flight: JoinSet<(Arc<Link>, Vec<Request>, Vec<Outcome>)>,
+    counters: Arc<Counters>,
+}
+
+impl Dispatcher {
+    async fn run(mut self, mut incoming: mpsc::Receiver<Request>) {
+        let mut arrived = Vec::new();
+        let mut is_open = true;
+        while is_open || !self.waiting.is_empty() || !self.in_flight.is_empty() {
+            let has_room = self.waiting.len() < WAITING_COMMITS_MAX;
+            tokio::select! {
+                count = incoming.recv_many(&mut arrived, WAITING_COMMITS_MAX), if is_open && has_room => {
+                    is_open = count > 0;
+                    self.waiting.extend(arrived.drain(..));
+                }
+                Some(done) = self.in_flight.join_next() => {
+                    let (link, requests, outcomes) = done.expect("a lane neither panics nor is aborted");
+                    self.idle.push(link);
+                    self.answer(requests, outcomes);
+                }
+            }
+            self.dispatch();
+        }
+    }
+
+    /// Gives groups to idle lanes as long as there is something that may go.
+    fn dispatch(&mut self) {
+        while !self.idle.is_empty() && !self.waiting.is_empty() {
+            let requests = self.gather();
+            if requests.is_empty() {
+                return;
+            }
+            let link = self.idle.pop().expect("a lane is idle");
+            self.in_flight.spawn(async move {
+                let outcomes = settle(&link, &requests).await;
+                (link, requests, outcomes)
+            });
+        }
+    }
+
+    /// Takes the next group from what waits. A commit that shares a key with a group in flight, or with a
+    /// commit before it that must stay, stays as well.
+    fn gather(&mut self) -> Vec<Request> {
+        let (mut group, mut kept, mut before) = (Vec::new(), VecDeque::new(), Touched::default());
+        let (mut keys, mut bytes) = (0, 0);
+        for _ in 0..LOOKED_AT_MAX {
+            let Some(request) = self.waiting.pop_front() else { break };
+            let (conditions, writes) = (&request.conditions[..], &request.writes[..]);
+            let more = conditions.len() + writes.len();
+            let fits = group.is_empty() || (keys + more <= LOCKED_KEYS_MAX && bytes + request.bytes <= GROUP_BYTES_MAX);
+            if fits && self.touched.admits(conditions, writes) && before.admits(conditions, writes) {
+                keys += more;
+                bytes += request.bytes;
+                group.push(request);
+            } else {
+                before.add(conditions, writes);
+                kept.push_back(request);
+            }
+        }
+        kept.append(&mut self.waiting);
+        self.waiting = kept;
+        for request in &group {
+            self.touched.add(&request.conditions, &request.writes);
+        }
+        group
+    }
+
+    fn answer(&mut self, requests: Vec<Request>, outcomes: Vec<Outcome>) {
+        let applied = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        self.counters.commits.fetch_add(applied as u64, Ordering::Relaxed);
+        self.counters
+            .groups
+            .fetch_add(u64::from(applied > 0), Ordering::Relaxed);
+        for (request, outcome) in requests.into_iter().zip(outcomes) {
+            self.touched.remove(&request.conditions, &request.writes);
+            // Whoever gave up waiting does not want the answer.
+            let _ = request.reply.send(outcome);
+        }
+    }
+}
+
+/// Carries one group out.
+async fn settle(link: &Arc<Link>, requests: &[Request]) -> Vec<Outcome> {
+    let session = match link.session().await {
+        Ok(session) => session,
+        Err(reason) => return fail_all(requests, &CommitError::Unavailable(reason)),
+    };
+    let answers = match apply(link, &session, requests).await {
+        Ok(answers) => answers,
+        Err(error) => {
+            tracing::warn!(%error, commits = requests.len(), "a group of commits failed");
+            return fail_all(requests, &error);
+        }
+    };
+    let outcomes = requests.iter().zip(answers);
+    outcomes
+        .map(|(request, answer)| group::outcome(answer, &request.conditions))
+        .collect()
+}
+
+fn fail_all(requests: &[Request], error: &CommitError) -> Vec<Outcome> {
+    requests.iter().map(|_| Err(error.clone())).collect()
+}
+
+async fn apply(link: &Link, session: &Arc<Session>, requests: &[Request]) -> Result<Vec<i64>, CommitError> {
+    let commits = requests
+        .iter()
+        .map(|request| (&request.conditions[..], &request.writes[..]));
+    let group = Group::of(link.schema(), commits);
+    let arguments = group.arguments();
+    let limit = link.limits().answer();
+    // The rows end with the server's word that the transaction is over, so they are read to the end.
+    let Ok(answer) = timeout(limit, session.client.query(&session.apply, &arguments)).await else {
+        link.abandon(session).await;
+        return Err(CommitError::Unknown(format!("no answer within `{limit:?}`")));
+    };
+    let rows = answer.map_err(|error| {
+        let reason = failure::text(&error);
+        if failure::is_rolled_back(&error) {
+            CommitError::Unavailable(reason)
+        } else {
+            CommitError::Unknown(reason)
+        }
+    })?;
+    let answers: Option<Vec<i64>> = rows.first().and_then(|row| row.try_get(0).ok());
+    match answers.filter(|answers| answers.len() == requests.len()) {
+        Some(answers) => Ok(answers),
+        None => Err(CommitError::Unknown(
+            "the database's answer has another form".to_owned(),
+        )),
+    }
+}
