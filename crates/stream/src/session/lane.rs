@@ -284,6 +284,7 @@ impl Server<'_> {
             }
         };
         tokio::select! {
+            biased;
             () = self.lane.nudge.notified() => false,
             () = tokio::time::sleep_until(wake) => false,
             () = appended => true,

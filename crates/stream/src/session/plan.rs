@@ -175,7 +175,7 @@ impl<'a> Planner<'a> {
         &mut self,
         reader: usize,
         old: &Versioned<MarkerRecord>,
-        new: MarkerRecord,
+        mut new: MarkerRecord,
     ) -> Result<bool, LogFault> {
         let key = keys::marker(&self.view.id, new.batch);
         match self.inner.fetch(&self.session.stream, self.filter, &new).await? {
@@ -185,6 +185,7 @@ impl<'a> Planner<'a> {
                 return Ok(false);
             }
             Fetched::Events(events) => {
+                new.count = u32::try_from(events.len()).unwrap_or(u32::MAX);
                 if new != old.record {
                     self.change.update(key, old.at, &new);
                 }

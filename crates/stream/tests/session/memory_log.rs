@@ -66,6 +66,15 @@ impl MemoryLog {
         position
     }
 
+    /// What the event at a position is called.
+    pub fn number_at(&self, position: Position) -> u64 {
+        let state = self.state.lock();
+        std::str::from_utf8(&state.events[&position].body)
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
     /// Takes away everything up to `to`.
     pub fn trim(&self, to: Position) {
         let mut state = self.state.lock();
