@@ -90,12 +90,13 @@ impl Filter {
             let (verdict, steps) = (Match::Error, 1);
             return Judgement { verdict, steps };
         };
-        let steps = self.cost.steps(variables.weight);
-        let verdict = if steps > FILTER_STEPS_MAX {
-            Match::Error
-        } else {
-            self.evaluate(variables)
-        };
+        let (weight, steps) = (variables.weight, self.cost.steps(variables.weight));
+        if steps > FILTER_STEPS_MAX {
+            // Only reading it has cost anything.
+            let (verdict, steps) = (Match::Error, weight);
+            return Judgement { verdict, steps };
+        }
+        let verdict = self.evaluate(variables);
         Judgement { verdict, steps }
     }
 

@@ -258,6 +258,7 @@ impl<'a> Planner<'a> {
             batch: self.session.batch,
             from,
             to,
+            count: u32::try_from(events.len()).unwrap_or(u32::MAX),
             worker: request.worker.clone(),
             sent_at: self.now,
         });

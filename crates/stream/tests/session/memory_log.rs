@@ -120,18 +120,19 @@ impl Log for MemoryLog {
                 available: state.trimmed,
             });
         }
-        let rest = || state.events.range((Bound::Excluded(after), Bound::Unbounded));
+        let rest = state.events.range((Bound::Excluded(after), Bound::Unbounded));
         let (mut events, mut bytes) = (Vec::new(), 0);
-        for (_, event) in rest().take(limit.events.min(self.page_max)) {
+        for (_, event) in rest.take(limit.events.min(self.page_max)) {
             bytes += event.body.len() + event.key.as_ref().map_or(0, Bytes::len);
             if !events.is_empty() && bytes > limit.bytes {
                 break;
             }
             events.push(event.clone());
         }
+        let next = events.last().map_or(after, |event| event.position);
         Ok(Page {
-            next: events.last().map_or(after, |event| event.position),
-            more: events.len() < rest().count(),
+            next,
+            more: state.events.last_key_value().is_some_and(|(last, _)| next < *last),
             events,
         })
     }
