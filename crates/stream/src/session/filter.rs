@@ -17,8 +17,8 @@
 mod cost;
 mod variables;
 
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock};
 
 use cel::parser::{Expression, PrattParser};
 use cel::{Context, Env, Value};
@@ -106,10 +106,12 @@ impl Filter {
         context.add_variable_from_value("key", variables.key);
         context.add_variable_from_value("at", variables.at);
         context.add_variable_from_value("id", variables.id);
-        match Value::resolve(&self.expression, &context) {
-            Ok(Value::Bool(true)) => Match::Yes,
-            Ok(Value::Bool(false)) => Match::No,
-            Ok(_) | Err(_) => Match::Error,
+        // The evaluator is not ours: what it trips over must not take the session's other readers with it.
+        let resolved = catch_unwind(AssertUnwindSafe(|| Value::resolve(&self.expression, &context)));
+        match resolved {
+            Ok(Ok(Value::Bool(true))) => Match::Yes,
+            Ok(Ok(Value::Bool(false))) => Match::No,
+            Ok(Ok(_) | Err(_)) | Err(_) => Match::Error,
         }
     }
 }

@@ -129,6 +129,11 @@ impl Inner {
 
     /// Serves a lane until nobody waits.
     async fn serve(self: Arc<Self>, id: SessionId, lane: Arc<Lane>) {
+        let _open = Open {
+            inner: &self,
+            id: &id,
+            lane: &lane,
+        };
         let mut stopped = self.stopped.subscribe();
         let mut server = Server {
             inner: &self,
@@ -140,10 +145,25 @@ impl Inner {
         tokio::select! {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => {}
-            () = server.run() => return,
+            () = server.run() => {}
         }
-        self.lanes.lock().remove(&id);
-        lane.queue.lock().clear();
+    }
+}
+
+/// An open lane. However its task ends, the lane closes, and readers who queue then open another.
+struct Open<'a> {
+    inner: &'a Inner,
+    id: &'a SessionId,
+    lane: &'a Arc<Lane>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut lanes = self.inner.lanes.lock();
+        if lanes.get(self.id).is_some_and(|lane| Arc::ptr_eq(lane, self.lane)) {
+            lanes.remove(self.id);
+        }
+        self.lane.queue.lock().clear();
     }
 }
 
