@@ -33,6 +33,8 @@ use crate::Position;
 
 /// How often a waiting lane looks for what other nodes did: acknowledged, failed, sought.
 const POLL: Duration = Duration::from_secs(1);
+/// How long the search for an event that the filter lets pass goes on beyond a reader's wait.
+const SEARCH_MAX: Duration = Duration::from_secs(2);
 /// Pause before the stream is waited for again if it called too early.
 const HINT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -181,9 +183,12 @@ impl Server<'_> {
         let mut hint_failed = false;
         while self.collect() {
             match self.round().await {
-                Ok(Round::Served) => hint_failed = false,
+                Ok(Round::Served) => {
+                    hint_failed = false;
+                    self.answer_late(SEARCH_MAX);
+                }
                 Ok(Round::Idle(idle)) => {
-                    self.answer_late();
+                    self.answer_late(Duration::ZERO);
                     if !self.waiting.is_empty() {
                         hint_failed = self.wait(idle, hint_failed).await;
                     }
@@ -273,10 +278,10 @@ impl Server<'_> {
         Ok(Ok(Round::Served))
     }
 
-    /// Readers whose wait is over get nothing.
-    fn answer_late(&mut self) {
+    /// Readers whose wait has been over for this long get nothing.
+    fn answer_late(&mut self, grace: Duration) {
         let now = Instant::now();
-        for reader in self.waiting.extract_if(.., |reader| reader.deadline <= now) {
+        for reader in self.waiting.extract_if(.., |reader| reader.deadline + grace <= now) {
             let _ = reader.reply.send(Ok(None));
         }
     }

@@ -71,3 +71,19 @@ async fn a_reader_waits_for_an_event_that_matches() {
     let (got, ()) = tokio::join!(world.handle.read(&session, patient), append);
     assert_eq!(numbers(&got.unwrap().unwrap()), [2]);
 }
+
+/// A search that takes long ends, and what it has skipped stays skipped.
+#[tokio::test(start_paused = true)]
+async fn a_long_search_ends_without_an_event() {
+    let world = World::with_events(10 * EVENTS_EXAMINED_MAX as u64);
+    let session = world.session(filter("body == 0")).await;
+    world.log.slow_down(10);
+    let began = tokio::time::Instant::now();
+    world.take_nothing(&session).await;
+    assert!(began.elapsed() < seconds(5), "{:?}", began.elapsed());
+    let skipped = world.handle.stat(&session).await.unwrap().skipped_events;
+    assert!(
+        (EVENTS_EXAMINED_MAX as u64..10 * EVENTS_EXAMINED_MAX as u64).contains(&skipped),
+        "{skipped}"
+    );
+}

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::clock::{Clock, Timestamp};
@@ -17,6 +18,8 @@ pub struct MemoryLog {
     state: Mutex<State>,
     appended: Notify,
     away: AtomicBool,
+    /// How long a page takes.
+    page_ms: AtomicU64,
     /// Most events of a page, however many are asked for.
     page_max: usize,
 }
@@ -37,6 +40,7 @@ impl MemoryLog {
             state: Mutex::default(),
             appended: Notify::new(),
             away: AtomicBool::new(false),
+            page_ms: AtomicU64::new(0),
             page_max: 64,
         }
     }
@@ -87,6 +91,10 @@ impl MemoryLog {
         self.state.lock().events.pop_last();
     }
 
+    pub fn slow_down(&self, page_ms: u64) {
+        self.page_ms.store(page_ms, Ordering::Release);
+    }
+
     pub fn go_away(&self) {
         self.away.store(true, Ordering::Release);
     }
@@ -113,6 +121,10 @@ impl MemoryLog {
 impl Log for MemoryLog {
     async fn read(&self, stream: &StreamId, after: Position, limit: ReadLimit) -> Result<Page, ReadError> {
         self.check(stream)?;
+        match self.page_ms.load(Ordering::Acquire) {
+            0 => {}
+            page_ms => tokio::time::sleep(Duration::from_millis(page_ms)).await,
+        }
         let state = self.state.lock();
         if after < state.trimmed {
             return Err(ReadError::Trimmed {

@@ -121,6 +121,15 @@ fn an_event_that_would_take_too_long_is_an_error() {
     check("true", &large[..200_000], Match::Yes);
 }
 
+#[test]
+fn a_long_key_counts_in_each_round() {
+    let filter = Filter::compile("body.all(a, key.contains(a))").unwrap();
+    let mut event = event(format!("[{}]", vec!["\"k\""; 500].join(",")));
+    assert_eq!(filter.judge(&event).verdict, Match::Yes);
+    event.key = Some(Bytes::from(vec![b'k'; 64 * 1024]));
+    assert_eq!(filter.judge(&event).verdict, Match::Error);
+}
+
 /// A step is well below a microsecond, also where nothing is optimised.
 #[test]
 fn the_worst_permitted_event_takes_less_than_a_second() {
