@@ -7,6 +7,7 @@ mod event;
 mod log;
 mod name;
 mod position;
+pub mod session;
 
 pub use event::{Event, EventId};
 pub use log::{Log, Page, ReadError, ReadLimit};
