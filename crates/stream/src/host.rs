@@ -16,7 +16,10 @@ mod lease;
 mod maintain;
 mod owner;
 mod queue;
+mod retention;
 mod routing;
+mod serving;
+mod stat;
 mod stream;
 mod window;
 
@@ -40,6 +43,7 @@ pub(crate) use self::directory::{read as read_directory, read_heads};
 pub use self::lease::StartError;
 pub(crate) use self::lease::{raise_limit, read_beat};
 pub(crate) use self::queue::Refusal;
+pub use self::stat::{ChainStat, Stat};
 pub(crate) use self::stream::{Listed, Owned, Stream};
 use crate::config::Config;
 use crate::hybrid::HybridClock;
@@ -129,6 +133,7 @@ impl Service {
         running.spawn(maintain::run(Arc::clone(&self.inner)));
         while !self.inner.is_fenced() {
             tokio::select! {
+                biased;
                 Some(task) = self.tasks.recv() => {
                     running.spawn(task);
                 }

@@ -25,9 +25,9 @@ pub(crate) struct Slot(usize);
 
 /// The host's clock differs from the stamps it has seen by more than is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the clock is `{behind_ms}` ms behind stamps of other hosts, at most `{max_ms}` ms are allowed")]
+#[error("the clock is `{off_ms}` ms off those of other hosts, at most `{max_ms}` ms are allowed")]
 pub struct ClockSkew {
-    pub behind_ms: u64,
+    pub off_ms: u64,
     pub max_ms: u64,
 }
 
@@ -44,6 +44,8 @@ struct State {
     last: Stamp,
     in_flight: Vec<Option<Stamp>>,
     limit: Stamp,
+    /// How far the clock is ahead of all others', if that is too far.
+    ahead: Option<Duration>,
 }
 
 impl State {
@@ -78,6 +80,9 @@ impl HybridClock {
         let mut state = self.state.lock();
         let now = self.clock.now();
         self.check(state.last, now)?;
+        if let Some(ahead) = state.ahead {
+            return Err(self.skew(ahead));
+        }
         let first = Stamp::of(now).max(state.last.next());
         state.last = Stamp(first.0 + count - 1);
         state.in_flight[slot.0] = Some(first);
@@ -126,6 +131,11 @@ impl HybridClock {
         first.map_or(now, |&first| before(first))
     }
 
+    /// The clock is ahead of all other hosts' by this much; no stamps are given if that is too much.
+    pub fn be_ahead(&self, ahead: Duration) {
+        self.state.lock().ahead = (ahead > self.skew_max).then_some(ahead);
+    }
+
     /// Up to where promises may go.
     pub fn limit(&self) -> Stamp {
         self.state.lock().limit
@@ -139,15 +149,19 @@ impl HybridClock {
 
     /// Whether the clock lags behind what the host has seen by more than is allowed.
     fn check(&self, seen: Stamp, now: Timestamp) -> Result<(), ClockSkew> {
-        let behind = seen.moment().since(now);
-        if behind <= self.skew_max {
+        let off = seen.moment().since(now);
+        if off <= self.skew_max {
             return Ok(());
         }
+        Err(self.skew(off))
+    }
+
+    fn skew(&self, off: Duration) -> ClockSkew {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Err(ClockSkew {
-            behind_ms: millis(behind),
+        ClockSkew {
+            off_ms: millis(off),
             max_ms: millis(self.skew_max),
-        })
+        }
     }
 }
 
@@ -189,7 +203,7 @@ mod tests {
         let skew = hybrid
             .observe(Stamp::of(wall.now().after(Duration::from_secs(6))))
             .unwrap_err();
-        assert_eq!((skew.behind_ms, skew.max_ms), (6_000, 5_000));
+        assert_eq!((skew.off_ms, skew.max_ms), (6_000, 5_000));
         assert_eq!(
             hybrid.begin(slot, 1).unwrap(),
             ahead.next().next(),

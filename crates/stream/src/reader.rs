@@ -22,8 +22,8 @@ pub(crate) use self::cache::Cache;
 pub(crate) use self::merge::Places;
 pub(crate) use self::view::View;
 use crate::host::{Handle, Inner, Stream};
-use crate::record::Damaged;
-use crate::{Log, Page, Position, ReadError, ReadLimit, Stamp, StreamId};
+use crate::record::{Damaged, Head};
+use crate::{ChainId, Log, Page, Position, ReadError, ReadLimit, Stamp, StreamId};
 
 /// How often a read starts anew because what it read was trimmed under it.
 const ATTEMPTS: u32 = 4;
@@ -101,6 +101,17 @@ impl Log for Handle {
             }
         }
     }
+}
+
+/// The position of the oldest event of a chain that is left.
+pub(crate) async fn first_position(
+    host: &Inner,
+    stream: &Stream,
+    (chain, head): (ChainId, &Arc<Head>),
+) -> Result<Option<Position>, Trouble> {
+    let source = cursor::Source { host, stream };
+    let cursor = cursor::Cursor::seek(&source, (chain, Arc::clone(head)), Position::START, None).await?;
+    Ok(cursor.peek())
 }
 
 /// How new a view must be.

@@ -121,6 +121,15 @@ impl Inner {
 
     async fn store_anywhere(&self, stream: &Arc<Stream>, mut drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
         let mut reason = "no chain is active".to_owned();
+        let grown = stream.grown.lock().take();
+        if let Some((owner, chain)) = grown {
+            // A chain was added for this: the request goes there, with the news of the chain.
+            let origin = self.give_origin(&mut drafts);
+            match self.forward(stream, (owner, Some(chain)), drafts, Some(origin)).await {
+                Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
+                settled => return settled,
+            }
+        }
         if let Some(chain) = pick(stream) {
             match self.store_here(stream, chain, drafts).await {
                 Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
@@ -128,8 +137,7 @@ impl Inner {
             }
         }
         stream.load.lock().homeless += drafts.len() as u64;
-        let origin = *drafts[0].origin.get_or_insert_with(|| self.clock.now());
-        drafts.iter_mut().for_each(|draft| draft.origin = Some(origin));
+        let origin = self.give_origin(&mut drafts);
         for owner in self.others(stream) {
             match self.forward(stream, (owner, None), drafts, Some(origin)).await {
                 Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
@@ -137,6 +145,13 @@ impl Inner {
             }
         }
         Err(Left::Again(drafts, reason))
+    }
+
+    /// From now on copies of the drafts may lie in several chains.
+    fn give_origin(&self, drafts: &mut [Draft]) -> Stamp {
+        let origin = drafts[0].origin.unwrap_or_else(|| self.clock.now());
+        drafts.iter_mut().for_each(|draft| draft.origin = Some(origin));
+        origin
     }
 
     /// Owners of active chains, without us, in an order that differs from append to append.
@@ -217,7 +232,15 @@ impl Inner {
         };
         let sent = tokio::time::timeout(self.config.forward_timeout, self.peers.forward(&to, forward)).await;
         let error = match sent {
-            Ok(Ok(positions)) => return Ok(positions),
+            Ok(Ok(positions)) => {
+                // Whatever is stamped here from now on comes after what we have just heard of.
+                if let Some(last) = positions.iter().max()
+                    && let Err(skew) = self.clock.observe(last.stamp)
+                {
+                    tracing::warn!(%skew, "a forwarded append was stamped too far ahead");
+                }
+                return Ok(positions);
+            }
             Ok(Err(error)) => error,
             Err(_) => PeerError::Unknown("no answer in time".to_owned()),
         };
