@@ -224,7 +224,9 @@ impl Objects {
         }
         match self.claimed(backend, attempt.request_id, attempt.until).await {
             Ok(Claimed::Item(id, _)) => Tried::Done(told(id)),
-            Ok(Claimed::Nothing | Claimed::Barred) => Tried::Nothing("the token is barred in this store".to_owned()),
+            Ok(Claimed::Nothing | Claimed::Barred) => {
+                Tried::Nothing("the token has made its object in another store".to_owned())
+            }
             Ok(Claimed::Unfinished(claimed)) => self.finish(backend, claimed, item, attempt).await,
             Err(error) => Tried::Unknown(loser(backend, unique, attempt), error.to_string()),
         }
@@ -236,7 +238,7 @@ impl Objects {
         match backend.commit(conditions, writes(unique, &item), attempt.until).await {
             Err(CommitError::Conflict(_)) => match self.claimed(backend, attempt.request_id, attempt.until).await {
                 Ok(Claimed::Item(id, _)) => Tried::Done(told(id)),
-                Ok(_) => Tried::Nothing("the token is barred in this store".to_owned()),
+                Ok(_) => Tried::Nothing("the token has made its object in another store".to_owned()),
                 Err(error) => Tried::Unknown(loser(backend, unique, attempt), error.to_string()),
             },
             ended => self.committed(backend, unique, item, (ended, attempt)).await,
@@ -267,14 +269,12 @@ impl Objects {
 
     fn first_item(&self, backend: &Backend, create: &Create, attempt: &Attempt) -> Item {
         let at_micros = self.0.clock.now().as_micros();
-        // In its own store the conditions of the commit keep a second item out.
-        let elsewhere = attempt.doubts.iter().filter(|doubt| doubt.store != backend.name);
         Item {
             state: State::Live,
             version: 1,
             created_at_micros: at_micros,
             request_id: attempt.request_id,
-            supersedes: elsewhere.cloned().collect(),
+            supersedes: self.losers(backend, attempt),
             body: create.body.clone(),
             pending_removes: (!attempt.indexes.is_empty()).then(Vec::new),
             indexes: attempt.indexes.clone(),
@@ -289,6 +289,25 @@ impl Objects {
                 body: None,
             }],
         }
+    }
+
+    /// What the item in this store supersedes. A token's late attempts are kept out of all other stores; in
+    /// its own store the conditions of the commit keep a second item out.
+    fn losers(&self, backend: &Backend, attempt: &Attempt) -> Vec<Loser> {
+        let mut losers = attempt.doubts.clone();
+        losers.retain(|doubt| doubt.store != backend.name);
+        if attempt.origin == Origin::Token {
+            let others = self.0.backends.iter().map(|other| &other.name);
+            let unnamed: Vec<_> = others
+                .filter(|name| **name != backend.name && losers.iter().all(|loser| loser.store != **name))
+                .cloned()
+                .collect();
+            losers.extend(unnamed.into_iter().map(|store| Loser {
+                store,
+                by: LoserBy::Precaution,
+            }));
+        }
+        losers
     }
 }
 
@@ -310,16 +329,28 @@ fn loser(backend: &Backend, unique: Unique, attempt: &Attempt) -> Loser {
     }
 }
 
-/// Whether the first of two items of one request is the one that stays. If each supersedes the other, the
-/// smaller identifier does.
+/// Whether the first of two items of one request is the one that stays: it knows of an attempt where the
+/// other is, and the other does not; if both know as much, it is the later one, which a retry made.
 pub(super) fn beats(winner: (&ObjectId, &Item), loser: (&ObjectId, &Item)) -> bool {
-    let names = |item: &Item, other: &ObjectId| {
-        item.supersedes.iter().any(|each| {
-            each.store == other.store && (each.by == LoserBy::Claim || each.by == LoserBy::Unique(other.unique))
-        })
-    };
-    let mutual = names(loser.1, winner.0);
-    names(winner.1, loser.0) && (!mutual || winner.0 < loser.0)
+    let (by, back) = (knows(winner.1, loser.0), knows(loser.1, winner.0));
+    by > Known::Nothing && (by > back || (by == back && winner.0.unique > loser.0.unique))
+}
+
+#[derive(PartialEq, PartialOrd)]
+enum Known {
+    Nothing,
+    Perhaps,
+    Attempt,
+}
+
+fn knows(item: &Item, other: &ObjectId) -> Known {
+    let named = item.supersedes.iter().find(|each| each.store == other.store);
+    match named.map(|loser| loser.by) {
+        Some(LoserBy::Claim) => Known::Attempt,
+        Some(LoserBy::Unique(unique)) if unique == other.unique => Known::Attempt,
+        Some(LoserBy::Precaution) => Known::Perhaps,
+        Some(LoserBy::Unique(_)) | None => Known::Nothing,
+    }
 }
 
 fn told(id: ObjectId) -> Created {

@@ -4,6 +4,7 @@
 //! event or barred: a bar in its place makes a create that is still on its way fail for good.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::backend::{Backend, Deadline, Found};
 use super::create::beats;
@@ -16,6 +17,18 @@ use crate::{Condition, Key, Write};
 
 /// Who deletes losers, in their events.
 const SWEEPER: &str = "bowline/sweeper";
+/// Notes worked on at the same time.
+const NOTES_AT_ONCE: usize = 32;
+
+impl SweepReport {
+    fn add(&mut self, other: Self) {
+        self.removed += other.removed;
+        self.barred += other.barred;
+        self.unresolved += other.unresolved;
+        self.tidied += other.tidied;
+        self.double_visible_max = self.double_visible_max.max(other.double_visible_max);
+    }
+}
 
 impl Objects {
     /// Looks once through all stores that answer.
@@ -40,19 +53,28 @@ impl Objects {
                 report.tidied += self.settle_beacon(backend, beacon, self.deadline()).await;
             }
         }
-        for (key, _) in backend.scan_all(keys::SWEEPS, self.deadline()).await? {
-            let Some(unique) = keys::parse_sweep(&key) else {
-                continue;
-            };
-            self.reach("sweep.noted").await;
-            // Without its item the note was written ahead, and the item may still come.
-            let Some(Found { item, .. }) = backend.item(unique, self.deadline()).await? else {
-                continue;
-            };
-            self.sweep_losers(backend, (key, backend.id(unique), &item), report)
-                .await;
+        let notes = backend.scan_all(keys::SWEEPS, self.deadline()).await?;
+        for some in notes.chunks(NOTES_AT_ONCE) {
+            let sweeps = some.iter().map(|(key, _)| self.sweep_note(backend, key));
+            for swept in join_all(sweeps).await {
+                report.add(swept?);
+            }
         }
         Ok(())
+    }
+
+    async fn sweep_note(&self, backend: &Backend, note: &Key) -> Result<SweepReport, StoreError> {
+        let mut report = SweepReport::default();
+        let Some(unique) = keys::parse_sweep(note) else {
+            return Ok(report);
+        };
+        self.reach("sweep.noted").await;
+        // Without its item the note was written ahead, and the item may still come.
+        if let Some(Found { item, .. }) = backend.item(unique, self.deadline()).await? {
+            let winner = (note.clone(), backend.id(unique), &item);
+            self.sweep_losers(backend, winner, &mut report).await;
+        }
+        Ok(report)
     }
 
     async fn sweep_losers(&self, backend: &Backend, winner: (Key, ObjectId, &Item), report: &mut SweepReport) {
@@ -81,7 +103,7 @@ impl Objects {
         let backend = self.backend(&loser.store)?;
         let unique = match loser.by {
             LoserBy::Unique(unique) => unique,
-            LoserBy::Claim => match self
+            LoserBy::Claim | LoserBy::Precaution => match self
                 .claimed_or_barred(backend, winner.1.request_id, (report, until))
                 .await?
             {
