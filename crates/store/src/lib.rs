@@ -17,6 +17,7 @@ mod folder;
 pub mod limits;
 pub mod member;
 mod memory;
+pub mod objects;
 mod postgres;
 mod range;
 mod sqlite;
