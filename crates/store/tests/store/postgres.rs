@@ -222,7 +222,7 @@ async fn groups_in_all_orders_never_deadlock() {
             (0..8).map(|_| {
                 let keys = (0..6).map(|_| entropy.number() % 20);
                 // Now and then a commit is so large that it locks the whole store.
-                let count = if entropy.number() % 16 == 0 { 300 } else { 0 };
+                let count = if entropy.number().is_multiple_of(16) { 300 } else { 0 };
                 let more = (0..count).map(|index| put(&format!("large/{index}"), "x"));
                 store.commit(vec![], keys.map(|key| put(&key.to_string(), "x")).chain(more).collect())
             })
