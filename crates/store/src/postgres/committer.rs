@@ -168,7 +168,9 @@ impl Dispatcher {
                     arrived.drain(..).for_each(|request| self.enqueue(request));
                 }
                 Some(done) = self.in_flight.join_next() => {
-                    self.answer(done.expect("a lane neither panics nor is aborted"));
+                    // Lanes are aborted when the runtime ends, and this task with them.
+                    let Ok(group) = done else { return };
+                    self.answer(group);
                     self.linger(&mut incoming).await;
                 }
             }
