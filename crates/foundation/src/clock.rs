@@ -36,6 +36,12 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
+    /// The moment `duration` earlier; the epoch if that would be before it.
+    pub fn before(self, duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(micros))
+    }
+
     /// The time from `earlier` to `self`, zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))

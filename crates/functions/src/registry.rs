@@ -15,19 +15,20 @@ mod snapshot;
 
 pub(crate) use commit::{Audit, Change};
 pub(crate) use entry::{AliasEntry, FunctionEntry, VersionEntry};
-pub(crate) use load::Loaded;
+pub(crate) use load::{LoadError, Loaded};
 pub(crate) use snapshot::{Snapshot, fold};
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bowline_foundation::clock::Clock;
-use bowline_store::Store;
+use bowline_store::{Sharing, Store};
 
 /// The store with the snapshot of it.
 pub(crate) struct Registry {
     store: Arc<dyn Store>,
     clock: Clock,
+    pub sharing: Sharing,
     pub snapshot: Snapshot,
     /// Keeps the keys of two audit rows of one microsecond apart.
     audit_rows: AtomicU64,

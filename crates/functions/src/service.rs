@@ -1,6 +1,7 @@
 //! The one entry to functions.
 
 mod absent;
+mod follow;
 mod handle;
 mod inner;
 
@@ -29,6 +30,8 @@ pub struct Options {
     pub clock: Clock,
     pub entropy: Entropy,
     pub store: Arc<dyn bowline_store::Store>,
+    /// Whether other nodes use the store and the blobs too.
+    pub sharing: bowline_store::Sharing,
     pub blobs: bowline_store::blob::Blobs,
     /// Where packages are unpacked and logs are kept.
     pub data_dir: PathBuf,
@@ -82,11 +85,14 @@ impl Service {
         let (inner, log_thread) = Inner::open(options, crash)?;
         inner.load().await?;
         inner.collect_orphans().await?;
-        let background = vec![
+        let mut background = vec![
             tokio::spawn(inner.sweeper.clone().run()),
             tokio::spawn(inner.clone().collect_garbage()),
             tokio::spawn(inner.clone().warm_up()),
         ];
+        if inner.registry.sharing == bowline_store::Sharing::Shared {
+            background.push(tokio::spawn(follow::run(inner.clone())));
+        }
         Ok(Self {
             inner,
             background,

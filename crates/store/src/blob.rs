@@ -34,8 +34,9 @@ const INLINE_DIGEST_BYTES_MAX: usize = 64 * 1024;
 /// **Cancellation.** A dropped `put` leaves the whole blob or none under its name.
 /// **Collection.** A blob that no record names is an orphan. To collect orphans without racing a `put`
 /// whose record is not yet committed, use [`Blobs::delete_if_older`] with an age that no deployment reaches.
-/// **Callers.** Any number of tasks; a folder belongs to one process at a time, which the lock of the
-/// store beside it sees to.
+/// **Callers.** Any number of tasks. A folder opened by [`Blobs::open_dir`] belongs to one process, which
+/// the lock of the store beside it sees to; one opened by [`Blobs::open_shared_dir`] to any number, which
+/// then collect orphans by their age only.
 #[derive(Clone, Debug)]
 pub struct Blobs(Arc<Inner>);
 
@@ -92,7 +93,21 @@ impl Blobs {
         };
         folder::create_durably(path).map_err(failed)?;
         remove_staging_files(path).map_err(failed)?;
-        let objects = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(io::Error::other(error)))?;
+        Self::over_folder(path).map_err(failed)
+    }
+
+    /// Blobs in a folder that other processes use too: what they have staged is left alone.
+    pub fn open_shared_dir(path: &Path) -> Result<Self, OpenBlobsError> {
+        let failed = |source| OpenBlobsError {
+            path: path.to_path_buf(),
+            source,
+        };
+        folder::create_durably(path).map_err(failed)?;
+        Self::over_folder(path).map_err(failed)
+    }
+
+    fn over_folder(path: &Path) -> io::Result<Self> {
+        let objects = LocalFileSystem::new_with_prefix(path).map_err(io::Error::other)?;
         Ok(Self::new(Arc::new(objects.with_fsync(true)), Some(path.to_path_buf())))
     }
 

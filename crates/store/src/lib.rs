@@ -85,6 +85,15 @@ pub enum Write {
     Delete(Key),
 }
 
+/// Who may use a store, and the blobs beside it, at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// This process alone.
+    Exclusive,
+    /// Any number of processes.
+    Shared,
+}
+
 /// A key-value store with ordered scans and atomic conditional commits.
 ///
 /// **Order.** Commits take effect one after the other, each wholly or not at all. A read that starts

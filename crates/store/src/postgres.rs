@@ -35,7 +35,7 @@ use crate::{CommitError, Condition, Entry, Key, ReadError, Store, Version, Write
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     pub url: PostgresUrl,
-    /// Connections that commit, each with one group in flight.
+    /// Connections that commit, each with one group in flight; all but one are for when full groups wait.
     pub committers: usize,
     /// Connections that read, each with any number of reads in flight.
     pub readers: usize,
@@ -146,7 +146,7 @@ impl PostgresStore {
         first.map_err(|reason| OpenPostgresError::unreachable(url, reason))?;
         Ok(Self {
             url: url.clone(),
-            committer: Committer::start(committers),
+            committer: Committer::start(committers, &clock),
             readers: Readers::new(links(options.readers)),
         })
     }

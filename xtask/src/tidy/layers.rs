@@ -31,6 +31,7 @@ const BESIDE: &[(&str, &[&str])] = &[
         "bowline-fuzz",
         &[
             "bowline-foundation",
+            "bowline-store",
             "bowline-functions",
             "bowline-api",
             "bowline-sandbox-linux",

@@ -11,8 +11,8 @@ use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::Service;
 use bowline_functions::metrics::Metrics;
-use bowline_store::MemoryStore;
 use bowline_store::blob::Blobs;
+use bowline_store::{MemoryStore, Sharing};
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
@@ -65,6 +65,7 @@ impl TestNode {
             clock: clock.clone(),
             entropy: entropy.clone(),
             store: Arc::new(MemoryStore::default()),
+            sharing: Sharing::Exclusive,
             blobs: Blobs::in_memory(),
             data_dir: data.path().to_owned(),
             region: "eu-central-1".to_owned(),

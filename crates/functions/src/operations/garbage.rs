@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::digest::Digest;
+use bowline_store::Sharing;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -17,6 +18,10 @@ use crate::service::Inner;
 
 /// How long code that could not be removed is left before it is looked at again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where other nodes use the blobs too, a package that no known function names goes only when it has not
+/// been stored for this time: another node may be about to name it.
+const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Digests that may belong to nobody.
 #[derive(Default)]
@@ -41,9 +46,8 @@ impl Inner {
             self.code.remove(digest).await.map_err(Error::service)?;
         }
         for digest in self.blobs.list().await.map_err(Error::service)? {
-            if !used.contains(&digest) {
-                tracing::info!(%digest, "a package that no function names is removed");
-                self.blobs.delete(&digest).await.map_err(Error::service)?;
+            if !used.contains(&digest) && self.remove_package(&digest).await? {
+                tracing::info!(%digest, "a package that no function named is removed");
             }
         }
         Ok(())
@@ -95,9 +99,21 @@ impl Inner {
     async fn remove_code(&self, digest: &Digest) -> Result<(), Error> {
         self.code.remove(digest).await.map_err(Error::service)?;
         self.crash.reach("collect.unpacked-removed");
-        self.blobs.delete(digest).await.map_err(Error::service)?;
+        self.remove_package(digest).await?;
         self.crash.reach("collect.stored-removed");
         Ok(())
+    }
+
+    /// Removes a package that no known function names; returns whether it went.
+    async fn remove_package(&self, digest: &Digest) -> Result<bool, Error> {
+        let removed = match self.registry.sharing {
+            Sharing::Exclusive => self.blobs.delete(digest).await.map(|()| true),
+            Sharing::Shared => {
+                let cutoff = self.clock.now().before(ORPHAN_AGE);
+                self.blobs.delete_if_older(digest, cutoff).await
+            }
+        };
+        removed.map_err(Error::service)
     }
 
     fn code_in_use(&self) -> HashSet<Digest> {

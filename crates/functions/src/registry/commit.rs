@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bowline_foundation::digest::Digest;
-use bowline_store::{CommitError, Condition, Key, Version as StoreVersion, Write};
+use bowline_store::{CommitError, Condition, Key, Sharing, Version as StoreVersion, Write};
 use bytes::Bytes;
 
 use super::record::{AliasRecord, AuditRecord, Record as _, RetiredRecord};
@@ -132,7 +132,11 @@ impl Registry {
     /// Commits a change with its audit row; returns the version that every written record now has.
     pub async fn commit(&self, audit: Audit<'_>, change: &mut Change) -> Result<StoreVersion, Error> {
         let mut writes = std::mem::take(&mut change.writes);
-        writes.push(self.audit_row(&audit, change));
+        let row = self.audit_row(&audit, change);
+        if let (Sharing::Shared, Write::Put(key, _)) = (self.sharing, &row) {
+            writes.push(Write::Put(Key::from(keys::CHANGED), key.clone()));
+        }
+        writes.push(row);
         let conditions = std::mem::take(&mut change.conditions);
         let at = match self.store.commit(conditions, writes.clone()).await {
             Ok(at) => at,

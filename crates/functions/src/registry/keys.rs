@@ -13,6 +13,9 @@ pub(super) const FUNCTIONS: &str = "functions/function/";
 pub(super) const VERSIONS: &str = "functions/version/";
 pub(super) const ALIASES: &str = "functions/alias/";
 pub(super) const AUDIT: &str = "functions/audit/";
+/// Written by every mutation where the store is shared, so that others look again: the key of its audit
+/// row. Lives for ever. Missing: nothing has changed yet.
+pub(super) const CHANGED: &str = "functions/changed";
 const RETIRED: &str = "functions/retired/";
 
 /// `functions/function/ACCOUNT/NAME`: a [`FunctionRecord`](super::record::FunctionRecord). Lives from

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::id::AccountId;
-use bowline_store::{Entry, Key, ReadError, Store, Version as StoreVersion, Write};
+use bowline_store::{CommitError, Condition, Entry, Key, ReadError, Sharing, Store, Version as StoreVersion, Write};
 
 use super::record::{AliasRecord, AuditRecord, FunctionRecord, Record, RecordError, VersionRecord};
 use super::{AliasEntry, FunctionEntry, Registry, Snapshot, VersionEntry, keys};
@@ -68,20 +68,37 @@ impl Loaded {
     }
 }
 
+/// A record whose function is gone.
+struct Remnant {
+    function: Key,
+    key: Key,
+    at: StoreVersion,
+}
+
+impl Remnant {
+    fn new(function: Key, key: Key, entry: &Entry) -> Self {
+        let at = entry.version;
+        Self { function, key, at }
+    }
+}
+
 type Loading = HashMap<(AccountId, FunctionName), Loaded>;
 
 impl Registry {
     /// A registry with an empty snapshot.
-    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
+    ///
+    /// `row` numbers the first audit row: where others write too, a number that they hardly have.
+    pub fn new(store: Arc<dyn Store>, sharing: Sharing, clock: Clock, row: u64) -> Self {
         Self {
             store,
             clock,
+            sharing,
             snapshot: Snapshot::default(),
-            audit_rows: AtomicU64::new(0),
+            audit_rows: AtomicU64::new(row),
         }
     }
 
-    /// Reads all functions; deletes records that a deleted function left, and audit rows of old.
+    /// Reads all functions; deletes records that a deleted function left.
     pub async fn load(&self) -> Result<Vec<Loaded>, LoadError> {
         let mut functions = Loading::new();
         let mut remnants = Vec::new();
@@ -91,17 +108,24 @@ impl Registry {
         }
         for (key, entry) in self.scan(keys::VERSIONS).await? {
             if !read_version(&key, &entry, &mut functions)? {
-                remnants.push(Write::Delete(key));
+                let (account, name, _) = subject::<3>(&key, keys::VERSIONS)?;
+                remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
             }
         }
         for (key, entry) in self.scan(keys::ALIASES).await? {
             if !read_alias(&key, &entry, &mut functions)? {
-                remnants.push(Write::Delete(key));
+                let (account, name, _) = subject::<3>(&key, keys::ALIASES)?;
+                remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
             }
         }
-        remnants.extend(self.old_audit_rows().await?);
         self.tidy(remnants).await;
         Ok(functions.into_values().collect())
+    }
+
+    /// Changes whenever any process has changed a function.
+    pub async fn changed(&self) -> Result<Option<StoreVersion>, ReadError> {
+        let found = self.store.get(&Key::from(keys::CHANGED)).await?;
+        Ok(found.map(|entry| entry.version))
     }
 
     /// Reads one function.
@@ -136,20 +160,31 @@ impl Registry {
         }
     }
 
-    async fn old_audit_rows(&self) -> Result<Vec<Write>, ReadError> {
+    /// Deletes audit rows of old. Rows sort by time, so the old ones come first; one page a start is
+    /// enough to keep up.
+    pub async fn trim_audit(&self) -> Result<(), ReadError> {
         let now = self.clock.now().as_micros();
         let kept = u64::try_from(AUDIT_KEPT.as_micros()).unwrap_or(u64::MAX);
         let cutoff = keys::audit(Timestamp::from_micros(now.saturating_sub(kept)), 0);
-        // Rows sort by time, so the old ones come first; one page a start is enough to keep up.
         let page = self.store.scan(&Key::from(keys::AUDIT), None, PAGE).await?;
         let old = page.into_iter().take_while(|(key, _)| *key < cutoff);
-        Ok(old.map(|(key, _)| Write::Delete(key)).collect())
+        let writes: Vec<Write> = old.map(|(key, _)| Write::Delete(key)).collect();
+        if !writes.is_empty()
+            && let Err(error) = self.store.commit(Vec::new(), writes).await
+        {
+            tracing::warn!(%error, "old audit rows stay until the next start");
+        }
+        Ok(())
     }
 
-    async fn tidy(&self, remnants: Vec<Write>) {
-        for writes in remnants.chunks(PAGE) {
-            if let Err(error) = self.store.commit(Vec::new(), writes.to_vec()).await {
-                tracing::warn!(%error, "remnants stay until the next start");
+    /// Deletes remnants. Where others write too, what looked like one may be a new function's: the scans
+    /// saw different moments. So each goes only if its function is still missing.
+    async fn tidy(&self, remnants: Vec<Remnant>) {
+        for Remnant { function, key, at } in remnants {
+            let conditions = vec![Condition::Absent(function), Condition::AtVersion(key.clone(), at)];
+            match self.store.commit(conditions, vec![Write::Delete(key)]).await {
+                Ok(_) | Err(CommitError::Conflict(_)) => {}
+                Err(error) => tracing::warn!(%error, "a remnant stays until the next start"),
             }
         }
     }

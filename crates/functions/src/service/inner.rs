@@ -29,7 +29,7 @@ use crate::name::{FunctionName, FunctionRef, Qualifier};
 use crate::operations::garbage::Garbage;
 use crate::operations::refusals::not_found;
 use crate::package::cache::CodeCache;
-use crate::registry::{Audit, Change, FunctionEntry, Loaded, Registry, fold};
+use crate::registry::{Audit, Change, FunctionEntry, LoadError, Loaded, Registry, fold};
 
 /// Mutations of functions whose names fall in the same of so many classes wait for each other.
 const LOCKS: usize = 64;
@@ -76,7 +76,12 @@ impl Inner {
         let dropped = options.metrics.log_bytes_dropped.clone();
         let (logs, log_thread) = LogWriter::start(dropped).map_err(Error::service)?;
         let inner = Self {
-            registry: Registry::new(options.store, options.clock.clone()),
+            registry: Registry::new(
+                options.store,
+                options.sharing,
+                options.clock.clone(),
+                options.entropy.number(),
+            ),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),
             clock: options.clock,
             entropy: options.entropy,
@@ -104,6 +109,7 @@ impl Inner {
 
     /// Fills the snapshot from the store, and goes on with what was pending.
     pub async fn load(self: &Arc<Self>) -> Result<(), Error> {
+        self.registry.trim_audit().await.map_err(Error::service)?;
         for loaded in self.registry.load().await.map_err(Error::service)? {
             let entry = self.adopt(loaded, None);
             let (account, name, unsettled) = (entry.account.clone(), entry.name.clone(), entry.is_unsettled());
@@ -153,11 +159,16 @@ impl Inner {
     /// Prepares all active versions in turn, so that no invocation waits for that.
     pub async fn warm_up(self: Arc<Self>) {
         for entry in self.registry.snapshot.all() {
-            for pool in entry.pools() {
-                if let Err(error) = self.ensure_prepared(pool).await {
-                    tracing::warn!(function = %entry.name, version = %pool.version_text,
-                        error = &error as &dyn std::error::Error, "a version cannot be prepared");
-                }
+            self.prepare_all(&entry).await;
+        }
+    }
+
+    /// Prepares all active versions of a function.
+    pub async fn prepare_all(&self, entry: &FunctionEntry) {
+        for pool in entry.pools() {
+            if let Err(error) = self.ensure_prepared(pool).await {
+                tracing::warn!(function = %entry.name, version = %pool.version_text,
+                    error = &error as &dyn std::error::Error, "a version cannot be prepared");
             }
         }
     }
@@ -196,19 +207,36 @@ impl Inner {
     }
 
     async fn reload(self: &Arc<Self>, of: &FunctionEntry, caller: &Caller) {
-        let loaded = match self.registry.load_one(&of.account, &of.name).await {
-            Ok(loaded) => loaded,
+        let old = self.registry.snapshot.get(&of.account, &of.name);
+        let entry = match self.read_again(&of.account, &of.name).await {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(function = %of.name, error, "a function cannot be read again after a failed commit");
                 return;
             }
         };
-        let old = self.registry.snapshot.get(&of.account, &of.name);
+        // Nobody settles yet what this process does not know to have committed.
+        let news = old.is_none_or(|old| old.latest.revision_id != entry.latest.revision_id);
+        if news && entry.is_unsettled() {
+            self.settle_later(&of.account, &of.name, caller);
+        }
+    }
+
+    /// Puts what the store holds of a function into the snapshot; returns it unless the function is gone.
+    /// The caller holds the function's lock.
+    pub async fn read_again(
+        self: &Arc<Self>,
+        account: &AccountId,
+        name: &FunctionName,
+    ) -> Result<Option<Arc<FunctionEntry>>, LoadError> {
+        let loaded = self.registry.load_one(account, name).await?;
+        let old = self.registry.snapshot.get(account, name);
         let Some(loaded) = loaded else {
-            self.registry.snapshot.remove(&of.account, &of.name);
+            self.registry.snapshot.remove(account, name);
             old.iter().for_each(|old| self.gone(old));
-            return;
+            return Ok(None);
         };
         let entry = self.adopt(loaded, old.as_deref());
         let kept = |pool: &Arc<Pool>| entry.pools().any(|kept| Arc::ptr_eq(kept, pool));
@@ -218,14 +246,9 @@ impl Inner {
             .filter(|pool| !kept(pool))
             .cloned()
             .collect();
-        // Nobody settles yet what this process does not know to have committed.
-        let news = old.is_none_or(|old| old.latest.revision_id != entry.latest.revision_id);
-        let unsettled = news && entry.is_unsettled();
         self.replace(entry);
         left.into_iter().for_each(|pool| self.retire(Some(pool)));
-        if unsettled {
-            self.settle_later(&of.account, &of.name, caller);
-        }
+        Ok(self.registry.snapshot.get(account, name))
     }
 
     /// Puts a function's new entry into the snapshot.

@@ -6,6 +6,7 @@ mod aliases;
 mod crash;
 mod fake;
 mod faults;
+mod follow;
 mod invoke;
 mod lifecycle;
 mod limits;

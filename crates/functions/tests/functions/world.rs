@@ -16,7 +16,7 @@ use bowline_functions::name::FunctionRef;
 use bowline_functions::{CrashPoints, Handle, InvocationRequest, InvocationResponse, Options, Service};
 use bowline_sandbox::{Runtime, SandboxKind};
 use bowline_store::blob::Blobs;
-use bowline_store::{MemoryStore, SqliteStore, Store};
+use bowline_store::{MemoryStore, Sharing, SqliteStore, Store};
 use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -42,6 +42,7 @@ pub struct World {
 pub struct WorldSettings {
     pub concurrency_max: u32,
     pub keep_alive: Duration,
+    pub sharing: Sharing,
 }
 
 impl Default for WorldSettings {
@@ -49,6 +50,7 @@ impl Default for WorldSettings {
         Self {
             concurrency_max: 1000,
             keep_alive: Duration::from_secs(600),
+            sharing: Sharing::Exclusive,
         }
     }
 }
@@ -160,6 +162,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         clock: Clock::system(),
         entropy: Entropy::system(),
         store,
+        sharing: settings.sharing,
         blobs,
         data_dir: folder.to_owned(),
         region: "us-east-1".to_owned(),

@@ -1,5 +1,9 @@
 //! The one task that commits: everything that waits goes to the server as one statement, one transaction
-//! and one sync; some such groups overlap on connections of their own.
+//! and one sync.
+//!
+//! Whoever was just answered often commits again at once. So before the next group goes, those of the last
+//! one get a moment to come back; else the first of them would go alone, and the others wait for its sync.
+//! A second group goes beside one in flight only when it is full: two halves need two syncs.
 //!
 //! ```text
 //!   commit ──▶ bounded channel ──▶ waiting ── a lane is free ──▶ group ──▶ apply_1() ──▶ answers
@@ -12,7 +16,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use bowline_foundation::clock::Clock;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -27,6 +33,8 @@ use crate::{CommitError, Condition, Version, Write, WriterStats};
 
 /// Bytes of keys and values after which a group takes no further commit.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// At most this part of the time that the last group took is spent on waiting for its callers to return.
+const LINGER_PART: u32 = 8;
 /// Commits that are looked at for one group; those behind them wait for the next.
 const LOOKED_AT_MAX: usize = 1024;
 
@@ -53,18 +61,28 @@ struct Request {
     _room: OwnedSemaphorePermit,
 }
 
+impl Request {
+    /// How many keys it names, repeated ones counted again.
+    fn keys(&self) -> usize {
+        self.conditions.len() + self.writes.len()
+    }
+}
+
 type Outcome = Result<Version, CommitError>;
 
 impl Committer {
     /// Starts the task, with one lane for each of `links`.
-    pub fn start(links: Vec<Arc<Link>>) -> Self {
+    pub fn start(links: Vec<Arc<Link>>, clock: &Clock) -> Self {
         let (requests, incoming) = mpsc::channel(WAITING_COMMITS_MAX);
         let counters = Arc::new(Counters::default());
         let dispatcher = Dispatcher {
             idle: links,
             waiting: VecDeque::new(),
+            waiting_keys: 0,
             touched: Touched::default(),
             in_flight: JoinSet::new(),
+            clock: clock.clone(),
+            last: (0, Duration::ZERO),
             counters: Arc::clone(&counters),
         };
         Self {
@@ -119,10 +137,23 @@ struct Dispatcher {
     /// Lanes without a group in flight.
     idle: Vec<Arc<Link>>,
     waiting: VecDeque<Request>,
+    /// Conditions and writes of what waits.
+    waiting_keys: usize,
     /// What the groups in flight touch.
     touched: Touched,
-    in_flight: JoinSet<(Arc<Link>, Vec<Request>, Vec<Outcome>)>,
+    in_flight: JoinSet<Settled>,
+    clock: Clock,
+    /// The size of the last group that was answered, and how long it took.
+    last: (usize, Duration),
     counters: Arc<Counters>,
+}
+
+/// A group that is through.
+struct Settled {
+    link: Arc<Link>,
+    requests: Vec<Request>,
+    outcomes: Vec<Outcome>,
+    took: Duration,
 }
 
 impl Dispatcher {
@@ -134,29 +165,60 @@ impl Dispatcher {
             tokio::select! {
                 count = incoming.recv_many(&mut arrived, WAITING_COMMITS_MAX), if is_open && has_room => {
                     is_open = count > 0;
-                    self.waiting.extend(arrived.drain(..));
+                    arrived.drain(..).for_each(|request| self.enqueue(request));
                 }
                 Some(done) = self.in_flight.join_next() => {
-                    let (link, requests, outcomes) = done.expect("a lane neither panics nor is aborted");
-                    self.idle.push(link);
-                    self.answer(requests, outcomes);
+                    // Lanes are aborted when the runtime ends, and this task with them.
+                    let Ok(group) = done else { return };
+                    self.answer(group);
+                    self.linger(&mut incoming).await;
                 }
             }
             self.dispatch();
         }
     }
 
+    fn enqueue(&mut self, request: Request) {
+        self.waiting_keys += request.keys();
+        self.waiting.push_back(request);
+    }
+
+    /// Gives the callers of the last group a moment to come back.
+    async fn linger(&mut self, incoming: &mut mpsc::Receiver<Request>) {
+        let (expected, took) = self.last;
+        let begin = self.clock.monotonic();
+        while self.waiting.len() < expected && self.clock.monotonic().since(begin) < took / LINGER_PART {
+            tokio::task::yield_now().await;
+            while let Ok(request) = incoming.try_recv() {
+                self.enqueue(request);
+            }
+        }
+    }
+
+    /// Whether what waits may go now, given the groups in flight.
+    fn is_due(&self) -> bool {
+        !self.waiting.is_empty() && (self.in_flight.is_empty() || self.waiting_keys >= LOCKED_KEYS_MAX)
+    }
+
     /// Gives groups to idle lanes as long as there is something that may go.
     fn dispatch(&mut self) {
-        while !self.idle.is_empty() && !self.waiting.is_empty() {
+        while !self.idle.is_empty() && self.is_due() {
             let requests = self.gather();
             if requests.is_empty() {
                 return;
             }
             let link = self.idle.pop().expect("a lane is idle");
+            let clock = self.clock.clone();
             self.in_flight.spawn(async move {
+                let begin = clock.monotonic();
                 let outcomes = settle(&link, &requests).await;
-                (link, requests, outcomes)
+                let took = clock.monotonic().since(begin);
+                Settled {
+                    link,
+                    requests,
+                    outcomes,
+                    took,
+                }
             });
         }
     }
@@ -169,7 +231,7 @@ impl Dispatcher {
         for _ in 0..LOOKED_AT_MAX {
             let Some(request) = self.waiting.pop_front() else { break };
             let (conditions, writes) = (&request.conditions[..], &request.writes[..]);
-            let more = conditions.len() + writes.len();
+            let more = request.keys();
             let fits = group.is_empty() || (keys + more <= LOCKED_KEYS_MAX && bytes + request.bytes <= GROUP_BYTES_MAX);
             if fits && self.touched.admits(conditions, writes) && before.admits(conditions, writes) {
                 keys += more;
@@ -183,18 +245,21 @@ impl Dispatcher {
         kept.append(&mut self.waiting);
         self.waiting = kept;
         for request in &group {
+            self.waiting_keys -= request.keys();
             self.touched.add(&request.conditions, &request.writes);
         }
         group
     }
 
-    fn answer(&mut self, requests: Vec<Request>, outcomes: Vec<Outcome>) {
-        let applied = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    fn answer(&mut self, group: Settled) {
+        self.idle.push(group.link);
+        self.last = (group.requests.len(), group.took);
+        let applied = group.outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         self.counters.commits.fetch_add(applied as u64, Ordering::Relaxed);
         self.counters
             .groups
             .fetch_add(u64::from(applied > 0), Ordering::Relaxed);
-        for (request, outcome) in requests.into_iter().zip(outcomes) {
+        for (request, outcome) in group.requests.into_iter().zip(group.outcomes) {
             self.touched.remove(&request.conditions, &request.writes);
             // Whoever gave up waiting does not want the answer.
             let _ = request.reply.send(outcome);

@@ -25,10 +25,11 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// What every session is set to. The planner must not be fooled by a table that was empty when a plan was
-/// made: keys are looked up by the index, always.
+/// made: keys are looked up by the index, always. So one plan is good for all, and none is made a call.
 const SETTINGS: &str = "-c synchronous_commit=on -c default_transaction_isolation=read\\ committed \
     -c default_transaction_read_only=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
-    -c enable_bitmapscan=off -c jit=off -c idle_in_transaction_session_timeout=30s";
+    -c enable_bitmapscan=off -c plan_cache_mode=force_generic_plan -c jit=off \
+    -c idle_in_transaction_session_timeout=30s";
 
 const APPLY: &str = "SELECT {schema}.apply_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const GET: &str = "SELECT key, version, value FROM {schema}.entries WHERE key = $1";

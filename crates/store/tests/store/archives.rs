@@ -176,6 +176,12 @@ async fn every_damage_is_found_and_named() {
     let refused = imported(&file[..file.len() - 1], into(&target)).await;
     assert!(matches!(refused, Err(ImportError::Archive(_))));
     assert_eq!(records_of(&target).await, [], "a bad file writes nothing");
+    let (empty, _) = exported(&target, None).await;
+    assert_eq!(
+        parse(&empty).unwrap().records,
+        0,
+        "control: an empty store's file is whole"
+    );
 }
 
 #[tokio::test]

@@ -148,15 +148,19 @@ async fn commits_of_one_key_keep_their_order() {
     assert_eq!(last.value, (COMMITS - 1).to_string());
 }
 
-/// What one of several processes does: it counts, creates, and moves between two keys that must agree.
+/// What a careless worker is called: it commits without conditions.
+const CARELESS: &str = "careless";
+const ROUNDS: usize = 60;
+
+/// What one of several processes does: it counts, and creates two keys that must agree.
 async fn work_beside_others(store: &dyn Store, name: &str) {
-    const ROUNDS: usize = 60;
+    let if_careful = |condition| if name == CARELESS { vec![] } else { vec![condition] };
     let mut made = 0;
     for round in 0..ROUNDS {
         loop {
             let entry = store.get(&"count".into()).await.unwrap().unwrap();
             let count: u64 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
-            let conditions = vec![Condition::AtVersion("count".into(), entry.version)];
+            let conditions = if_careful(Condition::AtVersion("count".into(), entry.version));
             let counted = vec![put("count", &(count + 1).to_string())];
             match store.commit(conditions, counted).await {
                 Ok(version) => {
@@ -170,7 +174,7 @@ async fn work_beside_others(store: &dyn Store, name: &str) {
         let owner = format!("owner/{round}");
         let claim = store
             .commit(
-                vec![Condition::Absent(Key::from(owner.clone()))],
+                if_careful(Condition::Absent(Key::from(owner.clone()))),
                 // The second key comes before the first in order, and locks must not depend on that.
                 vec![put(&owner, name), put(&format!("first/{round}"), name)],
             )
@@ -184,27 +188,48 @@ async fn work_beside_others(store: &dyn Store, name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_processes_on_one_database_lose_and_double_nothing() {
     let name = "postgres::four_processes_on_one_database_lose_and_double_nothing";
+    let Some((store, made)) = work_of_four(name, ["0", "1", "2", "3"]).await else {
+        return;
+    };
+    assert_eq!(made, ROUNDS, "each was made once");
+    assert_eq!(store.get(&"count".into()).await.unwrap().unwrap().value, "240");
+    for round in 0..ROUNDS {
+        let of = async |key: String| store.get(&key.into()).await.unwrap().unwrap().value;
+        assert_eq!(of(format!("owner/{round}")).await, of(format!("first/{round}")).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_four_careless_processes_lose_and_double() {
+    let name = "postgres::control_four_careless_processes_lose_and_double";
+    let Some((store, made)) = work_of_four(name, [CARELESS; 4]).await else {
+        return;
+    };
+    assert_eq!(made, 4 * ROUNDS);
+    assert_ne!(store.get(&"count".into()).await.unwrap().unwrap().value, "240");
+}
+
+/// Has four processes work on one database; returns a store over it, and how many keys they say they made.
+/// None in those processes themselves, and where there is no PostgreSQL.
+async fn work_of_four(test: &str, names: [&str; 4]) -> Option<(Arc<dyn Store>, usize)> {
     if let Some((_, task)) = process::task() {
         let url: PostgresUrl = std::env::var("STORE").unwrap().parse().unwrap();
-        return work_beside_others(&connect(&url).await, &task).await;
+        work_beside_others(&connect(&url).await, &task).await;
+        return None;
     }
-    let Some(fixture) = Postgres::new().await else { return };
+    let fixture = Postgres::new().await?;
     let store = fixture.store();
     store.commit(vec![], vec![put("count", "0")]).await.unwrap();
     let url = full_url(&fixture);
     let folder = tempfile::tempdir().unwrap();
-    let start = |index: usize| Worker::start_with(name, folder.path(), &index.to_string(), ("STORE", &url));
-    let mut workers: Vec<_> = (0..4).map(start).collect();
+    let start = |name| Worker::start_with(test, folder.path(), name, ("STORE", &url));
+    let mut workers = names.map(start);
     let made = workers.iter_mut().map(|worker| {
         let line = worker.next_line().expect("the worker ends its work");
         line.strip_prefix("made ").unwrap().parse::<usize>().unwrap()
     });
-    assert_eq!(made.sum::<usize>(), 60, "each was made once");
-    assert_eq!(store.get(&"count".into()).await.unwrap().unwrap().value, "240");
-    for round in 0..60 {
-        let of = async |key: String| store.get(&key.into()).await.unwrap().unwrap().value;
-        assert_eq!(of(format!("owner/{round}")).await, of(format!("first/{round}")).await);
-    }
+    let made = made.sum();
+    Some((store, made))
 }
 
 fn full_url(fixture: &Postgres) -> String {
@@ -222,7 +247,7 @@ async fn groups_in_all_orders_never_deadlock() {
             (0..8).map(|_| {
                 let keys = (0..6).map(|_| entropy.number() % 20);
                 // Now and then a commit is so large that it locks the whole store.
-                let count = if entropy.number() % 16 == 0 { 300 } else { 0 };
+                let count = if entropy.number().is_multiple_of(16) { 300 } else { 0 };
                 let more = (0..count).map(|index| put(&format!("large/{index}"), "x"));
                 store.commit(vec![], keys.map(|key| put(&key.to_string(), "x")).chain(more).collect())
             })
@@ -248,6 +273,11 @@ async fn a_judged_key_is_held_against_writers_of_other_nodes() {
         );
         assert!(one.is_ok() != two.is_ok(), "round {round}: {one:?} and {two:?}");
     }
+    let (one, two) = futures_util::join!(
+        left.commit(vec![], vec![put("a", "x")]),
+        right.commit(vec![], vec![put("b", "x")])
+    );
+    assert!(one.is_ok() && two.is_ok(), "control: without conditions both write");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,77 @@
+//! Several nodes on one store: what one changes the others see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_functions::model::PublishVersion;
+use bowline_store::blob::Blobs;
+use bowline_store::{MemoryStore, Sharing, Store};
+use serde_json::json;
+
+use crate::world::{World, WorldSettings, caller, target};
+
+/// Far longer than a node takes to look again.
+const SEEN_MAX: Duration = Duration::from_secs(20);
+
+/// Two nodes on one store and one set of blobs, each with a folder of its own.
+async fn two(sharing: Sharing) -> [World; 2] {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let blobs = Blobs::in_memory();
+    let settings = WorldSettings {
+        sharing,
+        ..WorldSettings::default()
+    };
+    let node = || {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        World::over(store.clone(), blobs.clone(), folder, settings)
+    };
+    [node().await, node().await]
+}
+
+/// What the node answers, or the code of its error.
+async fn says(world: &World, name: &str) -> String {
+    match world.invoke(name, json!({})).await {
+        Ok(response) => {
+            let answer = response.result.unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            answer["code"].as_str().unwrap().to_owned()
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn until(world: &World, name: &str, wanted: impl Fn(&str) -> bool) {
+    let seen = tokio::time::timeout(SEEN_MAX, async {
+        while !wanted(&says(world, name).await) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(seen.await.is_ok(), "the other node says `{}`", says(world, name).await);
+}
+
+#[tokio::test]
+async fn a_change_on_one_node_is_seen_on_the_other() {
+    let [first, second] = two(Sharing::Shared).await;
+    first.deploy("f").await;
+    until(&second, "f", |said| said == "one").await;
+    first.redeploy("f", "two").await;
+    until(&second, "f", |said| said == "two").await;
+    let publish = PublishVersion::default();
+    second
+        .handle
+        .publish_version(&caller(), &target("f"), publish)
+        .await
+        .unwrap();
+    until(&first, "f:1", |said| said == "two").await;
+    first.handle.delete_function(&caller(), &target("f")).await.unwrap();
+    until(&second, "f", |said| said.contains("not found")).await;
+}
+
+#[tokio::test]
+async fn control_a_node_alone_does_not_look_again() {
+    let [first, second] = two(Sharing::Exclusive).await;
+    first.deploy("f").await;
+    assert_eq!(says(&first, "f").await, "one");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(says(&second, "f").await.contains("not found"));
+}
