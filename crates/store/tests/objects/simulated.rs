@@ -345,7 +345,8 @@ async fn run(world: &World, seed: u64) -> u64 {
             assert!(bodies.insert(first.clone()), "seed {seed}: {first:?} is visible twice");
         }
     }
-    for record in world.log.history.lock().clone() {
+    let history = world.log.history.lock().clone();
+    for record in history {
         if let Done::Created { id, .. } = record.done {
             let events = sound.events(&id, 0, 1000).await.unwrap().events;
             let swept = events.iter().any(|event| event.by == "bowline/sweeper");
