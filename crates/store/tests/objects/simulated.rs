@@ -135,9 +135,14 @@ impl World {
                 Entropy::seeded(self.entropy.number()),
             )
         });
+        let sweeper = async {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                objects.sweep().await;
+            }
+        };
         let life = async {
-            futures_util::future::join_all(clients).await;
-            objects.sweep().await;
+            tokio::join!(futures_util::future::join_all(clients), sweeper);
         };
         let died = tokio::select! {
             biased;
