@@ -191,36 +191,52 @@ async fn at_most_so_many_sets_are_in_flight() {
     world.take_nothing(&session).await;
 }
 
-/// Not a promise, a measurement: run with `--nocapture`.
+/// Real threads over a database, at one node and at two: every event once. What it prints is a measurement,
+/// not a promise; run with `--nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn measure_one_session_with_many_workers_over_a_database() {
-    const EVENTS: u64 = 4096;
+async fn many_workers_over_a_database_acknowledge_every_event_once() {
+    for nodes in [1, 2] {
+        let (reads, took) = work_over_a_database(nodes, 2048).await;
+        let rate = reads as f64 / took.as_secs_f64();
+        println!("{WORKERS} workers at {nodes} nodes: {rate:.0} reads with acknowledgement a second");
+    }
+}
+
+async fn work_over_a_database(nodes: usize, events: u64) -> (usize, Duration) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("sessions.db")).unwrap();
     let world = World::over(Arc::new(store));
-    world.append(1..=EVENTS);
+    world.append(1..=events);
     let session = world.session(Settings::default()).await;
+    let nodes: Vec<_> = (0..nodes).map(|_| world.another_node()).collect();
     let clock = Clock::system();
     let before = clock.monotonic();
-    let workers = (0..WORKERS).map(|_| {
-        let (handle, session) = (world.handle.clone(), session.clone());
-        tokio::spawn(async move {
-            let mut count = 0;
-            while let Some(batch) = handle.read(&session, at_most(1)).await.unwrap() {
-                handle.ack(&session, batch.token.unwrap()).await.unwrap();
-                count += batch.events.len();
-            }
-            count
-        })
+    let workers = (0..WORKERS).map(|number| {
+        let handle = nodes[number % nodes.len()].handle();
+        tokio::spawn(read_and_acknowledge(handle, session.clone()))
     });
-    let mut read = 0;
+    let mut all = Vec::new();
     for worker in workers.collect::<Vec<_>>() {
-        read += worker.await.unwrap();
+        all.extend(worker.await.unwrap());
     }
     let took = clock.monotonic().since(before);
-    println!(
-        "{read} reads with acknowledgement in {took:?}: {:.0}/s",
-        read as f64 / took.as_secs_f64()
-    );
-    assert_eq!(read as u64, EVENTS);
+    all.sort_unstable();
+    assert!(all.iter().copied().eq(1..=events));
+    assert_eq!(world.handle.show(&session).await.unwrap().in_flight, []);
+    (all.len(), took)
+}
+
+async fn read_and_acknowledge(handle: Handle, session: SessionId) -> Vec<u64> {
+    let mut all = Vec::new();
+    loop {
+        match handle.read(&session, at_most(1)).await {
+            Ok(Some(batch)) => {
+                handle.ack(&session, batch.token.unwrap()).await.unwrap();
+                all.extend(numbers(&batch));
+            }
+            Ok(None) => return all,
+            Err(ReadError::RetryLater(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
