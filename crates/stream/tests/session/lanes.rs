@@ -14,16 +14,18 @@ use crate::world::{World, at_most, numbers, seconds};
 
 const WORKERS: usize = 64;
 
-/// Counts commits.
+/// Counts commits and single reads.
 #[derive(Default)]
 struct Counted {
     inner: MemoryStore,
+    gets: AtomicU64,
     commits: AtomicU64,
 }
 
 #[async_trait]
 impl Store for Counted {
     async fn get(&self, key: &Key) -> Result<Option<Entry>, bowline_store::ReadError> {
+        self.gets.fetch_add(1, Ordering::Relaxed);
         self.inner.get(key).await
     }
 
@@ -142,6 +144,23 @@ async fn a_reader_that_goes_away_takes_nothing() {
     world.append([1]);
     let batch = world.take(&session, 1).await;
     assert_eq!((batch.attempt, numbers(&batch)), (1, vec![1]));
+}
+
+/// A stream may end a wait too early; the lane then does not turn without pause.
+#[tokio::test(start_paused = true)]
+async fn a_hasty_stream_does_not_keep_a_waiting_lane_busy() {
+    let store = Arc::new(Counted::default());
+    let world = World::over(store.clone());
+    let session = world.session(Settings::default()).await;
+    world.log.be_hasty();
+    let before = store.gets.load(Ordering::Relaxed);
+    let patient = ReadRequest {
+        wait: seconds(1),
+        ..at_most(1)
+    };
+    assert_eq!(world.handle.read(&session, patient).await.unwrap(), None);
+    let rounds = store.gets.load(Ordering::Relaxed) - before;
+    assert!((10..=110).contains(&rounds), "{rounds} in a second");
 }
 
 #[tokio::test(start_paused = true)]
