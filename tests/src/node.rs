@@ -1,5 +1,6 @@
 //! A running node: the real binary on a free port, with a data folder of its own.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,15 @@ pub struct Node {
     child: Child,
     port: u16,
     folder: TempDir,
+    settings: Settings,
+}
+
+/// What a test sets of a node.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// The data folder, if not one of the node's own.
+    pub data: Option<PathBuf>,
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Node {
@@ -29,16 +39,26 @@ impl Node {
         Self::start_program(&binary()?)
     }
 
+    /// Starts a node with settings of its own.
+    pub fn start_with(settings: Settings) -> Result<Self> {
+        Self::start_node(&binary()?, settings)
+    }
+
     /// Starts a node of another build, the release one say.
     pub fn start_program(program: &Path) -> Result<Self> {
+        Self::start_node(program, Settings::default())
+    }
+
+    fn start_node(program: &Path, settings: Settings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bowline-test-").tempdir()?;
         let port = free_port()?;
-        let child = spawn(program, folder.path(), port)?;
+        let child = spawn(program, folder.path(), port, &settings)?;
         let mut node = Self {
             program: program.to_owned(),
             child,
             port,
             folder,
+            settings,
         };
         node.wait_until_ready()?;
         Ok(node)
@@ -46,7 +66,7 @@ impl Node {
 
     /// Starts the node again on the same data and port, after [`Node::kill`] or [`Node::terminate`].
     pub fn start_again(&mut self) -> Result<()> {
-        self.child = spawn(&self.program, self.folder.path(), self.port)?;
+        self.child = spawn(&self.program, self.folder.path(), self.port, &self.settings)?;
         self.wait_until_ready()
     }
 
@@ -113,7 +133,7 @@ impl Node {
 
     /// The node's data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        data_folder(self.folder.path(), &self.settings)
     }
 
     /// What the node has logged so far.
@@ -160,13 +180,18 @@ impl Drop for Node {
     }
 }
 
-fn spawn(program: &Path, folder: &Path, port: u16) -> Result<Child> {
+fn data_folder(folder: &Path, settings: &Settings) -> PathBuf {
+    settings.data.clone().unwrap_or_else(|| folder.join("data"))
+}
+
+fn spawn(program: &Path, folder: &Path, port: u16, settings: &Settings) -> Result<Child> {
     let log = File::options().create(true).append(true).open(folder.join("log"))?;
     Command::new(program)
         .arg("up")
         .args(["--listen", &format!("127.0.0.1:{port}")])
         .arg("--data")
-        .arg(folder.join("data"))
+        .arg(data_folder(folder, settings))
+        .envs(settings.environment.iter().cloned())
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

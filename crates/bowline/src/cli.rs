@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::command::{aliases, config, demo, deploy, functions, invoke, logs, up, versions};
+use crate::command::{aliases, config, demo, deploy, functions, invoke, logs, store, up, versions};
 use crate::output::Output;
 
 /// The exit code of a command that failed; a function's own error gives 1.
@@ -40,6 +40,8 @@ enum Command {
     Versions(versions::Args),
     /// List, show, set and remove aliases of a function.
     Aliases(aliases::Args),
+    /// Check a node's store, and move it to another.
+    Store(store::Args),
     /// Print the effective configuration of a node and where each value comes from.
     Config(config::Args),
     /// Print a completion script.
@@ -62,6 +64,7 @@ impl Cli {
             Command::Functions(args) => functions::run(args, output),
             Command::Versions(args) => versions::run(args, output),
             Command::Aliases(args) => aliases::run(args, output),
+            Command::Store(args) => store::run(args, output),
             Command::Config(args) => config::run(args, output),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "bowline", &mut std::io::stdout());

@@ -8,6 +8,7 @@ pub mod functions;
 pub mod invoke;
 pub mod logs;
 pub mod settings;
+pub mod store;
 pub mod up;
 pub mod versions;
 

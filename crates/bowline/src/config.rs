@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_store::PostgresUrl;
 pub use file::FileError;
 pub use key::Key;
 
@@ -49,11 +50,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where a node keeps its records.
+#[derive(Clone, Debug)]
+pub enum StoreChoice {
+    /// In an SQLite database in the data folder.
+    Embedded,
+    /// In a PostgreSQL database, which other nodes may use too.
+    Postgres(Box<PostgresUrl>),
+}
+
 /// The effective configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: SocketAddr,
     pub data: PathBuf,
+    pub store: StoreChoice,
+    /// Where blobs lie, if not in the data folder.
+    pub blobs: Option<PathBuf>,
     pub region: String,
     pub concurrency: u32,
     pub keep_alive: Duration,
@@ -113,6 +126,10 @@ impl Config {
         Ok(Self {
             listen: read.with(Key::Listen, listen)?,
             data: read.with(Key::Data, |text| non_empty(text).map(PathBuf::from))?,
+            store: read.with(Key::Store, store)?,
+            blobs: read
+                .with(Key::Blobs, |text| non_empty(text).map(PathBuf::from))
+                .map(|folder| (folder != Path::new(Key::Blobs.default())).then_some(folder))?,
             region: read.with(Key::Region, region)?,
             concurrency: read.with(Key::Concurrency, |text| number(text, 1, 1_000_000))?,
             keep_alive: read
@@ -131,6 +148,15 @@ impl Config {
     }
 }
 
+/// A value as it may be shown: a store's address without its password.
+pub fn shown(key: Key, text: &str) -> String {
+    match (key, text.parse::<PostgresUrl>()) {
+        (Key::Store, Ok(url)) => url.to_string(),
+        (Key::Store, Err(_)) if text.contains('@') => "(an address with a secret)".to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
 fn default(key: Key) -> Value {
     Value {
         text: key.default().to_owned(),
@@ -145,7 +171,7 @@ impl Reader<'_> {
         let value = self.0.get(&key).expect("the default layer has every key");
         parse(&value.text).map_err(|reason| ConfigError::Value {
             key,
-            text: value.text.clone(),
+            text: shown(key, &value.text),
             origin: value.origin.clone(),
             reason,
         })
@@ -176,6 +202,17 @@ fn non_empty(text: &str) -> Result<&str, String> {
         return Err("expected a folder".to_owned());
     }
     Ok(text)
+}
+
+fn store(text: &str) -> Result<StoreChoice, String> {
+    if text == "embedded" {
+        return Ok(StoreChoice::Embedded);
+    }
+    if !PostgresUrl::is_one(text) {
+        return Err("expected `embedded` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`".to_owned());
+    }
+    let url: PostgresUrl = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(StoreChoice::Postgres(Box::new(url)))
 }
 
 fn region(text: &str) -> Result<String, String> {

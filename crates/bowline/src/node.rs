@@ -1,5 +1,6 @@
 //! The composition root: builds a node from its configuration, top to bottom, and takes it apart again.
 
+pub mod ground;
 pub mod log;
 mod sandboxes;
 
@@ -14,11 +15,10 @@ use bowline_api::{BindError, Running, Server};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::{Service, metrics::Metrics};
-use bowline_store::SqliteStore;
-use bowline_store::blob::Blobs;
 use prometheus_client::registry::Registry;
 
 use crate::config::Config;
+use ground::Ground;
 use sandboxes::Sandboxes;
 
 /// A node that serves.
@@ -27,6 +27,7 @@ pub struct Node {
     service: Service,
     lacks_linux: Option<String>,
     data: PathBuf,
+    ground: Ground,
 }
 
 impl Node {
@@ -35,16 +36,15 @@ impl Node {
         let clock = Clock::system();
         let entropy = Entropy::system();
         let data = data_folder(&config.data)?;
-        let store = SqliteStore::open(&data.join("bowline.db"))
-            .with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
-        let blobs = Blobs::open_dir(&data.join("blobs"))?;
+        let ground = Ground::open(config, &data, &clock).await?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let mut registry = Registry::with_prefix("bowline");
         let service = Service::start(bowline_functions::Options {
             clock: clock.clone(),
             entropy: entropy.clone(),
-            store: Arc::new(store),
-            blobs,
+            store: ground.store.clone(),
+            sharing: ground.sharing,
+            blobs: ground.blobs.clone(),
             data_dir: data.clone(),
             region: config.region.clone(),
             concurrency_max: config.concurrency,
@@ -68,9 +68,11 @@ impl Node {
                 service,
                 lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
                 data,
+                ground,
             }),
             Err(error) => {
                 service.shut_down().await;
+                ground.close().await;
                 Err(refused(error))
             }
         }
@@ -96,12 +98,13 @@ impl Node {
         tracing::info!("stopping: waiting for running invocations");
         self.server.shut_down().await;
         self.service.shut_down().await;
+        self.ground.close().await;
         tracing::info!("stopped");
     }
 }
 
 /// Makes the data folder, for nobody else's eyes: it holds the functions' environments.
-fn data_folder(path: &Path) -> anyhow::Result<PathBuf> {
+pub fn data_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| path.canonicalize())
         .with_context(|| format!("cannot make the data folder `{}`", path.display()))

@@ -12,6 +12,7 @@
 //! compared. The member counts its lease from before the renewal was sent, the watcher from after it was
 //! seen, so the member stops by itself before it is fenced; if it does not, its guard stops it.
 
+mod guarded;
 mod row;
 mod watch;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 use bowline_foundation::clock::{Clock, Monotonic, Timestamp};
 use parking_lot::Mutex;
 
+pub use self::guarded::GuardedStore;
 pub use self::row::RowError;
 use self::row::{LeaseRow, counter_key, guard_key, lease_key};
 pub use self::watch::{FenceError, ListError, Member, Watch, fence, members};

@@ -1,6 +1,7 @@
 //! The black-box tests: the real binary, driven from outside.
 
 mod bad_input;
+mod cluster;
 mod command_line;
 mod crash;
 mod demo;

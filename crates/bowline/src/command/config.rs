@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Map, json};
 
 use super::settings::SettingFlags;
+use crate::config::shown;
 use crate::output::{Output, table};
 
 #[derive(Debug, clap::Args)]
@@ -18,13 +19,13 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let member = |(key, value): (crate::config::Key, &crate::config::Value)| {
         (
             key.name().to_owned(),
-            json!({ "value": value.text, "origin": value.origin.to_string() }),
+            json!({ "value": shown(key, &value.text), "origin": value.origin.to_string() }),
         )
     };
     let document: Map<_, _> = config.values().map(member).collect();
     output.print(&document, || {
         let row = |(key, value): (crate::config::Key, &crate::config::Value)| {
-            [key.name().to_owned(), value.text.clone(), value.origin.to_string()]
+            [key.name().to_owned(), shown(key, &value.text), value.origin.to_string()]
         };
         table(
             ["SETTING", "VALUE", "ORIGIN"],

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::config::{Config, ConfigError, Key, Sources};
 
 /// Settings of a node; each may also stand in bowline.toml or in the environment as `BOWLINE_NAME`.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Settings (also in bowline.toml, or in the environment as BOWLINE_NAME)")]
 pub struct SettingFlags {
     /// Read this file instead of ./bowline.toml.
@@ -17,6 +17,14 @@ pub struct SettingFlags {
     /// Folder that holds everything the node keeps [default: ./bowline-data].
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
+    /// Where records are kept: `embedded` in the data folder, or `postgres://USER:PASSWORD@HOST/DATABASE`,
+    /// which several nodes may share [default: embedded].
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// Folder of code packages and other large values; nodes that share a store share it
+    /// [default: `blobs` in the data folder].
+    #[arg(long, value_name = "DIR")]
+    pub blobs: Option<String>,
     /// Region in names and in functions' environment [default: us-east-1].
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
@@ -43,6 +51,8 @@ impl SettingFlags {
         let given = [
             (Key::Listen, self.listen),
             (Key::Data, self.data),
+            (Key::Store, self.store),
+            (Key::Blobs, self.blobs),
             (Key::Region, self.region),
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),

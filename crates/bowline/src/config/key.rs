@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Key {
     Listen,
     Data,
+    Store,
+    Blobs,
     Region,
     Concurrency,
     KeepAliveSeconds,
@@ -16,9 +18,11 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Listen,
         Self::Data,
+        Self::Store,
+        Self::Blobs,
         Self::Region,
         Self::Concurrency,
         Self::KeepAliveSeconds,
@@ -32,6 +36,8 @@ impl Key {
         match self {
             Self::Listen => "listen",
             Self::Data => "data",
+            Self::Store => "store",
+            Self::Blobs => "blobs",
             Self::Region => "region",
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
@@ -46,6 +52,8 @@ impl Key {
         match self {
             Self::Listen => "127.0.0.1:9000",
             Self::Data => "bowline-data",
+            Self::Store => "embedded",
+            Self::Blobs => "DATA/blobs",
             Self::Region => "us-east-1",
             Self::Concurrency => "1000",
             Self::KeepAliveSeconds => "300",

@@ -8,7 +8,8 @@ use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::entropy::Entropy;
 use bowline_store::conformance::Fixture;
 use bowline_store::member::{
-    FenceError, JoinError, LEASE_DEFAULT, MemberOptions, Membership, RenewError, RowError, Watch, fence, members,
+    FenceError, GuardedStore, JoinError, LEASE_DEFAULT, MemberOptions, Membership, RenewError, RowError, Watch, fence,
+    members,
 };
 use bowline_store::{CommitError, Fault, FaultRates, FaultyStore, Key, MemoryStore, Store, Write};
 use futures_util::future::join_all;
@@ -195,5 +196,48 @@ async fn a_newer_format_is_refused() {
     assert!(
         matches!(error, JoinError::Row(RowError::NewerFormat { found: 2, .. })),
         "{error}"
+    );
+}
+
+/// A member that is fenced writes nothing until it has joined anew, and reads all the time.
+#[tokio::test(start_paused = true)]
+async fn a_guarded_store_refuses_what_a_fenced_member_writes() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let clock = clock();
+    let options = MemberOptions {
+        name: "node:9000".to_owned(),
+        lease: LEASE_DEFAULT,
+    };
+    let guarded = GuardedStore::join(Arc::clone(&store), clock.clone(), options)
+        .await
+        .unwrap();
+    let guarded = Arc::new(guarded);
+    guarded.commit(vec![], write()).await.expect("control: a member writes");
+
+    let own = members(&*store).await.unwrap().remove(0);
+    fence(&*store, &own).await.unwrap();
+    let refused = guarded.commit(vec![], write()).await.unwrap_err();
+    assert!(
+        matches!(&refused, CommitError::Unavailable(reason) if reason.contains("fenced")),
+        "{refused}"
+    );
+    assert!(guarded.get(&"a".into()).await.unwrap().is_some(), "it still reads");
+
+    let keeping = tokio::spawn({
+        let guarded = Arc::clone(&guarded);
+        async move { guarded.keep().await }
+    });
+    let before = own.host;
+    while guarded.host() == before {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    guarded.commit(vec![], write()).await.expect("it has joined anew");
+    keeping.abort();
+
+    clock.advance(LEASE_DEFAULT);
+    let refused = guarded.commit(vec![], write()).await.unwrap_err();
+    assert!(
+        matches!(&refused, CommitError::Unavailable(reason) if reason.contains("run out")),
+        "{refused}"
     );
 }

@@ -1,0 +1,94 @@
+//! What a node's data stand on: its store, alone or as a member of a cluster, and its blobs.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use bowline_foundation::clock::Clock;
+use bowline_store::blob::Blobs;
+use bowline_store::member::{GuardedStore, LEASE_DEFAULT, MemberOptions};
+use bowline_store::{PostgresOptions, PostgresStore, Sharing, SqliteStore, Store, archive};
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, StoreChoice};
+
+/// The file of the embedded store in the data folder.
+const DATABASE: &str = "bowline.db";
+
+/// The store and the blobs of a node.
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub blobs: Blobs,
+    pub sharing: Sharing,
+    member: Option<(Arc<GuardedStore>, JoinHandle<()>)>,
+}
+
+impl Ground {
+    /// Opens what the configuration names; `listen` is how other nodes of a cluster are told of this one.
+    pub async fn open(config: &Config, data: &Path, clock: &Clock) -> anyhow::Result<Self> {
+        let store = open_store(config, data).await?;
+        let unfinished = archive::unfinished(&*store).await?;
+        ensure!(
+            unfinished.is_none(),
+            "an import into this store was cut off; run the same `bowline store import` again"
+        );
+        let folder = config.blobs.clone().unwrap_or_else(|| data.join("blobs"));
+        match config.store {
+            StoreChoice::Embedded => Ok(Self {
+                store,
+                blobs: Blobs::open_dir(&folder)?,
+                sharing: Sharing::Exclusive,
+                member: None,
+            }),
+            StoreChoice::Postgres(_) => {
+                let member = join(store, config.listen, clock).await?;
+                let keeping = tokio::spawn({
+                    let member = member.clone();
+                    async move { member.keep().await }
+                });
+                Ok(Self {
+                    store: member.clone(),
+                    blobs: Blobs::open_shared_dir(&folder)?,
+                    sharing: Sharing::Shared,
+                    member: Some((member, keeping)),
+                })
+            }
+        }
+    }
+
+    /// Leaves the cluster, if the node is in one.
+    pub async fn close(self) {
+        let Some((member, keeping)) = self.member else { return };
+        keeping.abort();
+        if let Err(error) = member.leave().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "others will find out by themselves that this node is gone");
+        }
+    }
+}
+
+/// Opens the store that the configuration names.
+pub async fn open_store(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    match &config.store {
+        StoreChoice::Embedded => {
+            let store = SqliteStore::open(&data.join(DATABASE));
+            let store = store.with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
+            Ok(Arc::new(store))
+        }
+        StoreChoice::Postgres(url) => Ok(Arc::new(
+            PostgresStore::connect(&PostgresOptions::new((**url).clone())).await?,
+        )),
+    }
+}
+
+async fn join(store: Arc<dyn Store>, listen: SocketAddr, clock: &Clock) -> anyhow::Result<Arc<GuardedStore>> {
+    let options = MemberOptions {
+        name: listen.to_string(),
+        lease: LEASE_DEFAULT,
+    };
+    let member = GuardedStore::join(store, clock.clone(), options).await;
+    let member = member.context("cannot join the cluster on this store")?;
+    tracing::info!(host = member.host().0, "joined the cluster");
+    Ok(Arc::new(member))
+}
