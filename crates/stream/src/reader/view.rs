@@ -106,7 +106,10 @@ impl Inner {
             if safe >= newest || is_raised || self.is_fenced() {
                 return Ok((heads, safe));
             }
-            // Events lie beyond the safe time. If our own promises hold it back for want of a durable
+            // Events lie beyond the safe time. Who is asked for promises after we have heard of them
+            // promises more, however slow its clock. A clock that is too far ahead is not followed.
+            let _ = self.clock.observe(newest);
+            // If our own promises hold it back for want of a durable
             // limit, a beat helps; what is in flight or with others does not wait for us.
             if self.clock.limit() >= newest {
                 return Ok((heads, safe));
