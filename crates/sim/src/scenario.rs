@@ -8,7 +8,8 @@ use std::time::Duration;
 use bowline_foundation::entropy::Entropy;
 use bowline_store::FaultRates;
 use bowline_stream::{
-    AppendError, ChainState, Event, EventId, Handle, Log, Position, ReadLimit, Record, Settings, Stat, StreamId,
+    AppendError, ChainState, CreateError, Event, EventId, Handle, Log, Position, ReadLimit, Record, Settings, Stat,
+    StreamId,
 };
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -112,7 +113,10 @@ async fn open(world: &mut World) -> Arc<Stage> {
             }
         }
         if let Some(handle) = world.handle(attempt % world.places.len())
-            && handle.create(&stream, settings).await.is_ok()
+            && matches!(
+                handle.create(&stream, settings).await,
+                Ok(()) | Err(CreateError::Exists { .. })
+            )
         {
             break;
         }

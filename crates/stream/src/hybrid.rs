@@ -102,6 +102,13 @@ impl HybridClock {
         Ok(())
     }
 
+    /// Every later stamp is greater than `stamp`, whatever the clock says: the host has vouched for it. If
+    /// that is too far ahead, the host gives no stamps until its clock has come near enough.
+    pub fn follow(&self, stamp: Stamp) {
+        let mut state = self.state.lock();
+        state.last = state.last.max(stamp);
+    }
+
     /// The latest stamp given or seen, moved on to now.
     pub fn now(&self) -> Stamp {
         self.state.lock().tick(self.clock.now())
@@ -209,6 +216,21 @@ mod tests {
             ahead.next().next(),
             "a refused stamp leaves no trace"
         );
+    }
+
+    #[test]
+    fn a_host_that_follows_too_far_takes_itself_out() {
+        let (wall, hybrid) = clock();
+        let slot = hybrid.slot();
+        let ahead = Stamp::of(wall.now().after(Duration::from_secs(6)));
+        hybrid.follow(ahead);
+        assert_eq!(hybrid.begin(slot, 1).unwrap_err().off_ms, 6_000);
+        wall.advance(Duration::from_secs(1));
+        assert_eq!(hybrid.begin(slot, 1).unwrap(), ahead.next());
+        hybrid.be_ahead(Duration::from_secs(7));
+        assert_eq!(hybrid.begin(slot, 1).unwrap_err().off_ms, 7_000);
+        hybrid.be_ahead(Duration::ZERO);
+        assert!(hybrid.begin(slot, 1).is_ok());
     }
 
     #[test]
