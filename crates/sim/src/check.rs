@@ -6,8 +6,11 @@ use bowline_stream::{ChainId, HostId, Position};
 
 use crate::history::History;
 
+/// A checker: what it finds wrong in a history.
+pub type Checker = fn(&History) -> Vec<String>;
+
 /// All checkers, by name.
-pub const CHECKERS: &[(&str, fn(&History) -> Vec<String>)] = &[
+pub const CHECKERS: &[(&str, Checker)] = &[
     ("lost", lost),
     ("twice", twice),
     ("order", order),

@@ -45,11 +45,14 @@ pub struct Report {
     pub forwards: usize,
 }
 
+/// A host as clients reach it, frozen or not.
+type Reached = (Handle, Arc<Gate>);
+
 /// What clients, readers and fate share.
 struct Stage {
     stream: StreamId,
     history: Mutex<History>,
-    hosts: Mutex<Vec<Option<(Handle, Arc<Gate>)>>>,
+    hosts: Mutex<Vec<Option<Reached>>>,
     numbers: Mutex<u64>,
 }
 
@@ -140,7 +143,7 @@ fn show(world: &World, stage: &Stage) {
 
 impl Stage {
     /// Some host that is running, frozen or not.
-    fn some_host(&self, chance: &Entropy) -> Option<(Handle, Arc<Gate>)> {
+    fn some_host(&self, chance: &Entropy) -> Option<Reached> {
         let hosts = self.hosts.lock();
         hosts[(chance.number() % hosts.len() as u64) as usize].clone()
     }
@@ -156,7 +159,7 @@ async fn append(stage: Arc<Stage>, client: usize, chance: Entropy) {
             *numbers += count;
             *numbers - count
         };
-        let is_given = client % 2 == 0;
+        let is_given = client.is_multiple_of(2);
         let records: Vec<Record> = (first..first + count).map(|number| named(number, is_given)).collect();
         let mut is_retry = false;
         while !attempt(&stage, &records, first, is_retry, &chance).await && is_given {

@@ -114,6 +114,21 @@ pub(crate) async fn first_position(
     Ok(cursor.peek())
 }
 
+/// The end of the last node of a chain whose events are all at or under `cut`.
+pub(crate) async fn last_node_under(
+    host: &Inner,
+    stream: &Stream,
+    (chain, head): (ChainId, &Head),
+    cut: Stamp,
+) -> Result<Option<Stamp>, Trouble> {
+    let source = cursor::Source { host, stream };
+    let after = cursor::search(&source, (chain, head), cut.next()).await?;
+    if after == head.first_node {
+        return Ok(None);
+    }
+    Ok(Some(source.node(chain, after - 1, 1).await?.last_stamp))
+}
+
 /// How new a view must be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Freshness {
@@ -144,7 +159,7 @@ impl Inner {
     ) -> Result<Option<Page>, ReadError> {
         let in_stream = |trouble: Trouble| trouble.of(&stream.id);
         let (view, is_new) = self.view(stream, wanted).await.map_err(in_stream)?;
-        let trimmed = view.directory.trimmed;
+        let trimmed = view.trimmed(stream);
         if after < trimmed {
             return Err(ReadError::Trimmed {
                 stream: stream.id.clone(),

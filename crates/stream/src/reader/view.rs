@@ -39,6 +39,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Everything at or under it is given up, as far as this host knows.
+    pub fn trimmed(&self, stream: &Stream) -> Position {
+        self.directory.trimmed.max(stream.listed().directory.trimmed)
+    }
+
     /// The bound after everything that the view shows.
     pub fn end(&self) -> Position {
         Position::before(self.safe.next())
