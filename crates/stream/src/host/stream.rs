@@ -42,8 +42,6 @@ pub(crate) struct Stream {
     pub id: StreamId,
     listed: RwLock<Listed>,
     owned: RwLock<BTreeMap<ChainId, Arc<Owned>>>,
-    /// The slots of all chains that were ever owned here: what is in flight counts after a chain has moved.
-    slots: RwLock<Vec<Slot>>,
     /// A chain that was added on another host, which has not heard of it yet.
     pub grown: Mutex<Option<(HostId, ChainId)>>,
     news: Notify,
@@ -62,7 +60,6 @@ impl Stream {
             id,
             listed: RwLock::new(listed),
             owned: RwLock::default(),
-            slots: RwLock::default(),
             grown: Mutex::default(),
             news: Notify::new(),
             load: Mutex::default(),
@@ -95,12 +92,7 @@ impl Stream {
     }
 
     pub fn own(&self, owned: Arc<Owned>) {
-        self.slots.write().push(owned.slot);
         self.owned.write().insert(owned.chain, owned);
-    }
-
-    pub fn slots(&self) -> Vec<Slot> {
-        self.slots.read().clone()
     }
 
     /// Forgets a chain that has moved or was sealed.
