@@ -25,6 +25,8 @@ const TROUBLE: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_secs(8);
 const CLIENTS: usize = 6;
 const READERS: usize = 3;
+/// How far clocks are off: two of them by more than it takes to adopt a dead host's chain.
+const SKEW_MICROS: i64 = 1_900_000;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -77,7 +79,7 @@ async fn play(seed: u64) -> Report {
     let mut world = World::new(seed, rates, config());
     let chance = Entropy::seeded(world.entropy.number());
     for _ in 0..2 + chance.number() % 3 {
-        let (offset, drift) = (within(&chance, 800_000), within(&chance, 200));
+        let (offset, drift) = (within(&chance, SKEW_MICROS), within(&chance, 200));
         world.add(offset, drift).await;
     }
     world.set_loss(Loss {
@@ -269,7 +271,7 @@ async fn suffer(world: &mut World, stage: &Stage, chance: &Entropy) {
             0 | 1 => world.crash(at),
             2 => world.freeze(at),
             3 => (0..world.places.len()).for_each(|at| world.thaw(at)),
-            4 => world.places[at].clock.step_to(within(chance, 900_000)),
+            4 => world.places[at].clock.step_to(within(chance, SKEW_MICROS)),
             5 => world.set_store_away(true),
             _ => world.set_store_away(false),
         }

@@ -60,7 +60,7 @@ pub fn config() -> Config {
         promise_window: Duration::from_millis(500),
         seal_after: Duration::from_secs(4),
         forward_timeout: Duration::from_millis(200),
-        skew_max: Duration::from_secs(4),
+        skew_max: Duration::from_secs(5),
         commit_retry: Duration::from_secs(1),
         cache_bytes_max: 20_000,
         ..Config::default()
