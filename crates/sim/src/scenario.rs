@@ -205,6 +205,15 @@ async fn attempt(stage: &Stage, records: &[Record], first: u64, is_retry: bool, 
         }
         Ok(Err(error)) => {
             assert!(!matches!(error, AppendError::Damaged { .. }), "{error}");
+            // After an earlier try with an unknown end the event may be there all the same.
+            if !is_retry && !matches!(error, AppendError::Unknown { .. }) {
+                let numbers = first..first + records.len() as u64;
+                stage
+                    .history
+                    .lock()
+                    .refused
+                    .extend(numbers.filter(|_| records[0].id.is_none()));
+            }
             false
         }
         Err(_) => false,

@@ -79,13 +79,12 @@ async fn main() -> Result<()> {
             row.goal
         );
         if row.batch == 100 && row.body_bytes == 100 {
-            rate_of_hundreds = ours;
             let read = read(&folder.join(format!("{number}.sqlite"))).await?;
             println!(
                 "{:24} {read:12.0} {:>12} {:7.1} {:6.1}",
                 "read the stream",
                 "",
-                read / rate_of_hundreds,
+                read / ours,
                 20.0
             );
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bowline_store::Version;
 use parking_lot::{Mutex, RwLock};
@@ -49,6 +50,7 @@ pub(crate) struct Stream {
     /// The last view that readers made, and the lock that lets one of them at a time make another.
     pub view: RwLock<Option<Arc<View>>>,
     pub viewing: tokio::sync::Mutex<()>,
+    pub views_begun: AtomicU64,
     pub places: Mutex<Places>,
     /// One change of the directory at a time from here.
     pub changing: tokio::sync::Mutex<()>,
@@ -65,6 +67,7 @@ impl Stream {
             load: Mutex::default(),
             view: RwLock::default(),
             viewing: tokio::sync::Mutex::default(),
+            views_begun: AtomicU64::new(0),
             places: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
