@@ -276,15 +276,16 @@ async fn suffer(world: &mut World, stage: &Stage, chance: &Entropy) {
     while tokio::time::Instant::now() < end {
         pause(chance, 1500).await;
         let at = (chance.number() % world.places.len() as u64) as usize;
-        match chance.number() % 8 {
+        match chance.number() % 10 {
             0 | 1 => world.crash(at),
             2 => world.freeze(at),
             3 => (0..world.places.len()).for_each(|at| world.thaw(at)),
             4 => world.places[at].clock.step_to(within(chance, SKEW_MICROS)),
             5 => world.set_store_away(true),
+            6 | 7 => world.cut_off(at),
             _ => world.set_store_away(false),
         }
-        if chance.unit() < 0.6 {
+        if chance.unit() < 0.4 {
             world.set_store_away(false);
             restart(world, chance).await;
         }
