@@ -365,7 +365,11 @@ async fn an_append_whose_forward_is_unanswered_is_there_once() {
 /// j-D4
 #[tokio::test(start_paused = true)]
 async fn a_new_chain_begins_above_all_that_readers_may_have_passed() {
-    let world = world(&[0, -3000], config()).await;
+    let config = Config {
+        seal_after: SECOND * 600,
+        ..config()
+    };
+    let world = world(&[0, -3000], config).await;
     let (first, second) = (host(&world, 0), host(&world, 1));
     let stream = create(&first).await;
     // The second host hears nothing of the first one's stamps: it finds its chain in the directory.
