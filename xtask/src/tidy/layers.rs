@@ -22,6 +22,10 @@ const LAYERS: &[&[&str]] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("bowline-guest", &[]),
     ("bowline-test-postgres", &["bowline-foundation"]),
+    (
+        "bowline-sim",
+        &["bowline-foundation", "bowline-store", "bowline-stream"],
+    ),
     ("bowline-tests", &["bowline-foundation", "bowline-test-postgres"]),
     (
         "xtask",
