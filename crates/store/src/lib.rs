@@ -15,6 +15,7 @@ mod faulty;
 mod folder;
 pub mod limits;
 mod memory;
+pub mod objects;
 mod range;
 mod sqlite;
 
