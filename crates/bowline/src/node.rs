@@ -1,5 +1,6 @@
 //! The composition root: builds a node from its configuration, top to bottom, and takes it apart again.
 
+mod data;
 pub mod log;
 mod sandboxes;
 
@@ -14,17 +15,19 @@ use bowline_api::{BindError, Running, Server};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::{Service, metrics::Metrics};
-use bowline_store::SqliteStore;
+use bowline_store::{SqliteStore, Store};
 use bowline_store::blob::Blobs;
 use prometheus_client::registry::Registry;
 
 use crate::config::Config;
+use data::DataService;
 use sandboxes::Sandboxes;
 
 /// A node that serves.
 pub struct Node {
     server: Running,
     service: Service,
+    data_service: DataService,
     lacks_linux: Option<String>,
     data: PathBuf,
 }
@@ -37,13 +40,14 @@ impl Node {
         let data = data_folder(&config.data)?;
         let store = SqliteStore::open(&data.join("bowline.db"))
             .with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
+        let store: Arc<dyn Store> = Arc::new(store);
         let blobs = Blobs::open_dir(&data.join("blobs"))?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let mut registry = Registry::with_prefix("bowline");
         let service = Service::start(bowline_functions::Options {
             clock: clock.clone(),
             entropy: entropy.clone(),
-            store: Arc::new(store),
+            store: Arc::clone(&store),
             blobs,
             data_dir: data.clone(),
             region: config.region.clone(),
@@ -54,9 +58,11 @@ impl Node {
         })
         .await
         .context("cannot bring back the functions")?;
+        let data_service = DataService::start(&clock, &entropy, (store, &data), &mut registry).await?;
         let server = Server::bind(bowline_api::Options {
             clock,
             entropy,
+            data: Some(data_service.handles()),
             region: config.region.clone(),
             registry: Arc::new(registry),
             ..bowline_api::Options::new(config.listen, service.handle())
@@ -66,10 +72,12 @@ impl Node {
             Ok(server) => Ok(Self {
                 server,
                 service,
+                data_service,
                 lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
                 data,
             }),
             Err(error) => {
+                data_service.shut_down().await;
                 service.shut_down().await;
                 Err(refused(error))
             }
@@ -95,6 +103,7 @@ impl Node {
     pub async fn stop(self) {
         tracing::info!("stopping: waiting for running invocations");
         self.server.shut_down().await;
+        self.data_service.shut_down().await;
         self.service.shut_down().await;
         tracing::info!("stopped");
     }
