@@ -47,8 +47,9 @@ async fn an_object_lives_with_its_versions() {
 async fn a_creation_with_a_token_makes_one_object() {
     let node = TestNode::with_engines().await;
     let make = async |key: &'static str| {
-        let made = node.with_headers("POST", "/v1/objects", &[("idempotency-key", key)], &customer("ada"));
-        made.await.json()["object"].clone()
+        let headers = [("idempotency-key", key)];
+        let made = node.with_headers("POST", "/v1/objects", &headers, &customer("ada")).await;
+        made.json()["object"].clone()
     };
     let first = make("t").await;
     assert_eq!(make("t").await, first);
@@ -118,8 +119,9 @@ async fn what_is_wrong_is_named() {
     let none = "0".repeat(32);
     node.get(&format!("/v1/objects/v1.a.{none}")).await.problem(404, "no_such_object");
     node.get(&format!("/v1/objects/v1.zz.{none}")).await.problem(404, "unknown_store");
-    let tagged = node.with_headers("DELETE", &format!("/v1/objects/v1.a.{none}"), &[("if-match", "x")], &Value::Null);
-    tagged.await.problem(400, "invalid_parameter");
+    let path = format!("/v1/objects/v1.a.{none}");
+    let tagged = node.with_headers("DELETE", &path, &[("if-match", "x")], &Value::Null).await;
+    tagged.problem(400, "invalid_parameter");
     node.stop().await;
 }
 
