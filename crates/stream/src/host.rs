@@ -128,6 +128,7 @@ impl Options {
 impl Service {
     /// Runs the host's tasks until the future is dropped or the host has been fenced.
     pub async fn run(mut self) {
+        let _stop = Stop(Arc::clone(&self.inner));
         let mut running = JoinSet::new();
         running.spawn(lease::beat(Arc::clone(&self.inner)));
         running.spawn(maintain::run(Arc::clone(&self.inner)));
@@ -144,7 +145,15 @@ impl Service {
                 }
             }
         }
-        for stream in self.inner.streams() {
+    }
+}
+
+/// Hands waiting appends back when the service ends, however it ends.
+struct Stop(Arc<Inner>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        for stream in self.0.streams() {
             stream.all_owned().iter().for_each(|owned| owned.queue.close());
         }
     }

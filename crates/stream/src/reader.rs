@@ -21,7 +21,7 @@ pub use self::backward::Backward;
 pub(crate) use self::cache::Cache;
 pub(crate) use self::merge::Places;
 pub(crate) use self::view::View;
-use crate::host::{Handle, Inner, Stream};
+use crate::host::{Handle, Inner, Sharing, Stream};
 use crate::record::{Damaged, Head};
 use crate::{ChainId, Log, Page, Position, ReadError, ReadLimit, Stamp, StreamId};
 
@@ -114,6 +114,21 @@ pub(crate) async fn first_position(
     Ok(cursor.peek())
 }
 
+/// The end of the last node of a chain whose events are all at or under `cut`.
+pub(crate) async fn last_node_under(
+    host: &Inner,
+    stream: &Stream,
+    (chain, head): (ChainId, &Head),
+    cut: Stamp,
+) -> Result<Option<Stamp>, Trouble> {
+    let source = cursor::Source { host, stream };
+    let after = cursor::search(&source, (chain, head), cut.next()).await?;
+    if after == head.first_node {
+        return Ok(None);
+    }
+    Ok(Some(source.node(chain, after - 1, 1).await?.last_stamp))
+}
+
 /// How new a view must be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Freshness {
@@ -144,7 +159,7 @@ impl Inner {
     ) -> Result<Option<Page>, ReadError> {
         let in_stream = |trouble: Trouble| trouble.of(&stream.id);
         let (view, is_new) = self.view(stream, wanted).await.map_err(in_stream)?;
-        let trimmed = view.directory.trimmed;
+        let trimmed = view.trimmed(stream);
         if after < trimmed {
             return Err(ReadError::Trimmed {
                 stream: stream.id.clone(),
@@ -160,10 +175,12 @@ impl Inner {
         }
     }
 
-    /// Whether only this host writes to the stream.
+    /// Whether only this host writes to the stream, so that all news of it are announced here.
     fn is_alone(&self, stream: &Stream) -> bool {
         let listed = stream.listed();
-        self.sharing == crate::host::Sharing::Exclusive || listed.directory.active().all(|chain| chain.owner == self.id)
+        let has_neighbours = !self.neighbours.lock().live.is_empty();
+        let is_ours = || listed.directory.active().all(|chain| chain.owner == self.id);
+        self.sharing == Sharing::Exclusive || (!has_neighbours && is_ours())
     }
 
     /// The safe time over the chains that this host owns.

@@ -22,6 +22,8 @@ use super::owner::Owner;
 use super::queue::{Bounds, Outcome, Queue, Work};
 use super::window::Window;
 use super::{Handle, Inner, Owned, Stream};
+use crate::hybrid::Slot;
+use crate::reader::{Trouble, last_node_under};
 use crate::record::{ChainState, Directory, Head, Node, Pack, Packed, Stored};
 use crate::{ChainId, Position, ReadError, Stamp, StreamId, key};
 
@@ -89,7 +91,7 @@ pub(super) async fn round(host: &Arc<Inner>, stream: &Arc<Stream>) -> Result<(),
     let settings = &listed.settings;
     if listed.active().next().is_some_and(|chain| chain.owner == host.id) {
         if let Some(age_max) = settings.age_max {
-            raise_trimmed(host, stream, Position::before(ago(host, age_max))).await?;
+            trim_by_age(host, stream, ago(host, age_max)).await?;
         }
         if let Some(bytes_max) = settings.bytes_max {
             trim_to_size(host, stream, bytes_max).await?;
@@ -127,7 +129,7 @@ async fn on_chain(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId, wante
     };
     let owned = Owned {
         chain,
-        slot: host.clock.slot(),
+        slot: Slot::NONE,
         queue: Queue::new(bounds),
         tail: parking_lot::RwLock::new(Arc::new(head.clone())),
     };
@@ -169,6 +171,26 @@ async fn raise_trimmed(host: &Inner, stream: &Stream, until: Position) -> Result
         Err(CommitError::Unknown(_)) => directory::fresh(host, stream).await.map(|_| ()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives up all nodes whose events are at or under `cut`, and what lies before them in other chains.
+async fn trim_by_age(host: &Arc<Inner>, stream: &Arc<Stream>, cut: Stamp) -> Result<(), ChangeError> {
+    let listed = stream.listed().directory;
+    let mut until = Position::START;
+    for chain in listed.chains.iter().filter(|chain| chain.state != ChainState::Pending) {
+        let head = match stream.owned(chain.id) {
+            Some(owned) => owned.head(),
+            None => Arc::new(read_head(host, stream, chain.id).await?.0),
+        };
+        match last_node_under(host, stream, (chain.id, &head), cut).await {
+            Ok(Some(last)) => until = until.max(Position::before(last.next())),
+            // Trimmed under us: the next round sees what is left.
+            Ok(None) | Err(Trouble::Stale) => {}
+            Err(Trouble::Unavailable(reason)) => return Err(ChangeError::Unavailable(reason)),
+            Err(Trouble::Damaged(reason)) => return Err(ChangeError::Damaged(reason)),
+        }
+    }
+    raise_trimmed(host, stream, until).await
 }
 
 /// Gives up the oldest nodes of all chains until the rest is small enough.

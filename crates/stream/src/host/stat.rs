@@ -71,8 +71,15 @@ async fn stat(host: &Inner, stream: &Arc<Stream>) -> Result<Stat, Trouble> {
         chains,
         trimmed: view.directory.trimmed,
         safe: view.safe,
-        lag: newest.moment().since(view.safe.moment()),
+        lag: lag(newest, view.safe),
     })
+}
+
+fn lag(newest: Stamp, safe: Stamp) -> Duration {
+    match newest > safe {
+        true => newest.moment().since(safe.moment()).max(Duration::from_micros(1)),
+        false => Duration::ZERO,
+    }
 }
 
 async fn chain(
