@@ -1,6 +1,6 @@
 //! Creating sessions: settings, tokens, filters that are refused.
 
-use bowline_stream::session::limits::{LEASE_MAX, NAME_BYTES_MAX};
+use bowline_stream::session::limits::{AUDIT_KEPT, LEASE_MAX, NAME_BYTES_MAX};
 use bowline_stream::session::{
     CreateError, CreateRequest, InvalidSettings, Mode, Order, ReadError, SessionId, Settings, Start,
 };
@@ -155,4 +155,25 @@ async fn a_session_of_a_newer_format_is_refused() {
             .contains("record has format `2`, this build knows `1`"),
         "{refused}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn audit_rows_are_kept_for_a_while() {
+    let world = World::new();
+    world.session(Settings::default()).await;
+    world.clock.advance(AUDIT_KEPT - seconds(1));
+    world.session(Settings::default()).await;
+    let rows = async || {
+        world
+            .store
+            .scan(&"sessions/audit/".into(), None, 10)
+            .await
+            .unwrap()
+            .len()
+    };
+    world.handle.sweep().await.unwrap();
+    assert_eq!(rows().await, 2);
+    world.clock.advance(seconds(2));
+    world.handle.sweep().await.unwrap();
+    assert_eq!(rows().await, 1);
 }

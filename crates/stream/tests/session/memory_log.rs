@@ -18,6 +18,8 @@ pub struct MemoryLog {
     state: Mutex<State>,
     appended: Notify,
     away: AtomicBool,
+    /// Whether waiting ends before anything is appended.
+    hasty: AtomicBool,
     /// How long a page takes.
     page_ms: AtomicU64,
     /// Most events of a page, however many are asked for.
@@ -40,6 +42,7 @@ impl MemoryLog {
             state: Mutex::default(),
             appended: Notify::new(),
             away: AtomicBool::new(false),
+            hasty: AtomicBool::new(false),
             page_ms: AtomicU64::new(0),
             page_max: 64,
         }
@@ -89,6 +92,10 @@ impl MemoryLog {
     /// Undoes the last append, for a test that goes through the same steps again.
     pub fn forget_last(&self) {
         self.state.lock().events.pop_last();
+    }
+
+    pub fn be_hasty(&self) {
+        self.hasty.store(true, Ordering::Release);
     }
 
     pub fn slow_down(&self, page_ms: u64) {
@@ -157,7 +164,7 @@ impl Log for MemoryLog {
     async fn wait(&self, _: &StreamId, after: Position) {
         let mut appended = std::pin::pin!(self.appended.notified());
         appended.as_mut().enable();
-        if self.state.lock().last <= after {
+        if self.state.lock().last <= after && !self.hasty.load(Ordering::Acquire) {
             appended.await;
         }
     }

@@ -1,7 +1,7 @@
 //! Sessions that keep the order of each key.
 
 use bowline_stream::session::limits::{LEASE_DEFAULT, WITHHELD_EVENTS_MAX};
-use bowline_stream::session::{Failed, Order, Outcome, Retry, SessionId, Settings};
+use bowline_stream::session::{Failed, Order, Outcome, ReadRequest, Retry, SessionId, Settings};
 
 use crate::world::{World, numbers, seconds};
 
@@ -127,4 +127,27 @@ async fn trimming_reaches_withheld_events() {
     assert!(said.to_string().contains("trimmed"), "{said}");
     append(&world, &[("a", 4)]);
     assert_eq!(world.drain(&ordered, 1).await, [(1, vec![4])]);
+}
+
+/// Withheld events are fetched as far as the reader takes them, and the others stay.
+#[tokio::test(start_paused = true)]
+async fn a_reader_takes_withheld_events_by_their_bytes() {
+    let world = World::new();
+    for number in 1..=6_u64 {
+        world.log.append(Some("a"), format!("{number:04}"));
+    }
+    let ordered = session(&world, Order::PerKey).await;
+    let first = world.take(&ordered, 1).await;
+    world.take_nothing(&ordered).await;
+    world.handle.ack(&ordered, first.token.unwrap()).await.unwrap();
+    let request = ReadRequest {
+        bytes_max: 11,
+        ..ReadRequest::default()
+    };
+    let mut sets = Vec::new();
+    while let Some(batch) = world.handle.read(&ordered, request.clone()).await.unwrap() {
+        world.handle.ack(&ordered, batch.token.unwrap()).await.unwrap();
+        sets.push(numbers(&batch));
+    }
+    assert_eq!(sets, [vec![2, 3], vec![4, 5], vec![6]]);
 }
