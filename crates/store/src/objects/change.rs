@@ -184,7 +184,7 @@ impl Objects {
         writes.extend(settle::beacon(unique, &next));
         writes.push(Write::Put(keys::item(unique), next.encode()));
         if item.pending_removes.is_some() {
-            writes.push(Write::Delete(keys::beacon(unique, item.version)));
+            writes.push(Write::Delete(keys::beacon(unique, item)));
         }
         (next, writes)
     }

@@ -27,12 +27,15 @@ struct Attempt {
     indexes: Vec<super::record::IndexRef>,
     /// The items that may exist although nobody was told of them.
     doubts: Vec<Loser>,
+    last_unique: Option<u128>,
     until: Deadline,
 }
 
 /// How the attempt on one store ended.
 enum Tried {
     Done(Created),
+    /// The token has made its object here earlier.
+    Met,
     /// Nothing was applied there, and nothing will be.
     Nothing(String),
     Unknown(Loser, String),
@@ -54,18 +57,22 @@ impl Objects {
     pub async fn create(&self, create: Create) -> Result<Created, CreateError> {
         let mut attempt = self.attempt(&create)?;
         self.reach("create.begun").await;
-        if attempt.origin == Origin::Token {
-            if let Some(first) = self.first_answer(&mut attempt).await? {
-                return Ok(first);
+        let created = loop {
+            if attempt.origin == Origin::Token {
+                if let Some(first) = self.first_answer(&mut attempt).await? {
+                    break first;
+                }
+                self.reach("create.looked-up").await;
             }
-            self.reach("create.looked-up").await;
-        }
-        let created = self.try_stores(&create, &mut attempt).await?;
+            if let Some(created) = self.try_stores(&create, &mut attempt).await? {
+                self.count(|metrics| metrics.created += 1);
+                break created;
+            }
+        };
         if attempt.origin == Origin::Token {
             let max = self.0.options.answers_max;
             self.0.answers.lock().remember(attempt.request_id, &created, max);
         }
-        self.count(|metrics| metrics.created += 1);
         Ok(created)
     }
 
@@ -79,11 +86,13 @@ impl Objects {
             event_id: self.random_number(),
             indexes: check_indexes(&create.indexes, 1)?,
             doubts: Vec::new(),
+            last_unique: None,
             until: self.deadline(),
         })
     }
 
-    async fn try_stores(&self, create: &Create, attempt: &mut Attempt) -> Result<Created, CreateError> {
+    /// None: the token has its object already.
+    async fn try_stores(&self, create: &Create, attempt: &mut Attempt) -> Result<Option<Created>, CreateError> {
         let mut tried: Vec<usize> = Vec::new();
         let mut reason = "all stores are judged down".to_owned();
         let mut unknown = None;
@@ -97,9 +106,10 @@ impl Objects {
             tried.push(index);
             self.reach("create.drawn").await;
             let backend = &self.0.backends[index];
-            let unique = Unique::random(&self.0.clock, &self.0.entropy);
+            let unique = self.later_unique(attempt);
             match self.create_in(backend, unique, create, attempt).await {
-                Tried::Done(created) => return Ok(created),
+                Tried::Done(created) => return Ok(Some(created)),
+                Tried::Met => return Ok(None),
                 Tried::Failed(error) => return Err(error),
                 Tried::Nothing(why) => reason = why,
                 Tried::Unknown(loser, why) => {
@@ -111,8 +121,16 @@ impl Objects {
         }
         match unknown {
             None => Err(CreateError::Unavailable(reason)),
-            Some((index, unique, why)) => self.resolve(index, unique, attempt, why).await,
+            Some((index, unique, why)) => self.resolve(index, unique, attempt, why).await.map(Some),
         }
+    }
+
+    /// A fresh one that sorts after those of earlier attempts, so that the last attempt wins.
+    fn later_unique(&self, attempt: &mut Attempt) -> Unique {
+        let fresh = Unique::random(&self.0.clock, &self.0.entropy).number();
+        let later = attempt.last_unique.map_or(fresh, |last| fresh.max(last + 1));
+        attempt.last_unique = Some(later);
+        Unique::from_number(later)
     }
 
     /// No other store took the object: the last one in doubt may have it after all.
@@ -160,11 +178,13 @@ impl Objects {
             .backends
             .iter()
             .map(|backend| self.claimed(backend, request_id, until));
-        let mut found = Vec::new();
+        let (mut found, mut empty) = (Vec::new(), Vec::new());
+        attempt.doubts.retain(|doubt| doubt.by != LoserBy::Claim);
         for (backend, answer) in self.0.backends.iter().zip(join_all(ask).await) {
             match answer {
                 Ok(Claimed::Item(id, item)) => found.push((id, *item)),
-                Ok(Claimed::Nothing | Claimed::Barred | Claimed::Unfinished(_)) => {}
+                Ok(Claimed::Nothing) => empty.push(backend),
+                Ok(Claimed::Barred | Claimed::Unfinished(_)) => {}
                 Err(StoreError::Unavailable { .. }) => attempt.doubts.push(Loser {
                     store: backend.name.clone(),
                     by: LoserBy::Claim,
@@ -176,7 +196,25 @@ impl Objects {
             let beaten = |(other, winner): &(ObjectId, Item)| other != id && beats((other, winner), (id, item));
             !found.iter().any(beaten)
         });
-        Ok(unbeaten.map(|(id, _)| id).min().cloned().map(told))
+        let Some(winner) = unbeaten.map(|(id, _)| id).max_by_key(|id| id.unique) else {
+            return Ok(None);
+        };
+        self.keep_out(winner, empty, attempt).await?;
+        Ok(Some(told(winner.clone())))
+    }
+
+    /// Before an earlier answer is told again, attempts still on their way to other stores are kept out:
+    /// one of them could supersede it.
+    async fn keep_out(&self, winner: &ObjectId, empty: Vec<&Backend>, attempt: &Attempt) -> Result<(), CreateError> {
+        for backend in empty {
+            let claim = keys::claim(attempt.request_id);
+            let bar = Write::Put(claim.clone(), encode_claim(None));
+            if self.bar(backend, claim, bar, attempt.until).await.is_err() {
+                let why = format!("`{winner}` is not certain to stay");
+                return Err(CreateError::Unknown(why));
+            }
+        }
+        Ok(())
     }
 
     async fn claimed(&self, backend: &Backend, request_id: u128, until: Deadline) -> Result<Claimed, StoreError> {
@@ -223,7 +261,7 @@ impl Objects {
             };
         }
         match self.claimed(backend, attempt.request_id, attempt.until).await {
-            Ok(Claimed::Item(id, _)) => Tried::Done(told(id)),
+            Ok(Claimed::Item(..)) => Tried::Met,
             Ok(Claimed::Nothing | Claimed::Barred) => {
                 Tried::Nothing("the token has made its object in another store".to_owned())
             }
@@ -237,7 +275,7 @@ impl Objects {
         let conditions = vec![Condition::Absent(keys::item(unique))];
         match backend.commit(conditions, writes(unique, &item), attempt.until).await {
             Err(CommitError::Conflict(_)) => match self.claimed(backend, attempt.request_id, attempt.until).await {
-                Ok(Claimed::Item(id, _)) => Tried::Done(told(id)),
+                Ok(Claimed::Item(..)) => Tried::Met,
                 Ok(_) => Tried::Nothing("the token has made its object in another store".to_owned()),
                 Err(error) => Tried::Unknown(loser(backend, unique, attempt), error.to_string()),
             },
@@ -304,7 +342,7 @@ impl Objects {
                 .collect();
             losers.extend(unnamed.into_iter().map(|store| Loser {
                 store,
-                by: LoserBy::Precaution,
+                by: LoserBy::Claim,
             }));
         }
         losers
@@ -329,28 +367,16 @@ fn loser(backend: &Backend, unique: Unique, attempt: &Attempt) -> Loser {
     }
 }
 
-/// Whether the first of two items of one request is the one that stays: it knows of an attempt where the
-/// other is, and the other does not; if both know as much, it is the later one, which a retry made.
+/// Whether the first of two items of one request is the one that stays. If each supersedes the other it is
+/// the later one: a retry made it, after the other attempt had been given up.
 pub(super) fn beats(winner: (&ObjectId, &Item), loser: (&ObjectId, &Item)) -> bool {
-    let (by, back) = (knows(winner.1, loser.0), knows(loser.1, winner.0));
-    by > Known::Nothing && (by > back || (by == back && winner.0.unique > loser.0.unique))
+    let mutual = supersedes(loser.1, winner.0);
+    supersedes(winner.1, loser.0) && (!mutual || winner.0.unique > loser.0.unique)
 }
 
-#[derive(PartialEq, PartialOrd)]
-enum Known {
-    Nothing,
-    Perhaps,
-    Attempt,
-}
-
-fn knows(item: &Item, other: &ObjectId) -> Known {
-    let named = item.supersedes.iter().find(|each| each.store == other.store);
-    match named.map(|loser| loser.by) {
-        Some(LoserBy::Claim) => Known::Attempt,
-        Some(LoserBy::Unique(unique)) if unique == other.unique => Known::Attempt,
-        Some(LoserBy::Precaution) => Known::Perhaps,
-        Some(LoserBy::Unique(_)) | None => Known::Nothing,
-    }
+fn supersedes(item: &Item, other: &ObjectId) -> bool {
+    let mut named = item.supersedes.iter().filter(|loser| loser.store == other.store);
+    named.any(|loser| loser.by == LoserBy::Claim || loser.by == LoserBy::Unique(other.unique))
 }
 
 fn told(id: ObjectId) -> Created {

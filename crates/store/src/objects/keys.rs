@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::id::Unique;
-use super::record::IndexRef;
+use super::record::{IndexRef, Item};
 use crate::Key;
 
 pub(super) const BEACONS: &str = "objects/beacon/";
@@ -85,16 +85,18 @@ pub(super) fn parse_entry(key: &Key) -> Option<(Unique, IndexRef)> {
     Some((unique.parse().ok()?, entry))
 }
 
-/// `objects/beacon/UNIQUE/VERSION`: the index entries that wait in the item since this version. Written with
-/// that version or before it, removed once they are written. Missing: none wait.
-pub(super) fn beacon(unique: Unique, version: u64) -> Key {
-    format!("{BEACONS}{unique}/{version:020}").into()
+/// `objects/beacon/UNIQUE/VERSION/EVENT`: the index entries that wait in the item since this version, which
+/// this event made. Written with that version or before it, removed once they are written. Of two writers
+/// at the same version each has its own. Missing: none wait.
+pub(super) fn beacon(unique: Unique, item: &Item) -> Key {
+    let event_id = item.events.last().map_or(0, |newest| newest.event_id);
+    format!("{BEACONS}{unique}/{:020}/{event_id:032x}", item.version).into()
 }
 
 pub(super) fn parse_beacon(key: &Key) -> Option<(Unique, u64)> {
     let text = std::str::from_utf8(key).ok()?.strip_prefix(BEACONS)?;
-    let (unique, version) = text.split_once('/')?;
-    Some((unique.parse().ok()?, version.parse().ok()?))
+    let mut parts = text.split('/');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// `objects/sweep/UNIQUE`: the item of this name has losers that may still be visible. Written with the item

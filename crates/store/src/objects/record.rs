@@ -44,11 +44,8 @@ pub(super) struct Loser {
 pub(super) enum LoserBy {
     /// The item with this unique part, if it is there.
     Unique(Unique),
-    /// The item that the claim of the same request names, if there is one: it was tried there, or the store
-    /// could not be asked.
+    /// The item that the claim of the same request names, if there is one or may still come.
     Claim,
-    /// The same, though nothing is known of an attempt there: one may still be on its way.
-    Precaution,
 }
 
 /// One event. `body` is none in the newest event of a live item: it is the item's body.
@@ -251,7 +248,6 @@ fn put_loser(to: &mut Encoder, loser: &Loser) {
             to.wide(unique.number());
         }
         LoserBy::Claim => to.tag(1),
-        LoserBy::Precaution => to.tag(2),
     }
 }
 
@@ -261,7 +257,6 @@ fn take_loser(from: &mut Decoder) -> Result<Loser, RecordError> {
         by: match from.tag()? {
             0 => LoserBy::Unique(Unique::from_number(from.wide()?)),
             1 => LoserBy::Claim,
-            2 => LoserBy::Precaution,
             _ => return Err(RecordError::Damaged("loser")),
         },
     })

@@ -10,7 +10,7 @@ use super::backend::{Backend, Deadline, Found};
 use super::id::Unique;
 use super::keys;
 use super::record::{Item, encode_beacon};
-use crate::{Condition, Version, Write};
+use crate::{Condition, Key, Version, Write};
 
 /// The writes that bring the index in line with `item`.
 pub(super) fn copies(unique: Unique, item: &Item) -> Vec<Write> {
@@ -26,7 +26,7 @@ pub(super) fn copies(unique: Unique, item: &Item) -> Vec<Write> {
 pub(super) fn beacon(unique: Unique, item: &Item) -> Option<Write> {
     let adds: Vec<_> = item.pending_adds().cloned().collect();
     item.pending_removes.as_ref()?;
-    Some(Write::Put(keys::beacon(unique, item.version), encode_beacon(&adds)))
+    Some(Write::Put(keys::beacon(unique, item), encode_beacon(&adds)))
 }
 
 impl Objects {
@@ -39,7 +39,7 @@ impl Objects {
         let mut writes = copies(unique, &item);
         item.pending_removes = None;
         writes.push(Write::Put(keys::item(unique), item.encode()));
-        writes.push(Write::Delete(keys::beacon(unique, item.version)));
+        writes.push(Write::Delete(keys::beacon(unique, &item)));
         let conditions = vec![Condition::AtVersion(keys::item(unique), version)];
         if let Err(error) = backend.commit(conditions, writes, until).await {
             tracing::debug!(store = %backend.name, %unique, %error, "index entries are left pending");
@@ -47,8 +47,10 @@ impl Objects {
     }
 
     /// Settles the object of a beacon that has been met, or removes the beacon if nothing waits any more.
-    pub(super) async fn settle_beacon(&self, backend: &Backend, beacon: (Unique, u64), until: Deadline) -> u64 {
-        let (unique, version) = beacon;
+    pub(super) async fn settle_beacon(&self, backend: &Backend, beacon: Key, until: Deadline) -> u64 {
+        let Some((unique, version)) = keys::parse_beacon(&beacon) else {
+            return 0;
+        };
         // Without its item the beacon was written ahead, and its commit may still come.
         let Ok(Some(found)) = backend.item(unique, until).await else {
             return 0;
@@ -56,13 +58,11 @@ impl Objects {
         if found.item.version < version {
             return 0;
         }
-        if found.item.version == version && found.item.pending_removes.is_some() {
+        if found.item.pending_removes.is_some() && keys::beacon(unique, &found.item) == beacon {
             self.settle(backend, unique, found, until).await;
             return 1;
         }
-        let gone = backend
-            .commit(vec![], vec![Write::Delete(keys::beacon(unique, version))], until)
-            .await;
+        let gone = backend.commit(vec![], vec![Write::Delete(beacon)], until).await;
         u64::from(gone.is_ok())
     }
 }

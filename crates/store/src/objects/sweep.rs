@@ -49,9 +49,7 @@ impl Objects {
 
     async fn sweep_store(&self, backend: &Backend, report: &mut SweepReport) -> Result<(), StoreError> {
         for (key, _) in backend.scan_all(keys::BEACONS, self.deadline()).await? {
-            if let Some(beacon) = keys::parse_beacon(&key) {
-                report.tidied += self.settle_beacon(backend, beacon, self.deadline()).await;
-            }
+            report.tidied += self.settle_beacon(backend, key, self.deadline()).await;
         }
         let notes = backend.scan_all(keys::SWEEPS, self.deadline()).await?;
         for some in notes.chunks(NOTES_AT_ONCE) {
@@ -103,7 +101,7 @@ impl Objects {
         let backend = self.backend(&loser.store)?;
         let unique = match loser.by {
             LoserBy::Unique(unique) => unique,
-            LoserBy::Claim | LoserBy::Precaution => match self
+            LoserBy::Claim => match self
                 .claimed_or_barred(backend, winner.1.request_id, (report, until))
                 .await?
             {
@@ -145,7 +143,13 @@ impl Objects {
     }
 
     /// Takes a place that nothing has taken, so that nothing else can.
-    async fn bar(&self, backend: &Backend, place: Key, bar: Write, until: Deadline) -> Result<(), StoreError> {
+    pub(super) async fn bar(
+        &self,
+        backend: &Backend,
+        place: Key,
+        bar: Write,
+        until: Deadline,
+    ) -> Result<(), StoreError> {
         let ended = backend.commit(vec![Condition::Absent(place)], vec![bar], until).await;
         ended
             .map(drop)

@@ -90,7 +90,7 @@ async fn read_on() {
 
 async fn assert_agrees(objects: &Objects, id: &ObjectId) {
     assert!(find(objects, "red").await.is_empty());
-    assert_eq!(find(objects, "blue").await, [id.clone()]);
+    assert_eq!(find(objects, "blue").await, std::slice::from_ref(id));
     let events = objects.events(id, 0, 10).await.unwrap().events;
     let kinds: Vec<_> = events.iter().map(|event| (event.version, event.kind)).collect();
     assert_eq!(kinds, [(1, EventKind::Create), (2, EventKind::Update)]);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
-use bowline_store::Store;
 use bowline_store::objects::{ChangeError, Expect, GetError, Health, ObjectId, Objects, Options, Query, StoreError};
+use bowline_store::{Store, Write};
 use tokio::sync::Semaphore;
 
 use crate::wire::StoreProcess;
@@ -49,6 +49,7 @@ async fn creates_go_on_while_either_store_is_down() {
     let mut ids = create_many(&objects, CREATES, "").await;
     let seconds = clock.monotonic().since(begun).as_secs_f64();
     println!("{:.0} creates/s over two stores", CREATES as f64 / seconds);
+    compare_speed(&stores, &objects).await;
     let share = in_store(&ids, "a").count() as f64 / CREATES as f64;
     assert!((0.48..=0.52).contains(&share), "share of `a`: {share}");
 
@@ -78,6 +79,29 @@ async fn creates_go_on_while_either_store_is_down() {
         }
     }
     check_files(&mut stores, &ids).await;
+}
+
+/// For the record only: bare commits over the same two processes, and creates with an index key.
+async fn compare_speed(stores: &[StoreProcess; 2], objects: &Objects) {
+    const COMMITS: usize = 5_000;
+    let clock = Clock::system();
+    let per_second = |begun| COMMITS as f64 / clock.monotonic().since(begun).as_secs_f64();
+    let clients = [stores[0].client(), stores[1].client()];
+    let room = Semaphore::new(AT_ONCE);
+    let begun = clock.monotonic();
+    let commits = (0..COMMITS).map(|number| {
+        let (client, room) = (&clients[number % 2], &room);
+        async move {
+            let _place = room.acquire().await.unwrap();
+            let write = Write::Put(format!("raw/{number}").into(), "body".into());
+            client.commit(vec![], vec![write]).await.unwrap();
+        }
+    });
+    futures_util::future::join_all(commits).await;
+    println!("{:.0} bare commits/s over two stores", per_second(begun));
+    let begun = clock.monotonic();
+    create_many(objects, COMMITS, "speed").await;
+    println!("{:.0} creates/s with an index key", per_second(begun));
 }
 
 /// i-T4, i-T11: one store's objects are away, the other's are as ever.

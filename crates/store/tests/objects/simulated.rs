@@ -135,9 +135,14 @@ impl World {
                 Entropy::seeded(self.entropy.number()),
             )
         });
+        let sweeper = async {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                objects.sweep().await;
+            }
+        };
         let life = async {
-            futures_util::future::join_all(clients).await;
-            objects.sweep().await;
+            tokio::join!(futures_util::future::join_all(clients), sweeper);
         };
         let died = tokio::select! {
             biased;
@@ -306,14 +311,16 @@ fn paused<F: Future>(future: F) -> F::Output {
 /// i-T6: a thousand front ends die, at every named point, and what they leave always agrees.
 #[test]
 fn a_thousand_deaths_leave_objects_events_and_index_in_agreement() {
-    let mut deaths = 0;
+    let (mut deaths, mut removed) = (0, 0);
     let mut reached = BTreeSet::new();
     for seed in 0..SEEDS {
         let world = World::new(seed);
-        let died = paused(run(&world, seed));
+        let (died, swept) = paused(run(&world, seed));
         deaths += died;
+        removed += swept;
         reached.extend(world.reached.lock().iter().copied());
     }
+    assert!(removed > 0, "without the sweep some request would have two objects");
     assert!(deaths >= 1000, "only {deaths} front ends died");
     assert_eq!(
         reached,
@@ -322,7 +329,8 @@ fn a_thousand_deaths_leave_objects_events_and_index_in_agreement() {
     );
 }
 
-async fn run(world: &World, seed: u64) -> u64 {
+/// How many front ends died, and how many second objects were there to be swept.
+async fn run(world: &World, seed: u64) -> (u64, u64) {
     let mut deaths = 0;
     for life in 0..LIVES {
         deaths += u64::from(world.live().await == Died::Yes);
@@ -331,7 +339,7 @@ async fn run(world: &World, seed: u64) -> u64 {
     }
     // With all stores well, sweeps end, and each attempt is visible at most once, those told exactly once.
     let sound = world.sound();
-    sound.sweep().await;
+    let removed = sound.sweep().await.removed;
     assert_eq!(sound.sweep().await.unresolved, 0, "seed {seed}");
     let found = world.faults().await;
     assert!(found.is_empty(), "seed {seed}, swept: {found:#?}");
@@ -345,14 +353,15 @@ async fn run(world: &World, seed: u64) -> u64 {
             assert!(bodies.insert(first.clone()), "seed {seed}: {first:?} is visible twice");
         }
     }
-    for record in world.log.history.lock().clone() {
+    let history = world.log.history.lock().clone();
+    for record in history {
         if let Done::Created { id, .. } = record.done {
             let events = sound.events(&id, 0, 1000).await.unwrap().events;
             let swept = events.iter().any(|event| event.by == "bowline/sweeper");
             assert!(!swept, "seed {seed}: {id} was told, and swept");
         }
     }
-    deaths
+    (deaths, removed)
 }
 
 #[test]

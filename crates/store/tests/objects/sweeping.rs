@@ -45,7 +45,7 @@ async fn swept(token: Option<&str>) {
     assert_eq!(find(&pair.objects, "red").await.len(), 2);
     pair.clock.advance(Duration::from_secs(1));
     pair.objects.tick().await;
-    assert_eq!(find(&pair.objects, "red").await, [told.clone()]);
+    assert_eq!(find(&pair.objects, "red").await, std::slice::from_ref(&told));
     assert!(pair.objects.get(&told).await.is_ok());
     assert!(matches!(pair.objects.get(&loser).await, Err(GetError::NotFound)));
     let events = pair.objects.events(&loser, 0, 10).await.unwrap().events;

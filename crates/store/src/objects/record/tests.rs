@@ -55,10 +55,6 @@ fn item() -> Item {
                 store: "b".parse().unwrap(),
                 by: LoserBy::Claim,
             },
-            Loser {
-                store: "c".parse().unwrap(),
-                by: LoserBy::Precaution,
-            },
         ],
         body: Bytes::from_static(b"second"),
         indexes: vec![index("red", 2)],
