@@ -86,9 +86,7 @@ impl Data {
         }
         let found = self.streams.list().await?;
         let found = found.into_iter().find(|stream| stream.name() == text);
-        let found = found.ok_or_else(|| {
-            Problem::new(Code::NoSuchStream, format!("stream `{text}` does not exist"))
-        })?;
+        let found = found.ok_or_else(|| Problem::new(Code::NoSuchStream, format!("stream `{text}` does not exist")))?;
         let mut names = self.names.write();
         if names.len() >= NAMES_MAX {
             names.clear();

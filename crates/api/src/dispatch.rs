@@ -19,8 +19,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::account;
-use crate::data::{self, Data};
 use crate::body::{self, Body, CollectError};
+use crate::data::{self, Data};
 use crate::error::{ApiError, Exception};
 use crate::lambda;
 use crate::metrics::HttpMetrics;

@@ -15,8 +15,8 @@ use bowline_api::{BindError, Running, Server};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::{Service, metrics::Metrics};
-use bowline_store::{SqliteStore, Store};
 use bowline_store::blob::Blobs;
+use bowline_store::{SqliteStore, Store};
 use prometheus_client::registry::Registry;
 
 use crate::config::Config;

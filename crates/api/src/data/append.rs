@@ -154,8 +154,7 @@ pub fn event_id(text: &str) -> Result<EventId, InvalidEvent> {
 }
 
 fn whole(body: &Bytes) -> Result<Vec<Record>, InvalidAppend> {
-    let sent: NewEvents<'_> =
-        serde_json::from_slice(body).map_err(|error| InvalidAppend::Json(error.to_string()))?;
+    let sent: NewEvents<'_> = serde_json::from_slice(body).map_err(|error| InvalidAppend::Json(error.to_string()))?;
     if sent.events.len() > APPEND_EVENTS_MAX {
         return Err(InvalidAppend::TooMany);
     }
@@ -300,7 +299,8 @@ mod tests {
         assert_eq!(expected[0].key.as_deref(), Some(&b"k"[..]));
         assert_eq!(expected[0].id.map(|id| id.0[..3].to_vec()), Some(vec![0, 0x11, 0x22]));
         assert_eq!(parsed(Form::Json, &format!(r#"{{"events":[{line}]}}"#)), expected);
-        let hidden = format!(r#"{{"id":"00112233-4455-6677-8899-aabbccddeeff","key_base64":"aw==","body_base64":"Yg=="}}"#);
+        let hidden =
+            format!(r#"{{"id":"00112233-4455-6677-8899-aabbccddeeff","key_base64":"aw==","body_base64":"Yg=="}}"#);
         assert_eq!(parsed(Form::Lines, &format!("\n{hidden}\r\n\n")), expected);
         let mut frame = vec![HAS_ID | HAS_KEY];
         frame.extend(expected[0].id.expect("an identifier").0);
@@ -322,17 +322,33 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        refused(Form::Lines, "{\"body\":\"\"}\n{\"boddy\":\"\"}", "line 2 is not as expected: unknown field `boddy`");
+        refused(
+            Form::Lines,
+            "{\"body\":\"\"}\n{\"boddy\":\"\"}",
+            "line 2 is not as expected: unknown field `boddy`",
+        );
         refused(Form::Lines, "{}", "`body` is missing");
         refused(Form::Lines, r#"{"body":"","body_base64":""}"#, "both given");
         refused(Form::Lines, r#"{"body_base64":"?"}"#, "not base64");
         refused(Form::Lines, r#"{"body":"","id":"1"}"#, "identifier `1`");
-        refused(Form::Lines, format!(r#"{{"body":"","id":"{}"}}"#, "é".repeat(16)), "identifier `é");
+        refused(
+            Form::Lines,
+            format!(r#"{{"body":"","id":"{}"}}"#, "é".repeat(16)),
+            "identifier `é",
+        );
         refused(Form::Json, r#"{"body":""}"#, "unknown field `body`");
         refused(Form::Json, r#"{"events":[{}]}"#, "event 0: `body` is missing");
         refused(Form::Frames, [4], "frame 1 at byte 1 is one with unknown flags");
-        refused(Form::Frames, [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 7], "frame 2 at byte 10 is cut short");
-        refused(Form::Lines, "{\"body\":\"\"}\n".repeat(APPEND_EVENTS_MAX + 1), "more than `10000` events");
+        refused(
+            Form::Frames,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 7],
+            "frame 2 at byte 10 is cut short",
+        );
+        refused(
+            Form::Lines,
+            "{\"body\":\"\"}\n".repeat(APPEND_EVENTS_MAX + 1),
+            "more than `10000` events",
+        );
         assert_eq!(Form::of(Some("text/PLAIN; charset=utf-8")), Some(Form::Raw));
         assert_eq!(Form::of(Some("application/x-www-form-urlencoded")), None);
     }

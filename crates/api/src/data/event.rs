@@ -142,7 +142,10 @@ mod tests {
     fn bytes_that_are_no_text_are_hidden_in_base64() {
         assert_eq!(shown(b"text"), (Some("text"), None));
         assert_eq!(shown(&[0xff]), (None, Some("/w==".to_owned())));
-        assert_eq!(bytes_of(None, Some("/w=="), "key"), Ok(Some(bytes::Bytes::from_static(&[0xff]))));
+        assert_eq!(
+            bytes_of(None, Some("/w=="), "key"),
+            Ok(Some(bytes::Bytes::from_static(&[0xff])))
+        );
         assert!(bytes_of(Some("a".into()), Some("/w=="), "key").is_err());
     }
 }

@@ -103,13 +103,30 @@ impl DataMetrics {
 
     fn register_streams(&self, registry: &mut Registry) {
         let appends = self.append_durations.clone();
-        registry.register_with_unit("append_duration", "Time from an append to its being on disk", Unit::Seconds, appends);
+        registry.register_with_unit(
+            "append_duration",
+            "Time from an append to its being on disk",
+            Unit::Seconds,
+            appends,
+        );
         let counters = [
             ("stream_appended_events", "Events appended", &self.appended_events),
-            ("stream_appended_bytes", "Bytes of keys and bodies appended", &self.appended_bytes),
-            ("stream_failed_appends", "Appends that were refused or failed", &self.failed_appends),
+            (
+                "stream_appended_bytes",
+                "Bytes of keys and bodies appended",
+                &self.appended_bytes,
+            ),
+            (
+                "stream_failed_appends",
+                "Appends that were refused or failed",
+                &self.failed_appends,
+            ),
             ("stream_read_events", "Events read without a session", &self.read_events),
-            ("stream_read_bytes", "Bytes of keys and bodies read without a session", &self.read_bytes),
+            (
+                "stream_read_bytes",
+                "Bytes of keys and bodies read without a session",
+                &self.read_bytes,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -121,14 +138,26 @@ impl DataMetrics {
     fn register_sessions(&self, registry: &mut Registry) {
         let (events, bytes) = (self.delivered_events.clone(), self.delivered_bytes.clone());
         registry.register("session_delivered_events", "Events given out by sessions", events);
-        registry.register("session_delivered_bytes", "Bytes of keys and bodies given out by sessions", bytes);
+        registry.register(
+            "session_delivered_bytes",
+            "Bytes of keys and bodies given out by sessions",
+            bytes,
+        );
         let help = "How long the oldest event that was given to nobody has been waiting";
         registry.register_with_unit("session_lag", help, Unit::Seconds, self.session_lag.clone());
-        registry.register("session_parked_batches", "Batches whose attempts are used up", self.parked.clone());
+        registry.register(
+            "session_parked_batches",
+            "Batches whose attempts are used up",
+            self.parked.clone(),
+        );
     }
 
     fn register_objects(&self, registry: &mut Registry) {
-        registry.register("objects_created", "Objects created, by store", self.objects_created.clone());
+        registry.register(
+            "objects_created",
+            "Objects created, by store",
+            self.objects_created.clone(),
+        );
         let help = "Creates that failed, by store; `any` if no store took it";
         registry.register("objects_failed", help, self.objects_failed.clone());
         let help = "The share of creates that a store gets";
@@ -208,7 +237,10 @@ impl Data {
     async fn refresh_stores(&self) {
         for status in self.objects.status().await {
             let store = status.store.to_string();
-            self.metrics.store_weight.get_or_create(&StoreLabels { store }).set(status.weight);
+            self.metrics
+                .store_weight
+                .get_or_create(&StoreLabels { store })
+                .set(status.weight);
         }
     }
 
@@ -220,7 +252,10 @@ impl Data {
                 stream: stream.name().to_owned(),
             };
             if let Ok(stat) = self.streams.stat(stream).await {
-                self.metrics.stream_lag.get_or_create(&labels).set(stat.lag.as_secs_f64());
+                self.metrics
+                    .stream_lag
+                    .get_or_create(&labels)
+                    .set(stat.lag.as_secs_f64());
             }
             self.refresh_sessions(stream, &mut sessions).await;
         }
@@ -229,7 +264,9 @@ impl Data {
     async fn refresh_sessions(&self, stream: &bowline_stream::StreamId, seen: &mut usize) {
         let mut after = None;
         while *seen < SESSIONS_MAX {
-            let Ok(page) = self.sessions.list(stream, after.as_ref()).await else { return };
+            let Ok(page) = self.sessions.list(stream, after.as_ref()).await else {
+                return;
+            };
             let Some(last) = page.last().cloned() else { return };
             for session in page {
                 let labels = SessionLabels {
@@ -238,7 +275,10 @@ impl Data {
                 };
                 if let Ok(stat) = self.sessions.stat(&session).await {
                     let parked = i64::try_from(stat.parked_sets).unwrap_or(i64::MAX);
-                    self.metrics.session_lag.get_or_create(&labels).set(stat.lag.as_secs_f64());
+                    self.metrics
+                        .session_lag
+                        .get_or_create(&labels)
+                        .set(stat.lag.as_secs_f64());
                     self.metrics.parked.get_or_create(&labels).set(parked);
                 }
                 *seen += 1;

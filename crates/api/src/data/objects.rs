@@ -233,7 +233,10 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
     });
     let made = made?;
     let view = ObjectVersion::of(&made.id, made.version);
-    Ok(tagged(created(&format!("/v1/objects/{}", made.id), &view), made.version))
+    Ok(tagged(
+        created(&format!("/v1/objects/{}", made.id), &view),
+        made.version,
+    ))
 }
 
 /// Read an object.
@@ -246,7 +249,10 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
 pub(super) async fn get(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
     let object = ask.data.objects.get(&ask.object()?).await?;
-    Ok(tagged(reply::json(StatusCode::OK, &ObjectView::of(&object)), object.version))
+    Ok(tagged(
+        reply::json(StatusCode::OK, &ObjectView::of(&object)),
+        object.version,
+    ))
 }
 
 /// Give an object a new body, on condition of its version if `If-Match` names one.
@@ -274,7 +280,10 @@ pub(super) async fn update(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
         caller: ask.object_caller(),
     };
     let version = ask.data.objects.update(update).await?;
-    Ok(tagged(reply::json(StatusCode::OK, &ObjectVersion::of(&id, version)), version))
+    Ok(tagged(
+        reply::json(StatusCode::OK, &ObjectVersion::of(&id, version)),
+        version,
+    ))
 }
 
 /// Delete an object; its events remain.

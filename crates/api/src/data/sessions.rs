@@ -291,7 +291,10 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
 fn start(text: &str, field: &str) -> Result<Start, Problem> {
     let place = Place::read(text).ok_or_else(|| {
         let shown: String = text.chars().take(80).collect();
-        Problem::new(Code::InvalidBody, format!("`{field}` is `{shown}`, expected {FROM_WANTED}"))
+        Problem::new(
+            Code::InvalidBody,
+            format!("`{field}` is `{shown}`, expected {FROM_WANTED}"),
+        )
     });
     place.map(Start::from)
 }
@@ -365,7 +368,11 @@ pub(super) async fn seek(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, P
     Params::read(ask.call.route.query, &[])?;
     let request: Seek = params::json(&body)?;
     let to = start(&request.to, "to")?;
-    let cursor = ask.data.sessions.seek(&ask.session_caller(), &ask.session()?, to).await?;
+    let cursor = ask
+        .data
+        .sessions
+        .seek(&ask.session_caller(), &ask.session()?, to)
+        .await?;
     let cursor = position_text(cursor);
     Ok(reply::json(StatusCode::OK, &Cursor { cursor }))
 }

@@ -241,7 +241,9 @@ pub(super) async fn list(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
     let limit = params.number("limit", LIMIT_DEFAULT, 1..=LIMIT_MAX)?;
     let streams = ask.data.streams.list().await?;
     let names = streams.iter().map(StreamName::of).collect();
-    let page = list::cut(names, limit, params.text("next"), |stream: &StreamName| stream.name.clone());
+    let page = list::cut(names, limit, params.text("next"), |stream: &StreamName| {
+        stream.name.clone()
+    });
     Ok(reply::json(StatusCode::OK, &page))
 }
 
@@ -292,9 +294,13 @@ pub(super) async fn append(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
     let began = ask.call.node.clock.monotonic();
     let positions = ask.data.streams.append(&stream, records).await;
     let took = ask.call.node.clock.monotonic().since(began);
-    ask.data.metrics.appended(stream.name(), positions.as_ref().map(|_| (count, bytes)), took);
+    ask.data
+        .metrics
+        .appended(stream.name(), positions.as_ref().map(|_| (count, bytes)), took);
     let positions = positions?;
-    let minimal = ask.header("prefer").is_some_and(|prefer| prefer.contains("return=minimal"));
+    let minimal = ask
+        .header("prefer")
+        .is_some_and(|prefer| prefer.contains("return=minimal"));
     let last = positions.last().copied().unwrap_or_default();
     let view = Appended {
         count,
@@ -333,7 +339,9 @@ fn with_params(
 
 fn payload_bytes(records: &[bowline_stream::Record]) -> usize {
     let sizes = records.iter();
-    sizes.map(|record| record.body.len() + record.key.as_ref().map_or(0, Bytes::len)).sum()
+    sizes
+        .map(|record| record.body.len() + record.key.as_ref().map_or(0, Bytes::len))
+        .sum()
 }
 
 /// Read events, oldest or newest first; wait for them with `wait_ms`, or follow them as server-sent events.
@@ -406,12 +414,7 @@ async fn forward(
     }
 }
 
-async fn backward(
-    ask: &Ask<'_>,
-    stream: &StreamId,
-    from: Place,
-    limit: ReadLimit,
-) -> Result<Response<Body>, Problem> {
+async fn backward(ask: &Ask<'_>, stream: &StreamId, from: Place, limit: ReadLimit) -> Result<Response<Body>, Problem> {
     let before = place(&ask.data.streams, stream, from).await?;
     let page = ask.data.streams.read_back(stream, before, limit).await?;
     Ok(shown(ask, stream, &page.events, (page.next, page.more)))
@@ -443,7 +446,10 @@ fn shown(
         let mut response = reply::whole(StatusCode::OK, LINES, text.into());
         let headers = response.headers_mut();
         headers.insert("bowline-next", next.parse().expect("hexadecimal digits"));
-        headers.insert("bowline-more", HeaderValue::from_static(if more { "true" } else { "false" }));
+        headers.insert(
+            "bowline-more",
+            HeaderValue::from_static(if more { "true" } else { "false" }),
+        );
         return response;
     }
     let events = events.iter().map(EventView::of).collect();
@@ -471,7 +477,10 @@ pub(super) async fn trim(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, P
         Some(Place::Position(position)) => position,
         Some(Place::Time(moment)) => Place::at(moment),
         _ => {
-            let detail = format!("`until` is `{}`, expected a position or an RFC 3339 time", request.until);
+            let detail = format!(
+                "`until` is `{}`, expected a position or an RFC 3339 time",
+                request.until
+            );
             return Err(Problem::new(Code::InvalidBody, detail));
         }
     };

@@ -63,7 +63,9 @@ pub async fn follow(ask: &Ask<'_>, stream: StreamId, from: Option<Place>) -> Res
         }
     });
     let mut response = reply::event_stream(body);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 

@@ -220,11 +220,18 @@ impl Answer {
     /// The document of a refusal, which must have this status and code.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         let document: Value = serde_json::from_slice(&self.body).expect("a JSON document");
         assert_eq!((self.status, &document["code"]), (status, &json!(code)), "{document}");
         assert_eq!(document["status"], status, "{document}");
-        assert!(!document["detail"].as_str().unwrap_or_default().is_empty(), "{document}");
+        assert!(
+            !document["detail"].as_str().unwrap_or_default().is_empty(),
+            "{document}"
+        );
         assert!(self.header("x-amzn-requestid").is_some(), "{self:?}");
         document
     }

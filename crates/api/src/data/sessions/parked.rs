@@ -100,7 +100,9 @@ pub(in crate::data) async fn list(ask: &Ask<'_>) -> Result<Response<Body>, Probl
 pub(in crate::data) async fn redrive(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
     let sessions = &ask.data.sessions;
-    let count = sessions.redrive(&ask.session_caller(), &ask.session()?, pick(&body)?).await?;
+    let count = sessions
+        .redrive(&ask.session_caller(), &ask.session()?, pick(&body)?)
+        .await?;
     Ok(reply::json(StatusCode::OK, &Count { count }))
 }
 
@@ -115,6 +117,8 @@ pub(in crate::data) async fn redrive(ask: &Ask<'_>, body: Bytes) -> Result<Respo
 pub(in crate::data) async fn discard(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
     let sessions = &ask.data.sessions;
-    let count = sessions.drop_parked(&ask.session_caller(), &ask.session()?, pick(&body)?).await?;
+    let count = sessions
+        .drop_parked(&ask.session_caller(), &ask.session()?, pick(&body)?)
+        .await?;
     Ok(reply::json(StatusCode::OK, &Count { count }))
 }

@@ -23,9 +23,8 @@ pub struct Engines {
 impl Engines {
     pub async fn start(folder: &Path, registry: &mut Registry) -> Self {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let open = |name: &str| -> Arc<dyn Store> {
-            Arc::new(SqliteStore::open(&folder.join(name)).expect("a store opens"))
-        };
+        let open =
+            |name: &str| -> Arc<dyn Store> { Arc::new(SqliteStore::open(&folder.join(name)).expect("a store opens")) };
         let store = open("store.db");
         let options = bowline_stream::Options {
             store: Arc::clone(&store),

@@ -7,7 +7,11 @@ use crate::harness::{Answer, TestNode, request};
 
 impl TestNode {
     async fn with_headers(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
-        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+        let body = if body.is_null() {
+            Bytes::new()
+        } else {
+            body.to_string().into()
+        };
         self.send(request(method, path, headers, body)).await
     }
 }
@@ -23,22 +27,42 @@ async fn an_object_lives_with_its_versions() {
     assert_eq!((made.status, made.header("etag")), (201, Some("\"1\"")));
     let path = made.header("location").expect("a place").to_owned();
     let shown = node.get(&path).await;
-    assert_eq!((shown.json()["body"].clone(), shown.header("etag")), (json!("ada"), Some("\"1\"")));
-    let update = node.with_headers("PUT", &path, &[("if-match", "\"1\"")], &customer("eve")).await;
+    assert_eq!(
+        (shown.json()["body"].clone(), shown.header("etag")),
+        (json!("ada"), Some("\"1\""))
+    );
+    let update = node
+        .with_headers("PUT", &path, &[("if-match", "\"1\"")], &customer("eve"))
+        .await;
     assert_eq!((update.status, update.header("etag")), (200, Some("\"2\"")));
-    let stale = node.with_headers("PUT", &path, &[("if-match", "\"1\"")], &customer("bob")).await;
+    let stale = node
+        .with_headers("PUT", &path, &[("if-match", "\"1\"")], &customer("bob"))
+        .await;
     assert_eq!(stale.problem(412, "version_mismatch")["version"], 2);
     let keeps = node.put(&path, &json!({ "body": "eva" })).await;
     assert_eq!(keeps.json()["version"], 3, "without a condition the last writer wins");
     assert_eq!(node.get(&path).await.json()["indexes"][0]["key"], "eve");
-    let stale = node.with_headers("DELETE", &path, &[("if-match", "\"2\"")], &Value::Null).await;
+    let stale = node
+        .with_headers("DELETE", &path, &[("if-match", "\"2\"")], &Value::Null)
+        .await;
     stale.problem(412, "version_mismatch");
     assert_eq!(node.delete(&path).await.status, 204);
     node.get(&path).await.problem(404, "no_such_object");
     let events = node.get(&format!("{path}/events?limit=3")).await.json();
-    let kinds: Vec<&Value> = events["items"].as_array().expect("events").iter().map(|event| &event["kind"]).collect();
+    let kinds: Vec<&Value> = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .map(|event| &event["kind"])
+        .collect();
     assert_eq!(kinds, ["create", "update", "update"]);
-    let rest = node.get(&format!("{path}/events?next={}", events["next"].as_str().expect("more"))).await.json();
+    let rest = node
+        .get(&format!(
+            "{path}/events?next={}",
+            events["next"].as_str().expect("more")
+        ))
+        .await
+        .json();
     assert_eq!(rest["items"][0]["kind"], "delete");
     node.stop().await;
 }
@@ -48,7 +72,9 @@ async fn a_creation_with_a_token_makes_one_object() {
     let node = TestNode::with_engines().await;
     let make = async |key: &'static str| {
         let headers = [("idempotency-key", key)];
-        let made = node.with_headers("POST", "/v1/objects", &headers, &customer("ada")).await;
+        let made = node
+            .with_headers("POST", "/v1/objects", &headers, &customer("ada"))
+            .await;
         made.json()["object"].clone()
     };
     let first = make("t").await;
@@ -89,13 +115,24 @@ async fn a_store_that_is_away_is_named_and_creates_go_on() {
         let object = node.post("/v1/objects", &customer("ada")).await.json()["object"].clone();
         made.push(object.as_str().expect("an identifier").to_owned());
     }
-    let in_a = made.iter().find(|id| id.starts_with("v1.a.")).expect("one in the first store");
-    assert_eq!(node.get(&format!("/v1/objects/{in_a}")).await.status, 200, "the control: it is there");
+    let in_a = made
+        .iter()
+        .find(|id| id.starts_with("v1.a."))
+        .expect("one in the first store");
+    assert_eq!(
+        node.get(&format!("/v1/objects/{in_a}")).await.status,
+        200,
+        "the control: it is there"
+    );
     node.engines().first_store.go_away();
-    node.get(&format!("/v1/objects/{in_a}")).await.problem(503, "unavailable");
+    node.get(&format!("/v1/objects/{in_a}"))
+        .await
+        .problem(503, "unavailable");
     let find = "/v1/objects?index=by-name&key=ada";
     assert_eq!(node.get(find).await.json()["partial"], json!(["a"]));
-    node.get(&format!("{find}&partial=refuse")).await.problem(503, "unavailable");
+    node.get(&format!("{find}&partial=refuse"))
+        .await
+        .problem(503, "unavailable");
     for _ in 0..4 {
         assert_eq!(node.post("/v1/objects", &customer("eve")).await.status, 201);
     }
@@ -109,18 +146,30 @@ async fn a_store_that_is_away_is_named_and_creates_go_on() {
 async fn what_is_wrong_is_named() {
     let node = TestNode::with_engines().await;
     node.post("/v1/objects", &json!({})).await.problem(400, "invalid_body");
-    node.post("/v1/objects", &json!({ "body": "", "colour": 1 })).await.problem(400, "invalid_body");
+    node.post("/v1/objects", &json!({ "body": "", "colour": 1 }))
+        .await
+        .problem(400, "invalid_body");
     let bad = json!({ "body": "", "indexes": [{ "index": "a b", "key": "" }] });
     node.post("/v1/objects", &bad).await.problem(400, "invalid_body");
     node.get("/v1/objects").await.problem(400, "invalid_parameter");
-    node.get("/v1/objects?index=a&key=b&prefix=c").await.problem(400, "invalid_parameter");
-    node.get("/v1/objects?index=a&next=b").await.problem(400, "invalid_parameter");
+    node.get("/v1/objects?index=a&key=b&prefix=c")
+        .await
+        .problem(400, "invalid_parameter");
+    node.get("/v1/objects?index=a&next=b")
+        .await
+        .problem(400, "invalid_parameter");
     node.get("/v1/objects/x").await.problem(400, "invalid_identifier");
     let none = "0".repeat(32);
-    node.get(&format!("/v1/objects/v1.a.{none}")).await.problem(404, "no_such_object");
-    node.get(&format!("/v1/objects/v1.zz.{none}")).await.problem(404, "unknown_store");
+    node.get(&format!("/v1/objects/v1.a.{none}"))
+        .await
+        .problem(404, "no_such_object");
+    node.get(&format!("/v1/objects/v1.zz.{none}"))
+        .await
+        .problem(404, "unknown_store");
     let path = format!("/v1/objects/v1.a.{none}");
-    let tagged = node.with_headers("DELETE", &path, &[("if-match", "x")], &Value::Null).await;
+    let tagged = node
+        .with_headers("DELETE", &path, &[("if-match", "x")], &Value::Null)
+        .await;
     tagged.problem(400, "invalid_parameter");
     node.stop().await;
 }

@@ -23,12 +23,15 @@ impl Schemas {
         let response = responses.get(&status).or_else(|| responses.get("default"));
         let response = response.ok_or_else(|| format!("{method} {template} has no {status}"))?;
         if answer.body.is_empty() {
-            return response.get("content").map_or(Ok(()), |_| Err("an empty body".to_owned()));
+            return response
+                .get("content")
+                .map_or(Ok(()), |_| Err("an empty body".to_owned()));
         }
         let media = answer.header("content-type").unwrap_or_default();
         let schema = &response["content"][media]["schema"];
         let value: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
-        self.fits(schema, &value).map_err(|error| format!("{method} {template}: {error} in {value}"))
+        self.fits(schema, &value)
+            .map_err(|error| format!("{method} {template}: {error} in {value}"))
     }
 
     fn fits(&self, schema: &Value, value: &Value) -> Result<(), String> {
@@ -43,7 +46,10 @@ impl Schemas {
 
     fn walk(&self, schema: &Value, value: &Value, known: &mut Vec<String>) -> Result<(), String> {
         if let Some(name) = schema["$ref"].as_str() {
-            let target = self.0.pointer(name.trim_start_matches('#')).ok_or(format!("no {name}"))?;
+            let target = self
+                .0
+                .pointer(name.trim_start_matches('#'))
+                .ok_or(format!("no {name}"))?;
             return self.walk(target, value, known);
         }
         for part in schema["allOf"].as_array().into_iter().flatten() {
@@ -51,7 +57,11 @@ impl Schemas {
         }
         if let Some(parts) = schema["oneOf"].as_array() {
             let fitting = parts.iter().filter(|part| self.fits(part, value).is_ok()).count();
-            return if fitting == 1 { Ok(()) } else { Err(format!("{fitting} alternatives fit {value}")) };
+            return if fitting == 1 {
+                Ok(())
+            } else {
+                Err(format!("{fitting} alternatives fit {value}"))
+            };
         }
         if schema.get("type").is_none() && schema.get("allOf").is_none() {
             return Err(format!("a schema without a type: {schema}"));
@@ -66,7 +76,9 @@ impl Schemas {
             self.fits(&schema["items"], item)?;
         }
         for field in schema["required"].as_array().into_iter().flatten() {
-            value.get(field.as_str().unwrap_or_default()).ok_or(format!("no {field}"))?;
+            value
+                .get(field.as_str().unwrap_or_default())
+                .ok_or(format!("no {field}"))?;
         }
         for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
             known.push(field.clone());
@@ -95,7 +107,11 @@ fn check_type(wanted: &Value, value: &Value) -> Result<(), String> {
         Value::Array(names) => names.iter().filter_map(Value::as_str).any(is),
         _ => false,
     };
-    if fits { Ok(()) } else { Err(format!("{value} is no {wanted}")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("{value} is no {wanted}"))
+    }
 }
 
 #[tokio::test]
@@ -103,9 +119,15 @@ async fn real_answers_are_as_the_document_says() {
     let node = node().await;
     let schemas = Schemas::of(&node).await;
     let check = async |operation: (&str, &str), path: &str, body: Value| {
-        let bytes = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+        let bytes = if body.is_null() {
+            Bytes::new()
+        } else {
+            body.to_string().into()
+        };
         let headers = [("content-type", "application/json")];
-        let answer = node.send(request(&operation.0.to_uppercase(), path, &headers, bytes)).await;
+        let answer = node
+            .send(request(&operation.0.to_uppercase(), path, &headers, bytes))
+            .await;
         schemas.check(operation, &answer).expect("the document is right");
         serde_json::from_slice::<Value>(&answer.body).unwrap_or_default()
     };
@@ -125,13 +147,33 @@ async fn real_answers_are_as_the_document_says() {
     let token = batch["token"].as_str().expect("a token");
     check(("get", "/v1/sessions/{session}"), &session, Value::Null).await;
     let extend = ("post", "/v1/sessions/{session}/batches/{token}/extend");
-    check(extend, &format!("{session}/batches/{token}/extend"), json!({ "lease_ms": 5000 })).await;
+    check(
+        extend,
+        &format!("{session}/batches/{token}/extend"),
+        json!({ "lease_ms": 5000 }),
+    )
+    .await;
     let nack = ("post", "/v1/sessions/{session}/batches/{token}/nack");
-    check(nack, &format!("{session}/batches/{token}/nack"), json!({ "park": true })).await;
-    check(("get", "/v1/sessions/{session}/parked"), &format!("{session}/parked"), Value::Null).await;
+    check(
+        nack,
+        &format!("{session}/batches/{token}/nack"),
+        json!({ "park": true }),
+    )
+    .await;
+    check(
+        ("get", "/v1/sessions/{session}/parked"),
+        &format!("{session}/parked"),
+        Value::Null,
+    )
+    .await;
     let redrive = ("post", "/v1/sessions/{session}/parked/redrive");
     check(redrive, &format!("{session}/parked/redrive"), json!({})).await;
-    check(("post", "/v1/sessions/{session}/seek"), &format!("{session}/seek"), json!({ "to": "oldest" })).await;
+    check(
+        ("post", "/v1/sessions/{session}/seek"),
+        &format!("{session}/seek"),
+        json!({ "to": "oldest" }),
+    )
+    .await;
     check(("get", "/v1/sessions"), "/v1/sessions?stream=orders", Value::Null).await;
     let object = json!({ "body": "b", "indexes": [{ "index": "i", "key": "k" }] });
     let made = check(("post", "/v1/objects"), "/v1/objects", object).await;
@@ -139,7 +181,12 @@ async fn real_answers_are_as_the_document_says() {
     check(("get", "/v1/objects/{object}"), &object, Value::Null).await;
     check(("put", "/v1/objects/{object}"), &object, json!({ "body": "c" })).await;
     check(("get", "/v1/objects"), "/v1/objects?index=i", Value::Null).await;
-    check(("get", "/v1/objects/{object}/events"), &format!("{object}/events"), Value::Null).await;
+    check(
+        ("get", "/v1/objects/{object}/events"),
+        &format!("{object}/events"),
+        Value::Null,
+    )
+    .await;
     check(("delete", "/v1/objects/{object}"), &object, Value::Null).await;
     check(("get", "/v1/stores"), "/v1/stores", Value::Null).await;
     node.stop().await;
@@ -164,7 +211,10 @@ async fn a_wrong_answer_would_be_found() {
     };
     assert!(spoiled(&|value| value["colour"] = json!("red")), "a field too many");
     assert!(spoiled(&|value| value["events"] = json!("3")), "another type");
-    assert!(spoiled(&|value| value["chains"][0]["state"] = Value::Null), "deep inside");
+    assert!(
+        spoiled(&|value| value["chains"][0]["state"] = Value::Null),
+        "deep inside"
+    );
     assert!(
         spoiled(&|value| {
             value.as_object_mut().expect("fields").remove("stream");

@@ -32,17 +32,31 @@ async fn a_batch_is_given_out_until_it_is_acknowledged() {
     let node = node().await;
     node.append_bodies(&["a", "b", "c"]).await;
     let session = session(&node, json!({})).await;
-    let first = batch(&node, &session, json!({ "limit": 2, "worker": "w" })).await.json();
+    let first = batch(&node, &session, json!({ "limit": 2, "worker": "w" }))
+        .await
+        .json();
     assert_eq!((bodies(&first), &first["attempt"]), (vec!["a", "b"], &json!(1)));
-    assert_eq!(settle(&node, &session, (&first, "nack"), json!({ "reason": "no" })).await.status, 204);
+    assert_eq!(
+        settle(&node, &session, (&first, "nack"), json!({ "reason": "no" }))
+            .await
+            .status,
+        204
+    );
     let again = batch(&node, &session, json!({})).await.json();
     assert_eq!((bodies(&again), &again["attempt"]), (vec!["a", "b"], &json!(2)));
-    settle(&node, &session, (&first, "ack"), json!({})).await.problem(409, "stale_token");
+    settle(&node, &session, (&first, "ack"), json!({}))
+        .await
+        .problem(409, "stale_token");
     assert_eq!(settle(&node, &session, (&again, "ack"), json!({})).await.status, 204);
     let last = batch(&node, &session, json!({})).await.json();
     assert_eq!(bodies(&last), ["c"], "what was acknowledged does not come again");
-    let lease = settle(&node, &session, (&last, "extend"), json!({ "lease_ms": 60_000 })).await.json();
-    assert!(lease["lease_until"].as_str() > last["lease_until"].as_str(), "{lease} {last}");
+    let lease = settle(&node, &session, (&last, "extend"), json!({ "lease_ms": 60_000 }))
+        .await
+        .json();
+    assert!(
+        lease["lease_until"].as_str() > last["lease_until"].as_str(),
+        "{lease} {last}"
+    );
     assert_eq!(batch(&node, &session, json!({})).await.status, 204, "nothing is left");
     let shown = node.get(&session).await.json();
     assert_eq!(shown["in_flight"].as_array().map(Vec::len), Some(1));
@@ -72,7 +86,11 @@ async fn parked_batches_are_listed_redriven_and_dropped() {
     let first = batch(&node, &session, json!({})).await.json();
     let bad = json!({ "events": [positions[1]], "park": true, "reason": "poison" });
     assert_eq!(settle(&node, &session, (&first, "nack"), bad).await.status, 204);
-    assert_eq!(batch(&node, &session, json!({})).await.status, 204, "it is not given out");
+    assert_eq!(
+        batch(&node, &session, json!({})).await.status,
+        204,
+        "it is not given out"
+    );
     let parked = node.get(&format!("{session}/parked")).await.json();
     assert_eq!(parked["items"][0]["events"], json!([positions[1]]));
     assert_eq!(parked["items"][0]["reason"], "poison");
@@ -82,9 +100,14 @@ async fn parked_batches_are_listed_redriven_and_dropped() {
     assert_eq!(bodies(&again), ["b"]);
     settle(&node, &session, (&again, "nack"), json!({ "park": true })).await;
     let number = again["batch"].clone();
-    let dropped = node.post(&format!("{session}/parked/drop"), &json!({ "batches": [number] })).await.json();
+    let dropped = node
+        .post(&format!("{session}/parked/drop"), &json!({ "batches": [number] }))
+        .await
+        .json();
     assert_eq!(dropped, json!({ "count": 1 }));
-    let again = node.post(&format!("{session}/parked/drop"), &json!({ "batches": [number] })).await;
+    let again = node
+        .post(&format!("{session}/parked/drop"), &json!({ "batches": [number] }))
+        .await;
     again.problem(404, "not_parked");
     node.stop().await;
 }
@@ -102,14 +125,20 @@ async fn a_session_seeks_filters_and_is_made_once_for_a_token() {
     let all = session(&node, json!({})).await;
     assert_eq!(bodies(&batch(&node, &all, json!({})).await.json()), ["a", "b", "c"]);
     assert_eq!(bodies(&filtered), ["a", "c"]);
-    let sought = node.post(&format!("{all}/seek"), &json!({ "to": positions[1] })).await.json();
+    let sought = node
+        .post(&format!("{all}/seek"), &json!({ "to": positions[1] }))
+        .await
+        .json();
     assert_eq!(sought["cursor"], json!(positions[1]));
     assert_eq!(bodies(&batch(&node, &all, json!({})).await.json()), ["c"]);
     let listed = node.get("/v1/sessions?stream=orders").await.json();
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(2));
     let page = node.get("/v1/sessions?stream=orders&limit=1").await.json();
     let next = page["next"].as_str().expect("a second page");
-    let page = node.get(&format!("/v1/sessions?stream=orders&limit=1&next={next}")).await.json();
+    let page = node
+        .get(&format!("/v1/sessions?stream=orders&limit=1&next={next}"))
+        .await
+        .json();
     assert_eq!(page["items"].as_array().map(Vec::len), Some(1));
     node.stop().await;
 }
@@ -119,20 +148,32 @@ async fn what_is_wrong_is_named() {
     let node = node().await;
     let made = async |body: Value| node.post("/v1/sessions", &body).await;
     made(json!({ "stream": "x" })).await.problem(404, "no_such_stream");
-    made(json!({ "stream": "orders", "filter": "body ==" })).await.problem(400, "invalid_filter");
-    made(json!({ "stream": "orders", "lease_ms": 1 })).await.problem(400, "invalid_body");
-    made(json!({ "stream": "orders", "from": "then" })).await.problem(400, "invalid_body");
-    made(json!({ "stream": "orders", "leese": 1 })).await.problem(400, "invalid_body");
+    made(json!({ "stream": "orders", "filter": "body ==" }))
+        .await
+        .problem(400, "invalid_filter");
+    made(json!({ "stream": "orders", "lease_ms": 1 }))
+        .await
+        .problem(400, "invalid_body");
+    made(json!({ "stream": "orders", "from": "then" }))
+        .await
+        .problem(400, "invalid_body");
+    made(json!({ "stream": "orders", "leese": 1 }))
+        .await
+        .problem(400, "invalid_body");
     node.get("/v1/sessions").await.problem(400, "invalid_parameter");
     node.get("/v1/sessions/x").await.problem(400, "invalid_identifier");
     let unknown = format!("/v1/sessions/{}", "0".repeat(32));
     node.get(&unknown).await.problem(404, "no_such_session");
     batch(&node, &unknown, json!({})).await.problem(404, "no_such_session");
     let session = session(&node, json!({})).await;
-    batch(&node, &session, json!({ "limit": 0 })).await.problem(400, "invalid_body");
+    batch(&node, &session, json!({ "limit": 0 }))
+        .await
+        .problem(400, "invalid_body");
     let ack = node.post(&format!("{session}/batches/1/ack"), &json!({})).await;
     ack.problem(400, "invalid_identifier");
-    let ack = node.post(&format!("{session}/batches/1-{}/ack", "0".repeat(16)), &json!({})).await;
+    let ack = node
+        .post(&format!("{session}/batches/1-{}/ack", "0".repeat(16)), &json!({}))
+        .await;
     ack.problem(409, "stale_token");
     node.stop().await;
 }

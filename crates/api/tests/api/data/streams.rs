@@ -48,7 +48,10 @@ async fn a_stream_is_made_shown_and_listed_once() {
     let node = TestNode::with_engines().await;
     let body = json!({ "name": "orders", "chains": 2, "retention": { "age_max_ms": 3_600_000 } });
     let made = node.post("/v1/streams", &body).await;
-    assert_eq!((made.status, made.header("location")), (201, Some("/v1/streams/orders~2")));
+    assert_eq!(
+        (made.status, made.header("location")),
+        (201, Some("/v1/streams/orders~2"))
+    );
     node.post("/v1/streams", &body).await.problem(409, "stream_exists");
     for path in ["/v1/streams/orders", "/v1/streams/orders~2"] {
         let shown = node.get(path).await.json();
@@ -68,11 +71,15 @@ async fn a_stream_is_made_shown_and_listed_once() {
 #[tokio::test]
 async fn every_form_of_an_append_arrives_in_order() {
     let node = node().await;
-    let appended = node.append("application/json", r#"{"events":[{"body":"a","key":"k"}]}"#).await;
+    let appended = node
+        .append("application/json", r#"{"events":[{"body":"a","key":"k"}]}"#)
+        .await;
     assert_eq!((appended.status, appended.json()["count"].clone()), (201, json!(1)));
-    node.append("application/x-ndjson", "{\"body\":\"b\"}\n{\"body_base64\":\"/w==\"}\n").await;
+    node.append("application/x-ndjson", "{\"body\":\"b\"}\n{\"body_base64\":\"/w==\"}\n")
+        .await;
     node.append("application/octet-stream", "c").await;
-    node.append("application/vnd.bowline.events", &b"\0\0\0\0\x01d\0\0\0\0\x01e"[..]).await;
+    node.append("application/vnd.bowline.events", &b"\0\0\0\0\x01d\0\0\0\0\x01e"[..])
+        .await;
     let page = node.page("").await;
     let events = page["events"].as_array().expect("events");
     assert_eq!(events[0]["key"], "k");
@@ -104,7 +111,10 @@ async fn pages_join_forward_and_backward() {
     let node = node().await;
     let all = ["a", "b", "c", "d", "e"];
     let positions = node.append_bodies(&all).await;
-    for (order, expected) in [("forward", all.to_vec()), ("backward", all.iter().rev().copied().collect())] {
+    for (order, expected) in [
+        ("forward", all.to_vec()),
+        ("backward", all.iter().rev().copied().collect()),
+    ] {
         let (mut seen, mut from) = (Vec::new(), String::new());
         loop {
             let page = node.page(&format!("order={order}&limit=2{from}")).await;
@@ -127,7 +137,9 @@ async fn lines_come_with_their_place_in_the_headers() {
     let node = node().await;
     node.append_bodies(&["a", "b", "c"]).await;
     let headers = [("accept", "application/x-ndjson")];
-    let answer = node.send(request("GET", &format!("{EVENTS}?limit=2"), &headers, Bytes::new())).await;
+    let answer = node
+        .send(request("GET", &format!("{EVENTS}?limit=2"), &headers, Bytes::new()))
+        .await;
     assert_eq!(answer.text().lines().count(), 2);
     assert_eq!(answer.header("bowline-more"), Some("true"));
     let next = answer.header("bowline-next").expect("a place");
@@ -153,7 +165,9 @@ async fn a_waiting_read_gets_the_next_event_and_an_idle_one_nothing() {
 async fn trimmed_events_are_gone_and_the_reader_is_told_where_to_go_on() {
     let node = node().await;
     let positions = node.append_bodies(&["a", "b", "c"]).await;
-    let trimmed = node.post("/v1/streams/orders/trim", &json!({ "until": positions[1] })).await;
+    let trimmed = node
+        .post("/v1/streams/orders/trim", &json!({ "until": positions[1] }))
+        .await;
     assert_eq!(trimmed.status, 204, "{trimmed:?}");
     assert_eq!(bodies(&node.page("from=oldest").await), ["c"]);
     let path = format!("{EVENTS}?from={}", "0".repeat(56));
@@ -168,33 +182,96 @@ async fn what_is_wrong_is_named() {
     let node = node().await;
     let check = async |method: &str, path: &str, body: &str, (status, code, hint): (u16, &str, &str)| {
         let headers = [("content-type", "application/json")];
-        let answer = node.send(request(method, path, &headers, Bytes::copy_from_slice(body.as_bytes()))).await;
+        let answer = node
+            .send(request(method, path, &headers, Bytes::copy_from_slice(body.as_bytes())))
+            .await;
         let detail = answer.problem(status, code)["detail"].clone();
-        assert!(detail.as_str().is_some_and(|detail| detail.contains(hint)), "{detail} has no `{hint}`");
+        assert!(
+            detail.as_str().is_some_and(|detail| detail.contains(hint)),
+            "{detail} has no `{hint}`"
+        );
         answer
     };
     check("GET", "/v1/streams/x", "", (404, "no_such_stream", "stream `x`")).await;
     check("GET", "/v1/streams/x~3", "", (404, "no_such_stream", "stream `x~3`")).await;
     check("GET", "/v1/streams/a%20b", "", (400, "invalid_identifier", "`a b`")).await;
-    check("GET", "/v1/streams/orders/tail", "", (404, "not_found", "/v1/openapi.json")).await;
+    check(
+        "GET",
+        "/v1/streams/orders/tail",
+        "",
+        (404, "not_found", "/v1/openapi.json"),
+    )
+    .await;
     check("GET", "/v1/objects/a/b/c", "", (404, "not_found", "no such path")).await;
     let refused = check("DELETE", "/v1/streams", "", (405, "method_not_allowed", "POST, GET")).await;
     assert_eq!(refused.header("allow"), Some("POST, GET"));
     check("GET", "/v1/streams?page=2", "", (400, "unknown_parameter", "`page`")).await;
-    check("GET", &format!("{EVENTS}?limit=0"), "", (400, "invalid_parameter", "from 1 to 1000")).await;
-    check("GET", &format!("{EVENTS}?limit=1&limit=2"), "", (400, "invalid_parameter", "once")).await;
-    check("GET", &format!("{EVENTS}?from=then"), "", (400, "invalid_parameter", "`then`")).await;
-    check("GET", &format!("{EVENTS}?order=up"), "", (400, "invalid_parameter", "`up`")).await;
-    check("POST", "/v1/streams", r#"{"name":"a","chainz":2}"#, (400, "invalid_body", "`chainz`")).await;
-    check("POST", "/v1/streams", r#"{"name":"a","chains":1}"#, (400, "invalid_identifier", "2 to 256")).await;
+    check(
+        "GET",
+        &format!("{EVENTS}?limit=0"),
+        "",
+        (400, "invalid_parameter", "from 1 to 1000"),
+    )
+    .await;
+    check(
+        "GET",
+        &format!("{EVENTS}?limit=1&limit=2"),
+        "",
+        (400, "invalid_parameter", "once"),
+    )
+    .await;
+    check(
+        "GET",
+        &format!("{EVENTS}?from=then"),
+        "",
+        (400, "invalid_parameter", "`then`"),
+    )
+    .await;
+    check(
+        "GET",
+        &format!("{EVENTS}?order=up"),
+        "",
+        (400, "invalid_parameter", "`up`"),
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/streams",
+        r#"{"name":"a","chainz":2}"#,
+        (400, "invalid_body", "`chainz`"),
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/streams",
+        r#"{"name":"a","chains":1}"#,
+        (400, "invalid_identifier", "2 to 256"),
+    )
+    .await;
     check("POST", "/v1/streams", "{", (400, "invalid_body", "EOF")).await;
     check("POST", EVENTS, r#"{"events":[]}"#, (400, "invalid_body", "no records")).await;
-    check("POST", EVENTS, r#"{"events":[{"body":"","kee":""}]}"#, (400, "invalid_body", "`kee`")).await;
-    check("POST", "/v1/streams/orders/trim", r#"{"until":"oldest"}"#, (400, "invalid_body", "`oldest`")).await;
+    check(
+        "POST",
+        EVENTS,
+        r#"{"events":[{"body":"","kee":""}]}"#,
+        (400, "invalid_body", "`kee`"),
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/streams/orders/trim",
+        r#"{"until":"oldest"}"#,
+        (400, "invalid_body", "`oldest`"),
+    )
+    .await;
     let form = node.append("application/x-www-form-urlencoded", "a=b").await;
     form.problem(415, "unsupported_media_type");
-    node.append("text/plain", vec![b'x'; 1_000_001]).await.problem(413, "too_large");
-    node.append("text/plain", vec![b'x'; 9_000_000]).await.problem(413, "too_large");
+    node.append("text/plain", vec![b'x'; 1_000_001])
+        .await
+        .problem(413, "too_large");
+    node.append("text/plain", vec![b'x'; 9_000_000])
+        .await
+        .problem(413, "too_large");
     let page = request("POST", "/v1/streams", &[("origin", "https://example.org")], "{}".into());
     node.send(page).await.problem(403, "forbidden");
     node.stop().await;

@@ -76,7 +76,10 @@ async fn a_follower_gets_what_comes_and_resumes_where_it_was() {
     node.append_bodies(&["two", "three"]).await;
     let mut again = Follower::connect(&node, "", Some(&last)).await;
     let seen = again.until("\"body\":\"three\"}\n\n").await;
-    assert!(seen.contains("\"body\":\"two\"") && !seen.contains("\"body\":\"one\""), "{seen}");
+    assert!(
+        seen.contains("\"body\":\"two\"") && !seen.contains("\"body\":\"one\""),
+        "{seen}"
+    );
     // The control: without its place a follower does not get what came meanwhile.
     let mut fresh = Follower::connect(&node, "from=latest", None).await;
     node.append_bodies(&["four"]).await;
@@ -115,7 +118,9 @@ async fn a_follower_that_goes_away_frees_everything() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, freed).await.expect("the follower is gone");
+    tokio::time::timeout(PATIENCE, freed)
+        .await
+        .expect("the follower is gone");
     node.stop().await;
 }
 
@@ -136,11 +141,18 @@ async fn a_reader_that_waits_ends_with_its_connection() {
         }
     };
     let began = tokio::time::Instant::now();
-    tokio::time::timeout(PATIENCE, count(quiet + 1..=usize::MAX)).await.expect("it waits");
+    tokio::time::timeout(PATIENCE, count(quiet + 1..=usize::MAX))
+        .await
+        .expect("it waits");
     connection.abort();
     answer.abort();
-    tokio::time::timeout(PATIENCE, count(0..=quiet)).await.expect("it has ended");
-    assert!(began.elapsed() < Duration::from_secs(10), "long before its wait was over");
+    tokio::time::timeout(PATIENCE, count(0..=quiet))
+        .await
+        .expect("it has ended");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "long before its wait was over"
+    );
     node.stop().await;
 }
 
@@ -148,7 +160,11 @@ async fn a_reader_that_waits_ends_with_its_connection() {
 async fn the_servers_stop_ends_a_follower() {
     let node = node().await;
     let mut follower = Follower::connect(&node, "", None).await;
-    tokio::time::timeout(PATIENCE, node.stop()).await.expect("the server stops");
-    let end = tokio::time::timeout(PATIENCE, follower.body.frame()).await.expect("an end");
+    tokio::time::timeout(PATIENCE, node.stop())
+        .await
+        .expect("the server stops");
+    let end = tokio::time::timeout(PATIENCE, follower.body.frame())
+        .await
+        .expect("an end");
     assert!(end.is_none(), "the answer ends properly");
 }
