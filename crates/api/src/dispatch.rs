@@ -205,7 +205,8 @@ fn refuse(error: &ApiError, request_id: RequestId) -> Response<Body> {
 
 /// The access log. Only the path is shown: a query may hold a signature, a body a secret.
 fn log(operation: Option<Operation>, head: &Parts, response: &Response<Body>, request_id: RequestId) {
-    let quiet = operation == Some(Operation::Invoke) || head.method == http::Method::GET;
+    let is_frequent = operation == Some(Operation::Invoke) || operation.is_some_and(route::data::is_frequent);
+    let quiet = is_frequent || head.method == http::Method::GET;
     let operation = operation.map_or("UnknownOperation", Operation::name);
     let status = response.status().as_u16();
     let path = head.uri.path();

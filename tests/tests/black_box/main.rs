@@ -3,6 +3,7 @@
 mod bad_input;
 mod command_line;
 mod crash;
+mod data;
 mod demo;
 mod lifecycle;
 mod neighbours;

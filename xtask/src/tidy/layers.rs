@@ -35,6 +35,8 @@ const BESIDE: &[(&str, &[&str])] = &[
             "bowline-api",
             "bowline-sandbox-linux",
             "bowline-sandbox-wasm",
+            "bowline-store",
+            "bowline-stream",
         ],
     ),
 ];

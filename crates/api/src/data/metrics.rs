@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bowline_foundation::clock::{Clock, Monotonic};
-use bowline_stream::Event;
+use bowline_stream::{Event, StreamId, session};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -206,6 +206,20 @@ impl DataMetrics {
         family.get_or_create(&StoreLabels { store }).inc();
     }
 
+    fn show(&self, lags: Vec<(StreamLabels, Duration)>, sessions: Vec<(SessionLabels, session::Stat)>) {
+        self.stream_lag.clear();
+        self.session_lag.clear();
+        self.parked.clear();
+        for (labels, lag) in lags {
+            self.stream_lag.get_or_create(&labels).set(lag.as_secs_f64());
+        }
+        for (labels, stat) in sessions {
+            let parked = i64::try_from(stat.parked_sets).unwrap_or(i64::MAX);
+            self.session_lag.get_or_create(&labels).set(stat.lag.as_secs_f64());
+            self.parked.get_or_create(&labels).set(parked);
+        }
+    }
+
     fn is_due(&self, clock: &Clock) -> bool {
         let now = clock.monotonic();
         let mut refreshed = self.refreshed.lock();
@@ -245,43 +259,38 @@ impl Data {
     }
 
     async fn refresh_streams(&self) {
-        let Ok(streams) = self.streams.list().await else { return };
-        let mut sessions = 0;
+        let Ok(streams) = self.streams.list().await else {
+            return;
+        };
+        let (mut lags, mut sessions) = (Vec::new(), Vec::new());
         for stream in &streams {
-            let labels = StreamLabels {
-                stream: stream.name().to_owned(),
-            };
             if let Ok(stat) = self.streams.stat(stream).await {
-                self.metrics
-                    .stream_lag
-                    .get_or_create(&labels)
-                    .set(stat.lag.as_secs_f64());
+                let labels = StreamLabels {
+                    stream: stream.name().to_owned(),
+                };
+                lags.push((labels, stat.lag));
             }
-            self.refresh_sessions(stream, &mut sessions).await;
+            self.read_sessions(stream, &mut sessions).await;
         }
+        // Only now, so that what is gone disappears and what was not read in time stays as it was.
+        self.metrics.show(lags, sessions);
     }
 
-    async fn refresh_sessions(&self, stream: &bowline_stream::StreamId, seen: &mut usize) {
+    async fn read_sessions(&self, stream: &StreamId, found: &mut Vec<(SessionLabels, session::Stat)>) {
         let mut after = None;
-        while *seen < SESSIONS_MAX {
+        while found.len() < SESSIONS_MAX {
             let Ok(page) = self.sessions.list(stream, after.as_ref()).await else {
                 return;
             };
             let Some(last) = page.last().cloned() else { return };
             for session in page {
-                let labels = SessionLabels {
-                    stream: stream.name().to_owned(),
-                    session: session.to_string(),
-                };
                 if let Ok(stat) = self.sessions.stat(&session).await {
-                    let parked = i64::try_from(stat.parked_sets).unwrap_or(i64::MAX);
-                    self.metrics
-                        .session_lag
-                        .get_or_create(&labels)
-                        .set(stat.lag.as_secs_f64());
-                    self.metrics.parked.get_or_create(&labels).set(parked);
+                    let labels = SessionLabels {
+                        stream: stream.name().to_owned(),
+                        session: session.to_string(),
+                    };
+                    found.push((labels, stat));
                 }
-                *seen += 1;
             }
             after = Some(last);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline_stream::{ChainState, Log, Position, ReadError, ReadLimit, Settings, Stat, StreamId};
+use bowline_stream::{ChainState, Log, Position, ReadError, ReadLimit, Record, Settings, Stat, StreamId};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -319,25 +319,25 @@ fn unsupported(content_type: &str) -> Problem {
 }
 
 /// The identifier and key of a raw event, which has no other place for them.
-fn with_params(
-    mut records: Vec<bowline_stream::Record>,
-    form: Form,
-    params: &Params<'_>,
-) -> Result<Vec<bowline_stream::Record>, Problem> {
-    let (id, key) = (params.text("id"), params.text("key"));
-    let [record] = &mut records[..] else {
-        return Ok(records);
-    };
-    if form != Form::Raw {
-        return Ok(records);
+fn with_params(mut records: Vec<Record>, form: Form, params: &Params<'_>) -> Result<Vec<Record>, Problem> {
+    for name in ["id", "key"] {
+        if let Some(text) = params.text(name).filter(|_| form != Form::Raw) {
+            return Err(params::invalid(name, text, "it within the event, unless that is raw"));
+        }
     }
-    let id = id.map(append::event_id).transpose();
-    record.id = id.map_err(|error| Problem::new(Code::InvalidParameter, error.to_string()))?;
-    record.key = key.map(|key| Bytes::copy_from_slice(key.as_bytes()));
+    for record in &mut records {
+        if let Some(id) = params.text("id") {
+            let id = append::event_id(id);
+            record.id = Some(id.map_err(|error| Problem::new(Code::InvalidParameter, error.to_string()))?);
+        }
+        if let Some(key) = params.text("key") {
+            record.key = Some(Bytes::copy_from_slice(key.as_bytes()));
+        }
+    }
     Ok(records)
 }
 
-fn payload_bytes(records: &[bowline_stream::Record]) -> usize {
+fn payload_bytes(records: &[Record]) -> usize {
     let sizes = records.iter();
     sizes
         .map(|record| record.body.len() + record.key.as_ref().map_or(0, Bytes::len))
@@ -379,6 +379,14 @@ pub(super) async fn read(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
     }
     match params.text("order").unwrap_or("forward") {
         "forward" => forward(ask, &stream, (from.unwrap_or(Place::Oldest), wait), limit).await,
+        "backward" if !wait.is_zero() => {
+            let text = wait.as_millis().to_string();
+            Err(params::invalid(
+                "wait_ms",
+                &text,
+                "none: the past has nothing to wait for",
+            ))
+        }
         "backward" => backward(ask, &stream, from.unwrap_or(Place::Latest), limit).await,
         other => Err(params::invalid("order", other, "`forward` or `backward`")),
     }

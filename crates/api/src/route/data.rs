@@ -103,6 +103,15 @@ pub fn has(operation: Operation) -> bool {
     ROWS.iter().any(|row| row.operation == operation)
 }
 
+/// Whether an operation moves events, so that a line of log for each would drown all others.
+pub fn is_frequent(operation: Operation) -> bool {
+    use Operation::*;
+    matches!(
+        operation,
+        AppendEvents | ReadEvents | ReadBatch | AckBatch | NackBatch | ExtendBatch
+    )
+}
+
 /// Whether an operation waits on behalf of its caller alone, so that it ends when the caller goes away.
 pub fn ends_with_its_caller(operation: Operation) -> bool {
     matches!(operation, Operation::ReadEvents | Operation::ReadBatch)

@@ -203,6 +203,11 @@ async fn what_is_wrong_is_named() {
     )
     .await;
     check("GET", "/v1/objects/a/b/c", "", (404, "not_found", "no such path")).await;
+    let backward = format!("{EVENTS}?order=backward&wait_ms=5");
+    check("GET", &backward, "", (400, "invalid_parameter", "`wait_ms`")).await;
+    let keyed = format!("{EVENTS}?key=k");
+    let body = r#"{"events":[{"body":""}]}"#;
+    check("POST", &keyed, body, (400, "invalid_parameter", "`key`")).await;
     let refused = check("DELETE", "/v1/streams", "", (405, "method_not_allowed", "POST, GET")).await;
     assert_eq!(refused.header("allow"), Some("POST, GET"));
     check("GET", "/v1/streams?page=2", "", (400, "unknown_parameter", "`page`")).await;
