@@ -361,3 +361,41 @@ async fn an_append_whose_forward_is_unanswered_is_there_once() {
     let stat = first.stat(&stream).await.unwrap();
     assert_eq!(stat.events, number + 2, "control: one of them is stored twice");
 }
+
+/// j-D4
+#[tokio::test(start_paused = true)]
+async fn a_new_chain_begins_above_all_that_readers_may_have_passed() {
+    let config = Config {
+        seal_after: SECOND * 600,
+        ..config()
+    };
+    let world = world(&[0, -3000], config).await;
+    let (first, second) = (host(&world, 0), host(&world, 1));
+    let stream = create(&first).await;
+    // The second host hears nothing of the first one's stamps: it finds its chain in the directory.
+    world.set_loss(Loss {
+        requests: 1.0,
+        answers: 0.0,
+    });
+    let mut passed = Position::START;
+    for number in 0..2000 {
+        append(&first, &stream, number).await;
+        passed = first.end(&stream).await.unwrap();
+        if has_head(&world, 3).await {
+            break;
+        }
+        sleep(MILLISECOND * 5).await;
+    }
+    let is_open = |chains: &[bowline_stream::ChainStat]| chains.iter().any(|chain| chain.owner == second.id());
+    while !is_open(&first.stat(&stream).await.unwrap().chains) {
+        sleep(MILLISECOND * 20).await;
+    }
+    sleep(SECOND).await;
+    let stored = append(&second, &stream, 9999).await;
+    assert_eq!(
+        stored.chain,
+        ChainId(3),
+        "control: it lies in the new chain, of a host whose clock is behind"
+    );
+    assert!(stored > passed);
+}

@@ -86,7 +86,7 @@ impl Handle {
     /// The streams there are, by name.
     pub async fn list(&self) -> Result<Vec<StreamId>, ListError> {
         let streams = directory::all(&self.inner).await.map_err(ListError)?;
-        Ok(streams.iter().map(|stream| stream.id.clone()).collect())
+        Ok(streams.iter().map(|(stream, _)| stream.id.clone()).collect())
     }
 }
 

@@ -20,7 +20,7 @@ use super::owner::Owner;
 use super::queue::{Bounds, Queue};
 use super::window::Window;
 use super::{Inner, Listed, Owned, Stream, lease};
-use crate::record::{ChainInfo, ChainState, Damaged, Directory, Head};
+use crate::record::{ChainInfo, ChainState, Damaged, Directory, Head, MemberState};
 use crate::{ChainId, HostId, Stamp, StreamId, key};
 
 /// Streams that are listed at once.
@@ -91,7 +91,7 @@ fn decode(value: &bytes::Bytes) -> Result<Directory, ReadError> {
 }
 
 /// All streams with their directories, freshly read.
-pub(super) async fn all(host: &Inner) -> Result<Vec<Arc<Stream>>, ReadError> {
+pub(super) async fn all(host: &Inner) -> Result<Vec<(Arc<Stream>, Listed)>, ReadError> {
     let (prefix, mut after, mut streams) = (key::directories(), None, Vec::new());
     loop {
         let page = host.store.scan(&prefix, after.as_ref(), STREAMS_AT_ONCE).await?;
@@ -104,7 +104,7 @@ pub(super) async fn all(host: &Inner) -> Result<Vec<Arc<Stream>>, ReadError> {
                 directory: Arc::new(directory),
                 version: entry.version,
             };
-            streams.push(host.meet(id, listed));
+            streams.push((host.meet(id, listed.clone()), listed));
         }
         if page.len() < STREAMS_AT_ONCE {
             return Ok(streams);
@@ -301,31 +301,31 @@ pub(super) async fn adopt_all(host: &Arc<Inner>) -> Result<(), String> {
 }
 
 /// One look at all chains: those whose owners are fenced find a new one.
+///
+/// The order of reading matters. An owner that a directory names was registered before, so members that are
+/// read later hold it unless it is gone for good. A host that was fenced before the directories were read
+/// gained no chain after, so if they do not name it, it may be forgotten, and its limit with it.
 pub(super) async fn adopt_round(host: &Arc<Inner>) -> Result<(), ChangeError> {
+    let (members_before, _) = lease::read_hosts(host).await?;
+    let streams: Vec<(Arc<Stream>, Listed)> = all(host).await?;
     let (members, _) = lease::read_hosts(host).await?;
-    let is_live = |id: HostId| {
-        members
-            .get(&id)
-            .is_some_and(|(member, _)| member.state == crate::record::MemberState::Live)
-    };
     let mut owners = BTreeSet::new();
-    for stream in all(host).await? {
-        let listed = stream.listed();
-        for chain in listed
-            .directory
-            .chains
-            .iter()
-            .filter(|chain| chain.state != ChainState::Sealed)
-        {
-            let is_lost =
-                chain.owner == host.id && chain.state == ChainState::Active && stream.owned(chain.id).is_none();
-            if is_lost || !is_live(chain.owner) {
-                adopt(host, &stream, chain.id).await?;
+    for (stream, listed) in &streams {
+        for chain in &listed.directory.chains {
+            if chain.state == ChainState::Sealed {
+                continue;
             }
             owners.insert(chain.owner);
+            let is_ours = chain.owner == host.id && chain.state == ChainState::Active;
+            let is_live = members
+                .get(&chain.owner)
+                .is_some_and(|(member, _)| member.state == MemberState::Live);
+            if (is_ours && stream.owned(chain.id).is_none()) || !is_live {
+                adopt(host, stream, chain.id, chain.owner).await?;
+            }
         }
     }
-    forget_hosts(host, &members, &owners).await
+    forget_hosts(host, &members_before, &owners).await
 }
 
 /// Takes back the registration of a chain that its owner does not open.
@@ -341,14 +341,18 @@ pub(super) async fn give_up(host: &Arc<Inner>, stream: &Arc<Stream>, chain: Chai
     remove(host, stream, (&before, directory), (chain, over)).await
 }
 
-/// Takes a chain over, or takes its registration back if it never opened.
-async fn adopt(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId) -> Result<(), ChangeError> {
+/// Takes a chain over from a host that is gone, or takes its registration back if it never opened.
+async fn adopt(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId, from: HostId) -> Result<(), ChangeError> {
     let _one_at_a_time = stream.changing.lock().await;
     let before = fresh(host, stream).await?;
     let Some(info) = before.directory.chain(chain).copied() else {
         return Ok(());
     };
-    if info.state == ChainState::Sealed || (info.owner == host.id && stream.owned(chain).is_some()) {
+    // Somebody else may have adopted it since, who is alive.
+    if info.state == ChainState::Sealed || info.owner != from {
+        return Ok(());
+    }
+    if info.owner == host.id && stream.owned(chain).is_some() {
         return Ok(());
     }
     let (old, over) = read_head(host, stream, chain).await?;
@@ -412,7 +416,7 @@ async fn forget_hosts(
     owners: &BTreeSet<HostId>,
 ) -> Result<(), ChangeError> {
     for (&id, (member, version)) in members {
-        if member.state == crate::record::MemberState::Fenced && !owners.contains(&id) && id != host.id {
+        if member.state == MemberState::Fenced && !owners.contains(&id) && id != host.id {
             let conditions = vec![Condition::AtVersion(key::member(id), *version)];
             let writes = vec![Write::Delete(key::member(id)), Write::Delete(key::beat(id))];
             match host.store.commit(conditions, writes).await {

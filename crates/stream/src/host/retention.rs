@@ -67,8 +67,8 @@ impl Handle {
 /// The blobs that packs name, in all streams.
 async fn named(host: &Inner) -> Result<BTreeSet<Digest>, ChangeError> {
     let mut named = BTreeSet::new();
-    for stream in directory::all(host).await? {
-        for chain in &stream.listed().directory.chains {
+    for (stream, listed) in directory::all(host).await? {
+        for chain in &listed.directory.chains {
             let (prefix, mut after) = (key::nodes(stream.id.name(), chain.id), None);
             loop {
                 let page = host.store.scan(&prefix, after.as_ref(), NODES_AT_ONCE as usize).await?;
