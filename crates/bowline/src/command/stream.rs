@@ -34,7 +34,7 @@ enum Action {
         remote: Remote,
     },
     /// Show a stream: settings, chains, what is left.
-    #[command(alias = "stat")]
+    #[command(visible_alias = "stat")]
     Show {
         /// The stream's name.
         name: String,
