@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::account;
 use crate::body::{self, Body, CollectError};
+use crate::data::{self, Data};
 use crate::error::{ApiError, Exception};
 use crate::lambda;
 use crate::metrics::HttpMetrics;
@@ -43,6 +44,7 @@ pub struct Node {
     pub metrics: Arc<HttpMetrics>,
     pub http_registry: Registry,
     pub registry: Arc<Registry>,
+    pub data: Option<Arc<Data>>,
     /// Turns true when the server stops; long answers end then.
     pub stopping: watch::Receiver<bool>,
 }
@@ -60,6 +62,7 @@ impl Node {
             http_registry: HttpMetrics::registry(&metrics),
             metrics,
             registry: options.registry,
+            data: options.data,
             stopping,
         }
     }
@@ -72,6 +75,18 @@ pub struct Call<'a> {
     pub route: Route<'a>,
     pub request_id: RequestId,
     pub account: AccountId,
+}
+
+impl<'a> Call<'a> {
+    fn new(node: &'a Node, head: &'a Parts, route: Route<'a>, request_id: RequestId) -> Self {
+        Self {
+            node,
+            headers: &head.headers,
+            request_id,
+            account: account::named(&head.headers, route.query).unwrap_or_else(|| node.account.clone()),
+            route,
+        }
+    }
 }
 
 impl Call<'_> {
@@ -99,6 +114,14 @@ impl Call<'_> {
     }
 }
 
+/// Whether a request only waits on behalf of its caller, so that it ends when the caller goes away.
+pub fn ends_with_its_caller(request: &Request<Incoming>) -> bool {
+    let path = request.uri().path();
+    route::data::is_target(path)
+        && route::resolve(request.method().as_str(), path)
+            .is_ok_and(|route| route::data::ends_with_its_caller(route.operation))
+}
+
 /// Answers one request; never fails, for every failure has an answer.
 pub async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Response<Body> {
     let began = node.clock.monotonic();
@@ -106,7 +129,13 @@ pub async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Response<Bod
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let (operation, result) = match route::resolve(head.method.as_str(), target) {
+        Ok(route) if route::data::has(route.operation) => {
+            let operation = route.operation;
+            let call = Call::new(&node, &head, route, request_id);
+            (Some(operation), Ok(Box::pin(data::answer(call, &head, body)).await))
+        }
         Ok(route) => (Some(route.operation), run(&node, &head, route, body, request_id).await),
+        Err(error) if route::data::is_target(target) => (None, Ok(data::unrouted(error, target))),
         Err(error) => (None, Err(ApiError::from(error))),
     };
     let mut response = result.unwrap_or_else(|error| refuse(&error, request_id));
@@ -130,13 +159,7 @@ async fn run(
     let body = body::collect(body, bytes_max(route.operation), waits)
         .await
         .map_err(uncollected)?;
-    let call = Call {
-        node,
-        headers: &head.headers,
-        request_id,
-        account: account::named(&head.headers, route.query).unwrap_or_else(|| node.account.clone()),
-        route,
-    };
+    let call = Call::new(node, head, route, request_id);
     if call.route.operation == Operation::Invoke {
         return lambda::invoke(&call, body).await;
     }
@@ -148,7 +171,7 @@ async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError
     match call.route.operation {
         Operation::Welcome => Ok(native::welcome()),
         Operation::Health => Ok(native::health()),
-        Operation::Metrics => native::metrics(call.node),
+        Operation::Metrics => native::metrics(call.node).await,
         Operation::ReadLogs => native::read_logs(call),
         Operation::ReadCode => native::read_code(call).await,
         _ => lambda::manage(call, body).await,
@@ -182,7 +205,8 @@ fn refuse(error: &ApiError, request_id: RequestId) -> Response<Body> {
 
 /// The access log. Only the path is shown: a query may hold a signature, a body a secret.
 fn log(operation: Option<Operation>, head: &Parts, response: &Response<Body>, request_id: RequestId) {
-    let quiet = operation == Some(Operation::Invoke) || head.method == http::Method::GET;
+    let is_frequent = operation == Some(Operation::Invoke) || operation.is_some_and(route::data::is_frequent);
+    let quiet = is_frequent || head.method == http::Method::GET;
     let operation = operation.map_or("UnknownOperation", Operation::name);
     let status = response.status().as_u16();
     let path = head.uri.path();

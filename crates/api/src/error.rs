@@ -201,7 +201,7 @@ impl From<InvalidName> for ApiError {
 impl From<RouteError> for ApiError {
     fn from(error: RouteError) -> Self {
         match error {
-            RouteError::Unknown => Self::new(
+            RouteError::Unknown | RouteError::Method => Self::new(
                 Exception::UnknownOperation,
                 "The requested operation is not recognized by the service.",
             ),

@@ -1,10 +1,11 @@
 //! The node's HTTP server and its wires: Lambda's API as AWS clients speak it, and the operator's
-//! endpoints beside it.
+//! endpoints beside it, and streams, sessions and objects.
 //!
 //! The way of a request: [`server`] reads it, [`route`] names the operation, `dispatch` runs it against
 //! [`bowline_functions::Handle`], and `error` gives a refusal the shape that clients expect. Domain
 //! types never appear on the wire: each resource in `lambda` has its own.
 
+pub mod data;
 pub mod route;
 pub mod server;
 
@@ -18,4 +19,6 @@ mod native;
 mod origin;
 mod reply;
 
+pub use data::Data;
+pub use data::metrics::DataMetrics;
 pub use server::{BindError, Options, Running, Server};

@@ -26,6 +26,7 @@ This is a Bowline node. It speaks the AWS Lambda API.
   /metrics   counts and gauges for Prometheus
   /v1/functions/NAME/logs?bytes=N&follow=true
   /v1/functions/NAME/code?version=VERSION
+  /v1/openapi.json   streams, sessions and objects: /v1/streams, /v1/sessions, /v1/objects
 ";
 
 /// `GET /`: what this is.
@@ -39,7 +40,10 @@ pub fn health() -> Response<Body> {
 }
 
 /// `GET /metrics`: the server's own counts, then those of the node.
-pub fn metrics(node: &Node) -> Result<Response<Body>, ApiError> {
+pub async fn metrics(node: &Node) -> Result<Response<Body>, ApiError> {
+    if let Some(data) = &node.data {
+        data.refresh_metrics(&node.clock).await;
+    }
     let mut text = String::with_capacity(16 * 1024);
     encode_registry(&mut text, &node.http_registry)
         .and_then(|()| encode_registry(&mut text, &node.registry))

@@ -39,6 +39,15 @@ pub fn text_stream(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Response<Body>
     with_type(StatusCode::OK, TEXT, Body::Stream(pieces))
 }
 
+/// An answer of server-sent events.
+pub fn event_stream(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Response<Body> {
+    with_type(
+        StatusCode::OK,
+        HeaderValue::from_static("text/event-stream"),
+        Body::Stream(pieces),
+    )
+}
+
 /// An answer without a body.
 pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());

@@ -4,6 +4,7 @@
 //! and may hold colons and slashes; trailing slashes occur. Nothing here allocates unless a part is
 //! percent-encoded.
 
+pub mod data;
 mod operation;
 mod query;
 
@@ -33,6 +34,8 @@ pub struct Route<'a> {
 pub enum RouteError {
     #[error("no operation has this method and path")]
     Unknown,
+    #[error("this path has no such method")]
+    Method,
     #[error("the path is not percent-encoded UTF-8")]
     Encoding,
 }
@@ -44,6 +47,7 @@ pub fn resolve<'a>(method: &str, path_and_query: &'a str) -> Result<Route<'a>, R
     let mut segments = [""; SEGMENTS_MAX];
     let count = split(path, &mut segments).ok_or(RouteError::Unknown)?;
     let (operation, rest) = match &segments[..count] {
+        ["v1", rest @ ..] if data::begins(rest) => (Some(data::resolve(method, rest)?), rest),
         [prefix, rest @ ..] if !rest.is_empty() => (dated(method, prefix, rest, query), rest),
         whole => (undated(method, whole), &[][..]),
     };

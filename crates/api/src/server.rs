@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::data::Data;
 use crate::dispatch::Node;
 use crate::metrics::HttpMetrics;
 use connection::Connection;
@@ -38,6 +39,8 @@ pub struct Options {
     pub account: AccountId,
     /// What `/metrics` shows beside the server's own counts.
     pub registry: Arc<Registry>,
+    /// Streams, sessions and objects; without them the node serves functions only.
+    pub data: Option<Arc<Data>>,
     /// Connections beyond these wait to be accepted.
     pub connections_max: usize,
     /// How long a connection may take to send a request's head, idle time included.
@@ -55,6 +58,7 @@ impl Options {
             region: "us-east-1".to_owned(),
             account: AccountId::default_account(),
             registry: Arc::new(Registry::default()),
+            data: None,
             connections_max: 16_384,
             header_timeout: Duration::from_secs(75),
         }

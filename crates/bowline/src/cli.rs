@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::command::{aliases, config, demo, deploy, functions, invoke, logs, store, up, versions};
+use crate::command::{
+    aliases, config, demo, deploy, functions, invoke, logs, object, session, store, stores, stream, up, versions,
+};
 use crate::output::Output;
 
 /// The exit code of a command that failed; a function's own error gives 1.
@@ -40,6 +42,14 @@ enum Command {
     Versions(versions::Args),
     /// List, show, set and remove aliases of a function.
     Aliases(aliases::Args),
+    /// Make, fill, read and follow ordered event streams.
+    Stream(stream::Args),
+    /// Read a stream from a place that the service remembers.
+    Session(session::Args),
+    /// Keep objects that can be created while a store is down.
+    Object(object::Args),
+    /// Show how the independent stores of objects do.
+    Stores(stores::Args),
     /// Check a node's store, and move it to another.
     Store(store::Args),
     /// Print the effective configuration of a node and where each value comes from.
@@ -64,6 +74,10 @@ impl Cli {
             Command::Functions(args) => functions::run(args, output),
             Command::Versions(args) => versions::run(args, output),
             Command::Aliases(args) => aliases::run(args, output),
+            Command::Stream(args) => stream::run(args, output),
+            Command::Session(args) => session::run(args, output),
+            Command::Object(args) => object::run(args, output),
+            Command::Stores(args) => stores::run(args, output),
             Command::Store(args) => store::run(args, output),
             Command::Config(args) => config::run(args, output),
             Command::Completions { shell } => {

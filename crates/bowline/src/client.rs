@@ -75,6 +75,49 @@ pub struct ServiceError {
     pub message: String,
 }
 
+/// What a person can do about a problem of streams, sessions and objects, by its code.
+const HINTS: &[(&str, &str)] = &[
+    (
+        "no_such_stream",
+        "`bowline stream ls` shows what exists; `bowline stream create NAME` makes one",
+    ),
+    (
+        "no_such_session",
+        "`bowline session ls STREAM` shows what exists; `bowline session create STREAM` makes one",
+    ),
+    (
+        "session_expired",
+        "nobody read it for too long: make another with `bowline session create STREAM`",
+    ),
+    (
+        "no_such_object",
+        "`bowline object events ID` shows what happened to an object that was deleted",
+    ),
+    (
+        "stale_token",
+        "the batch was settled or given to another reader: take the next with `bowline session read`",
+    ),
+    (
+        "version_mismatch",
+        "read it again with `bowline object get ID`, then decide anew",
+    ),
+    (
+        "trimmed",
+        "read on with `--from oldest`, or from the position that the message names",
+    ),
+    ("overloaded", "too much waits already: repeat the command in a moment"),
+    (
+        "unavailable",
+        "nothing was done: repeat the command in a moment; `bowline stores status` shows the stores",
+    ),
+    (
+        "outcome_unknown",
+        "done or not, unknown: repeat it with the same token or event identifier, or look first",
+    ),
+    ("damaged", "the node's own log says more"),
+    ("not_found", "the node is older than this command"),
+];
+
 impl std::fmt::Display for ServiceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({}, HTTP {})", self.message, self.kind, self.status)?;
@@ -97,7 +140,7 @@ impl ServiceError {
                 Some("wait for running invocations to end, or raise `concurrency` in bowline.toml")
             }
             "ServiceException" => Some("the node's own log says more"),
-            _ => None,
+            code => HINTS.iter().find(|(known, _)| *known == code).map(|(_, hint)| *hint),
         }
     }
 }
@@ -160,6 +203,38 @@ impl Client {
         }
     }
 
+    /// All pages of a list of streams, sessions or objects; `query` is empty or begins with `&`.
+    pub fn pages(&self, path: &str, query: &str) -> Result<Vec<Value>, ClientError> {
+        let mut items = Vec::new();
+        let mut next = String::new();
+        loop {
+            let mut page = self.get(&format!("{path}?limit=100{query}{next}"))?;
+            match page["items"].take() {
+                Value::Array(found) => items.extend(found),
+                _ => return Err(self.protocol("no `items` in a list")),
+            }
+            match page["next"].as_str() {
+                Some(place) => next = format!("&next={}", escape(place)),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Sends bytes and gives the answer as JSON.
+    pub fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Value, ClientError> {
+        let answer = self.send(method, path, headers, body)?;
+        if answer.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| self.protocol(&error.to_string()))
+    }
+
     /// Sends bytes and gives the whole answer.
     pub fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, ClientError> {
         let response = self.request(method, path, headers, body)?;
@@ -179,7 +254,12 @@ impl Client {
 
     /// A GET whose answer is read as it comes.
     pub fn stream(&self, path: &str) -> Result<impl Read + use<>, ClientError> {
-        let response = self.request(Method::GET, path, HeaderMap::new(), Vec::new())?;
+        self.stream_with(path, HeaderMap::new())
+    }
+
+    /// The same with headers.
+    pub fn stream_with(&self, path: &str, headers: HeaderMap) -> Result<impl Read + use<>, ClientError> {
+        let response = self.request(Method::GET, path, headers, Vec::new())?;
         let (parts, mut body) = response.into_parts();
         let status = parts.status.as_u16();
         if status < 300 {
@@ -199,11 +279,7 @@ impl Client {
             );
         }
         let body = body.map(Value::to_string).unwrap_or_default();
-        let answer = self.send(method, path, headers, body.into_bytes())?;
-        if answer.body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&answer.body).map_err(|error| self.protocol(&error.to_string()))
+        self.send_json(method, path, headers, body.into_bytes())
     }
 
     fn request(
@@ -259,7 +335,8 @@ impl Client {
             .get("x-amzn-errortype")
             .and_then(|kind| kind.to_str().ok());
         let kind = kind.or(body["__type"].as_str()).unwrap_or("error");
-        let message = body["message"].as_str().or(body["Message"].as_str());
+        let messages = ["message", "Message", "detail"];
+        let message = messages.iter().find_map(|member| body[member].as_str());
         ClientError::Service(ServiceError {
             status,
             kind: kind.split(':').next().unwrap_or(kind).to_owned(),
@@ -278,6 +355,17 @@ impl Client {
 /// A text as one path segment or query value.
 pub fn escape(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// One header.
+pub fn header(name: &'static str, value: &str) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let value = value.parse();
+    headers.insert(
+        name,
+        value.map_err(|_| anyhow::anyhow!("`{name}` must be plain text without line breaks"))?,
+    );
+    Ok(headers)
 }
 
 /// The path of a function, or of what lies below it.

@@ -7,8 +7,13 @@ pub mod deploy;
 pub mod functions;
 pub mod invoke;
 pub mod logs;
+pub mod object;
+mod payload;
+pub mod session;
 pub mod settings;
 pub mod store;
+pub mod stores;
+pub mod stream;
 pub mod up;
 pub mod versions;
 
@@ -27,4 +32,12 @@ fn cell(value: &Value) -> String {
 /// What a command prints when it removed something.
 fn removed(what: &str) -> Value {
     serde_json::json!({ "removed": what })
+}
+
+/// A member of an answer as a line for people; nothing if the answer does not have it.
+fn field(label: &str, value: &Value) -> String {
+    match cell(value).as_str() {
+        "-" => String::new(),
+        text => format!("{label:<12} {text}\n"),
+    }
 }

@@ -59,6 +59,14 @@ pub enum StoreChoice {
     Postgres(Box<PostgresUrl>),
 }
 
+/// Where one of the independent stores of objects is.
+#[derive(Clone, Debug)]
+pub enum ObjectStore {
+    /// In an SQLite database of its own.
+    File(PathBuf),
+    Postgres(Box<PostgresUrl>),
+}
+
 /// The effective configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -67,6 +75,8 @@ pub struct Config {
     pub store: StoreChoice,
     /// Where blobs lie, if not in the data folder.
     pub blobs: Option<PathBuf>,
+    /// The independent stores of objects by name; none if they lie beside the store.
+    pub object_stores: Vec<(String, ObjectStore)>,
     pub region: String,
     pub concurrency: u32,
     pub keep_alive: Duration,
@@ -130,6 +140,7 @@ impl Config {
             blobs: read
                 .with(Key::Blobs, |text| non_empty(text).map(PathBuf::from))
                 .map(|folder| (folder != Path::new(Key::Blobs.default())).then_some(folder))?,
+            object_stores: read.with(Key::ObjectStores, object_stores)?,
             region: read.with(Key::Region, region)?,
             concurrency: read.with(Key::Concurrency, |text| number(text, 1, 1_000_000))?,
             keep_alive: read
@@ -152,7 +163,7 @@ impl Config {
 pub fn shown(key: Key, text: &str) -> String {
     match (key, text.parse::<PostgresUrl>()) {
         (Key::Store, Ok(url)) => url.to_string(),
-        (Key::Store, Err(_)) if text.contains('@') => "(an address with a secret)".to_owned(),
+        (Key::Store | Key::ObjectStores, Err(_)) if text.contains('@') => "(with a secret)".to_owned(),
         _ => text.to_owned(),
     }
 }
@@ -213,6 +224,31 @@ fn store(text: &str) -> Result<StoreChoice, String> {
     }
     let url: PostgresUrl = text.parse().map_err(|error| format!("{error}"))?;
     Ok(StoreChoice::Postgres(Box::new(url)))
+}
+
+fn object_stores(text: &str) -> Result<Vec<(String, ObjectStore)>, String> {
+    if text == Key::ObjectStores.default() {
+        return Ok(Vec::new());
+    }
+    let stores: Vec<_> = text.split(',').map(object_store).collect::<Result<_, _>>()?;
+    if stores.len() < 2 {
+        return Err("expected at least two stores, `a=/disk1/a.db,b=/disk2/b.db` say".to_owned());
+    }
+    Ok(stores)
+}
+
+fn object_store(text: &str) -> Result<(String, ObjectStore), String> {
+    let parts = text
+        .split_once('=')
+        .filter(|(name, place)| !name.is_empty() && !place.is_empty());
+    let (name, place) = parts.ok_or("expected `NAME=FILE` or `NAME=postgres://...`, with commas between")?;
+    let place = if PostgresUrl::is_one(place) {
+        let url: PostgresUrl = place.parse().map_err(|error| format!("{error}"))?;
+        ObjectStore::Postgres(Box::new(url))
+    } else {
+        ObjectStore::File(PathBuf::from(place))
+    };
+    Ok((name.to_owned(), place))
 }
 
 fn region(text: &str) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! The composition root: builds a node from its configuration, top to bottom, and takes it apart again.
 
+mod data;
 pub mod ground;
 pub mod log;
 mod sandboxes;
@@ -18,6 +19,7 @@ use bowline_functions::{Service, metrics::Metrics};
 use prometheus_client::registry::Registry;
 
 use crate::config::Config;
+use data::DataService;
 use ground::Ground;
 use sandboxes::Sandboxes;
 
@@ -25,6 +27,7 @@ use sandboxes::Sandboxes;
 pub struct Node {
     server: Running,
     service: Service,
+    data_service: DataService,
     lacks_linux: Option<String>,
     data: PathBuf,
     ground: Ground,
@@ -54,9 +57,11 @@ impl Node {
         })
         .await
         .context("cannot bring back the functions")?;
+        let data_service = DataService::start(&clock, &entropy, &ground, &mut registry).await?;
         let server = Server::bind(bowline_api::Options {
             clock,
             entropy,
+            data: Some(data_service.handles()),
             region: config.region.clone(),
             registry: Arc::new(registry),
             ..bowline_api::Options::new(config.listen, service.handle())
@@ -66,11 +71,13 @@ impl Node {
             Ok(server) => Ok(Self {
                 server,
                 service,
+                data_service,
                 lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
                 data,
                 ground,
             }),
             Err(error) => {
+                data_service.shut_down().await;
                 service.shut_down().await;
                 ground.close().await;
                 Err(refused(error))
@@ -97,6 +104,7 @@ impl Node {
     pub async fn stop(self) {
         tracing::info!("stopping: waiting for running invocations");
         self.server.shut_down().await;
+        self.data_service.shut_down().await;
         self.service.shut_down().await;
         self.ground.close().await;
         tracing::info!("stopped");

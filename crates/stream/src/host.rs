@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
+pub use bowline_store::Sharing;
 use bowline_store::blob::Blobs;
 use bowline_store::{Store, Version};
 use parking_lot::{Mutex, RwLock};
@@ -51,15 +52,6 @@ use crate::peers::Peers;
 use crate::reader::Cache;
 use crate::{HostId, Stamp};
 
-/// Who may use the store at the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    /// This process alone: all other hosts are gone, and their chains are adopted at once.
-    Exclusive,
-    /// Any number of hosts.
-    Shared,
-}
-
 /// What a host is made of.
 pub struct Options {
     pub store: Arc<dyn Store>,
@@ -70,6 +62,7 @@ pub struct Options {
     pub peers: Arc<dyn Peers>,
     /// Where other hosts reach this one; empty if they cannot.
     pub address: String,
+    /// Where the store is exclusive, all other hosts are gone, and their chains are adopted at once.
     pub sharing: Sharing,
     pub config: Config,
 }

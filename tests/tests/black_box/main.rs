@@ -4,6 +4,7 @@ mod bad_input;
 mod cluster;
 mod command_line;
 mod crash;
+mod data;
 mod demo;
 mod lifecycle;
 mod neighbours;

@@ -40,6 +40,8 @@ const BESIDE: &[(&str, &[&str])] = &[
             "bowline-api",
             "bowline-sandbox-linux",
             "bowline-sandbox-wasm",
+            "bowline-store",
+            "bowline-stream",
         ],
     ),
 ];

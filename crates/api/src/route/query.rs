@@ -26,6 +26,15 @@ impl<'a> Query<'a> {
         })
     }
 
+    /// Every name with its value, in order.
+    pub fn pairs(self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+    }
+
     /// Whether the first value of `name` is `value`.
     pub fn is(self, name: &str, value: &str) -> bool {
         self.get(name).is_some_and(|found| found == value)

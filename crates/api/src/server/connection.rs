@@ -35,8 +35,9 @@ impl Connection {
     pub async fn run(mut self, stream: TcpStream) {
         let (node, alive) = (self.node, self.alive);
         let service = service_fn(move |request| {
+            let outlives = !dispatch::ends_with_its_caller(&request);
             let answer = Box::pin(dispatch::answer(Arc::clone(&node), request));
-            let answer = Detach::new(answer, alive.clone());
+            let answer = Detach::new(answer, outlives.then(|| alive.clone()));
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()

@@ -14,7 +14,7 @@ where
     F::Output: Send,
 {
     running: Option<Pin<Box<F>>>,
-    /// Tells the server that something still runs.
+    /// Tells the server that something still runs; none if the work is to end with its connection.
     alive: Option<mpsc::Sender<()>>,
 }
 
@@ -22,10 +22,11 @@ impl<F: Future + Send + 'static> Detach<F>
 where
     F::Output: Send,
 {
-    pub fn new(future: Pin<Box<F>>, alive: mpsc::Sender<()>) -> Self {
+    /// Without `alive` the work ends where it stands when the client hangs up.
+    pub fn new(future: Pin<Box<F>>, alive: Option<mpsc::Sender<()>>) -> Self {
         Self {
             running: Some(future),
-            alive: Some(alive),
+            alive,
         }
     }
 }
@@ -49,8 +50,8 @@ where
     F::Output: Send,
 {
     fn drop(&mut self) {
-        if let (Some(running), Ok(runtime)) = (self.running.take(), Handle::try_current()) {
-            let alive = self.alive.take();
+        let parts = (self.running.take(), self.alive.take(), Handle::try_current());
+        if let (Some(running), Some(alive), Ok(runtime)) = parts {
             runtime.spawn(async move {
                 running.await;
                 drop(alive);
@@ -76,7 +77,7 @@ mod tests {
             gate.await.expect("the gate opens");
             done.send(7).expect("the test waits");
         };
-        let mut detached = Box::pin(Detach::new(Box::pin(work), alive));
+        let mut detached = Box::pin(Detach::new(Box::pin(work), Some(alive)));
         let mut context = Context::from_waker(Waker::noop());
         assert!(detached.as_mut().poll(&mut context).is_pending());
         drop(detached);
@@ -89,7 +90,18 @@ mod tests {
     #[tokio::test]
     async fn a_finished_future_leaves_nothing() {
         let (alive, mut ended) = mpsc::channel(1);
-        assert_eq!(Detach::new(Box::pin(async { 3 }), alive).await, 3);
+        assert_eq!(Detach::new(Box::pin(async { 3 }), Some(alive)).await, 3);
         assert_eq!(ended.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn work_that_only_waits_ends_with_its_client() {
+        let (held, mut ended) = mpsc::channel::<()>(1);
+        let work = async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        };
+        drop(Detach::new(Box::pin(work), None));
+        assert_eq!(ended.recv().await, None, "all that the work held is free");
     }
 }

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::backend::Scripted;
+use crate::data::engines::Engines;
 
 /// The beginning of any WebAssembly module; the scripted backend looks no further.
 pub const MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -39,6 +40,7 @@ pub struct TestNode {
     pub waiting: Arc<Semaphore>,
     running: Running,
     service: Service,
+    engines: Option<Engines>,
     _data: TempDir,
 }
 
@@ -52,15 +54,29 @@ pub struct Answer {
 impl TestNode {
     /// A node on which time stands still and chance is the same each time.
     pub async fn start() -> Self {
-        let data = tempfile::tempdir().expect("a folder");
         let clock = Clock::fake(Timestamp::from_micros(1_795_217_079_123_456));
+        Self::build(clock, tempfile::tempdir().expect("a folder"), None).await
+    }
+
+    /// A node that also serves streams, sessions and objects, over SQLite and in real time.
+    pub async fn with_engines() -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let mut registry = Registry::with_prefix("bowline");
+        let engines = Engines::start(data.path(), &mut registry).await;
+        Self::build(Clock::system(), data, Some((engines, registry))).await
+    }
+
+    async fn build(clock: Clock, data: TempDir, engines: Option<(Engines, Registry)>) -> Self {
         let entropy = Entropy::seeded(7);
         let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let backend = Scripted {
             gate: Arc::clone(&gate),
             waiting: Arc::clone(&waiting),
         };
-        let mut registry = Registry::default();
+        let (engines, mut registry) = match engines {
+            Some((engines, registry)) => (Some(engines), registry),
+            None => (None, Registry::default()),
+        };
         let service = Service::start(bowline_functions::Options {
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -82,6 +98,7 @@ impl TestNode {
             entropy,
             region: "eu-central-1".to_owned(),
             registry: Arc::new(registry),
+            data: engines.as_ref().map(Engines::handles),
             ..Options::new((Ipv4Addr::LOCALHOST, 0).into(), service.handle())
         };
         let running = Server::bind(options).await.expect("a free port");
@@ -92,13 +109,22 @@ impl TestNode {
             waiting,
             running,
             service,
+            engines,
             _data: data,
         }
     }
 
-    /// Ends the server, then the service.
+    /// The engines behind the wire.
+    pub fn engines(&self) -> &Engines {
+        self.engines.as_ref().expect("a node with engines")
+    }
+
+    /// Ends the server, then the services.
     pub async fn stop(self) {
         self.running.shut_down().await;
+        if let Some(engines) = self.engines {
+            engines.stop().await;
+        }
         self.service.shut_down().await;
     }
 
@@ -190,6 +216,25 @@ pub async fn send(addr: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("ASCII"))
+    }
+
+    /// The document of a refusal, which must have this status and code.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
+        let document: Value = serde_json::from_slice(&self.body).expect("a JSON document");
+        assert_eq!((self.status, &document["code"]), (status, &json!(code)), "{document}");
+        assert_eq!(document["status"], status, "{document}");
+        assert!(
+            !document["detail"].as_str().unwrap_or_default().is_empty(),
+            "{document}"
+        );
+        assert!(self.header("x-amzn-requestid").is_some(), "{self:?}");
+        document
     }
 
     #[track_caller]

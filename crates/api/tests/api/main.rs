@@ -7,6 +7,7 @@ mod harness;
 mod absent;
 mod aliases;
 mod connections;
+mod data;
 mod functions;
 mod invoke;
 mod native;

@@ -22,6 +22,14 @@ fn help_texts_are_as_documented() {
     insta::assert_snapshot!("help_up", help(&["up"]));
     insta::assert_snapshot!("help_deploy", help(&["deploy"]));
     insta::assert_snapshot!("help_aliases_set", help(&["aliases", "set"]));
+    insta::assert_snapshot!("help_stream", help(&["stream"]));
+    insta::assert_snapshot!("help_stream_append", help(&["stream", "append"]));
+    insta::assert_snapshot!("help_stream_tail", help(&["stream", "tail"]));
+    insta::assert_snapshot!("help_session", help(&["session"]));
+    insta::assert_snapshot!("help_session_create", help(&["session", "create"]));
+    insta::assert_snapshot!("help_object", help(&["object"]));
+    insta::assert_snapshot!("help_object_find", help(&["object", "find"]));
+    insta::assert_snapshot!("help_stores", help(&["stores"]));
 }
 
 #[test]

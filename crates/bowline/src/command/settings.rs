@@ -25,6 +25,10 @@ pub struct SettingFlags {
     /// [default: `blobs` in the data folder].
     #[arg(long, value_name = "DIR")]
     pub blobs: Option<String>,
+    /// Independent stores of objects, `NAME=FILE` or `NAME=postgres://...`, two or more, with commas between
+    /// [default: two beside the store, `a` and `b`].
+    #[arg(long, value_name = "LIST")]
+    pub object_stores: Option<String>,
     /// Region in names and in functions' environment [default: us-east-1].
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
@@ -53,6 +57,7 @@ impl SettingFlags {
             (Key::Data, self.data),
             (Key::Store, self.store),
             (Key::Blobs, self.blobs),
+            (Key::ObjectStores, self.object_stores),
             (Key::Region, self.region),
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),

@@ -101,6 +101,14 @@ impl Still {
         let store = ground::open_store(config, &data).await?;
         wait_for_silence(&store).await?;
         let folder = config.blobs.clone().unwrap_or_else(|| data.join("blobs"));
+        let cold = Blobs::open_shared_dir(&folder.join(ground::COLD))?.list().await?;
+        if !cold.is_empty() {
+            bail!(
+                "streams keep {} cold parts in `{}`, which archives do not hold yet: trim the streams first",
+                cold.len(),
+                folder.join(ground::COLD).display()
+            );
+        }
         Ok(Self {
             store,
             blobs: Blobs::open_dir(&folder)?,

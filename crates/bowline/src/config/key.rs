@@ -9,6 +9,7 @@ pub enum Key {
     Data,
     Store,
     Blobs,
+    ObjectStores,
     Region,
     Concurrency,
     KeepAliveSeconds,
@@ -18,11 +19,12 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Listen,
         Self::Data,
         Self::Store,
         Self::Blobs,
+        Self::ObjectStores,
         Self::Region,
         Self::Concurrency,
         Self::KeepAliveSeconds,
@@ -38,6 +40,7 @@ impl Key {
             Self::Data => "data",
             Self::Store => "store",
             Self::Blobs => "blobs",
+            Self::ObjectStores => "object_stores",
             Self::Region => "region",
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
@@ -54,6 +57,7 @@ impl Key {
             Self::Data => "bowline-data",
             Self::Store => "embedded",
             Self::Blobs => "DATA/blobs",
+            Self::ObjectStores => "beside the store",
             Self::Region => "us-east-1",
             Self::Concurrency => "1000",
             Self::KeepAliveSeconds => "300",

@@ -8,18 +8,28 @@ use anyhow::{Context, ensure};
 use bowline_foundation::clock::Clock;
 use bowline_store::blob::Blobs;
 use bowline_store::member::{GuardedStore, LEASE_DEFAULT, MemberOptions};
+use bowline_store::objects::NamedStore;
 use bowline_store::{PostgresOptions, PostgresStore, Sharing, SqliteStore, Store, archive};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, StoreChoice};
+use crate::config::{Config, ObjectStore, StoreChoice};
 
 /// The file of the embedded store in the data folder.
 const DATABASE: &str = "bowline.db";
+
+/// The folder of streams' cold parts among the blobs.
+pub const COLD: &str = "cold";
+/// The stores of objects that nobody has named. A name never changes hands: identifiers carry it.
+const OBJECT_STORES: [&str; 2] = ["a", "b"];
 
 /// The store and the blobs of a node.
 pub struct Ground {
     pub store: Arc<dyn Store>,
     pub blobs: Blobs,
+    /// Where cold parts of streams go: apart from the packages, of which the functions remove what they do
+    /// not name.
+    pub cold: Blobs,
+    pub object_stores: Vec<NamedStore>,
     pub sharing: Sharing,
     member: Option<(Arc<GuardedStore>, JoinHandle<()>)>,
 }
@@ -34,10 +44,13 @@ impl Ground {
             "an import into this store was cut off; run the same `bowline store import` again"
         );
         let folder = config.blobs.clone().unwrap_or_else(|| data.join("blobs"));
+        let object_stores = open_object_stores(config, data).await?;
         match config.store {
             StoreChoice::Embedded => Ok(Self {
                 store,
                 blobs: Blobs::open_dir(&folder)?,
+                cold: Blobs::open_dir(&folder.join(COLD))?,
+                object_stores,
                 sharing: Sharing::Exclusive,
                 member: None,
             }),
@@ -50,6 +63,8 @@ impl Ground {
                 Ok(Self {
                     store: member.clone(),
                     blobs: Blobs::open_shared_dir(&folder)?,
+                    cold: Blobs::open_shared_dir(&folder.join(COLD))?,
+                    object_stores,
                     sharing: Sharing::Shared,
                     member: Some((member, keeping)),
                 })
@@ -80,6 +95,40 @@ pub async fn open_store(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn 
             PostgresStore::connect(&PostgresOptions::new((**url).clone())).await?,
         )),
     }
+}
+
+/// Opens the stores of objects: those that are named, or two beside the store. Two schemas of one database
+/// fail together; they are there so that every node of a cluster finds the same objects.
+async fn open_object_stores(config: &Config, data: &Path) -> anyhow::Result<Vec<NamedStore>> {
+    let mut places = config.object_stores.clone();
+    if places.is_empty() {
+        let beside = |name: &str| match &config.store {
+            StoreChoice::Embedded => ObjectStore::File(data.join(format!("objects-{name}.db"))),
+            StoreChoice::Postgres(url) => {
+                let schema = format!("{}_objects_{name}", url.schema());
+                ObjectStore::Postgres(Box::new((**url).clone().with_schema(&schema)))
+            }
+        };
+        places = OBJECT_STORES
+            .iter()
+            .map(|name| ((*name).to_owned(), beside(name)))
+            .collect();
+    }
+    let mut stores = Vec::new();
+    for (name, place) in places {
+        let store: Arc<dyn Store> = match place {
+            ObjectStore::File(path) => {
+                let store = SqliteStore::open(&path);
+                Arc::new(store.with_context(|| format!("cannot use the object store `{}`", path.display()))?)
+            }
+            ObjectStore::Postgres(url) => Arc::new(PostgresStore::connect(&PostgresOptions::new(*url)).await?),
+        };
+        let name = name
+            .parse()
+            .with_context(|| format!("`{name}` names no object store"))?;
+        stores.push(NamedStore { name, store });
+    }
+    Ok(stores)
 }
 
 async fn join(store: Arc<dyn Store>, listen: SocketAddr, clock: &Clock) -> anyhow::Result<Arc<GuardedStore>> {

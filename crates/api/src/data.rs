@@ -1,0 +1,226 @@
+//! Streams, sessions and objects on the wire: one REST API under `/v1`.
+//!
+//! ```text
+//!   dispatch ─▶ route::data ─▶ answer ─▶ streams ─▶ bowline_stream::Handle
+//!                                    ├─▶ sessions ─▶ bowline_stream::session::Handle
+//!                                    └─▶ objects  ─▶ bowline_store::objects::Objects
+//! ```
+//! Nothing here knows the Lambda wire: a refusal is a [`problem`], whatever the operation. A reader that waits
+//! ends with its connection.
+
+pub mod append;
+mod event;
+mod list;
+pub mod metrics;
+mod objects;
+mod openapi;
+mod params;
+mod problem;
+mod sessions;
+mod streams;
+mod tail;
+mod time;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bowline_store::objects::Objects;
+use bowline_stream::{StreamId, session};
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use parking_lot::RwLock;
+
+use self::metrics::DataMetrics;
+use self::problem::{Code, Problem};
+use crate::body::{self, Body, CollectError};
+use crate::dispatch::Call;
+use crate::route::{self, Operation, RouteError};
+use crate::{origin, reply};
+
+/// Largest body of an append: what a stream takes at once, with room for base64 and names.
+const APPEND_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest body of an object's change, likewise.
+const OBJECT_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest body of everything else.
+const CONTROL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Most names of streams that are remembered.
+const NAMES_MAX: usize = 10_000;
+
+/// What the node serves beside functions.
+pub struct Data {
+    pub streams: bowline_stream::Handle,
+    pub sessions: session::Handle,
+    pub objects: Objects,
+    pub metrics: DataMetrics,
+    /// Streams by name: a path may leave out the number of chains.
+    names: RwLock<HashMap<String, StreamId>>,
+}
+
+impl Data {
+    pub fn new(
+        streams: bowline_stream::Handle,
+        sessions: session::Handle,
+        objects: Objects,
+        metrics: DataMetrics,
+    ) -> Self {
+        Self {
+            streams,
+            sessions,
+            objects,
+            metrics,
+            names: RwLock::default(),
+        }
+    }
+
+    /// The stream that a text means: an identifier, or a name alone.
+    async fn stream(&self, text: &str) -> Result<StreamId, Problem> {
+        if text.contains('~') {
+            return text.parse().map_err(Problem::identifier);
+        }
+        StreamId::new(text, streams::CHAINS_DEFAULT).map_err(Problem::identifier)?;
+        if let Some(known) = self.names.read().get(text) {
+            return Ok(known.clone());
+        }
+        let found = self.streams.list().await?;
+        let found = found.into_iter().find(|stream| stream.name() == text);
+        let found = found.ok_or_else(|| Problem::new(Code::NoSuchStream, format!("stream `{text}` does not exist")))?;
+        let mut names = self.names.write();
+        if names.len() >= NAMES_MAX {
+            names.clear();
+        }
+        names.insert(text.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// A name that was remembered may mean another stream by now.
+    fn forget(&self, text: &str) {
+        self.names.write().remove(text);
+    }
+}
+
+/// Answers a request of this wire.
+pub async fn answer(call: Call<'_>, head: &Parts, body: Incoming) -> Response<Body> {
+    match run(&call, head, body).await {
+        Ok(response) => response,
+        Err(problem) => {
+            if problem.is_internal() {
+                tracing::error!(request_id = %call.request_id, error = %problem, "operation failed");
+            }
+            if let (Code::NoSuchStream, Some(data)) = (problem.code, &call.node.data) {
+                data.forget(&call.route.resource);
+            }
+            problem.response()
+        }
+    }
+}
+
+/// The refusal of a path or a method that this wire does not have.
+pub fn unrouted(error: RouteError, target: &str) -> Response<Body> {
+    let problem = match error {
+        RouteError::Unknown => Problem::new(Code::NotFound, "there is no such path; `/v1/openapi.json` lists all"),
+        RouteError::Method => Problem::method(route::data::allowed(target)),
+        RouteError::Encoding => Problem::identifier(error),
+    };
+    problem.response()
+}
+
+async fn run(call: &Call<'_>, head: &Parts, body: Incoming) -> Result<Response<Body>, Problem> {
+    origin::check(&head.headers).map_err(|error| Problem::new(Code::Forbidden, error.to_string()))?;
+    let bytes_max = bytes_max(call.route.operation);
+    let body = body::collect(body, bytes_max, head.headers.contains_key(EXPECT));
+    let body = body.await.map_err(|error| match error {
+        CollectError::TooLarge { .. } => Problem::new(Code::TooLarge, error.to_string()),
+        CollectError::Broken(_) => Problem::new(Code::InvalidBody, error.to_string()),
+    })?;
+    let data = call.node.data.clone();
+    let data = data.ok_or_else(|| Problem::new(Code::Unavailable, "this node serves functions only"))?;
+    perform(&Ask { call, data: &data }, body).await
+}
+
+/// A request of this wire with what it is about.
+struct Ask<'a> {
+    call: &'a Call<'a>,
+    data: &'a Arc<Data>,
+}
+
+impl Ask<'_> {
+    /// The stream that the path names.
+    async fn stream(&self) -> Result<StreamId, Problem> {
+        self.data.stream(&self.call.route.resource).await
+    }
+
+    /// A header as text.
+    fn header(&self, name: &str) -> Option<&str> {
+        self.call.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The client's token of a creation or a change.
+    fn token(&self) -> Option<String> {
+        self.header("idempotency-key").map(str::to_owned)
+    }
+
+    /// Whether the client takes this media type rather than JSON.
+    fn accepts(&self, media: &str) -> bool {
+        self.header("accept").is_some_and(|accept| accept.contains(media))
+    }
+
+    /// Completes when the server stops.
+    async fn stopping(&self) {
+        let mut stopping = self.call.node.stopping.clone();
+        let _ = stopping.wait_for(|stop| *stop).await;
+    }
+}
+
+async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
+    match ask.call.route.operation {
+        Operation::AppendEvents => streams::append(ask, body).await,
+        Operation::ReadEvents => streams::read(ask).await,
+        Operation::CreateStream => streams::create(ask, body).await,
+        Operation::ListStreams => streams::list(ask).await,
+        Operation::ShowStream => streams::show(ask).await,
+        Operation::TrimStream => streams::trim(ask, body).await,
+        Operation::CreateSession => sessions::create(ask, body).await,
+        Operation::ListSessions => sessions::list(ask).await,
+        Operation::ShowSession => sessions::show(ask).await,
+        Operation::DeleteSession => sessions::delete(ask).await,
+        Operation::SeekSession => sessions::seek(ask, body).await,
+        Operation::ReadBatch => sessions::batch::read(ask, body).await,
+        Operation::AckBatch => sessions::batch::ack(ask).await,
+        Operation::NackBatch => sessions::batch::nack(ask, body).await,
+        Operation::ExtendBatch => sessions::batch::extend(ask, body).await,
+        Operation::ListParked => sessions::parked::list(ask).await,
+        Operation::RedriveParked => sessions::parked::redrive(ask, body).await,
+        Operation::DropParked => sessions::parked::discard(ask, body).await,
+        Operation::CreateObject => objects::create(ask, body).await,
+        Operation::QueryObjects => objects::query::run(ask).await,
+        Operation::GetObject => objects::get(ask).await,
+        Operation::UpdateObject => objects::update(ask, body).await,
+        Operation::DeleteObject => objects::delete(ask).await,
+        Operation::ListObjectEvents => objects::query::events(ask).await,
+        Operation::ListStores => objects::stores(ask).await,
+        Operation::GetOpenApi => openapi::serve().await,
+        other => Err(Problem::new(
+            Code::Internal,
+            format!("operation `{}` is not of this wire", other.name()),
+        )),
+    }
+}
+
+fn bytes_max(operation: Operation) -> usize {
+    match operation {
+        Operation::AppendEvents => APPEND_BODY_BYTES_MAX,
+        Operation::CreateObject | Operation::UpdateObject => OBJECT_BODY_BYTES_MAX,
+        _ => CONTROL_BODY_BYTES_MAX,
+    }
+}
+
+/// 201 with where the new thing is.
+fn created(location: &str, view: &impl serde::Serialize) -> Response<Body> {
+    let mut response = reply::json(StatusCode::CREATED, view);
+    let location = location.parse().expect("identifiers are header values");
+    response.headers_mut().insert(http::header::LOCATION, location);
+    response
+}

@@ -1,0 +1,290 @@
+//! `/v1/streams`: append in every form, reading in both orders, refusals.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, TestNode, request};
+
+const EVENTS: &str = "/v1/streams/orders/events";
+
+/// A node with the stream `orders`.
+pub async fn node() -> TestNode {
+    let node = TestNode::with_engines().await;
+    let made = node.post("/v1/streams", &json!({ "name": "orders" })).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    node
+}
+
+impl TestNode {
+    pub async fn append(&self, media: &str, body: impl Into<Bytes>) -> Answer {
+        let headers = [("content-type", media)];
+        self.send(request("POST", EVENTS, &headers, body.into())).await
+    }
+
+    /// Appends events with these bodies; returns their positions.
+    pub async fn append_bodies(&self, bodies: &[&str]) -> Vec<String> {
+        let lines: Vec<String> = bodies.iter().map(|body| json!({ "body": body }).to_string()).collect();
+        let answer = self.append("application/x-ndjson", lines.join("\n")).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        serde_json::from_value(answer.json()["positions"].clone()).expect("positions")
+    }
+
+    pub async fn page(&self, query: &str) -> Value {
+        let answer = self.get(&format!("{EVENTS}?{query}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+}
+
+pub fn bodies(page: &Value) -> Vec<&str> {
+    let events = page["events"].as_array().expect("events").iter();
+    events.map(|event| event["body"].as_str().expect("a body")).collect()
+}
+
+#[tokio::test]
+async fn a_stream_is_made_shown_and_listed_once() {
+    let node = TestNode::with_engines().await;
+    let body = json!({ "name": "orders", "chains": 2, "retention": { "age_max_ms": 3_600_000 } });
+    let made = node.post("/v1/streams", &body).await;
+    assert_eq!(
+        (made.status, made.header("location")),
+        (201, Some("/v1/streams/orders~2"))
+    );
+    node.post("/v1/streams", &body).await.problem(409, "stream_exists");
+    for path in ["/v1/streams/orders", "/v1/streams/orders~2"] {
+        let shown = node.get(path).await.json();
+        assert_eq!(shown["retention"], json!({ "age_max_ms": 3_600_000 }));
+        assert_eq!(shown["chains"].as_array().map(Vec::len), Some(2));
+    }
+    node.post("/v1/streams", &json!({ "name": "bills" })).await;
+    let first = node.get("/v1/streams?limit=1").await.json();
+    assert_eq!(first["items"][0]["name"], "bills");
+    let next = first["next"].as_str().expect("a second page");
+    let second = node.get(&format!("/v1/streams?limit=1&next={next}")).await.json();
+    assert_eq!(second["items"][0]["name"], "orders");
+    assert_eq!(second["next"], Value::Null);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn every_form_of_an_append_arrives_in_order() {
+    let node = node().await;
+    let appended = node
+        .append("application/json", r#"{"events":[{"body":"a","key":"k"}]}"#)
+        .await;
+    assert_eq!((appended.status, appended.json()["count"].clone()), (201, json!(1)));
+    node.append("application/x-ndjson", "{\"body\":\"b\"}\n{\"body_base64\":\"/w==\"}\n")
+        .await;
+    node.append("application/octet-stream", "c").await;
+    node.append("application/vnd.bowline.events", &b"\0\0\0\0\x01d\0\0\0\0\x01e"[..])
+        .await;
+    let page = node.page("").await;
+    let events = page["events"].as_array().expect("events");
+    assert_eq!(events[0]["key"], "k");
+    assert_eq!(events[2]["body_base64"], "/w==");
+    let texts: Vec<&str> = events.iter().filter_map(|event| event["body"].as_str()).collect();
+    assert_eq!(texts, ["a", "b", "c", "d", "e"]);
+    let positions: Vec<&str> = events.iter().filter_map(|event| event["position"].as_str()).collect();
+    assert!(positions.is_sorted(), "{positions:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_with_a_token_is_stored_once() {
+    let node = node().await;
+    let event = |id: &str| json!({ "id": id, "body": "paid" }).to_string();
+    let (one, other) = ("0".repeat(32), "00000000-0000-0000-0000-000000000001");
+    let first = node.append("application/x-ndjson", event(&one)).await.json();
+    let again = node.append("application/x-ndjson", event(&one)).await.json();
+    assert_eq!(first, again);
+    node.append("application/x-ndjson", event(other)).await;
+    assert_eq!(bodies(&node.page("").await).len(), 2, "another token is another event");
+    let raw = request("POST", &format!("{EVENTS}?id={one}&key=k"), &[], "paid".into());
+    assert_eq!(node.send(raw).await.json(), first);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn pages_join_forward_and_backward() {
+    let node = node().await;
+    let all = ["a", "b", "c", "d", "e"];
+    let positions = node.append_bodies(&all).await;
+    for (order, expected) in [
+        ("forward", all.to_vec()),
+        ("backward", all.iter().rev().copied().collect()),
+    ] {
+        let (mut seen, mut from) = (Vec::new(), String::new());
+        loop {
+            let page = node.page(&format!("order={order}&limit=2{from}")).await;
+            seen.extend(bodies(&page).into_iter().map(str::to_owned));
+            from = format!("&from={}", page["next"].as_str().expect("a place"));
+            if page["more"] == false {
+                break;
+            }
+        }
+        assert_eq!(seen, expected, "{order}");
+    }
+    assert_eq!(bodies(&node.page(&format!("from={}", positions[2])).await), ["d", "e"]);
+    assert_eq!(bodies(&node.page("from=1990-01-01T00:00:00Z&limit=1").await), ["a"]);
+    assert_eq!(bodies(&node.page("from=2100-01-01T00:00:00Z").await), [""; 0]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn lines_come_with_their_place_in_the_headers() {
+    let node = node().await;
+    node.append_bodies(&["a", "b", "c"]).await;
+    let headers = [("accept", "application/x-ndjson")];
+    let answer = node
+        .send(request("GET", &format!("{EVENTS}?limit=2"), &headers, Bytes::new()))
+        .await;
+    assert_eq!(answer.text().lines().count(), 2);
+    assert_eq!(answer.header("bowline-more"), Some("true"));
+    let next = answer.header("bowline-next").expect("a place");
+    assert_eq!(bodies(&node.page(&format!("from={next}")).await), ["c"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_waiting_read_gets_the_next_event_and_an_idle_one_nothing() {
+    let node = node().await;
+    let idle = node.page("wait_ms=20").await;
+    assert_eq!(bodies(&idle), [""; 0]);
+    let query = format!("wait_ms=20000&from={}", idle["next"].as_str().expect("a place"));
+    let (page, positions) = tokio::join!(node.page(&query), async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        node.append_bodies(&["late"]).await
+    });
+    assert_eq!(page["events"][0]["position"], json!(positions[0]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn trimmed_events_are_gone_and_the_reader_is_told_where_to_go_on() {
+    let node = node().await;
+    let positions = node.append_bodies(&["a", "b", "c"]).await;
+    let trimmed = node
+        .post("/v1/streams/orders/trim", &json!({ "until": positions[1] }))
+        .await;
+    assert_eq!(trimmed.status, 204, "{trimmed:?}");
+    assert_eq!(bodies(&node.page("from=oldest").await), ["c"]);
+    let path = format!("{EVENTS}?from={}", "0".repeat(56));
+    let problem = node.get(&path).await.problem(410, "trimmed");
+    let available = problem["available"].as_str().expect("a place");
+    assert_eq!(bodies(&node.page(&format!("from={available}")).await), ["c"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let node = node().await;
+    let check = async |method: &str, path: &str, body: &str, (status, code, hint): (u16, &str, &str)| {
+        let headers = [("content-type", "application/json")];
+        let answer = node
+            .send(request(method, path, &headers, Bytes::copy_from_slice(body.as_bytes())))
+            .await;
+        let detail = answer.problem(status, code)["detail"].clone();
+        assert!(
+            detail.as_str().is_some_and(|detail| detail.contains(hint)),
+            "{detail} has no `{hint}`"
+        );
+        answer
+    };
+    check("GET", "/v1/streams/x", "", (404, "no_such_stream", "stream `x`")).await;
+    check("GET", "/v1/streams/x~3", "", (404, "no_such_stream", "stream `x~3`")).await;
+    check("GET", "/v1/streams/a%20b", "", (400, "invalid_identifier", "`a b`")).await;
+    check(
+        "GET",
+        "/v1/streams/orders/tail",
+        "",
+        (404, "not_found", "/v1/openapi.json"),
+    )
+    .await;
+    check("GET", "/v1/objects/a/b/c", "", (404, "not_found", "no such path")).await;
+    let backward = format!("{EVENTS}?order=backward&wait_ms=5");
+    check("GET", &backward, "", (400, "invalid_parameter", "`wait_ms`")).await;
+    let keyed = format!("{EVENTS}?key=k");
+    let body = r#"{"events":[{"body":""}]}"#;
+    check("POST", &keyed, body, (400, "invalid_parameter", "`key`")).await;
+    let refused = check("DELETE", "/v1/streams", "", (405, "method_not_allowed", "POST, GET")).await;
+    assert_eq!(refused.header("allow"), Some("POST, GET"));
+    check("GET", "/v1/streams?page=2", "", (400, "unknown_parameter", "`page`")).await;
+    check(
+        "GET",
+        &format!("{EVENTS}?limit=0"),
+        "",
+        (400, "invalid_parameter", "from 1 to 1000"),
+    )
+    .await;
+    check(
+        "GET",
+        &format!("{EVENTS}?limit=1&limit=2"),
+        "",
+        (400, "invalid_parameter", "once"),
+    )
+    .await;
+    check(
+        "GET",
+        &format!("{EVENTS}?from=then"),
+        "",
+        (400, "invalid_parameter", "`then`"),
+    )
+    .await;
+    check(
+        "GET",
+        &format!("{EVENTS}?order=up"),
+        "",
+        (400, "invalid_parameter", "`up`"),
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/streams",
+        r#"{"name":"a","chainz":2}"#,
+        (400, "invalid_body", "`chainz`"),
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/streams",
+        r#"{"name":"a","chains":1}"#,
+        (400, "invalid_identifier", "2 to 256"),
+    )
+    .await;
+    check("POST", "/v1/streams", "{", (400, "invalid_body", "EOF")).await;
+    check("POST", EVENTS, r#"{"events":[]}"#, (400, "invalid_body", "no records")).await;
+    check(
+        "POST",
+        EVENTS,
+        r#"{"events":[{"body":"","kee":""}]}"#,
+        (400, "invalid_body", "`kee`"),
+    )
+    .await;
+    check(
+        "POST",
+        "/v1/streams/orders/trim",
+        r#"{"until":"oldest"}"#,
+        (400, "invalid_body", "`oldest`"),
+    )
+    .await;
+    let form = node.append("application/x-www-form-urlencoded", "a=b").await;
+    form.problem(415, "unsupported_media_type");
+    node.append("text/plain", vec![b'x'; 1_000_001])
+        .await
+        .problem(413, "too_large");
+    node.append("text/plain", vec![b'x'; 9_000_000])
+        .await
+        .problem(413, "too_large");
+    let page = request("POST", "/v1/streams", &[("origin", "https://example.org")], "{}".into());
+    node.send(page).await.problem(403, "forbidden");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_without_engines_says_so() {
+    let node = TestNode::start().await;
+    node.get("/v1/streams").await.problem(503, "unavailable");
+    node.stop().await;
+}
