@@ -102,17 +102,16 @@ pub async fn open_store(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn 
 async fn open_object_stores(config: &Config, data: &Path) -> anyhow::Result<Vec<NamedStore>> {
     let mut places = config.object_stores.clone();
     if places.is_empty() {
-        let beside = |name: &str| match &config.store {
-            StoreChoice::Embedded => ObjectStore::File(data.join(format!("objects-{name}.db"))),
-            StoreChoice::Postgres(url) => {
-                let schema = format!("{}_objects_{name}", url.schema());
-                ObjectStore::Postgres(Box::new((**url).clone().with_schema(&schema)))
-            }
-        };
-        places = OBJECT_STORES
-            .iter()
-            .map(|name| ((*name).to_owned(), beside(name)))
-            .collect();
+        for name in OBJECT_STORES {
+            let beside = match &config.store {
+                StoreChoice::Embedded => ObjectStore::File(data.join(format!("objects-{name}.db"))),
+                StoreChoice::Postgres(url) => {
+                    let schema = format!("{}_objects_{name}", url.schema());
+                    ObjectStore::Postgres(Box::new(url.with_schema(&schema)?))
+                }
+            };
+            places.push((name.to_owned(), beside));
+        }
     }
     let mut stores = Vec::new();
     for (name, place) in places {
