@@ -299,8 +299,7 @@ mod tests {
         assert_eq!(expected[0].key.as_deref(), Some(&b"k"[..]));
         assert_eq!(expected[0].id.map(|id| id.0[..3].to_vec()), Some(vec![0, 0x11, 0x22]));
         assert_eq!(parsed(Form::Json, &format!(r#"{{"events":[{line}]}}"#)), expected);
-        let hidden =
-            format!(r#"{{"id":"00112233-4455-6677-8899-aabbccddeeff","key_base64":"aw==","body_base64":"Yg=="}}"#);
+        let hidden = r#"{"id":"00112233-4455-6677-8899-aabbccddeeff","key_base64":"aw==","body_base64":"Yg=="}"#;
         assert_eq!(parsed(Form::Lines, &format!("\n{hidden}\r\n\n")), expected);
         let mut frame = vec![HAS_ID | HAS_KEY];
         frame.extend(expected[0].id.expect("an identifier").0);

@@ -114,81 +114,94 @@ fn check_type(wanted: &Value, value: &Value) -> Result<(), String> {
     }
 }
 
-#[tokio::test]
-async fn real_answers_are_as_the_document_says() {
-    let node = node().await;
-    let schemas = Schemas::of(&node).await;
-    let check = async |operation: (&str, &str), path: &str, body: Value| {
+/// A node whose answers are held against its document.
+struct Checked<'a> {
+    node: &'a TestNode,
+    schemas: Schemas,
+}
+
+impl Checked<'_> {
+    /// Sends a request of the operation `method template` and checks its answer.
+    async fn send(&self, operation: (&str, &str), path: &str, body: Value) -> Value {
         let bytes = if body.is_null() {
             Bytes::new()
         } else {
             body.to_string().into()
         };
         let headers = [("content-type", "application/json")];
-        let answer = node
-            .send(request(&operation.0.to_uppercase(), path, &headers, bytes))
+        let request = request(&operation.0.to_uppercase(), path, &headers, bytes);
+        let answer = self.node.send(request).await;
+        self.schemas.check(operation, &answer).expect("the document is right");
+        serde_json::from_slice(&answer.body).unwrap_or_default()
+    }
+
+    async fn streams(&self) {
+        let (one, events) = ("/v1/streams/{stream}", "/v1/streams/{stream}/events");
+        for _made_then_refused in 0..2 {
+            self.send(("post", "/v1/streams"), "/v1/streams", json!({ "name": "bills" }))
+                .await;
+        }
+        self.send(("get", "/v1/streams"), "/v1/streams?limit=1", Value::Null)
             .await;
-        schemas.check(operation, &answer).expect("the document is right");
-        serde_json::from_slice::<Value>(&answer.body).unwrap_or_default()
+        let body = json!({ "events": [{ "key": "k", "body": "a" }, { "body_base64": "/w==" }] });
+        self.send(("post", events), "/v1/streams/orders/events", body).await;
+        self.send(("get", events), "/v1/streams/orders/events", Value::Null)
+            .await;
+        self.send(("get", one), "/v1/streams/orders", Value::Null).await;
+        self.send(("get", one), "/v1/streams/nothing", Value::Null).await;
+    }
+
+    async fn sessions(&self) {
+        let body = json!({ "stream": "orders" });
+        let made = self.send(("post", "/v1/sessions"), "/v1/sessions", body).await;
+        let session = made["session"].as_str().expect("an identifier");
+        let mut token = String::new();
+        for (method, below, body) in [
+            ("post", "/batches", json!({ "limit": 1 })),
+            ("get", "", Value::Null),
+            ("post", "/batches/{token}/extend", json!({ "lease_ms": 5000 })),
+            ("post", "/batches/{token}/nack", json!({ "park": true })),
+            ("post", "/batches/{token}/ack", json!({})),
+            ("get", "/parked", Value::Null),
+            ("post", "/parked/redrive", json!({})),
+            ("post", "/parked/drop", json!({})),
+            ("post", "/seek", json!({ "to": "oldest" })),
+        ] {
+            let template = format!("/v1/sessions/{{session}}{below}");
+            let path = template.replace("{session}", session).replace("{token}", &token);
+            let answer = self.send((method, &template), &path, body).await;
+            token = answer["token"].as_str().map_or(token, str::to_owned);
+        }
+        self.send(("get", "/v1/sessions"), "/v1/sessions?stream=orders", Value::Null)
+            .await;
+    }
+
+    async fn objects(&self) {
+        let (one, events) = ("/v1/objects/{object}", "/v1/objects/{object}/events");
+        let body = json!({ "body": "b", "indexes": [{ "index": "i", "key": "k" }] });
+        let made = self.send(("post", "/v1/objects"), "/v1/objects", body).await;
+        let object = format!("/v1/objects/{}", made["object"].as_str().expect("an identifier"));
+        self.send(("get", one), &object, Value::Null).await;
+        self.send(("put", one), &object, json!({ "body": "c" })).await;
+        self.send(("get", "/v1/objects"), "/v1/objects?index=i", Value::Null)
+            .await;
+        self.send(("get", events), &format!("{object}/events"), Value::Null)
+            .await;
+        self.send(("delete", one), &object, Value::Null).await;
+        self.send(("get", "/v1/stores"), "/v1/stores", Value::Null).await;
+    }
+}
+
+#[tokio::test]
+async fn real_answers_are_as_the_document_says() {
+    let node = node().await;
+    let checked = Checked {
+        node: &node,
+        schemas: Schemas::of(&node).await,
     };
-    check(("post", "/v1/streams"), "/v1/streams", json!({ "name": "bills" })).await;
-    check(("post", "/v1/streams"), "/v1/streams", json!({ "name": "bills" })).await;
-    check(("get", "/v1/streams"), "/v1/streams?limit=1", Value::Null).await;
-    let events = json!({ "events": [{ "key": "k", "body": "a" }, { "body_base64": "/w==" }] });
-    let path = "/v1/streams/orders/events";
-    check(("post", "/v1/streams/{stream}/events"), path, events).await;
-    check(("get", "/v1/streams/{stream}/events"), path, Value::Null).await;
-    check(("get", "/v1/streams/{stream}"), "/v1/streams/orders", Value::Null).await;
-    check(("get", "/v1/streams/{stream}"), "/v1/streams/nothing", Value::Null).await;
-    let made = check(("post", "/v1/sessions"), "/v1/sessions", json!({ "stream": "orders" })).await;
-    let session = format!("/v1/sessions/{}", made["session"].as_str().expect("an identifier"));
-    let batches = ("post", "/v1/sessions/{session}/batches");
-    let batch = check(batches, &format!("{session}/batches"), json!({ "limit": 1 })).await;
-    let token = batch["token"].as_str().expect("a token");
-    check(("get", "/v1/sessions/{session}"), &session, Value::Null).await;
-    let extend = ("post", "/v1/sessions/{session}/batches/{token}/extend");
-    check(
-        extend,
-        &format!("{session}/batches/{token}/extend"),
-        json!({ "lease_ms": 5000 }),
-    )
-    .await;
-    let nack = ("post", "/v1/sessions/{session}/batches/{token}/nack");
-    check(
-        nack,
-        &format!("{session}/batches/{token}/nack"),
-        json!({ "park": true }),
-    )
-    .await;
-    check(
-        ("get", "/v1/sessions/{session}/parked"),
-        &format!("{session}/parked"),
-        Value::Null,
-    )
-    .await;
-    let redrive = ("post", "/v1/sessions/{session}/parked/redrive");
-    check(redrive, &format!("{session}/parked/redrive"), json!({})).await;
-    check(
-        ("post", "/v1/sessions/{session}/seek"),
-        &format!("{session}/seek"),
-        json!({ "to": "oldest" }),
-    )
-    .await;
-    check(("get", "/v1/sessions"), "/v1/sessions?stream=orders", Value::Null).await;
-    let object = json!({ "body": "b", "indexes": [{ "index": "i", "key": "k" }] });
-    let made = check(("post", "/v1/objects"), "/v1/objects", object).await;
-    let object = format!("/v1/objects/{}", made["object"].as_str().expect("an identifier"));
-    check(("get", "/v1/objects/{object}"), &object, Value::Null).await;
-    check(("put", "/v1/objects/{object}"), &object, json!({ "body": "c" })).await;
-    check(("get", "/v1/objects"), "/v1/objects?index=i", Value::Null).await;
-    check(
-        ("get", "/v1/objects/{object}/events"),
-        &format!("{object}/events"),
-        Value::Null,
-    )
-    .await;
-    check(("delete", "/v1/objects/{object}"), &object, Value::Null).await;
-    check(("get", "/v1/stores"), "/v1/stores", Value::Null).await;
+    checked.streams().await;
+    checked.sessions().await;
+    checked.objects().await;
     node.stop().await;
 }
 

@@ -177,106 +177,54 @@ async fn trimmed_events_are_gone_and_the_reader_is_told_where_to_go_on() {
     node.stop().await;
 }
 
+/// A request, and the status, the code and a part of the detail with which it is refused.
+type Refusal = (
+    &'static str,
+    &'static str,
+    &'static str,
+    (u16, &'static str, &'static str),
+);
+
+#[rustfmt::skip]
+const REFUSALS: &[Refusal] = &[
+    ("GET", "/v1/streams/x", "", (404, "no_such_stream", "stream `x`")),
+    ("GET", "/v1/streams/x~3", "", (404, "no_such_stream", "stream `x~3`")),
+    ("GET", "/v1/streams/a%20b", "", (400, "invalid_identifier", "`a b`")),
+    ("GET", "/v1/streams/orders/tail", "", (404, "not_found", "/v1/openapi.json")),
+    ("GET", "/v1/objects/a/b/c", "", (404, "not_found", "no such path")),
+    ("DELETE", "/v1/streams", "", (405, "method_not_allowed", "POST, GET")),
+    ("GET", "/v1/streams?page=2", "", (400, "unknown_parameter", "`page`")),
+    ("GET", "/v1/streams/orders/events?limit=0", "", (400, "invalid_parameter", "from 1 to 1000")),
+    ("GET", "/v1/streams/orders/events?limit=1&limit=2", "", (400, "invalid_parameter", "once")),
+    ("GET", "/v1/streams/orders/events?from=then", "", (400, "invalid_parameter", "`then`")),
+    ("GET", "/v1/streams/orders/events?order=up", "", (400, "invalid_parameter", "`up`")),
+    ("GET", "/v1/streams/orders/events?order=backward&wait_ms=5", "", (400, "invalid_parameter", "`wait_ms`")),
+    ("POST", "/v1/streams", r#"{"name":"a","chainz":2}"#, (400, "invalid_body", "`chainz`")),
+    ("POST", "/v1/streams", r#"{"name":"a","chains":1}"#, (400, "invalid_identifier", "2 to 256")),
+    ("POST", "/v1/streams", "{", (400, "invalid_body", "EOF")),
+    ("POST", "/v1/streams/orders/events", r#"{"events":[]}"#, (400, "invalid_body", "no records")),
+    ("POST", "/v1/streams/orders/events", r#"{"events":[{"body":"","kee":""}]}"#, (400, "invalid_body", "`kee`")),
+    ("POST", "/v1/streams/orders/events?key=k", r#"{"events":[{"body":""}]}"#, (400, "invalid_parameter", "`key`")),
+    ("POST", "/v1/streams/orders/trim", r#"{"until":"oldest"}"#, (400, "invalid_body", "`oldest`")),
+];
+
 #[tokio::test]
 async fn what_is_wrong_is_named() {
     let node = node().await;
-    let check = async |method: &str, path: &str, body: &str, (status, code, hint): (u16, &str, &str)| {
-        let headers = [("content-type", "application/json")];
-        let answer = node
-            .send(request(method, path, &headers, Bytes::copy_from_slice(body.as_bytes())))
-            .await;
-        let detail = answer.problem(status, code)["detail"].clone();
-        assert!(
-            detail.as_str().is_some_and(|detail| detail.contains(hint)),
-            "{detail} has no `{hint}`"
-        );
-        answer
-    };
-    check("GET", "/v1/streams/x", "", (404, "no_such_stream", "stream `x`")).await;
-    check("GET", "/v1/streams/x~3", "", (404, "no_such_stream", "stream `x~3`")).await;
-    check("GET", "/v1/streams/a%20b", "", (400, "invalid_identifier", "`a b`")).await;
-    check(
-        "GET",
-        "/v1/streams/orders/tail",
-        "",
-        (404, "not_found", "/v1/openapi.json"),
-    )
-    .await;
-    check("GET", "/v1/objects/a/b/c", "", (404, "not_found", "no such path")).await;
-    let backward = format!("{EVENTS}?order=backward&wait_ms=5");
-    check("GET", &backward, "", (400, "invalid_parameter", "`wait_ms`")).await;
-    let keyed = format!("{EVENTS}?key=k");
-    let body = r#"{"events":[{"body":""}]}"#;
-    check("POST", &keyed, body, (400, "invalid_parameter", "`key`")).await;
-    let refused = check("DELETE", "/v1/streams", "", (405, "method_not_allowed", "POST, GET")).await;
-    assert_eq!(refused.header("allow"), Some("POST, GET"));
-    check("GET", "/v1/streams?page=2", "", (400, "unknown_parameter", "`page`")).await;
-    check(
-        "GET",
-        &format!("{EVENTS}?limit=0"),
-        "",
-        (400, "invalid_parameter", "from 1 to 1000"),
-    )
-    .await;
-    check(
-        "GET",
-        &format!("{EVENTS}?limit=1&limit=2"),
-        "",
-        (400, "invalid_parameter", "once"),
-    )
-    .await;
-    check(
-        "GET",
-        &format!("{EVENTS}?from=then"),
-        "",
-        (400, "invalid_parameter", "`then`"),
-    )
-    .await;
-    check(
-        "GET",
-        &format!("{EVENTS}?order=up"),
-        "",
-        (400, "invalid_parameter", "`up`"),
-    )
-    .await;
-    check(
-        "POST",
-        "/v1/streams",
-        r#"{"name":"a","chainz":2}"#,
-        (400, "invalid_body", "`chainz`"),
-    )
-    .await;
-    check(
-        "POST",
-        "/v1/streams",
-        r#"{"name":"a","chains":1}"#,
-        (400, "invalid_identifier", "2 to 256"),
-    )
-    .await;
-    check("POST", "/v1/streams", "{", (400, "invalid_body", "EOF")).await;
-    check("POST", EVENTS, r#"{"events":[]}"#, (400, "invalid_body", "no records")).await;
-    check(
-        "POST",
-        EVENTS,
-        r#"{"events":[{"body":"","kee":""}]}"#,
-        (400, "invalid_body", "`kee`"),
-    )
-    .await;
-    check(
-        "POST",
-        "/v1/streams/orders/trim",
-        r#"{"until":"oldest"}"#,
-        (400, "invalid_body", "`oldest`"),
-    )
-    .await;
+    let headers = [("content-type", "application/json")];
+    for &(method, path, body, (status, code, hint)) in REFUSALS {
+        let answer = node.send(request(method, path, &headers, body.into())).await;
+        let detail = answer.problem(status, code)["detail"].to_string();
+        assert!(detail.contains(hint), "{detail} has no `{hint}`");
+    }
+    assert_eq!(node.delete("/v1/streams").await.header("allow"), Some("POST, GET"));
     let form = node.append("application/x-www-form-urlencoded", "a=b").await;
     form.problem(415, "unsupported_media_type");
-    node.append("text/plain", vec![b'x'; 1_000_001])
-        .await
-        .problem(413, "too_large");
-    node.append("text/plain", vec![b'x'; 9_000_000])
-        .await
-        .problem(413, "too_large");
+    for bytes in [1_000_001, 9_000_000] {
+        node.append("text/plain", vec![b'x'; bytes])
+            .await
+            .problem(413, "too_large");
+    }
     let page = request("POST", "/v1/streams", &[("origin", "https://example.org")], "{}".into());
     node.send(page).await.problem(403, "forbidden");
     node.stop().await;

@@ -58,8 +58,9 @@ impl Follower {
 
     /// The identifier of the last event seen.
     fn last_id(&self) -> String {
-        let ids = self.seen.lines().filter_map(|line| line.strip_prefix("id: "));
-        ids.last().expect("an event").to_owned()
+        let mut lines = self.seen.lines().rev();
+        let id = lines.find_map(|line| line.strip_prefix("id: "));
+        id.expect("an event").to_owned()
     }
 }
 
