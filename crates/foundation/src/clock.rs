@@ -1,5 +1,6 @@
 //! Wall-clock and monotonic time behind one handle, with a fake that a test moves by hand.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -67,6 +68,14 @@ impl Monotonic {
     }
 }
 
+/// Time that somebody else drives: a simulation's, with its own skew, drift and steps.
+pub trait TimeSource: fmt::Debug + Send + Sync + 'static {
+    /// The wall-clock time; may step either way.
+    fn now(&self) -> Timestamp;
+    /// The time since an origin that never changes; never goes back.
+    fn monotonic(&self) -> Duration;
+}
+
 /// A cheap handle to a source of time.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -75,6 +84,7 @@ pub struct Clock(Source);
 enum Source {
     System { origin: Instant },
     Fake(Arc<FakeTime>),
+    Driven(Arc<dyn TimeSource>),
 }
 
 #[derive(Debug)]
@@ -98,6 +108,11 @@ impl Clock {
         })))
     }
 
+    /// A clock that shows what `source` says.
+    pub fn driven_by(source: Arc<dyn TimeSource>) -> Self {
+        Self(Source::Driven(source))
+    }
+
     /// The wall-clock time.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
     pub fn now(&self) -> Timestamp {
@@ -107,6 +122,7 @@ impl Clock {
                 Timestamp(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
             }
             Source::Fake(fake) => Timestamp(fake.wall_micros.load(Ordering::Acquire)),
+            Source::Driven(source) => source.now(),
         }
     }
 
@@ -116,13 +132,14 @@ impl Clock {
         match &self.0 {
             Source::System { origin } => Monotonic(origin.elapsed()),
             Source::Fake(fake) => Monotonic(Duration::from_micros(fake.monotonic_micros.load(Ordering::Acquire))),
+            Source::Driven(source) => Monotonic(source.monotonic()),
         }
     }
 
     /// Moves a fake clock forward, wall and monotonic alike.
     ///
     /// # Panics
-    /// On the system clock, which nobody can move.
+    /// On any other clock, which is not ours to move.
     pub fn advance(&self, by: Duration) {
         let Source::Fake(fake) = &self.0 else {
             panic!("only a fake clock can be advanced")

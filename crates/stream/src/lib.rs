@@ -3,12 +3,31 @@
 //! A stream is one sequence of events in a global order. It consists of chains; each chain is written
 //! by one host at a time and read by all. [`Log`] is what a reader sees of a stream.
 
+mod append;
+mod chain;
+mod config;
 mod event;
+mod grow;
+mod host;
+mod hybrid;
+mod key;
 mod log;
 mod name;
+mod peers;
 mod position;
+mod reader;
+mod record;
 
+pub use append::{AppendError, Record};
+pub use config::{
+    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CommitWait, Config, Growth, HeadLimits, KEY_BYTES_MAX,
+};
 pub use event::{Event, EventId};
+pub use host::{CreateError, Handle, ListError, Options, Service, Sharing, StartError};
+pub use hybrid::ClockSkew;
 pub use log::{Log, Page, ReadError, ReadLimit};
 pub use name::{InvalidStreamId, StreamId};
+pub use peers::{Forward, ForwardedEvent, NoPeers, PeerChain, PeerError, PeerHost, Peers, PromiseRequest};
 pub use position::{ChainId, HostId, InvalidPosition, Position, Stamp};
+pub use reader::Backward;
+pub use record::{ChainState, Settings};

@@ -1,0 +1,286 @@
+//! The lease of a host: its member record, its heartbeat, and how a silent host is fenced.
+//!
+//! ```text
+//!   start:  hosts n → n+1, member(n+1) live, beat(n+1)         one commit
+//!   beat:   {member is ours} → beat: promise, limit            every `beat_every`, or when a promise needs it
+//!   fence:  {member and beat as seen} → member fenced          by anyone, after `dead_after` of silence
+//!   adopt:  {member of the adopter, directory, head} → …       see `directory.rs`
+//! ```
+//! Nobody's clock decides whether a lease is valid: the store does. A fenced host finds its member record
+//! changed and stops; until it does, its promises end at the limit of its last beat, and its appends at the
+//! versions of the heads, which the adopters have changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bowline_foundation::clock::Monotonic;
+use bowline_store::{CommitError, Condition, Entry, ReadError, Version, Write};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+
+use super::{Inner, Options, Sharing, Task, directory};
+use crate::hybrid::HybridClock;
+use crate::reader::Cache;
+use crate::record::{Beat, Damaged, Member, MemberState};
+use crate::{HostId, Stamp, key};
+
+/// Hosts that are read at once.
+const HOSTS_MAX: usize = 1024;
+/// How often the registration of a host is tried.
+const ATTEMPTS: u32 = 50;
+
+/// Why a host could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("streams cannot be read")]
+    Read(#[from] ReadError),
+    #[error("the host cannot be registered")]
+    Commit(#[from] CommitError),
+    #[error("what is stored of streams is damaged: {0}")]
+    Damaged(String),
+}
+
+impl From<Damaged> for StartError {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged.to_string())
+    }
+}
+
+/// What a host knows of the others.
+#[derive(Debug, Default)]
+pub(crate) struct Neighbours {
+    /// The version of each host's beat, and since when it has been that.
+    heard: BTreeMap<HostId, (Version, Monotonic)>,
+    pub live: BTreeMap<HostId, Neighbour>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Neighbour {
+    pub address: String,
+    pub beat: Beat,
+}
+
+/// Draws an identifier and writes the host's records.
+pub(super) async fn register(options: Options, tasks: mpsc::UnboundedSender<Task>) -> Result<Inner, StartError> {
+    let clock = HybridClock::new(options.clock.clone(), options.config.skew_max);
+    let (id, member) = draw(&options).await?;
+    Ok(Inner {
+        id,
+        store: options.store,
+        blobs: options.blobs,
+        clock,
+        entropy: options.entropy,
+        peers: options.peers,
+        address: options.address,
+        sharing: options.sharing,
+        cache: Cache::new(options.config.cache_bytes_max),
+        config: options.config,
+        streams: RwLock::default(),
+        tasks,
+        member,
+        is_fenced: AtomicBool::new(false),
+        beating: tokio::sync::Mutex::new(member),
+        neighbours: Mutex::default(),
+    })
+}
+
+async fn draw(options: &Options) -> Result<(HostId, Version), StartError> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        if last.is_some() {
+            tokio::time::sleep(options.config.retry_pause).await;
+        }
+        match attempt(options).await {
+            Ok(drawn) => return Ok(drawn),
+            Err(StartError::Damaged(reason)) => return Err(StartError::Damaged(reason)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.expect("every attempt but the last leaves its error"))
+}
+
+async fn attempt(options: &Options) -> Result<(HostId, Version), StartError> {
+    let key = key::hosts();
+    let found = options.store.get(&key).await?;
+    let last = found.as_ref().map_or(Ok(0), number)?;
+    let condition = found.map_or(Condition::Absent(key.clone()), |entry| {
+        Condition::AtVersion(key.clone(), entry.version)
+    });
+    let id = HostId(last + 1);
+    let member = Member {
+        state: MemberState::Live,
+        address: options.address.clone(),
+    };
+    let beat = Beat {
+        wall: options.clock.now(),
+        ..Beat::default()
+    };
+    let writes = vec![
+        Write::Put(key, Bytes::copy_from_slice(&id.0.to_be_bytes())),
+        Write::Put(key::member(id), member.encode()),
+        Write::Put(key::beat(id), beat.encode()),
+    ];
+    // An attempt with an unknown end leaves a host that nobody runs; it is fenced like any dead one.
+    let version = options.store.commit(vec![condition], writes).await?;
+    Ok((id, version))
+}
+
+fn number(entry: &Entry) -> Result<u64, StartError> {
+    let digits = entry.value[..].try_into();
+    digits
+        .map(u64::from_be_bytes)
+        .map_err(|_| StartError::Damaged("the last host's number has not eight bytes".to_owned()))
+}
+
+/// Fences every other host and adopts what they owned; nobody else may use the store.
+pub(super) async fn take_over(host: &Arc<Inner>) -> Result<(), StartError> {
+    let (members, beats) = read_hosts(host).await?;
+    for (&id, (member, version)) in members.iter().filter(|(id, _)| **id != host.id) {
+        if member.state == MemberState::Live
+            && let Some((_, beat)) = beats.get(&id)
+        {
+            fence(host, id, (member, *version), *beat).await?;
+        }
+    }
+    directory::adopt_all(host).await.map_err(StartError::Damaged)?;
+    Ok(())
+}
+
+type Members = BTreeMap<HostId, (Member, Version)>;
+type Beats = BTreeMap<HostId, (Beat, Version)>;
+
+/// All members and, read after them, all beats.
+pub(crate) async fn read_hosts(host: &Inner) -> Result<(Members, Beats), StartError> {
+    let (mut members, mut beats) = (Members::new(), Beats::new());
+    for (key, entry) in host.store.scan(&key::members(), None, HOSTS_MAX).await? {
+        if let Some(id) = key::host_of(&key) {
+            members.insert(id, (Member::decode(&entry.value)?, entry.version));
+        }
+    }
+    for (key, entry) in host.store.scan(&key::beats(), None, HOSTS_MAX).await? {
+        if let Some(id) = key::host_of(&key) {
+            beats.insert(id, (Beat::decode(&entry.value)?, entry.version));
+        }
+    }
+    Ok((members, beats))
+}
+
+/// A host's last beat.
+pub(crate) async fn read_beat(host: &Inner, id: HostId) -> Option<Beat> {
+    let entry = host.store.get(&key::beat(id)).await.ok()??;
+    Beat::decode(&entry.value).ok()
+}
+
+/// Takes a host's right to act away, if it has shown no sign of life since `beat` was read.
+async fn fence(
+    host: &Inner,
+    id: HostId,
+    (member, member_version): (&Member, Version),
+    beat: Version,
+) -> Result<(), CommitError> {
+    let fenced = Member {
+        state: MemberState::Fenced,
+        ..member.clone()
+    };
+    let conditions = vec![
+        Condition::AtVersion(key::member(host.id), host.member),
+        Condition::AtVersion(key::member(id), member_version),
+        Condition::AtVersion(key::beat(id), beat),
+    ];
+    let writes = vec![Write::Put(key::member(id), fenced.encode())];
+    host.store.commit(conditions, writes).await?;
+    tracing::warn!(host = id.0, "a silent host has been fenced");
+    Ok(())
+}
+
+/// Beats for as long as the host lives.
+pub(super) async fn beat(host: Arc<Inner>) {
+    if host.sharing == Sharing::Exclusive {
+        return; // Nobody listens; promises ask for beats themselves.
+    }
+    loop {
+        raise_limit(&host, Stamp(u64::MAX)).await;
+        if host.is_fenced() {
+            return;
+        }
+        tokio::time::sleep(host.config.beat_every).await;
+    }
+}
+
+/// Makes a beat durable whose limit is a window ahead, unless promises up to `wanted` are possible already.
+pub(crate) async fn raise_limit(host: &Inner, wanted: Stamp) {
+    let mut version = host.beating.lock().await;
+    if host.is_fenced() || host.clock.limit() >= wanted {
+        return;
+    }
+    let promise = host.clock.promise_for_all();
+    let window = host.config.promise_window;
+    let limit = Stamp::of(host.clock.now().moment().after(window)).max(host.clock.limit());
+    let beat = Beat {
+        promise,
+        limit,
+        wall: host.clock.wall().now(),
+    };
+    // A beat whose end is unknown may arrive late; it must not undo a newer one.
+    let conditions = vec![
+        Condition::AtVersion(key::member(host.id), host.member),
+        Condition::AtVersion(key::beat(host.id), *version),
+    ];
+    let writes = vec![Write::Put(key::beat(host.id), beat.encode())];
+    match host.store.commit(conditions, writes).await {
+        Ok(written) => {
+            *version = written;
+            host.clock.raise_limit(limit);
+        }
+        Err(CommitError::Conflict(key)) if key == key::member(host.id) => be_fenced(host),
+        Err(error) => {
+            tracing::debug!(%error, "a heartbeat was not written");
+            if let Ok(Some(entry)) = host.store.get(&key::beat(host.id)).await {
+                *version = entry.version;
+            }
+        }
+    }
+}
+
+fn be_fenced(host: &Inner) {
+    tracing::error!(host = host.id.0, "this host has been fenced");
+    host.is_fenced.store(true, Ordering::Release);
+    host.spawn(async {}); // Wakes the service, so that it sees it.
+}
+
+/// Looks at the other hosts: learns who lives, and fences who has been silent for too long.
+pub(crate) async fn watch(host: &Arc<Inner>) -> Result<(), StartError> {
+    let (members, beats) = read_hosts(host).await?;
+    let now = host.clock.wall().monotonic();
+    let mut silent = Vec::new();
+    {
+        let mut neighbours = host.neighbours.lock();
+        neighbours.live.clear();
+        neighbours.heard.retain(|id, _| members.contains_key(id));
+        for (&id, (member, _)) in members.iter().filter(|(id, _)| **id != host.id) {
+            let Some(&(beat, version)) = beats.get(&id) else {
+                continue;
+            };
+            let heard = neighbours.heard.entry(id).or_insert((version, now));
+            if heard.0 != version {
+                *heard = (version, now);
+            }
+            if member.state == MemberState::Live && now.since(heard.1) >= host.config.dead_after {
+                silent.push((id, version));
+            } else if member.state == MemberState::Live {
+                let address = member.address.clone();
+                neighbours.live.insert(id, Neighbour { address, beat });
+            }
+        }
+    }
+    for (id, beat) in silent {
+        let (member, version) = &members[&id];
+        match fence(host, id, (member, *version), beat).await {
+            Ok(()) | Err(CommitError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

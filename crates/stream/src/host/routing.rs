@@ -1,0 +1,306 @@
+//! Where an append goes: to a chain here, or to another host.
+//!
+//! ```text
+//!   first identifier given ──▶ its home: chain 1 + hash % chains at first, wherever its owner is
+//!   else, a chain here     ──▶ the first one that is not busy, else the least busy
+//!   else                   ──▶ forwarded to the owner of an active chain; fails: the next one
+//! ```
+//! A client's retry begins with the same identifier, so it meets the chain that remembers the first try.
+//! An append without identifiers that is forwarded carries its origin with it: should the answer be lost
+//! and another host store it again, readers drop the later copy.
+
+use std::sync::Arc;
+
+use super::{Handle, Inner, Refusal, Stream, directory};
+use crate::append::{AppendError, Record, check};
+use crate::peers::{Forward, ForwardedEvent, PeerChain, PeerError, PeerHost};
+use crate::record::{ChainState, Draft};
+use crate::{ChainId, EventId, HostId, Position, Stamp, StreamId};
+
+/// A chain with more events waiting than this is busy: the next one is taken.
+const BUSY_EVENTS: usize = 512;
+/// How often an append is routed anew before it fails.
+const ATTEMPTS: u32 = 8;
+
+/// What is left of an append that was not stored.
+enum Left {
+    /// To be routed again.
+    Again(Vec<Draft>, String),
+    Failed(AppendError),
+}
+
+impl Handle {
+    /// Stores `records` one after the other in one chain, all or none; returns their positions.
+    ///
+    /// **Durability.** What `Ok` returned positions for survives the death of the process and the machine.
+    /// **Idempotence.** Records with identifiers are stored once, however often they are appended.
+    /// **Cancellation.** Leaves open whether the records are stored.
+    pub async fn append(&self, stream: &StreamId, records: Vec<Record>) -> Result<Vec<Position>, AppendError> {
+        check(&records)?;
+        let found = self.inner.of(stream).await?;
+        let drafts = self.inner.drafts(records);
+        self.inner.route(&found, drafts).await
+    }
+}
+
+impl Inner {
+    async fn of(&self, id: &StreamId) -> Result<Arc<Stream>, AppendError> {
+        if let Some(stream) = self.known(id.name())
+            && stream.id == *id
+        {
+            return Ok(stream);
+        }
+        match self.find(id.name()).await {
+            Ok(Some(stream)) if stream.id == *id => Ok(stream),
+            Ok(_) => Err(AppendError::NoSuchStream(id.clone())),
+            Err(bowline_store::ReadError::Damaged(reason)) => Err(AppendError::Damaged {
+                stream: id.clone(),
+                reason,
+            }),
+            Err(bowline_store::ReadError::Unavailable(reason)) => Err(unavailable(id, reason)),
+        }
+    }
+
+    /// Gives identifiers to records that have none: one random number an append, counted on.
+    fn drafts(&self, records: Vec<Record>) -> Vec<Draft> {
+        let mut base = [0; 16];
+        self.entropy.fill(&mut base);
+        let base = u128::from_be_bytes(base);
+        let draft = |(at, record): (usize, Record)| Draft {
+            is_given: record.id.is_some(),
+            id: record
+                .id
+                .unwrap_or_else(|| EventId(base.wrapping_add(at as u128).to_be_bytes())),
+            origin: None,
+            key: record.key,
+            body: record.body,
+        };
+        records.into_iter().enumerate().map(draft).collect()
+    }
+
+    async fn route(&self, stream: &Arc<Stream>, mut drafts: Vec<Draft>) -> Result<Vec<Position>, AppendError> {
+        let mut last = String::new();
+        for attempt in 0..ATTEMPTS {
+            if self.is_fenced() {
+                return Err(AppendError::Fenced);
+            }
+            if attempt > 0 {
+                self.look_again(stream).await;
+            }
+            let left = match drafts[0].is_given.then(|| home(stream, drafts[0].id)) {
+                Some(chain) => self.store_in(stream, chain, drafts).await,
+                None => self.store_anywhere(stream, drafts).await,
+            };
+            match left {
+                Ok(positions) => return Ok(positions),
+                Err(Left::Failed(error)) => return Err(error),
+                Err(Left::Again(back, reason)) => (drafts, last) = (back, reason),
+            }
+        }
+        Err(unavailable(&stream.id, last))
+    }
+
+    /// Reads the directory again, after a pause: what we knew of it led nowhere.
+    async fn look_again(&self, stream: &Stream) {
+        tokio::time::sleep(self.config.retry_pause).await;
+        if let Ok(Some(listed)) = directory::read(self, stream.id.name()).await {
+            stream.learn(listed);
+        }
+    }
+
+    async fn store_in(&self, stream: &Arc<Stream>, chain: ChainId, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
+        if stream.owned(chain).is_some() {
+            return self.store_here(stream, chain, drafts).await;
+        }
+        let listed = stream.listed();
+        match listed.directory.chain(chain) {
+            Some(info) if info.owner != self.id => self.forward(stream, (info.owner, Some(chain)), drafts, None).await,
+            _ => Err(Left::Again(drafts, format!("chain `{}` is changing hands", chain.0))),
+        }
+    }
+
+    async fn store_anywhere(&self, stream: &Arc<Stream>, mut drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
+        let mut reason = "no chain is active".to_owned();
+        if let Some(chain) = pick(stream) {
+            match self.store_here(stream, chain, drafts).await {
+                Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
+                settled => return settled,
+            }
+        }
+        stream.load.lock().homeless += drafts.len() as u64;
+        let origin = *drafts[0].origin.get_or_insert_with(|| self.clock.now());
+        drafts.iter_mut().for_each(|draft| draft.origin = Some(origin));
+        for owner in self.others(stream) {
+            match self.forward(stream, (owner, None), drafts, Some(origin)).await {
+                Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
+                settled => return settled,
+            }
+        }
+        Err(Left::Again(drafts, reason))
+    }
+
+    /// Owners of active chains, without us, in an order that differs from append to append.
+    fn others(&self, stream: &Stream) -> Vec<HostId> {
+        let listed = stream.listed();
+        let mut owners: Vec<HostId> = listed.directory.active().map(|chain| chain.owner).collect();
+        owners.retain(|owner| *owner != self.id);
+        owners.sort_unstable();
+        owners.dedup();
+        if !owners.is_empty() {
+            let turn = (self.entropy.number() % owners.len() as u64) as usize;
+            owners.rotate_left(turn);
+        }
+        owners
+    }
+
+    /// Has the owner of a chain of this host store the drafts.
+    pub(crate) async fn store_in_own(
+        &self,
+        stream: &Arc<Stream>,
+        chain: Option<ChainId>,
+        drafts: Vec<Draft>,
+    ) -> Result<Vec<Position>, Option<AppendError>> {
+        let Some(chain) = chain.or_else(|| pick(stream)) else {
+            return Err(None);
+        };
+        match self.store_here(stream, chain, drafts).await {
+            Ok(positions) => Ok(positions),
+            Err(Left::Failed(error)) => Err(Some(error)),
+            Err(Left::Again(..)) => Err(None),
+        }
+    }
+
+    async fn store_here(&self, stream: &Stream, chain: ChainId, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
+        let moved = || format!("chain `{}` has moved", chain.0);
+        let Some(owned) = stream.owned(chain) else {
+            return Err(Left::Again(drafts, moved()));
+        };
+        let refusal = match owned.queue.push(drafts) {
+            Err(refusal) => refusal,
+            Ok(answer) => match answer.await {
+                Ok(Ok(positions)) => return Ok(positions),
+                Ok(Err(refusal)) => refusal,
+                Err(_) => Refusal::Unknown("the host is stopping".to_owned()),
+            },
+        };
+        let id = stream.id.clone();
+        Err(match refusal {
+            Refusal::Moved(drafts) => Left::Again(drafts, moved()),
+            Refusal::Full => Left::Failed(AppendError::Overloaded(id)),
+            Refusal::NotStored(reason) => Left::Failed(unavailable(&id, reason)),
+            Refusal::Unknown(reason) => Left::Failed(AppendError::Unknown { stream: id, reason }),
+            Refusal::Skew(skew) => Left::Failed(AppendError::ClockSkew(skew)),
+            Refusal::Damaged(reason) => Left::Failed(AppendError::Damaged { stream: id, reason }),
+        })
+    }
+
+    /// Hands the drafts to another host. An answer that does not come leaves them with us if readers can
+    /// tell copies apart: if they have an origin.
+    async fn forward(
+        &self,
+        stream: &Stream,
+        (owner, chain): (HostId, Option<ChainId>),
+        drafts: Vec<Draft>,
+        origin: Option<Stamp>,
+    ) -> Result<Vec<Position>, Left> {
+        let Some(to) = self.peer(owner).await else {
+            return Err(Left::Again(drafts, format!("host `{}` is unknown", owner.0)));
+        };
+        let forward = Forward {
+            stream: stream.id.clone(),
+            events: drafts.iter().map(forwarded).collect(),
+            hosts: self.peers_known(),
+            chains: chains_known(stream),
+            chain,
+            stamp: self.clock.now(),
+            origin,
+        };
+        let sent = tokio::time::timeout(self.config.forward_timeout, self.peers.forward(&to, forward)).await;
+        let error = match sent {
+            Ok(Ok(positions)) => return Ok(positions),
+            Ok(Err(error)) => error,
+            Err(_) => PeerError::Unknown("no answer in time".to_owned()),
+        };
+        match error {
+            PeerError::Unknown(reason) if origin.is_none() => Err(Left::Failed(AppendError::Unknown {
+                stream: stream.id.clone(),
+                reason,
+            })),
+            error => Err(Left::Again(drafts, error.to_string())),
+        }
+    }
+
+    /// Where another host is reached.
+    pub(crate) async fn peer(&self, id: HostId) -> Option<PeerHost> {
+        let known = self.neighbours.lock().live.get(&id).map(|found| found.address.clone());
+        let address = match known {
+            Some(address) => address,
+            None => {
+                let entry = self.store.get(&crate::key::member(id)).await.ok()??;
+                crate::record::Member::decode(&entry.value).ok()?.address
+            }
+        };
+        Some(PeerHost { id, address })
+    }
+
+    pub(crate) fn peers_known(&self) -> Vec<PeerHost> {
+        let us = PeerHost {
+            id: self.id,
+            address: self.address.clone(),
+        };
+        let neighbours = self.neighbours.lock();
+        let others = neighbours.live.iter().map(|(&id, neighbour)| PeerHost {
+            id,
+            address: neighbour.address.clone(),
+        });
+        std::iter::once(us).chain(others).collect()
+    }
+}
+
+fn unavailable(stream: &StreamId, reason: String) -> AppendError {
+    AppendError::Unavailable {
+        stream: stream.clone(),
+        reason,
+    }
+}
+
+fn forwarded(draft: &Draft) -> ForwardedEvent {
+    ForwardedEvent {
+        id: draft.id,
+        is_given: draft.is_given,
+        key: draft.key.clone(),
+        body: draft.body.clone(),
+    }
+}
+
+fn chains_known(stream: &Stream) -> Vec<PeerChain> {
+    let listed = stream.listed();
+    let unsealed = listed
+        .directory
+        .chains
+        .iter()
+        .filter(|chain| chain.state != ChainState::Sealed);
+    unsealed
+        .map(|chain| PeerChain {
+            id: chain.id,
+            owner: chain.owner,
+        })
+        .collect()
+}
+
+/// The chain that takes all events of an append whose first identifier was given.
+fn home(stream: &Stream, id: EventId) -> ChainId {
+    // FNV-1a: the same on every host and in every build.
+    let hash = id.0.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    ChainId(1 + (hash % u64::from(stream.id.chains())) as u32)
+}
+
+/// The first chain here that is not busy, else the least busy one.
+fn pick(stream: &Stream) -> Option<ChainId> {
+    let owned = stream.all_owned();
+    let depths = owned.iter().map(|owned| (owned.queue.depth(), owned.chain));
+    let idle = depths.clone().find(|(depth, _)| *depth < BUSY_EVENTS);
+    idle.or_else(|| depths.min()).map(|(_, chain)| chain)
+}

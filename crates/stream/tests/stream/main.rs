@@ -1,0 +1,7 @@
+//! The stream crate's tests: hosts over memory, SQLite and failing stores.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod appending;
+mod node;
+mod restart;
