@@ -17,6 +17,7 @@ mod peers;
 mod position;
 mod reader;
 mod record;
+pub mod session;
 
 pub use append::{AppendError, Record};
 pub use config::{

@@ -1,0 +1,14 @@
+//! Receiver sessions over real stores and a stream in memory.
+
+mod acceptance;
+mod crash;
+mod creation;
+mod faults;
+mod filtering;
+mod kill;
+mod lanes;
+mod memory_log;
+mod model;
+mod per_key;
+mod settling;
+mod world;
