@@ -182,7 +182,7 @@ pub(super) fn weight(weight: f64) -> Result<(), Error> {
     )))
 }
 
-fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32, Error> {
+pub(super) fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32, Error> {
     let refused = |relation: &str, limit: u32| {
         Error::Validation(format!(
             "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must have \

@@ -2,7 +2,7 @@
 
 use bowline_store::Store as _;
 use bowline_stream::session::limits::{EXPIRED_KEPT, IDLE_TTL_DEFAULT, IDLE_TTL_PARTS, LEASE_DEFAULT};
-use bowline_stream::session::{Mode, Pick, ReadError, ReadRequest, SettleError, Settings, Start};
+use bowline_stream::session::{Mode, Pick, ReadError, ReadRequest, Settings, SettleError, Start};
 use bowline_stream::{Position, Stamp};
 use tokio::time::Instant;
 
@@ -24,7 +24,9 @@ async fn a_set_is_what_follows_the_cursor_and_the_store_shows_it() {
 
     let shown = world.handle.show(&session).await.unwrap();
     assert_eq!(shown.cursor, places[3]);
-    let [set] = shown.in_flight.as_slice() else { panic!("{shown:?}") };
+    let [set] = shown.in_flight.as_slice() else {
+        panic!("{shown:?}")
+    };
     assert!(set.from < places[0] && set.to == places[3] && set.events == 4);
     assert_eq!((set.worker.as_str(), set.attempts), ("worker-a", 1));
     let prefix = format!("sessions/marker/{session}/").into();
@@ -120,7 +122,11 @@ async fn a_set_whose_worker_died_comes_again_before_newer_ones() {
     let kept = world.take(&session, 4).await;
     world.handle.ack(&session, kept.token.unwrap()).await.unwrap();
     world.clock.advance(LEASE_DEFAULT - seconds(1));
-    assert_eq!(numbers(&world.take(&session, 2).await), [9, 10], "control: the lease still runs");
+    assert_eq!(
+        numbers(&world.take(&session, 2).await),
+        [9, 10],
+        "control: the lease still runs"
+    );
     world.clock.advance(seconds(1));
     let again = world.take(&session, 4).await;
     assert_eq!((again.attempt, numbers(&again)), (2, vec![1, 2, 3, 4]));
@@ -130,7 +136,11 @@ async fn a_set_whose_worker_died_comes_again_before_newer_ones() {
     world.handle.ack(&session, again.token.unwrap()).await.unwrap();
     world.clock.advance(seconds(3600));
     let left = world.drain(&session, 4).await;
-    assert_eq!(left, [(2, vec![9, 10]), (1, vec![11, 12])], "acknowledged sets never come again");
+    assert_eq!(
+        left,
+        [(2, vec![9, 10]), (1, vec![11, 12])],
+        "acknowledged sets never come again"
+    );
 }
 
 /// g-T8, second half.
@@ -165,7 +175,12 @@ async fn the_same_request_gets_the_same_set() {
         ..ReadRequest::default()
     };
     let first = world.handle.read(&session, request("r")).await.unwrap().unwrap();
-    let again = world.another_node().handle().read(&session, request("r")).await.unwrap();
+    let again = world
+        .another_node()
+        .handle()
+        .read(&session, request("r"))
+        .await
+        .unwrap();
     assert_eq!(again.as_ref(), Some(&first));
     let other = world.handle.read(&session, request("s")).await.unwrap().unwrap();
     assert_eq!(numbers(&other), [3, 4], "control: another request gets other events");
@@ -189,7 +204,9 @@ async fn a_session_that_nobody_reads_is_gone() {
         world.clock.advance(IDLE_TTL_DEFAULT);
         world.drain(&session, 1).await;
     }
-    world.clock.advance(IDLE_TTL_DEFAULT + IDLE_TTL_DEFAULT / IDLE_TTL_PARTS);
+    world
+        .clock
+        .advance(IDLE_TTL_DEFAULT + IDLE_TTL_DEFAULT / IDLE_TTL_PARTS);
     for _ in 0..2 {
         let refused = world.read_error(&session).await;
         assert!(matches!(refused, ReadError::Gone(_)), "{refused}");
@@ -221,9 +238,15 @@ async fn trimming_under_a_session_is_said_once() {
     world.log.trim(places[7]);
     world.clock.advance(LEASE_DEFAULT);
     let said = world.read_error(&session).await;
-    assert!(matches!(said, ReadError::Trimmed { .. }), "the set 1 to 4 is gone: {said}");
+    assert!(
+        matches!(said, ReadError::Trimmed { .. }),
+        "the set 1 to 4 is gone: {said}"
+    );
     let said = world.read_error(&session).await;
-    assert!(matches!(said, ReadError::Trimmed { .. }), "half of the set 8, 9 is gone: {said}");
+    assert!(
+        matches!(said, ReadError::Trimmed { .. }),
+        "half of the set 8, 9 is gone: {said}"
+    );
     assert_eq!(world.drain(&session, 2).await, [(2, vec![9]), (2, vec![10])]);
     assert_eq!(world.handle.stat(&session).await.unwrap().trimmed, 3);
 }

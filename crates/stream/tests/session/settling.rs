@@ -2,7 +2,7 @@
 
 use bowline_stream::session::limits::{LEASE_DEFAULT, LEASE_MAX, PARKED_SETS_MAX};
 use bowline_stream::session::{
-    BatchToken, Failed, Outcome, ParkingError, Pick, ReadRequest, Retry, SessionId, SettleError, Settings,
+    BatchToken, Failed, Outcome, ParkingError, Pick, ReadRequest, Retry, SessionId, Settings, SettleError,
 };
 use bowline_stream::{Position, Stamp};
 
@@ -24,7 +24,11 @@ async fn check(outcome: impl FnOnce(&[Position]) -> Outcome, now: &[(u32, Vec<u6
     let batch = world.take(&session, 5).await;
     let places: Vec<Position> = batch.events.iter().map(|event| event.position).collect();
     let outcome = outcome(&places);
-    world.handle.settle(&session, batch.token.unwrap(), outcome).await.unwrap();
+    world
+        .handle
+        .settle(&session, batch.token.unwrap(), outcome)
+        .await
+        .unwrap();
     assert_eq!(world.drain(&session, 5).await, now);
     world.clock.advance(seconds(10));
     assert_eq!(world.drain(&session, 5).await, later);
@@ -63,10 +67,21 @@ async fn a_part_of_a_part_can_fail() {
     let second = world.take(&session, 5).await;
     assert_eq!((second.attempt, numbers(&second)), (2, vec![2, 4, 5]));
     let not_in = failed(Failed::From(at(2)), at_once);
-    let refused = world.handle.settle(&session, second.token.unwrap(), not_in).await.unwrap_err();
-    assert!(matches!(refused, SettleError::NotInSet(place) if place == at(2)), "{refused}");
+    let refused = world
+        .handle
+        .settle(&session, second.token.unwrap(), not_in)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, SettleError::NotInSet(place) if place == at(2)),
+        "{refused}"
+    );
     let rest = failed(Failed::From(at(3)), at_once);
-    world.handle.settle(&session, second.token.unwrap(), rest).await.unwrap();
+    world
+        .handle
+        .settle(&session, second.token.unwrap(), rest)
+        .await
+        .unwrap();
     assert_eq!(world.drain(&session, 5).await, [(3, vec![4, 5])]);
 }
 
@@ -82,9 +97,16 @@ async fn parking_by_hand_keeps_the_reason_and_can_be_undone() {
     let parked = world.handle.parked(&session, None).await.unwrap();
     assert_eq!(parked.len(), 3);
     assert_eq!(parked[0].reason.as_deref(), Some("boom"));
-    assert_eq!(world.handle.parked(&session, Some(parked[1].batch)).await.unwrap(), parked[2..]);
+    assert_eq!(
+        world.handle.parked(&session, Some(parked[1].batch)).await.unwrap(),
+        parked[2..]
+    );
 
-    let missing = world.handle.redrive(&caller(), &session, Pick::Sets(vec![99])).await.unwrap_err();
+    let missing = world
+        .handle
+        .redrive(&caller(), &session, Pick::Sets(vec![99]))
+        .await
+        .unwrap_err();
     assert!(matches!(missing, ParkingError::NotParked(99)), "{missing}");
     let dropped = world.handle.drop_parked(&caller(), &session, Pick::Sets(vec![1])).await;
     assert_eq!(dropped.unwrap(), 1);
@@ -109,11 +131,22 @@ async fn a_full_parking_list_loses_nothing() {
     }
     let last = world.take(&session, 1).await;
     let park = failed(Failed::All, Retry::Park);
-    let refused = world.handle.settle(&session, last.token.unwrap(), park).await.unwrap_err();
-    assert!(matches!(refused, SettleError::ParkingFull(PARKED_SETS_MAX)), "{refused}");
+    let refused = world
+        .handle
+        .settle(&session, last.token.unwrap(), park)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, SettleError::ParkingFull(PARKED_SETS_MAX)),
+        "{refused}"
+    );
     world.clock.advance(LEASE_DEFAULT);
     let again = world.take(&session, 1).await;
-    assert_eq!((again.attempt, numbers(&again)), (2, numbers(&last)), "given out beyond its attempts");
+    assert_eq!(
+        (again.attempt, numbers(&again)),
+        (2, numbers(&last)),
+        "given out beyond its attempts"
+    );
     world.handle.drop_parked(&caller(), &session, Pick::All).await.unwrap();
     world.clock.advance(LEASE_DEFAULT);
     world.take_nothing(&session).await;
@@ -126,13 +159,20 @@ async fn an_extended_lease_keeps_a_set() {
     let session = world.session(Settings::default()).await;
     let batch = world.take(&session, 1).await;
     world.clock.advance(LEASE_DEFAULT - seconds(1));
-    let until = world.handle.extend(&session, batch.token.unwrap(), seconds(60)).await.unwrap();
+    let until = world
+        .handle
+        .extend(&session, batch.token.unwrap(), seconds(60))
+        .await
+        .unwrap();
     assert_eq!(until, world.clock.now().after(seconds(60)));
     world.clock.advance(seconds(59));
     world.take_nothing(&session).await;
     world.clock.advance(seconds(1));
     assert_eq!(world.take(&session, 1).await.attempt, 2, "control: it ends");
-    let too_long = world.handle.extend(&session, batch.token.unwrap(), LEASE_MAX + seconds(1)).await;
+    let too_long = world
+        .handle
+        .extend(&session, batch.token.unwrap(), LEASE_MAX + seconds(1))
+        .await;
     assert!(matches!(too_long, Err(SettleError::TooLong { .. })));
 }
 
@@ -154,7 +194,11 @@ async fn a_waiting_reader_is_woken_by_a_set_that_is_due_again() {
     let world = World::with_events(1);
     let session = world.session(Settings::default()).await;
     let batch = world.take(&session, 1).await;
-    world.handle.nack(&session, batch.token.unwrap(), seconds(5)).await.unwrap();
+    world
+        .handle
+        .nack(&session, batch.token.unwrap(), seconds(5))
+        .await
+        .unwrap();
     let patient = ReadRequest {
         wait: seconds(20),
         ..ReadRequest::default()

@@ -53,7 +53,9 @@ impl World {
 
     pub fn append(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<Position> {
         let numbers = numbers.into_iter();
-        numbers.map(|number| self.log.append(None, number.to_string())).collect()
+        numbers
+            .map(|number| self.log.append(None, number.to_string()))
+            .collect()
     }
 
     /// A further node over the same store and stream.
@@ -142,7 +144,10 @@ pub fn caller() -> Caller {
 
 /// What the events of a set are called.
 pub fn numbers(batch: &Batch) -> Vec<u64> {
-    let texts = batch.events.iter().map(|event| std::str::from_utf8(&event.body).unwrap());
+    let texts = batch
+        .events
+        .iter()
+        .map(|event| std::str::from_utf8(&event.body).unwrap());
     texts.map(|text| text.parse().unwrap()).collect()
 }
 
