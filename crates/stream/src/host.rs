@@ -16,7 +16,10 @@ mod lease;
 mod maintain;
 mod owner;
 mod queue;
+mod retention;
 mod routing;
+mod serving;
+mod stat;
 mod stream;
 mod window;
 
@@ -40,6 +43,7 @@ pub(crate) use self::directory::{read as read_directory, read_heads};
 pub use self::lease::StartError;
 pub(crate) use self::lease::{raise_limit, read_beat};
 pub(crate) use self::queue::Refusal;
+pub use self::stat::{ChainStat, Stat};
 pub(crate) use self::stream::{Listed, Owned, Stream};
 use crate::config::Config;
 use crate::hybrid::HybridClock;
@@ -124,11 +128,13 @@ impl Options {
 impl Service {
     /// Runs the host's tasks until the future is dropped or the host has been fenced.
     pub async fn run(mut self) {
+        let _stop = Stop(Arc::clone(&self.inner));
         let mut running = JoinSet::new();
         running.spawn(lease::beat(Arc::clone(&self.inner)));
         running.spawn(maintain::run(Arc::clone(&self.inner)));
         while !self.inner.is_fenced() {
             tokio::select! {
+                biased;
                 Some(task) = self.tasks.recv() => {
                     running.spawn(task);
                 }
@@ -139,7 +145,15 @@ impl Service {
                 }
             }
         }
-        for stream in self.inner.streams() {
+    }
+}
+
+/// Hands waiting appends back when the service ends, however it ends.
+struct Stop(Arc<Inner>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        for stream in self.0.streams() {
             stream.all_owned().iter().for_each(|owned| owned.queue.close());
         }
     }

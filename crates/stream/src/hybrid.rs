@@ -25,9 +25,9 @@ pub(crate) struct Slot(usize);
 
 /// The host's clock differs from the stamps it has seen by more than is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the clock is `{behind_ms}` ms behind stamps of other hosts, at most `{max_ms}` ms are allowed")]
+#[error("the clock is `{off_ms}` ms off those of other hosts, at most `{max_ms}` ms are allowed")]
 pub struct ClockSkew {
-    pub behind_ms: u64,
+    pub off_ms: u64,
     pub max_ms: u64,
 }
 
@@ -44,6 +44,8 @@ struct State {
     last: Stamp,
     in_flight: Vec<Option<Stamp>>,
     limit: Stamp,
+    /// How far the clock is ahead of all others', if that is too far.
+    ahead: Option<Duration>,
 }
 
 impl State {
@@ -78,6 +80,9 @@ impl HybridClock {
         let mut state = self.state.lock();
         let now = self.clock.now();
         self.check(state.last, now)?;
+        if let Some(ahead) = state.ahead {
+            return Err(self.skew(ahead));
+        }
         let first = Stamp::of(now).max(state.last.next());
         state.last = Stamp(first.0 + count - 1);
         state.in_flight[slot.0] = Some(first);
@@ -95,6 +100,13 @@ impl HybridClock {
         self.check(stamp, self.clock.now())?;
         state.last = state.last.max(stamp);
         Ok(())
+    }
+
+    /// Every later stamp is greater than `stamp`, whatever the clock says: the host has vouched for it. If
+    /// that is too far ahead, the host gives no stamps until its clock has come near enough.
+    pub fn follow(&self, stamp: Stamp) {
+        let mut state = self.state.lock();
+        state.last = state.last.max(stamp);
     }
 
     /// The latest stamp given or seen, moved on to now.
@@ -126,6 +138,11 @@ impl HybridClock {
         first.map_or(now, |&first| before(first))
     }
 
+    /// The clock is ahead of all other hosts' by this much; no stamps are given if that is too much.
+    pub fn be_ahead(&self, ahead: Duration) {
+        self.state.lock().ahead = (ahead > self.skew_max).then_some(ahead);
+    }
+
     /// Up to where promises may go.
     pub fn limit(&self) -> Stamp {
         self.state.lock().limit
@@ -139,15 +156,19 @@ impl HybridClock {
 
     /// Whether the clock lags behind what the host has seen by more than is allowed.
     fn check(&self, seen: Stamp, now: Timestamp) -> Result<(), ClockSkew> {
-        let behind = seen.moment().since(now);
-        if behind <= self.skew_max {
+        let off = seen.moment().since(now);
+        if off <= self.skew_max {
             return Ok(());
         }
+        Err(self.skew(off))
+    }
+
+    fn skew(&self, off: Duration) -> ClockSkew {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Err(ClockSkew {
-            behind_ms: millis(behind),
+        ClockSkew {
+            off_ms: millis(off),
             max_ms: millis(self.skew_max),
-        })
+        }
     }
 }
 
@@ -189,12 +210,27 @@ mod tests {
         let skew = hybrid
             .observe(Stamp::of(wall.now().after(Duration::from_secs(6))))
             .unwrap_err();
-        assert_eq!((skew.behind_ms, skew.max_ms), (6_000, 5_000));
+        assert_eq!((skew.off_ms, skew.max_ms), (6_000, 5_000));
         assert_eq!(
             hybrid.begin(slot, 1).unwrap(),
             ahead.next().next(),
             "a refused stamp leaves no trace"
         );
+    }
+
+    #[test]
+    fn a_host_that_follows_too_far_takes_itself_out() {
+        let (wall, hybrid) = clock();
+        let slot = hybrid.slot();
+        let ahead = Stamp::of(wall.now().after(Duration::from_secs(6)));
+        hybrid.follow(ahead);
+        assert_eq!(hybrid.begin(slot, 1).unwrap_err().off_ms, 6_000);
+        wall.advance(Duration::from_secs(1));
+        assert_eq!(hybrid.begin(slot, 1).unwrap(), ahead.next());
+        hybrid.be_ahead(Duration::from_secs(7));
+        assert_eq!(hybrid.begin(slot, 1).unwrap_err().off_ms, 7_000);
+        hybrid.be_ahead(Duration::ZERO);
+        assert!(hybrid.begin(slot, 1).is_ok());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use config::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CommitWait, Config, Growth, HeadLimits, KEY_BYTES_MAX,
 };
 pub use event::{Event, EventId};
-pub use host::{CreateError, Handle, ListError, Options, Service, Sharing, StartError};
+pub use host::{ChainStat, CreateError, Handle, ListError, Options, Service, Sharing, StartError, Stat};
 pub use hybrid::ClockSkew;
 pub use log::{Log, Page, ReadError, ReadLimit};
 pub use name::{InvalidStreamId, StreamId};

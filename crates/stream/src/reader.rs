@@ -22,8 +22,8 @@ pub(crate) use self::cache::Cache;
 pub(crate) use self::merge::Places;
 pub(crate) use self::view::View;
 use crate::host::{Handle, Inner, Stream};
-use crate::record::Damaged;
-use crate::{Log, Page, Position, ReadError, ReadLimit, Stamp, StreamId};
+use crate::record::{Damaged, Head};
+use crate::{ChainId, Log, Page, Position, ReadError, ReadLimit, Stamp, StreamId};
 
 /// How often a read starts anew because what it read was trimmed under it.
 const ATTEMPTS: u32 = 4;
@@ -103,6 +103,32 @@ impl Log for Handle {
     }
 }
 
+/// The position of the oldest event of a chain that is left.
+pub(crate) async fn first_position(
+    host: &Inner,
+    stream: &Stream,
+    (chain, head): (ChainId, &Arc<Head>),
+) -> Result<Option<Position>, Trouble> {
+    let source = cursor::Source { host, stream };
+    let cursor = cursor::Cursor::seek(&source, (chain, Arc::clone(head)), Position::START, None).await?;
+    Ok(cursor.peek())
+}
+
+/// The end of the last node of a chain whose events are all at or under `cut`.
+pub(crate) async fn last_node_under(
+    host: &Inner,
+    stream: &Stream,
+    (chain, head): (ChainId, &Head),
+    cut: Stamp,
+) -> Result<Option<Stamp>, Trouble> {
+    let source = cursor::Source { host, stream };
+    let after = cursor::search(&source, (chain, head), cut.next()).await?;
+    if after == head.first_node {
+        return Ok(None);
+    }
+    Ok(Some(source.node(chain, after - 1, 1).await?.last_stamp))
+}
+
 /// How new a view must be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Freshness {
@@ -133,7 +159,7 @@ impl Inner {
     ) -> Result<Option<Page>, ReadError> {
         let in_stream = |trouble: Trouble| trouble.of(&stream.id);
         let (view, is_new) = self.view(stream, wanted).await.map_err(in_stream)?;
-        let trimmed = view.directory.trimmed;
+        let trimmed = view.trimmed(stream);
         if after < trimmed {
             return Err(ReadError::Trimmed {
                 stream: stream.id.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::queue::{Pending, Refusal};
+use super::queue::{Pending, Refusal, Reply};
 use super::window::Window;
 use crate::record::Draft;
 use crate::{ChainId, EventId, HostId, Position, Stamp};
@@ -15,7 +15,7 @@ pub(crate) struct Batch {
 
 struct Append {
     places: Places,
-    reply: tokio::sync::oneshot::Sender<Result<Vec<Position>, Refusal>>,
+    reply: Reply,
 }
 
 enum Places {
@@ -126,12 +126,7 @@ impl Batch {
 }
 
 /// Answers that wait to be sent.
-pub(crate) struct Answers(
-    Vec<(
-        tokio::sync::oneshot::Sender<Result<Vec<Position>, Refusal>>,
-        Vec<Position>,
-    )>,
-);
+pub(crate) struct Answers(Vec<(Reply, Vec<Position>)>);
 
 impl Answers {
     pub fn send(self) {

@@ -29,11 +29,13 @@ const STREAMS_AT_ONCE: usize = 256;
 const HEADS_AT_ONCE: usize = 512;
 
 /// Why a directory was not changed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
-    /// Somebody else changed it, or the chain, first.
+    #[error("somebody else changed it first")]
     Raced,
+    #[error("the store cannot be reached: {0}")]
     Unavailable(String),
+    #[error("what is stored is damaged: {0}")]
     Damaged(String),
 }
 
@@ -280,7 +282,7 @@ pub(super) async fn activate(host: &Arc<Inner>, stream: &Arc<Stream>, chain: Cha
 }
 
 /// The directory as it is stored now.
-async fn fresh(host: &Inner, stream: &Stream) -> Result<Listed, ChangeError> {
+pub(super) async fn fresh(host: &Inner, stream: &Stream) -> Result<Listed, ChangeError> {
     let found = read(host, stream.id.name()).await?;
     let listed = found.ok_or_else(|| ChangeError::Damaged("the directory is gone".to_owned()))?;
     stream.learn(listed.clone());
@@ -324,6 +326,19 @@ pub(super) async fn adopt_round(host: &Arc<Inner>) -> Result<(), ChangeError> {
         }
     }
     forget_hosts(host, &members, &owners).await
+}
+
+/// Takes back the registration of a chain that its owner does not open.
+pub(super) async fn give_up(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId) -> Result<(), ChangeError> {
+    let _one_at_a_time = stream.changing.lock().await;
+    let before = fresh(host, stream).await?;
+    let is_pending = |info: &&ChainInfo| info.state == ChainState::Pending;
+    if before.directory.chain(chain).filter(is_pending).is_none() {
+        return Ok(());
+    }
+    let (_, over) = read_head(host, stream, chain).await?;
+    let directory = Directory::clone(&before.directory);
+    remove(host, stream, (&before, directory), (chain, over)).await
 }
 
 /// Takes a chain over, or takes its registration back if it never opened.

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bowline_foundation::clock::Monotonic;
 use bowline_store::{CommitError, Condition, Entry, ReadError, Version, Write};
@@ -59,7 +60,6 @@ pub(crate) struct Neighbours {
 #[derive(Clone, Debug)]
 pub(crate) struct Neighbour {
     pub address: String,
-    pub beat: Beat,
 }
 
 /// Draws an identifier and writes the host's records.
@@ -253,7 +253,8 @@ fn be_fenced(host: &Inner) {
 /// Looks at the other hosts: learns who lives, and fences who has been silent for too long.
 pub(crate) async fn watch(host: &Arc<Inner>) -> Result<(), StartError> {
     let (members, beats) = read_hosts(host).await?;
-    let now = host.clock.wall().monotonic();
+    let (now, wall) = (host.clock.wall().monotonic(), host.clock.wall().now());
+    let mut ahead = None;
     let mut silent = Vec::new();
     {
         let mut neighbours = host.neighbours.lock();
@@ -266,14 +267,21 @@ pub(crate) async fn watch(host: &Arc<Inner>) -> Result<(), StartError> {
             let heard = neighbours.heard.entry(id).or_insert((version, now));
             if heard.0 != version {
                 *heard = (version, now);
+                let by = wall.since(beat.wall);
+                ahead = Some(ahead.map_or(by, |least: Duration| least.min(by)));
             }
             if member.state == MemberState::Live && now.since(heard.1) >= host.config.dead_after {
                 silent.push((id, version));
             } else if member.state == MemberState::Live {
                 let address = member.address.clone();
-                neighbours.live.insert(id, Neighbour { address, beat });
+                neighbours.live.insert(id, Neighbour { address });
             }
         }
+    }
+    // A beat that is new to us may be as old as the pause between two looks.
+    let age_max = host.config.maintain_every + host.config.beat_every;
+    if let Some(ahead) = ahead {
+        host.clock.be_ahead(ahead.saturating_sub(age_max));
     }
     for (id, beat) in silent {
         let (member, version) = &members[&id];

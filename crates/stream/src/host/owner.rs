@@ -38,13 +38,14 @@ pub(crate) struct Owner {
 }
 
 /// Why a head was not written.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Fate {
+    #[error("nothing was stored: {0}")]
     NotStored(String),
     /// Another epoch has begun. `may_be_stored` if an attempt may have come before it.
-    Moved {
-        may_be_stored: bool,
-    },
+    #[error("the chain has moved to another host")]
+    Moved { may_be_stored: bool },
+    #[error("what is stored is damaged: {0}")]
     Damaged(String),
 }
 
@@ -242,9 +243,11 @@ impl Owner {
             let until = from;
             from = from.saturating_sub(NODES_AT_ONCE).max(self.head.first_node);
             let mut older = Vec::new();
-            for stored in self.nodes(from, until).await? {
+            for (number, stored) in self.nodes(from, until).await? {
                 // What has moved to blobs is older than any retry.
-                if let Stored::Node(node) = stored {
+                if let Stored::Node(node) = stored
+                    && number < until
+                {
                     events += node.runs.iter().map(|run| run.events as usize).sum::<usize>();
                     older.extend(node.runs);
                 }
@@ -267,8 +270,9 @@ impl Owner {
         Ok(())
     }
 
-    /// The stored nodes with numbers in `from..until`; repeats until the store answers.
-    pub async fn nodes(&self, from: u64, until: u64) -> Result<Vec<Stored>, String> {
+    /// The stored nodes from number `from` on, at most `until - from`, each under its number or, if it is
+    /// packed, under the last number of its pack; repeats until the store answers.
+    pub async fn nodes(&self, from: u64, until: u64) -> Result<Vec<(u64, Stored)>, String> {
         let (name, chain) = (self.stream.id.name(), self.owned.chain);
         let after = from.checked_sub(1).map(|number| key::node(name, chain, number));
         let limit = usize::try_from(until - from).unwrap_or(usize::MAX);
@@ -280,8 +284,11 @@ impl Owner {
                 .await
             {
                 Ok(found) => {
-                    let decoded = found.iter().map(|(_, entry)| Stored::decode(&entry.value));
-                    return decoded.collect::<Result<_, _>>().map_err(|error| error.to_string());
+                    let decoded = found.iter().map(|(key, entry)| {
+                        let stored = Stored::decode(&entry.value).map_err(|error| error.to_string())?;
+                        Ok((key::node_number(key).ok_or("a node's key is short")?, stored))
+                    });
+                    return decoded.collect();
                 }
                 Err(bowline_store::ReadError::Damaged(reason)) => return Err(reason),
                 Err(bowline_store::ReadError::Unavailable(_)) => self.pause().await,

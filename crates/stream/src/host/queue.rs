@@ -9,12 +9,15 @@ use crate::hybrid::ClockSkew;
 use crate::record::Draft;
 use crate::{Position, Stamp};
 
+/// Where the answer to an append goes.
+pub(crate) type Reply = oneshot::Sender<Result<Vec<Position>, Refusal>>;
+
 /// One append that waits.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub drafts: Vec<Draft>,
     pub bytes: usize,
-    pub reply: oneshot::Sender<Result<Vec<Position>, Refusal>>,
+    pub reply: Reply,
 }
 
 /// Why the owner of a chain did not store an append.

@@ -22,11 +22,35 @@ const BUSY_EVENTS: usize = 512;
 /// How often an append is routed anew before it fails.
 const ATTEMPTS: u32 = 8;
 
-/// What is left of an append that was not stored.
+/// What is left of an append that was not acknowledged.
 enum Left {
     /// To be routed again.
-    Again(Vec<Draft>, String),
+    Again(Back),
     Failed(AppendError),
+}
+
+/// Where an append may be stored.
+enum Way {
+    Here(ChainId),
+    There(HostId, Option<ChainId>),
+}
+
+/// An append that came back.
+struct Back {
+    drafts: Vec<Draft>,
+    reason: String,
+    /// Whether a host that did not answer may have stored it. Its events have an origin then.
+    may_be_stored: bool,
+}
+
+impl Back {
+    fn unstored(drafts: Vec<Draft>, reason: impl Into<String>) -> Left {
+        Left::Again(Self {
+            drafts,
+            reason: reason.into(),
+            may_be_stored: false,
+        })
+    }
 }
 
 impl Handle {
@@ -79,9 +103,9 @@ impl Inner {
     }
 
     async fn route(&self, stream: &Arc<Stream>, mut drafts: Vec<Draft>) -> Result<Vec<Position>, AppendError> {
-        let mut last = String::new();
+        let (mut last, mut may_be_stored) = (String::new(), false);
         for attempt in 0..ATTEMPTS {
-            if self.is_fenced() {
+            if self.is_fenced() && !may_be_stored {
                 return Err(AppendError::Fenced);
             }
             if attempt > 0 {
@@ -93,11 +117,18 @@ impl Inner {
             };
             match left {
                 Ok(positions) => return Ok(positions),
-                Err(Left::Failed(error)) => return Err(error),
-                Err(Left::Again(back, reason)) => (drafts, last) = (back, reason),
+                Err(Left::Failed(error)) if !may_be_stored => return Err(error),
+                Err(Left::Failed(error)) => return Err(unknown(&stream.id, error.to_string())),
+                Err(Left::Again(back)) => {
+                    (drafts, last) = (back.drafts, back.reason);
+                    may_be_stored |= back.may_be_stored;
+                }
             }
         }
-        Err(unavailable(&stream.id, last))
+        match may_be_stored {
+            true => Err(unknown(&stream.id, last)),
+            false => Err(unavailable(&stream.id, last)),
+        }
     }
 
     /// Reads the directory again, after a pause: what we knew of it led nowhere.
@@ -115,28 +146,52 @@ impl Inner {
         let listed = stream.listed();
         match listed.directory.chain(chain) {
             Some(info) if info.owner != self.id => self.forward(stream, (info.owner, Some(chain)), drafts, None).await,
-            _ => Err(Left::Again(drafts, format!("chain `{}` is changing hands", chain.0))),
+            _ => Err(Back::unstored(drafts, format!("chain `{}` is changing hands", chain.0))),
         }
     }
 
-    async fn store_anywhere(&self, stream: &Arc<Stream>, mut drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
-        let mut reason = "no chain is active".to_owned();
-        if let Some(chain) = pick(stream) {
-            match self.store_here(stream, chain, drafts).await {
-                Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
-                settled => return settled,
+    async fn store_anywhere(&self, stream: &Arc<Stream>, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
+        let mut back = Back {
+            drafts,
+            reason: "no chain is active".to_owned(),
+            may_be_stored: false,
+        };
+        // A chain that was added elsewhere for this load gets the next request, with the news of it.
+        let grown = stream.grown.lock().take();
+        let news = grown.map(|(owner, chain)| Way::There(owner, Some(chain)));
+        let here = pick(stream).map(Way::Here);
+        if here.is_none() {
+            stream.load.lock().homeless += back.drafts.len() as u64;
+        }
+        let others = self.others(stream).into_iter().map(|owner| Way::There(owner, None));
+        for way in news.into_iter().chain(here).chain(others) {
+            let sent = match way {
+                Way::Here(chain) => self.store_here(stream, chain, back.drafts).await,
+                Way::There(owner, chain) => {
+                    let origin = self.give_origin(&mut back.drafts);
+                    self.forward(stream, (owner, chain), back.drafts, Some(origin)).await
+                }
+            };
+            match sent {
+                Ok(positions) => return Ok(positions),
+                Err(Left::Failed(error)) if !back.may_be_stored => return Err(Left::Failed(error)),
+                Err(Left::Failed(error)) => return Err(Left::Failed(unknown(&stream.id, error.to_string()))),
+                Err(Left::Again(next)) => {
+                    back = Back {
+                        may_be_stored: back.may_be_stored || next.may_be_stored,
+                        ..next
+                    };
+                }
             }
         }
-        stream.load.lock().homeless += drafts.len() as u64;
-        let origin = *drafts[0].origin.get_or_insert_with(|| self.clock.now());
+        Err(Left::Again(back))
+    }
+
+    /// From now on copies of the drafts may lie in several chains.
+    fn give_origin(&self, drafts: &mut [Draft]) -> Stamp {
+        let origin = drafts[0].origin.unwrap_or_else(|| self.clock.now());
         drafts.iter_mut().for_each(|draft| draft.origin = Some(origin));
-        for owner in self.others(stream) {
-            match self.forward(stream, (owner, None), drafts, Some(origin)).await {
-                Err(Left::Again(back, why)) => (drafts, reason) = (back, why),
-                settled => return settled,
-            }
-        }
-        Err(Left::Again(drafts, reason))
+        origin
     }
 
     /// Owners of active chains, without us, in an order that differs from append to append.
@@ -173,7 +228,7 @@ impl Inner {
     async fn store_here(&self, stream: &Stream, chain: ChainId, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
         let moved = || format!("chain `{}` has moved", chain.0);
         let Some(owned) = stream.owned(chain) else {
-            return Err(Left::Again(drafts, moved()));
+            return Err(Back::unstored(drafts, moved()));
         };
         let refusal = match owned.queue.push(drafts) {
             Err(refusal) => refusal,
@@ -185,10 +240,10 @@ impl Inner {
         };
         let id = stream.id.clone();
         Err(match refusal {
-            Refusal::Moved(drafts) => Left::Again(drafts, moved()),
+            Refusal::Moved(drafts) => Back::unstored(drafts, moved()),
             Refusal::Full => Left::Failed(AppendError::Overloaded(id)),
             Refusal::NotStored(reason) => Left::Failed(unavailable(&id, reason)),
-            Refusal::Unknown(reason) => Left::Failed(AppendError::Unknown { stream: id, reason }),
+            Refusal::Unknown(reason) => Left::Failed(unknown(&id, reason)),
             Refusal::Skew(skew) => Left::Failed(AppendError::ClockSkew(skew)),
             Refusal::Damaged(reason) => Left::Failed(AppendError::Damaged { stream: id, reason }),
         })
@@ -204,7 +259,7 @@ impl Inner {
         origin: Option<Stamp>,
     ) -> Result<Vec<Position>, Left> {
         let Some(to) = self.peer(owner).await else {
-            return Err(Left::Again(drafts, format!("host `{}` is unknown", owner.0)));
+            return Err(Back::unstored(drafts, format!("host `{}` is unknown", owner.0)));
         };
         let forward = Forward {
             stream: stream.id.clone(),
@@ -217,17 +272,25 @@ impl Inner {
         };
         let sent = tokio::time::timeout(self.config.forward_timeout, self.peers.forward(&to, forward)).await;
         let error = match sent {
-            Ok(Ok(positions)) => return Ok(positions),
+            Ok(Ok(positions)) => {
+                // Whatever is stamped here from now on comes after what we have just heard of.
+                if let Some(last) = positions.iter().max() {
+                    self.clock.follow(last.stamp);
+                }
+                return Ok(positions);
+            }
             Ok(Err(error)) => error,
             Err(_) => PeerError::Unknown("no answer in time".to_owned()),
         };
-        match error {
-            PeerError::Unknown(reason) if origin.is_none() => Err(Left::Failed(AppendError::Unknown {
-                stream: stream.id.clone(),
-                reason,
-            })),
-            error => Err(Left::Again(drafts, error.to_string())),
+        let may_be_stored = matches!(error, PeerError::Unknown(_));
+        if may_be_stored && origin.is_none() {
+            return Err(Left::Failed(unknown(&stream.id, error.to_string())));
         }
+        Err(Left::Again(Back {
+            drafts,
+            reason: error.to_string(),
+            may_be_stored,
+        }))
     }
 
     /// Where another host is reached.
@@ -254,6 +317,13 @@ impl Inner {
             address: neighbour.address.clone(),
         });
         std::iter::once(us).chain(others).collect()
+    }
+}
+
+fn unknown(stream: &StreamId, reason: String) -> AppendError {
+    AppendError::Unknown {
+        stream: stream.clone(),
+        reason,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::grow::Load;
 use crate::hybrid::Slot;
 use crate::reader::{Places, View};
 use crate::record::{Directory, Head};
-use crate::{ChainId, Stamp, StreamId};
+use crate::{ChainId, HostId, Stamp, StreamId};
 
 /// A chain that this host owns.
 #[derive(Debug)]
@@ -42,6 +42,10 @@ pub(crate) struct Stream {
     pub id: StreamId,
     listed: RwLock<Listed>,
     owned: RwLock<BTreeMap<ChainId, Arc<Owned>>>,
+    /// The slots of all chains that were ever owned here: what is in flight counts after a chain has moved.
+    slots: RwLock<Vec<Slot>>,
+    /// A chain that was added on another host, which has not heard of it yet.
+    pub grown: Mutex<Option<(HostId, ChainId)>>,
     news: Notify,
     pub load: Mutex<Load>,
     /// The last view that readers made, and the lock that lets one of them at a time make another.
@@ -58,6 +62,8 @@ impl Stream {
             id,
             listed: RwLock::new(listed),
             owned: RwLock::default(),
+            slots: RwLock::default(),
+            grown: Mutex::default(),
             news: Notify::new(),
             load: Mutex::default(),
             view: RwLock::default(),
@@ -89,7 +95,12 @@ impl Stream {
     }
 
     pub fn own(&self, owned: Arc<Owned>) {
+        self.slots.write().push(owned.slot);
         self.owned.write().insert(owned.chain, owned);
+    }
+
+    pub fn slots(&self) -> Vec<Slot> {
+        self.slots.read().clone()
     }
 
     /// Forgets a chain that has moved or was sealed.

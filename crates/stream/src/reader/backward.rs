@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cursor::Source;
+use super::cursor::{Source, search};
 use super::{ATTEMPTS, Freshness, Trouble, View, copies};
 use crate::host::{Handle, Inner, Stream};
 use crate::record::{Head, Item, Run, RunReader};
@@ -58,7 +58,7 @@ async fn page(
     let mut more = false;
     while let Some(latest) = latest(&chains) {
         let position = chains[latest].peek().expect("the latest cursor stands at an event");
-        if position <= view.directory.trimmed {
+        if position <= view.trimmed(stream) {
             break;
         }
         if items.len() >= limit.events || (bytes >= limit.bytes && !items.is_empty()) {
@@ -69,7 +69,7 @@ async fn page(
         bytes += item.event.body.len() + item.event.key.as_ref().map_or(0, bytes::Bytes::len);
         items.push(item);
     }
-    let next = items.last().map_or(view.directory.trimmed, |item| item.event.position);
+    let next = items.last().map_or(view.trimmed(stream), |item| item.event.position);
     items.reverse();
     let earliest = items.first().map_or(next, |item| item.event.position);
     let mut events = copies::dropped(host, stream, view, (just_before(earliest), items)).await?;
@@ -133,15 +133,7 @@ impl BackCursor {
 
     /// The number after the first node that ends at or after `before`.
     async fn end_of_search(&self, source: &Source<'_>, before: Position) -> Result<u64, Trouble> {
-        let (mut low, mut high) = (self.head.first_node, self.head.next_node);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if source.node(self.chain, middle, 1).await?.last_stamp < before.stamp {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
+        let low = search(source, (self.chain, &self.head), before.stamp).await?;
         Ok((low + 1).min(self.head.next_node))
     }
 

@@ -53,29 +53,12 @@ impl Cursor {
         if !is_in_head {
             cursor.next_node = match hint.filter(|node| *node >= cursor.head.first_node) {
                 Some(node) => node,
-                None => cursor.search(source, after.stamp).await?,
+                None => search(source, (chain, &cursor.head), after.stamp).await?,
             };
         }
         cursor.advance(source).await?;
         cursor.skip_until(source, after).await?;
         Ok(cursor)
-    }
-
-    /// The first node that ends at or after `stamp`, by bisection.
-    async fn search(&self, source: &Source<'_>, stamp: Stamp) -> Result<u64, Trouble> {
-        let (mut low, mut high) = (self.head.first_node, self.head.next_node);
-        if stamp == Stamp(0) {
-            return Ok(low);
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if source.node(self.chain, middle, 1).await?.last_stamp < stamp {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
     }
 
     async fn skip_until(&mut self, source: &Source<'_>, after: Position) -> Result<(), Trouble> {
@@ -133,6 +116,23 @@ impl Cursor {
         self.reader = self.runs.pop_front().map(|run| RunReader::new(run, self.chain));
         Ok(())
     }
+}
+
+/// The first node that ends at or after `stamp`, by bisection; the next node's number if none does.
+pub(super) async fn search(source: &Source<'_>, (chain, head): (ChainId, &Head), stamp: Stamp) -> Result<u64, Trouble> {
+    let (mut low, mut high) = (head.first_node, head.next_node);
+    if stamp == Stamp(0) {
+        return Ok(low);
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if source.node(chain, middle, 1).await?.last_stamp < stamp {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
 }
 
 impl Source<'_> {

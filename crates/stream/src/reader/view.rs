@@ -39,6 +39,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Everything at or under it is given up, as far as this host knows.
+    pub fn trimmed(&self, stream: &Stream) -> Position {
+        self.directory.trimmed.max(stream.listed().directory.trimmed)
+    }
+
     /// The bound after everything that the view shows.
     pub fn end(&self) -> Position {
         Position::before(self.safe.next())
@@ -106,7 +111,10 @@ impl Inner {
             if safe >= newest || is_raised || self.is_fenced() {
                 return Ok((heads, safe));
             }
-            // Events lie beyond the safe time. If our own promises hold it back for want of a durable
+            // Events lie beyond the safe time. Who is asked for promises after we have heard of them
+            // promises more, however slow its clock. A clock that is too far ahead is not followed.
+            let _ = self.clock.observe(newest);
+            // If our own promises hold it back for want of a durable
             // limit, a beat helps; what is in flight or with others does not wait for us.
             if self.clock.limit() >= newest {
                 return Ok((heads, safe));

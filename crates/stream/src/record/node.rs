@@ -143,6 +143,14 @@ impl Stored {
         }
     }
 
+    /// Bytes of the encoded nodes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Node(node) => node.bytes(),
+            Self::Pack(pack) => pack.nodes.iter().map(|node| u64::from(node.length)).sum(),
+        }
+    }
+
     pub fn last_stamp(&self) -> Stamp {
         match self {
             Self::Node(node) => node.last_stamp,

@@ -119,10 +119,6 @@ impl Run {
         Stamp(self.first_stamp.0 + u64::from(self.events) - 1)
     }
 
-    pub fn next_index(&self) -> u64 {
-        self.first_index + u64::from(self.events)
-    }
-
     /// The position of the event number `offset` of the run.
     pub fn position(&self, chain: ChainId, offset: u32) -> Position {
         Position {

@@ -5,3 +5,4 @@
 mod appending;
 mod node;
 mod restart;
+mod retention;
