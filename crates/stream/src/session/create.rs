@@ -106,13 +106,13 @@ impl Inner {
         let mut reason = String::new();
         let mut perhaps_done = false;
         for attempt in 0..COMMIT_ATTEMPTS_MAX {
-            match self.deletion(caller, id).await {
-                Ok(change) => match self.commit(change).await {
-                    Ok(Verdict::Applied) => return Ok(self.nudge(id)),
-                    Ok(Verdict::Again(again)) => reason = again,
-                    Ok(Verdict::Unknown(again)) => (reason, perhaps_done) = (again, true),
-                    Err(fault) => return Err(fault.into()),
-                },
+            match self.try_delete(caller, id).await {
+                Ok(Verdict::Applied) => {
+                    self.nudge(id);
+                    return Ok(());
+                }
+                Ok(Verdict::Again(again)) => reason = again,
+                Ok(Verdict::Unknown(again)) => (reason, perhaps_done) = (again, true),
                 Err(Fault::NoSuchSession(_)) if perhaps_done => return Ok(()),
                 Err(Fault::RetryLater(fault)) => reason = fault.reason,
                 Err(fault) => return Err(fault.into()),
@@ -120,6 +120,11 @@ impl Inner {
             self.pause(attempt).await;
         }
         Err(RetryLater { reason }.into())
+    }
+
+    async fn try_delete(&self, caller: &Caller, id: &SessionId) -> Result<Verdict, Fault> {
+        let change = self.deletion(caller, id).await?;
+        self.commit(change).await
     }
 
     async fn deletion(&self, caller: &Caller, id: &SessionId) -> Result<Change, Fault> {

@@ -128,7 +128,7 @@ pub enum ParkingError {
     Gone(#[from] Gone),
     #[error("set `{0}` is not parked")]
     NotParked(u64),
-    #[error("session has room for `{room}` more sets in flight, not for `{asked}`")]
+    #[error("`{asked}` sets cannot be given out again at once: there is room for `{room}`")]
     NoRoom { asked: usize, room: usize },
     #[error(transparent)]
     RetryLater(#[from] RetryLater),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::deliver::just_before;
+use super::deliver::{event_bytes, just_before};
 use super::error::{Fault, LogFault};
 use super::filter::{Filter, Match};
 use super::limits::{PAGE_EVENTS_MAX, SET_BYTES_MAX};
@@ -37,7 +37,7 @@ impl Inner {
     ) -> Result<Fetched, LogFault> {
         match &set.events {
             None => Fetched::of(self.fetch_range(stream, filter, set).await),
-            Some(chosen) => self.fetch_chosen(stream, chosen).await,
+            Some(chosen) => self.fetch_chosen(stream, chosen, usize::MAX).await,
         }
     }
 
@@ -67,15 +67,26 @@ impl Inner {
         Ok(found)
     }
 
-    /// The events at these positions, in their order.
-    pub async fn fetch_chosen(&self, stream: &StreamId, chosen: &[Chosen]) -> Result<Fetched, LogFault> {
-        Fetched::of(self.read_chosen(stream, chosen).await)
+    /// The events at these positions, in their order. It stops early only with as many bytes as are asked for.
+    pub async fn fetch_chosen(
+        &self,
+        stream: &StreamId,
+        chosen: &[Chosen],
+        bytes_max: usize,
+    ) -> Result<Fetched, LogFault> {
+        Fetched::of(self.read_chosen(stream, chosen, bytes_max).await)
     }
 
-    async fn read_chosen(&self, stream: &StreamId, chosen: &[Chosen]) -> Result<Vec<Event>, LogFault> {
+    async fn read_chosen(
+        &self,
+        stream: &StreamId,
+        chosen: &[Chosen],
+        bytes_max: usize,
+    ) -> Result<Vec<Event>, LogFault> {
         let mut found = Vec::with_capacity(chosen.len());
+        let mut bytes = 0;
         let mut wanted: VecDeque<Position> = chosen.iter().map(|chosen| chosen.at).collect();
-        while let Some(first) = wanted.front().copied() {
+        while let Some(first) = wanted.front().copied().filter(|_| bytes < bytes_max) {
             let limit = ReadLimit {
                 events: wanted.len(),
                 bytes: SET_BYTES_MAX,
@@ -85,6 +96,7 @@ impl Inner {
                 let passed = wanted.partition_point(|at| *at < event.position);
                 wanted.drain(..passed);
                 if wanted.pop_front_if(|at| *at == event.position).is_some() {
+                    bytes += event_bytes(&event);
                     found.push(event);
                 }
             }

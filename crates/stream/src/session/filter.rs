@@ -17,8 +17,8 @@
 mod cost;
 mod variables;
 
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock};
 
 use cel::parser::{Expression, PrattParser};
 use cel::{Context, Env, Value};
@@ -90,12 +90,13 @@ impl Filter {
             let (verdict, steps) = (Match::Error, 1);
             return Judgement { verdict, steps };
         };
-        let steps = self.cost.steps(variables.weight);
-        let verdict = if steps > FILTER_STEPS_MAX {
-            Match::Error
-        } else {
-            self.evaluate(variables)
-        };
+        let (weight, steps) = (variables.weight, self.cost.steps(variables.weight));
+        if steps > FILTER_STEPS_MAX {
+            // Only reading it has cost anything.
+            let (verdict, steps) = (Match::Error, weight);
+            return Judgement { verdict, steps };
+        }
+        let verdict = self.evaluate(variables);
         Judgement { verdict, steps }
     }
 
@@ -105,10 +106,12 @@ impl Filter {
         context.add_variable_from_value("key", variables.key);
         context.add_variable_from_value("at", variables.at);
         context.add_variable_from_value("id", variables.id);
-        match Value::resolve(&self.expression, &context) {
-            Ok(Value::Bool(true)) => Match::Yes,
-            Ok(Value::Bool(false)) => Match::No,
-            Ok(_) | Err(_) => Match::Error,
+        // The evaluator is not ours: what it trips over must not take the session's other readers with it.
+        let resolved = catch_unwind(AssertUnwindSafe(|| Value::resolve(&self.expression, &context)));
+        match resolved {
+            Ok(Ok(Value::Bool(true))) => Match::Yes,
+            Ok(Ok(Value::Bool(false))) => Match::No,
+            Ok(Ok(_) | Err(_)) | Err(_) => Match::Error,
         }
     }
 }

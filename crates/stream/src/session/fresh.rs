@@ -160,13 +160,21 @@ impl<'a> Planner<'a> {
                 key: Some(held.key),
             })
             .collect();
-        let found = match self.inner.fetch_chosen(&self.session.stream, &candidates).await? {
+        let fetched = self
+            .inner
+            .fetch_chosen(&self.session.stream, &candidates, request.bytes_max);
+        let found = match fetched.await? {
             Fetched::Events(events) => events,
             Fetched::Trimmed(available) => return Err(LogFault::Trimmed(available)),
         };
         let (mut gone, mut full) = (HashSet::new(), Full::No);
         let mut found = found.into_iter().peekable();
         for candidate in candidates {
+            // Beyond so many bytes the events have not been fetched.
+            if draft.bytes >= request.bytes_max {
+                full = Full::Yes;
+                break;
+            }
             // One that the stream no longer holds is dropped from the list.
             if let Some(event) = found.next_if(|event| event.position == candidate.at) {
                 if !request.takes(&draft.events, draft.bytes, &event) {
@@ -258,6 +266,7 @@ impl<'a> Planner<'a> {
             batch: self.session.batch,
             from,
             to,
+            count: u32::try_from(events.len()).unwrap_or(u32::MAX),
             worker: request.worker.clone(),
             sent_at: self.now,
         });

@@ -33,6 +33,8 @@ use crate::Position;
 
 /// How often a waiting lane looks for what other nodes did: acknowledged, failed, sought.
 const POLL: Duration = Duration::from_secs(1);
+/// How long the search for an event that the filter lets pass goes on beyond a reader's wait.
+const SEARCH_MAX: Duration = Duration::from_secs(2);
 /// Pause before the stream is waited for again if it called too early.
 const HINT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -129,6 +131,11 @@ impl Inner {
 
     /// Serves a lane until nobody waits.
     async fn serve(self: Arc<Self>, id: SessionId, lane: Arc<Lane>) {
+        let _open = Open {
+            inner: &self,
+            id: &id,
+            lane: &lane,
+        };
         let mut stopped = self.stopped.subscribe();
         let mut server = Server {
             inner: &self,
@@ -140,10 +147,25 @@ impl Inner {
         tokio::select! {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => {}
-            () = server.run() => return,
+            () = server.run() => {}
         }
-        self.lanes.lock().remove(&id);
-        lane.queue.lock().clear();
+    }
+}
+
+/// An open lane. However its task ends, the lane closes, and readers who queue then open another.
+struct Open<'a> {
+    inner: &'a Inner,
+    id: &'a SessionId,
+    lane: &'a Arc<Lane>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut lanes = self.inner.lanes.lock();
+        if lanes.get(self.id).is_some_and(|lane| Arc::ptr_eq(lane, self.lane)) {
+            lanes.remove(self.id);
+        }
+        self.lane.queue.lock().clear();
     }
 }
 
@@ -161,9 +183,12 @@ impl Server<'_> {
         let mut hint_failed = false;
         while self.collect() {
             match self.round().await {
-                Ok(Round::Served) => hint_failed = false,
+                Ok(Round::Served) => {
+                    hint_failed = false;
+                    self.answer_late(SEARCH_MAX);
+                }
                 Ok(Round::Idle(idle)) => {
-                    self.answer_late();
+                    self.answer_late(Duration::ZERO);
                     if !self.waiting.is_empty() {
                         hint_failed = self.wait(idle, hint_failed).await;
                     }
@@ -253,10 +278,10 @@ impl Server<'_> {
         Ok(Ok(Round::Served))
     }
 
-    /// Readers whose wait is over get nothing.
-    fn answer_late(&mut self) {
+    /// Readers whose wait has been over for this long get nothing.
+    fn answer_late(&mut self, grace: Duration) {
         let now = Instant::now();
-        for reader in self.waiting.extract_if(.., |reader| reader.deadline <= now) {
+        for reader in self.waiting.extract_if(.., |reader| reader.deadline + grace <= now) {
             let _ = reader.reply.send(Ok(None));
         }
     }
@@ -284,6 +309,7 @@ impl Server<'_> {
             }
         };
         tokio::select! {
+            biased;
             () = self.lane.nudge.notified() => false,
             () = tokio::time::sleep_until(wake) => false,
             () = appended => true,

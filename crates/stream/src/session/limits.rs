@@ -31,6 +31,10 @@ pub const RECENT_SETS_MAX: usize = 16;
 pub const READS_PER_COMMIT_MAX: usize = 64;
 /// Bytes of events in the sets of one commit; readers beyond go with the next.
 pub const COMMIT_EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Sets parked by one commit; further ones go with the next.
+pub const PARKS_PER_COMMIT_MAX: usize = 16;
+/// Sets given out again from the parking list by one call.
+pub const REDRIVES_MAX: usize = 64;
 /// Readers waiting at one node for one session; further ones are told to retry later.
 pub const READERS_PER_SESSION_MAX: usize = 1024;
 /// Readers waiting at one node; further ones are told to retry later.

@@ -7,7 +7,7 @@ use super::fetch::Fetched;
 use super::filter::Filter;
 use super::id::SessionId;
 use super::keys;
-use super::limits::{COMMIT_ATTEMPTS_MAX, IN_FLIGHT_SETS_MAX, PAGE_MAX, PARKED_SETS_MAX};
+use super::limits::{COMMIT_ATTEMPTS_MAX, IN_FLIGHT_SETS_MAX, PAGE_MAX, PARKED_SETS_MAX, REDRIVES_MAX};
 use super::record::{MarkerRecord, MarkerState, ParkedRecord, SessionRecord};
 use super::service::Inner;
 use super::settings::Caller;
@@ -32,7 +32,7 @@ pub struct ParkedSet {
 /// Which parked sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pick {
-    /// As many as there are; a redrive takes the oldest that have room in flight.
+    /// As many as there are; a redrive takes the oldest that have room in flight, at most [`REDRIVES_MAX`].
     All,
     /// Those with these numbers.
     Sets(Vec<u64>),
@@ -187,7 +187,7 @@ impl Inner {
 
 /// Checks that there is room in flight, or takes as many as there is room for.
 fn fit(picked: &mut Vec<Versioned<ParkedRecord>>, view: &View, sets: &Pick) -> Result<(), ParkingError> {
-    let room = IN_FLIGHT_SETS_MAX.saturating_sub(view.markers.len());
+    let room = IN_FLIGHT_SETS_MAX.saturating_sub(view.markers.len()).min(REDRIVES_MAX);
     let asked = picked.len();
     match sets {
         Pick::Sets(_) if asked > room => Err(ParkingError::NoRoom { asked, room }),

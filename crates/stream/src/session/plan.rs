@@ -9,7 +9,7 @@ use super::error::{LogFault, ReadError};
 use super::fetch::Fetched;
 use super::filter::Filter;
 use super::keys;
-use super::limits::{COMMIT_EVENT_BYTES_MAX, PARKED_SETS_MAX, READS_PER_COMMIT_MAX};
+use super::limits::{COMMIT_EVENT_BYTES_MAX, PARKED_SETS_MAX, PARKS_PER_COMMIT_MAX, READS_PER_COMMIT_MAX};
 use super::record::{MarkerRecord, MarkerState, ParkedRecord, SessionRecord};
 use super::service::Inner;
 use super::state::{Change, Versioned, View};
@@ -109,20 +109,30 @@ impl<'a> Planner<'a> {
         let Some(attempts_max) = self.session.attempts_max else {
             return;
         };
-        for marker in &self.view.markers {
-            let exhausted = marker.record.attempts >= attempts_max && marker.record.due_at <= self.now;
-            if exhausted && (self.session.parked as usize) < PARKED_SETS_MAX {
-                self.touched.insert(marker.record.batch);
-                let parked = ParkedRecord {
-                    set: marker.record.clone(),
-                    parked_at: self.now,
-                };
-                let id = &self.view.id;
-                self.change.create(keys::parked(id, marker.record.batch), &parked);
-                self.change.remove(keys::marker(id, marker.record.batch), marker.at);
-                self.session.parked += 1;
+        let (view, now) = (self.view, self.now);
+        let room = PARKED_SETS_MAX.saturating_sub(self.session.parked as usize);
+        let exhausted = view
+            .markers
+            .iter()
+            .filter(|marker| marker.record.attempts >= attempts_max && marker.record.due_at <= now);
+        for (index, marker) in exhausted.take(room).enumerate() {
+            // Those that do not fit in this commit wait for the next.
+            self.touched.insert(marker.record.batch);
+            if index < PARKS_PER_COMMIT_MAX {
+                self.park(marker);
             }
         }
+    }
+
+    fn park(&mut self, marker: &Versioned<MarkerRecord>) {
+        let parked = ParkedRecord {
+            set: marker.record.clone(),
+            parked_at: self.now,
+        };
+        let (id, batch) = (&self.view.id, marker.record.batch);
+        self.change.create(keys::parked(id, batch), &parked);
+        self.change.remove(keys::marker(id, batch), marker.at);
+        self.session.parked += 1;
     }
 
     /// The set that this very request was given before, if its reply may have been lost.
@@ -175,7 +185,7 @@ impl<'a> Planner<'a> {
         &mut self,
         reader: usize,
         old: &Versioned<MarkerRecord>,
-        new: MarkerRecord,
+        mut new: MarkerRecord,
     ) -> Result<bool, LogFault> {
         let key = keys::marker(&self.view.id, new.batch);
         match self.inner.fetch(&self.session.stream, self.filter, &new).await? {
@@ -185,6 +195,7 @@ impl<'a> Planner<'a> {
                 return Ok(false);
             }
             Fetched::Events(events) => {
+                new.count = u32::try_from(events.len()).unwrap_or(u32::MAX);
                 if new != old.record {
                     self.change.update(key, old.at, &new);
                 }

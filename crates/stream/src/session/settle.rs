@@ -48,42 +48,22 @@ pub enum Retry {
     Park,
 }
 
+/// What is to happen to a set.
+enum Deed<'a> {
+    Settle(&'a Outcome),
+    Extend(Timestamp),
+}
+
 impl Inner {
     pub async fn settle(&self, id: &SessionId, token: BatchToken, outcome: Outcome) -> Result<(), SettleError> {
-        if let Outcome::Failed {
-            retry: Retry::After(delay),
-            ..
-        } = &outcome
-        {
-            check_time(*delay)?;
+        let retry = match &outcome {
+            Outcome::Failed { retry, .. } => Some(*retry),
+            Outcome::Done => None,
+        };
+        if let Some(Retry::After(delay)) = retry {
+            check_time(delay)?;
         }
-        self.change_marker(id, token, async |marker| {
-            let mut change = Change::default();
-            let key = keys::marker(id, token.batch);
-            let failed = match &outcome {
-                Outcome::Done => None,
-                Outcome::Failed { events, reason, .. } => failed_part(&marker.record, events, reason)?,
-            };
-            match (&outcome, failed) {
-                (
-                    Outcome::Failed {
-                        retry: Retry::After(delay),
-                        ..
-                    },
-                    Some(failed),
-                ) => {
-                    let waiting = self.waiting(failed, *delay);
-                    change.update(key, marker.at, &waiting);
-                }
-                (Outcome::Failed { retry: Retry::Park, .. }, Some(failed)) => {
-                    self.park(&mut change, id, failed).await?;
-                    change.remove(key, marker.at);
-                }
-                (_, None) | (Outcome::Done, _) => change.remove(key, marker.at),
-            }
-            Ok(change)
-        })
-        .await?;
+        self.change_marker(id, token, Deed::Settle(&outcome)).await?;
         self.nudge(id);
         Ok(())
     }
@@ -91,31 +71,17 @@ impl Inner {
     pub async fn extend(&self, id: &SessionId, token: BatchToken, lease: Duration) -> Result<Timestamp, SettleError> {
         check_time(lease)?;
         let until = self.clock.now().after(lease);
-        self.change_marker(id, token, async |marker| {
-            let mut change = Change::default();
-            let extended = MarkerRecord {
-                due_at: until,
-                ..marker.record
-            };
-            change.update(keys::marker(id, token.batch), marker.at, &extended);
-            Ok(change)
-        })
-        .await?;
+        self.change_marker(id, token, Deed::Extend(until)).await?;
         Ok(until)
     }
 
     /// Changes the marker that `token` stands for, trying again while others change it too.
-    async fn change_marker(
-        &self,
-        id: &SessionId,
-        token: BatchToken,
-        change: impl AsyncFn(Versioned<MarkerRecord>) -> Result<Change, SettleError>,
-    ) -> Result<(), SettleError> {
+    async fn change_marker(&self, id: &SessionId, token: BatchToken, deed: Deed<'_>) -> Result<(), SettleError> {
         self.alive()?;
         let mut reason = String::new();
         let mut perhaps_done = false;
         for attempt in 0..COMMIT_ATTEMPTS_MAX {
-            match self.attempt_marker(id, token, &change).await {
+            match self.attempt_marker(id, token, &deed).await {
                 Ok(Verdict::Applied) => return Ok(()),
                 Ok(Verdict::Again(again)) => reason = again,
                 Ok(Verdict::Unknown(again)) => (reason, perhaps_done) = (again, true),
@@ -129,14 +95,28 @@ impl Inner {
         Err(RetryLater { reason }.into())
     }
 
-    async fn attempt_marker(
-        &self,
-        id: &SessionId,
-        token: BatchToken,
-        change: &impl AsyncFn(Versioned<MarkerRecord>) -> Result<Change, SettleError>,
-    ) -> Result<Verdict, SettleError> {
-        let marker = self.marker(id, token).await?;
-        Ok(self.commit(change(marker).await?).await?)
+    async fn attempt_marker(&self, id: &SessionId, token: BatchToken, deed: &Deed<'_>) -> Result<Verdict, SettleError> {
+        let Versioned { record, at } = self.marker(id, token).await?;
+        let key = keys::marker(id, token.batch);
+        let mut change = Change::default();
+        match deed {
+            Deed::Settle(outcome) => match failed_part(&record, outcome)? {
+                None => change.remove(key, at),
+                Some((failed, Retry::After(delay))) => change.update(key, at, &self.waiting(failed, delay)),
+                Some((failed, Retry::Park)) => {
+                    self.park(&mut change, id, failed).await?;
+                    change.remove(key, at);
+                }
+            },
+            Deed::Extend(until) => {
+                let extended = MarkerRecord {
+                    due_at: *until,
+                    ..record
+                };
+                change.update(key, at, &extended);
+            }
+        }
+        Ok(self.commit(change).await?)
     }
 
     /// The set that a worker holds.
@@ -196,11 +176,14 @@ fn check_time(time: Duration) -> Result<(), SettleError> {
     })
 }
 
-/// The set with only the events that failed; none if no event did.
-fn failed_part(set: &MarkerRecord, failed: &Failed, reason: &str) -> Result<Option<MarkerRecord>, SettleError> {
+/// The set with only the events that failed, and what is to happen to it; none if no event failed.
+fn failed_part(set: &MarkerRecord, outcome: &Outcome) -> Result<Option<(MarkerRecord, Retry)>, SettleError> {
+    let Outcome::Failed { events, retry, reason } = outcome else {
+        return Ok(None);
+    };
     let mut part = set.clone();
     part.reason = Some(cut(reason)).filter(|reason| !reason.is_empty());
-    match failed {
+    match events {
         Failed::All => {}
         Failed::From(first) => {
             check_within(set, *first)?;
@@ -218,7 +201,7 @@ fn failed_part(set: &MarkerRecord, failed: &Failed, reason: &str) -> Result<Opti
             part.events = Some(events);
         }
     }
-    Ok(Some(part))
+    Ok(Some((part, *retry)))
 }
 
 /// These events of a set, each once and in order.

@@ -90,7 +90,7 @@ impl Inner {
             batch: recent.batch,
             from: recent.from,
             to: recent.to,
-            events: 0,
+            events: recent.count,
             attempts: 1,
             worker: recent.worker.clone(),
             sent_at: recent.sent_at,

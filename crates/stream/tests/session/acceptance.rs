@@ -1,6 +1,5 @@
 //! The acceptance tests of receiver sessions that need no crash: g-T1, g-T2, g-T3, g-T5 to g-T9, g-T11, g-T12.
 
-use bowline_store::Store as _;
 use bowline_stream::session::limits::{EXPIRED_KEPT, IDLE_TTL_DEFAULT, IDLE_TTL_PARTS, LEASE_DEFAULT};
 use bowline_stream::session::{Mode, Pick, ReadError, ReadRequest, Settings, SettleError, Start};
 use bowline_stream::{Position, Stamp};
@@ -276,13 +275,9 @@ async fn a_session_begins_and_goes_on_where_it_is_told() {
             assert_eq!(sought.cursor, Position::before(Stamp::of(noon)));
         }
         world.clock.advance(seconds(60));
-        trim_tail(&world);
+        // The next round begins with the events 1 to 4 again.
+        world.log.forget_last();
     }
-}
-
-/// Has the next round of the test begin with the events 1 to 4 again.
-fn trim_tail(world: &World) {
-    world.log.forget_last();
 }
 
 #[tokio::test(start_paused = true)]

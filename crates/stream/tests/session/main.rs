@@ -1,5 +1,7 @@
 //! Receiver sessions over real stores and a stream in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod acceptance;
 mod crash;
 mod creation;

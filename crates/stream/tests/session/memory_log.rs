@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::clock::{Clock, Timestamp};
@@ -17,6 +18,10 @@ pub struct MemoryLog {
     state: Mutex<State>,
     appended: Notify,
     away: AtomicBool,
+    /// Whether waiting ends before anything is appended.
+    hasty: AtomicBool,
+    /// How long a page takes.
+    page_ms: AtomicU64,
     /// Most events of a page, however many are asked for.
     page_max: usize,
 }
@@ -37,6 +42,8 @@ impl MemoryLog {
             state: Mutex::default(),
             appended: Notify::new(),
             away: AtomicBool::new(false),
+            hasty: AtomicBool::new(false),
+            page_ms: AtomicU64::new(0),
             page_max: 64,
         }
     }
@@ -66,6 +73,15 @@ impl MemoryLog {
         position
     }
 
+    /// What the event at a position is called.
+    pub fn number_at(&self, position: Position) -> u64 {
+        let state = self.state.lock();
+        std::str::from_utf8(&state.events[&position].body)
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
     /// Takes away everything up to `to`.
     pub fn trim(&self, to: Position) {
         let mut state = self.state.lock();
@@ -76,6 +92,14 @@ impl MemoryLog {
     /// Undoes the last append, for a test that goes through the same steps again.
     pub fn forget_last(&self) {
         self.state.lock().events.pop_last();
+    }
+
+    pub fn be_hasty(&self) {
+        self.hasty.store(true, Ordering::Release);
+    }
+
+    pub fn slow_down(&self, page_ms: u64) {
+        self.page_ms.store(page_ms, Ordering::Release);
     }
 
     pub fn go_away(&self) {
@@ -104,6 +128,10 @@ impl MemoryLog {
 impl Log for MemoryLog {
     async fn read(&self, stream: &StreamId, after: Position, limit: ReadLimit) -> Result<Page, ReadError> {
         self.check(stream)?;
+        match self.page_ms.load(Ordering::Acquire) {
+            0 => {}
+            page_ms => tokio::time::sleep(Duration::from_millis(page_ms)).await,
+        }
         let state = self.state.lock();
         if after < state.trimmed {
             return Err(ReadError::Trimmed {
@@ -111,18 +139,19 @@ impl Log for MemoryLog {
                 available: state.trimmed,
             });
         }
-        let rest = || state.events.range((Bound::Excluded(after), Bound::Unbounded));
+        let rest = state.events.range((Bound::Excluded(after), Bound::Unbounded));
         let (mut events, mut bytes) = (Vec::new(), 0);
-        for (_, event) in rest().take(limit.events.min(self.page_max)) {
+        for (_, event) in rest.take(limit.events.min(self.page_max)) {
             bytes += event.body.len() + event.key.as_ref().map_or(0, Bytes::len);
             if !events.is_empty() && bytes > limit.bytes {
                 break;
             }
             events.push(event.clone());
         }
+        let next = events.last().map_or(after, |event| event.position);
         Ok(Page {
-            next: events.last().map_or(after, |event| event.position),
-            more: events.len() < rest().count(),
+            next,
+            more: state.events.last_key_value().is_some_and(|(last, _)| next < *last),
             events,
         })
     }
@@ -135,7 +164,7 @@ impl Log for MemoryLog {
     async fn wait(&self, _: &StreamId, after: Position) {
         let mut appended = std::pin::pin!(self.appended.notified());
         appended.as_mut().enable();
-        if self.state.lock().last <= after {
+        if self.state.lock().last <= after && !self.hasty.load(Ordering::Acquire) {
             appended.await;
         }
     }

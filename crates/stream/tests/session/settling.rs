@@ -1,10 +1,10 @@
 //! Acknowledging parts of a set, failing with a delay, extending, parking.
 
-use bowline_stream::session::limits::{LEASE_DEFAULT, LEASE_MAX, PARKED_SETS_MAX};
+use bowline_stream::Position;
+use bowline_stream::session::limits::{LEASE_DEFAULT, LEASE_MAX, PARKED_SETS_MAX, PARKS_PER_COMMIT_MAX, REDRIVES_MAX};
 use bowline_stream::session::{
     BatchToken, Failed, Outcome, ParkingError, Pick, ReadRequest, Retry, SessionId, Settings, SettleError,
 };
-use bowline_stream::{Position, Stamp};
 
 use crate::world::{World, caller, numbers, seconds};
 
@@ -17,7 +17,6 @@ fn failed(events: Failed, retry: Retry) -> Outcome {
 }
 
 /// Takes five events, settles them like this, and says what is given out next and after a while.
-#[track_caller]
 async fn check(outcome: impl FnOnce(&[Position]) -> Outcome, now: &[(u32, Vec<u64>)], later: &[(u32, Vec<u64>)]) {
     let world = World::with_events(5);
     let session = world.session(Settings::default()).await;
@@ -213,5 +212,32 @@ async fn a_waiting_reader_is_woken_by_a_set_that_is_due_again() {
     let (got, ()) = tokio::join!(world.handle.read(&session, patient), pass);
     assert_eq!(got.unwrap().unwrap().attempt, 2);
     assert!(began.elapsed() <= seconds(7), "{:?}", began.elapsed());
-    assert_ne!(Stamp::default(), Stamp::of(world.clock.now()));
+}
+
+/// More sets than one commit parks, and more than one call gives out again.
+#[tokio::test(start_paused = true)]
+async fn many_sets_are_parked_and_given_out_again() {
+    let count = REDRIVES_MAX + PARKS_PER_COMMIT_MAX;
+    let world = World::with_events(count as u64 + 1);
+    let settings = Settings {
+        attempts_max: Some(1),
+        ..Settings::default()
+    };
+    let session = world.session(settings).await;
+    for _ in 0..count {
+        world.take(&session, 1).await;
+    }
+    world.clock.advance(LEASE_DEFAULT);
+    assert_eq!(
+        world.drain(&session, 1).await,
+        [(1, vec![count as u64 + 1])],
+        "none goes beyond its attempts"
+    );
+    assert_eq!(world.handle.stat(&session).await.unwrap().parked_sets, count as u64);
+    let redrive = async |sets| world.handle.redrive(&caller(), &session, sets).await;
+    let too_many = redrive(Pick::Sets((1..=count as u64).collect())).await.unwrap_err();
+    assert!(matches!(too_many, ParkingError::NoRoom { .. }), "{too_many}");
+    assert_eq!(redrive(Pick::All).await.unwrap(), REDRIVES_MAX);
+    assert_eq!(redrive(Pick::All).await.unwrap(), PARKS_PER_COMMIT_MAX);
+    assert_eq!(world.drain(&session, 1).await.len(), count);
 }

@@ -5,7 +5,7 @@
 //! makes that a bound:
 //!  - no macro inside the condition of another, so nothing is evaluated elements² times;
 //!  - within a macro's condition `body` is out of reach, so each round walks over its own element, and all
-//!    rounds together over the body once for each node;
+//!    rounds together over the body once for each node; the key, which is in reach, multiplies the weight;
 //!  - no `map`, and `+` at most [`PLUS_MAX`] times and not within a macro, so no value is much larger than
 //!    the body.
 

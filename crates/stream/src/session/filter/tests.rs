@@ -121,6 +121,15 @@ fn an_event_that_would_take_too_long_is_an_error() {
     check("true", &large[..200_000], Match::Yes);
 }
 
+#[test]
+fn a_long_key_counts_in_each_round() {
+    let filter = Filter::compile("body.all(a, key.contains(a))").unwrap();
+    let mut event = event(format!("[{}]", vec!["\"k\""; 500].join(",")));
+    assert_eq!(filter.judge(&event).verdict, Match::Yes);
+    event.key = Some(Bytes::from(vec![b'k'; 64 * 1024]));
+    assert_eq!(filter.judge(&event).verdict, Match::Error);
+}
+
 /// A step is well below a microsecond, also where nothing is optimised.
 #[test]
 fn the_worst_permitted_event_takes_less_than_a_second() {
@@ -134,4 +143,40 @@ fn the_worst_permitted_event_takes_less_than_a_second() {
     assert!(judged.steps > FILTER_STEPS_MAX / 2, "{}", judged.steps);
     assert!(took < Duration::from_secs(1), "{took:?} for {} steps", judged.steps);
     println!("{took:?} for {} steps", judged.steps);
+}
+
+/// What has no value is an error, and nothing an expression can say stops the evaluator.
+#[test]
+fn arithmetic_at_the_edges_is_an_error() {
+    for text in [
+        "body.min / -1 == 0",
+        "body.min % -1 == 0 && body.min - 1 == 0",
+        "-body.min == 0",
+        "body.max + 1 == 0",
+        "body.max * 2 == 0",
+        "1 % body.zero == 0",
+        "int(1e300) == 0",
+        "uint(-1) == 0u",
+        "int('x') == 0",
+        "[1][5] == 0",
+        "[1][-1] == 0",
+        "body[0] == 1",
+        "{'a': 1}['b'] == 1",
+        "'a' < 1",
+        "string(b'\\xff') == ''",
+        "size(1) == 1",
+        "bool('maybe')",
+        "{1.5: 2}[1.5] == 2",
+    ] {
+        let edges = r#"{"min":-9223372036854775808,"max":9223372036854775807,"zero":0}"#;
+        check(text, edges, Match::Error);
+    }
+}
+
+#[test]
+fn deep_bodies_are_no_danger() {
+    let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
+    check("body == body && size(body) == 1", &deep, Match::Yes);
+    let too_deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    check("body.startsWith('[[')", &too_deep, Match::Yes);
 }

@@ -30,13 +30,15 @@ impl Variables {
             return None;
         }
         let (body, values) = body(&event.body);
-        let text = event.body.len() + event.key.as_ref().map_or(0, Bytes::len);
+        let [body_text, key_text] = [event.body.len(), event.key.as_ref().map_or(0, Bytes::len)];
+        let share = |text: usize| text as u64 / BYTES_PER_STEP;
         Some(Self {
             body,
             key: event.key.as_ref().map_or(Value::Null, text_or_bytes),
             at: Value::Int(i64::try_from(event.position.stamp.moment().as_millis()).unwrap_or(i64::MAX)),
             id: string(event.id.0.iter().map(|byte| format!("{byte:02x}")).collect()),
-            weight: values + text as u64 / BYTES_PER_STEP,
+            // A macro may walk over the key in each round.
+            weight: (values + share(body_text)) * (1 + share(key_text)),
         })
     }
 }

@@ -64,6 +64,7 @@ pub(in crate::session) struct Recent {
     pub from: Position,
     #[serde(with = "text")]
     pub to: Position,
+    pub count: u32,
     pub worker: String,
     pub sent_at: Timestamp,
 }

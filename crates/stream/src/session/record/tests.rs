@@ -73,6 +73,7 @@ fn session() -> SessionRecord {
             batch: 16,
             from: place(1),
             to: place(3),
+            count: 3,
             worker: "worker-b".to_owned(),
             sent_at: Timestamp::from_micros(4),
         }],
