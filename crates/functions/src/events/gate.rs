@@ -9,7 +9,7 @@ use super::policy::Backoff;
 
 /// Open, or closed until a moment.
 #[derive(Default)]
-pub(super) struct Gate(Mutex<State>);
+pub(crate) struct Gate(Mutex<State>);
 
 #[derive(Default)]
 struct State {
