@@ -12,7 +12,9 @@ use bowline_functions::model::events::{
 use bowline_store::Store;
 use bowline_store::blob::Blobs;
 use bowline_stream::session;
-use bowline_stream::{Config, Event, Log as _, NoPeers, Position, ReadLimit, Record, Sharing, StreamId};
+use bowline_stream::{
+    Config, Event, Log as _, NoPeers, Page, Position, ReadError, ReadLimit, Record, Sharing, StreamId,
+};
 use bytes::Bytes;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -158,26 +160,37 @@ impl Events {
 
     /// All events of a stream now.
     pub async fn read(&self, stream: &str) -> Vec<Event> {
+        self.page(stream).await.events
+    }
+
+    async fn page(&self, stream: &str) -> Page {
         let id = StreamId::new(stream, 2).unwrap();
         let limit = ReadLimit {
             events: 10_000,
             bytes: 100_000_000,
         };
-        let page = self.streams.host.read(&id, Position::START, limit).await;
-        page.unwrap().events
+        match self.streams.host.read(&id, Position::START, limit).await {
+            // A stream of the platform is made when it is needed.
+            Err(ReadError::NoSuchStream(_)) => Page {
+                events: Vec::new(),
+                next: Position::START,
+                more: false,
+            },
+            page => page.unwrap(),
+        }
     }
 
     /// Waits until a stream has so many events; returns their bodies.
     pub async fn read_until(&self, stream: &str, count: usize) -> Vec<Value> {
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
-                let events = self.read(stream).await;
-                if events.len() >= count {
-                    return events;
+                let page = self.page(stream).await;
+                if page.events.len() >= count {
+                    return page.events;
                 }
-                let after = events.last().map_or(Position::START, |event| event.position);
                 let id = StreamId::new(stream, 2).unwrap();
-                let _ = tokio::time::timeout(Duration::from_millis(50), self.streams.host.wait(&id, after)).await;
+                let _ = tokio::time::timeout(Duration::from_millis(50), self.streams.host.wait(&id, page.next)).await;
+                tokio::task::yield_now().await;
             }
         });
         let events = match found.await {
