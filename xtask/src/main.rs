@@ -1,9 +1,10 @@
-//! The project's own tools: `cargo xtask test`, `tidy`, `fuzz` and `bench`.
+//! The project's own tools: `cargo xtask test`, `tidy`, `fuzz`, `sim` and `bench`.
 
 mod bench;
 mod fuzz;
 mod machine;
 mod shell;
+mod sim;
 mod suite;
 mod tidy;
 
@@ -26,6 +27,8 @@ enum Task {
     Tidy,
     /// Build the fuzz targets and run them, or one of them, for a bounded time
     Fuzz(fuzz::Arguments),
+    /// Run many seeds of the deterministic simulation; a failing seed is printed
+    Sim(sim::Arguments),
     /// Measure the node beside its references and print one table
     Bench(bench::Arguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => suite::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::Sim(arguments) => sim::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
     };
     match result {

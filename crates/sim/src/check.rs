@@ -12,6 +12,7 @@ pub type Checker = fn(&History) -> Vec<String>;
 /// All checkers, by name.
 pub const CHECKERS: &[(&str, Checker)] = &[
     ("lost", lost),
+    ("refused", refused),
     ("twice", twice),
     ("order", order),
     ("behind", behind),
@@ -48,6 +49,15 @@ pub fn lost(history: &History) -> Vec<String> {
         }
     }
     faults
+}
+
+/// No event is there whose producer was told that it is not.
+pub fn refused(history: &History) -> Vec<String> {
+    let there: BTreeSet<u64> = history.ended.events.iter().map(|(number, _)| *number).collect();
+    let wrongly = history.refused.iter().filter(|number| there.contains(number));
+    wrongly
+        .map(|number| format!("event {number} was refused and is there"))
+        .collect()
 }
 
 /// No event is there twice.

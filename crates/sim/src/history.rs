@@ -36,6 +36,8 @@ pub struct Ended {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     pub acked: Vec<Acked>,
+    /// Events of appends that were answered with an error that says that nothing was stored.
+    pub refused: Vec<u64>,
     pub reads: Vec<ReadStep>,
     /// Owners of chains as they were seen: chain, epoch, owner.
     pub owners: Vec<(ChainId, u64, HostId)>,

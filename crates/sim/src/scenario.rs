@@ -25,6 +25,8 @@ const TROUBLE: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_secs(8);
 const CLIENTS: usize = 6;
 const READERS: usize = 3;
+/// How far clocks are off: two of them by more than it takes to adopt a dead host's chain.
+const SKEW_MICROS: i64 = 1_900_000;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -77,7 +79,7 @@ async fn play(seed: u64) -> Report {
     let mut world = World::new(seed, rates, config());
     let chance = Entropy::seeded(world.entropy.number());
     for _ in 0..2 + chance.number() % 3 {
-        let (offset, drift) = (within(&chance, 800_000), within(&chance, 200));
+        let (offset, drift) = (within(&chance, SKEW_MICROS), within(&chance, 200));
         world.add(offset, drift).await;
     }
     world.set_loss(Loss {
@@ -106,7 +108,8 @@ fn within(chance: &Entropy, most: i64) -> i64 {
 async fn open(world: &mut World) -> Arc<Stage> {
     let stream = StreamId::new("orders", 2).expect("a good name");
     let settings = Settings {
-        chains_max: 6,
+        // With two chains they often belong to one host, whose promises then decide alone.
+        chains_max: [2, 3, 6][(world.entropy.number() % 3) as usize],
         ..Settings::default()
     };
     for attempt in 0.. {
@@ -203,6 +206,15 @@ async fn attempt(stage: &Stage, records: &[Record], first: u64, is_retry: bool, 
         }
         Ok(Err(error)) => {
             assert!(!matches!(error, AppendError::Damaged { .. }), "{error}");
+            // After an earlier try with an unknown end the event may be there all the same.
+            if !is_retry && !matches!(error, AppendError::Unknown { .. }) {
+                let numbers = first..first + records.len() as u64;
+                stage
+                    .history
+                    .lock()
+                    .refused
+                    .extend(numbers.filter(|_| records[0].id.is_none()));
+            }
             false
         }
         Err(_) => false,
@@ -265,15 +277,16 @@ async fn suffer(world: &mut World, stage: &Stage, chance: &Entropy) {
     while tokio::time::Instant::now() < end {
         pause(chance, 1500).await;
         let at = (chance.number() % world.places.len() as u64) as usize;
-        match chance.number() % 8 {
+        match chance.number() % 10 {
             0 | 1 => world.crash(at),
             2 => world.freeze(at),
             3 => (0..world.places.len()).for_each(|at| world.thaw(at)),
-            4 => world.places[at].clock.step_to(within(chance, 900_000)),
+            4 => world.places[at].clock.step_to(within(chance, SKEW_MICROS)),
             5 => world.set_store_away(true),
+            6 | 7 => world.cut_off(at),
             _ => world.set_store_away(false),
         }
-        if chance.unit() < 0.6 {
+        if chance.unit() < 0.4 {
             world.set_store_away(false);
             restart(world, chance).await;
         }

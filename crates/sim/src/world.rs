@@ -26,6 +26,7 @@ pub struct Place {
 /// A running host.
 pub struct Running {
     pub handle: Handle,
+    store: Arc<FaultyStore>,
     service: JoinHandle<()>,
 }
 
@@ -60,7 +61,7 @@ pub fn config() -> Config {
         promise_window: Duration::from_millis(500),
         seal_after: Duration::from_secs(4),
         forward_timeout: Duration::from_millis(200),
-        skew_max: Duration::from_secs(4),
+        skew_max: Duration::from_secs(5),
         commit_retry: Duration::from_secs(1),
         cache_bytes_max: 20_000,
         ..Config::default()
@@ -133,11 +134,11 @@ impl World {
             sharing: Sharing::Shared,
             config: self.config,
         };
-        self.stores.push(store);
+        self.stores.push(Arc::clone(&store));
         if let Ok((service, handle)) = options.start().await {
             self.network.connect(&handle, &place.gate);
             let service = tokio::spawn(service.run());
-            place.host = Some(Running { handle, service });
+            place.host = Some(Running { handle, store, service });
         }
     }
 
@@ -168,6 +169,13 @@ impl World {
     pub fn set_store_away(&self, is_away: bool) {
         for store in &self.stores {
             if is_away { store.go_away() } else { store.come_back() }
+        }
+    }
+
+    /// Cuts one host off from the store, while it still reaches the others; ended as for all.
+    pub fn cut_off(&self, at: usize) {
+        if let Some(host) = &self.places[at].host {
+            host.store.go_away();
         }
     }
 

@@ -17,11 +17,16 @@ use std::time::Duration;
 use bowline_foundation::clock::{Clock, Timestamp};
 use parking_lot::Mutex;
 
-use crate::Stamp;
+use crate::{Stamp, StreamId};
 
 /// A chain's place among the batches in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(usize);
+
+impl Slot {
+    /// The slot of a chain that takes no appends.
+    pub const NONE: Self = Self(usize::MAX);
+}
 
 /// The host's clock differs from the stamps it has seen by more than is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +47,17 @@ pub(crate) struct HybridClock {
 #[derive(Debug, Default)]
 struct State {
     last: Stamp,
-    in_flight: Vec<Option<Stamp>>,
+    in_flight: Vec<InFlight>,
     limit: Stamp,
     /// How far the clock is ahead of all others', if that is too far.
     ahead: Option<Duration>,
+}
+
+/// The first stamp of a chain's batch that is neither published nor given up.
+#[derive(Debug)]
+struct InFlight {
+    stream: StreamId,
+    first: Option<Stamp>,
 }
 
 impl State {
@@ -69,9 +81,12 @@ impl HybridClock {
     }
 
     /// A slot for one more chain.
-    pub fn slot(&self) -> Slot {
+    pub fn slot(&self, stream: &StreamId) -> Slot {
         let mut state = self.state.lock();
-        state.in_flight.push(None);
+        state.in_flight.push(InFlight {
+            stream: stream.clone(),
+            first: None,
+        });
         Slot(state.in_flight.len() - 1)
     }
 
@@ -85,13 +100,13 @@ impl HybridClock {
         }
         let first = Stamp::of(now).max(state.last.next());
         state.last = Stamp(first.0 + count - 1);
-        state.in_flight[slot.0] = Some(first);
+        state.in_flight[slot.0].first = Some(first);
         Ok(first)
     }
 
     /// The batch of the slot is published, or known not to be stored.
     pub fn settle(&self, slot: Slot) {
-        self.state.lock().in_flight[slot.0] = None;
+        self.state.lock().in_flight[slot.0].first = None;
     }
 
     /// Every later stamp is greater than `stamp`, which came from elsewhere.
@@ -118,15 +133,16 @@ impl HybridClock {
     pub fn promise(&self, slot: Slot) -> Stamp {
         let mut state = self.state.lock();
         let now = state.tick(self.clock.now());
-        let free = state.in_flight[slot.0].map_or(now, before);
+        let free = state.in_flight[slot.0].first.map_or(now, before);
         free.min(state.limit)
     }
 
-    /// The promise for all chains of these slots.
-    pub fn promise_for(&self, slots: &[Slot]) -> Stamp {
+    /// The promise for all chains of a stream, whether the host still owns them or not.
+    pub fn promise_for(&self, stream: &StreamId) -> Stamp {
         let mut state = self.state.lock();
         let now = state.tick(self.clock.now());
-        let first = slots.iter().filter_map(|slot| state.in_flight[slot.0]).min();
+        let of_stream = state.in_flight.iter().filter(|flight| flight.stream == *stream);
+        let first = of_stream.filter_map(|flight| flight.first).min();
         first.map_or(now, before).min(state.limit)
     }
 
@@ -134,8 +150,8 @@ impl HybridClock {
     pub fn promise_for_all(&self) -> Stamp {
         let mut state = self.state.lock();
         let now = state.tick(self.clock.now());
-        let first = state.in_flight.iter().flatten().min();
-        first.map_or(now, |&first| before(first))
+        let first = state.in_flight.iter().filter_map(|flight| flight.first).min();
+        first.map_or(now, before)
     }
 
     /// The clock is ahead of all other hosts' by this much; no stamps are given if that is too much.
@@ -182,6 +198,10 @@ mod tests {
 
     const SKEW_MAX: Duration = Duration::from_secs(5);
 
+    fn stream() -> StreamId {
+        StreamId::new("orders", 2).unwrap()
+    }
+
     fn clock() -> (Clock, HybridClock) {
         let wall = Clock::fake(Timestamp::from_micros(1_000_000));
         let hybrid = HybridClock::new(wall.clone(), SKEW_MAX);
@@ -192,7 +212,7 @@ mod tests {
     #[test]
     fn stamps_follow_the_wall_clock_and_never_repeat() {
         let (wall, hybrid) = clock();
-        let slot = hybrid.slot();
+        let slot = hybrid.slot(&stream());
         let first = hybrid.begin(slot, 10).unwrap();
         assert_eq!(first.moment(), wall.now());
         assert_eq!(hybrid.begin(slot, 1).unwrap(), Stamp(first.0 + 10));
@@ -203,7 +223,7 @@ mod tests {
     #[test]
     fn what_was_seen_is_passed_and_too_much_is_refused() {
         let (wall, hybrid) = clock();
-        let slot = hybrid.slot();
+        let slot = hybrid.slot(&stream());
         let ahead = Stamp::of(wall.now().after(Duration::from_secs(3)));
         hybrid.observe(ahead).unwrap();
         assert_eq!(hybrid.begin(slot, 1).unwrap(), ahead.next());
@@ -221,7 +241,7 @@ mod tests {
     #[test]
     fn a_host_that_follows_too_far_takes_itself_out() {
         let (wall, hybrid) = clock();
-        let slot = hybrid.slot();
+        let slot = hybrid.slot(&stream());
         let ahead = Stamp::of(wall.now().after(Duration::from_secs(6)));
         hybrid.follow(ahead);
         assert_eq!(hybrid.begin(slot, 1).unwrap_err().off_ms, 6_000);
@@ -236,13 +256,13 @@ mod tests {
     #[test]
     fn a_promise_stays_under_what_is_in_flight_and_under_later_stamps() {
         let (wall, hybrid) = clock();
-        let (busy, idle) = (hybrid.slot(), hybrid.slot());
+        let (busy, idle) = (hybrid.slot(&stream()), hybrid.slot(&stream()));
         let first = hybrid.begin(busy, 5).unwrap();
         wall.advance(Duration::from_millis(1));
         assert_eq!(hybrid.promise(busy), Stamp(first.0 - 1));
         let promised = hybrid.promise(idle);
         assert_eq!(promised, Stamp::of(wall.now()));
-        assert_eq!(hybrid.promise_for(&[busy, idle]), Stamp(first.0 - 1));
+        assert_eq!(hybrid.promise_for(&stream()), Stamp(first.0 - 1));
         assert!(hybrid.begin(idle, 1).unwrap() > promised);
         hybrid.settle(busy);
         assert!(hybrid.promise(busy) >= promised);
@@ -252,7 +272,7 @@ mod tests {
     fn no_promise_passes_the_durable_limit() {
         let wall = Clock::fake(Timestamp::from_micros(1_000_000));
         let hybrid = HybridClock::new(wall.clone(), SKEW_MAX);
-        let slot = hybrid.slot();
+        let slot = hybrid.slot(&stream());
         assert_eq!(hybrid.promise(slot), Stamp(0));
         hybrid.raise_limit(Stamp(7));
         hybrid.raise_limit(Stamp(3));

@@ -21,7 +21,7 @@ pub use self::backward::Backward;
 pub(crate) use self::cache::Cache;
 pub(crate) use self::merge::Places;
 pub(crate) use self::view::View;
-use crate::host::{Handle, Inner, Stream};
+use crate::host::{Handle, Inner, Sharing, Stream};
 use crate::record::{Damaged, Head};
 use crate::{ChainId, Log, Page, Position, ReadError, ReadLimit, Stamp, StreamId};
 
@@ -175,10 +175,12 @@ impl Inner {
         }
     }
 
-    /// Whether only this host writes to the stream.
+    /// Whether only this host writes to the stream, so that all news of it are announced here.
     fn is_alone(&self, stream: &Stream) -> bool {
         let listed = stream.listed();
-        self.sharing == crate::host::Sharing::Exclusive || listed.directory.active().all(|chain| chain.owner == self.id)
+        let has_neighbours = !self.neighbours.lock().live.is_empty();
+        let is_ours = || listed.directory.active().all(|chain| chain.owner == self.id);
+        self.sharing == Sharing::Exclusive || (!has_neighbours && is_ours())
     }
 
     /// The safe time over the chains that this host owns.

@@ -8,6 +8,8 @@ mod head;
 mod member;
 mod node;
 mod run;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub(crate) use self::directory::{ChainInfo, Directory};

@@ -21,6 +21,10 @@ const LAYERS: &[&[&str]] = &[
 /// Crates beside the layers, with the crates each may know.
 const BESIDE: &[(&str, &[&str])] = &[
     ("bowline-guest", &[]),
+    (
+        "bowline-sim",
+        &["bowline-foundation", "bowline-store", "bowline-stream"],
+    ),
     ("bowline-tests", &["bowline-foundation"]),
     ("xtask", &["bowline-foundation", "bowline-tests"]),
     (

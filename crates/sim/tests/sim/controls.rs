@@ -38,6 +38,7 @@ fn good() -> History {
             page(0, at(10, 1, 0), &events[1..], Position::before(Stamp(40))),
             page(1, Position::START, &events, Position::before(Stamp(40))),
         ],
+        refused: vec![7],
         owners: vec![(ChainId(1), 1, HostId(1)), (ChainId(1), 2, HostId(2))],
         ended: Ended {
             events,
@@ -60,6 +61,11 @@ fn fires(checker: &str, spoil: impl Fn(&mut History)) {
 fn a_lost_event_is_found() {
     fires("lost", |history| history.ended.events.truncate(2));
     fires("lost", |history| history.ended.events[1].1.stamp = Stamp(25));
+}
+
+#[test]
+fn a_refused_event_that_is_there_is_found() {
+    fires("refused", |history| history.refused.push(2));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A bounded number of seeds, and that a seed is a test case.
 
 /// More are run by `cargo xtask sim`.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 12;
 
 #[test]
 fn no_seed_of_the_first_ones_fails() {

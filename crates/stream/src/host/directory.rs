@@ -144,7 +144,7 @@ pub(crate) async fn read_heads(host: &Inner, stream: &Stream) -> Result<Vec<(Cha
 pub(super) fn own(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId, (head, version): (Head, Version)) {
     let owned = Arc::new(Owned {
         chain,
-        slot: host.clock.slot(),
+        slot: host.clock.slot(&stream.id),
         queue: Queue::new(Bounds {
             events_max: host.config.queue_events_max,
             bytes_max: host.config.queue_bytes_max,

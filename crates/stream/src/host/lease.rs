@@ -64,7 +64,12 @@ pub(crate) struct Neighbour {
 
 /// Draws an identifier and writes the host's records.
 pub(super) async fn register(options: Options, tasks: mpsc::UnboundedSender<Task>) -> Result<Inner, StartError> {
-    let clock = HybridClock::new(options.clock.clone(), options.config.skew_max);
+    // A host that is alone has only its own stamps to follow, however its clock was set since.
+    let skew_max = match options.sharing {
+        Sharing::Exclusive => Duration::MAX,
+        Sharing::Shared => options.config.skew_max,
+    };
+    let clock = HybridClock::new(options.clock.clone(), skew_max);
     let (id, member) = draw(&options).await?;
     Ok(Inner {
         id,
@@ -280,8 +285,10 @@ pub(crate) async fn watch(host: &Arc<Inner>) -> Result<(), StartError> {
     }
     // A beat that is new to us may be as old as the pause between two looks.
     let age_max = host.config.maintain_every + host.config.beat_every;
-    if let Some(ahead) = ahead {
-        host.clock.be_ahead(ahead.saturating_sub(age_max));
+    match ahead {
+        Some(ahead) => host.clock.be_ahead(ahead.saturating_sub(age_max)),
+        None if host.neighbours.lock().live.is_empty() => host.clock.be_ahead(Duration::ZERO),
+        None => {}
     }
     for (id, beat) in silent {
         let (member, version) = &members[&id];

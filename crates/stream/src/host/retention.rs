@@ -22,6 +22,7 @@ use super::owner::Owner;
 use super::queue::{Bounds, Outcome, Queue, Work};
 use super::window::Window;
 use super::{Handle, Inner, Owned, Stream};
+use crate::hybrid::Slot;
 use crate::reader::{Trouble, last_node_under};
 use crate::record::{ChainState, Directory, Head, Node, Pack, Packed, Stored};
 use crate::{ChainId, Position, ReadError, Stamp, StreamId, key};
@@ -128,7 +129,7 @@ async fn on_chain(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId, wante
     };
     let owned = Owned {
         chain,
-        slot: host.clock.slot(),
+        slot: Slot::NONE,
         queue: Queue::new(bounds),
         tail: parking_lot::RwLock::new(Arc::new(head.clone())),
     };

@@ -59,6 +59,7 @@ impl Handle {
     /// **Durability.** What `Ok` returned positions for survives the death of the process and the machine.
     /// **Idempotence.** Records with identifiers are stored once, however often they are appended.
     /// **Cancellation.** Leaves open whether the records are stored.
+    /// **Waiting.** For as long as the store does not say how a commit ended: the caller limits the time.
     pub async fn append(&self, stream: &StreamId, records: Vec<Record>) -> Result<Vec<Position>, AppendError> {
         check(&records)?;
         let found = self.inner.of(stream).await?;

@@ -59,8 +59,7 @@ impl Handle {
         if host.is_fenced() {
             return Err(PeerError::Refused("this host has been fenced".to_owned()));
         }
-        let slots = host.known(request.stream.name()).map(|stream| stream.slots());
-        Ok(host.clock.promise_for(&slots.unwrap_or_default()))
+        Ok(host.clock.promise_for(&request.stream))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bowline_store::Version;
 use parking_lot::{Mutex, RwLock};
@@ -42,8 +43,6 @@ pub(crate) struct Stream {
     pub id: StreamId,
     listed: RwLock<Listed>,
     owned: RwLock<BTreeMap<ChainId, Arc<Owned>>>,
-    /// The slots of all chains that were ever owned here: what is in flight counts after a chain has moved.
-    slots: RwLock<Vec<Slot>>,
     /// A chain that was added on another host, which has not heard of it yet.
     pub grown: Mutex<Option<(HostId, ChainId)>>,
     news: Notify,
@@ -51,6 +50,7 @@ pub(crate) struct Stream {
     /// The last view that readers made, and the lock that lets one of them at a time make another.
     pub view: RwLock<Option<Arc<View>>>,
     pub viewing: tokio::sync::Mutex<()>,
+    pub views_begun: AtomicU64,
     pub places: Mutex<Places>,
     /// One change of the directory at a time from here.
     pub changing: tokio::sync::Mutex<()>,
@@ -62,12 +62,12 @@ impl Stream {
             id,
             listed: RwLock::new(listed),
             owned: RwLock::default(),
-            slots: RwLock::default(),
             grown: Mutex::default(),
             news: Notify::new(),
             load: Mutex::default(),
             view: RwLock::default(),
             viewing: tokio::sync::Mutex::default(),
+            views_begun: AtomicU64::new(0),
             places: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -95,12 +95,7 @@ impl Stream {
     }
 
     pub fn own(&self, owned: Arc<Owned>) {
-        self.slots.write().push(owned.slot);
         self.owned.write().insert(owned.chain, owned);
-    }
-
-    pub fn slots(&self) -> Vec<Slot> {
-        self.slots.read().clone()
     }
 
     /// Forgets a chain that has moved or was sealed.

@@ -20,6 +20,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Freshness, Trouble};
 use crate::host::{Inner, Listed, Sharing, Stream, raise_limit, read_beat, read_directory, read_heads};
@@ -36,6 +37,8 @@ pub(crate) struct View {
     pub directory: Arc<Directory>,
     pub heads: BTreeMap<ChainId, Arc<Head>>,
     pub safe: Stamp,
+    /// Views are numbered in the order in which they were begun.
+    turn: u64,
 }
 
 impl View {
@@ -51,24 +54,30 @@ impl View {
 }
 
 impl Inner {
-    /// A view as new as wanted, and whether it was made after the call began. One caller at a time makes
-    /// one; the others use it if it will do.
+    /// A view as new as wanted, and whether it was begun after the call. One caller at a time makes one; the
+    /// others use it if it will do, and always if it was begun after they came: so many readers that wait
+    /// for the same news look once.
     pub(crate) async fn view(&self, stream: &Arc<Stream>, wanted: Freshness) -> Result<(Arc<View>, bool), Trouble> {
         let known = || stream.view.read().clone();
         let will_do = |view: &Arc<View>| matches!(wanted, Freshness::Beyond(after) if after < view.end());
         if let Some(view) = known().filter(will_do) {
             return Ok((view, false));
         }
+        let began_before = stream.views_begun.load(Ordering::Acquire);
         let _one_at_a_time = stream.viewing.lock().await;
+        if let Some(view) = known().filter(|view| view.turn > began_before) {
+            return Ok((view, true));
+        }
         if let Some(view) = known().filter(will_do) {
             return Ok((view, false));
         }
-        let made = Arc::new(self.make_view(stream, known()).await?);
+        let turn = stream.views_begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let made = Arc::new(self.make_view(stream, known(), turn).await?);
         *stream.view.write() = Some(Arc::clone(&made));
         Ok((made, true))
     }
 
-    async fn make_view(&self, stream: &Arc<Stream>, last: Option<Arc<View>>) -> Result<View, Trouble> {
+    async fn make_view(&self, stream: &Arc<Stream>, last: Option<Arc<View>>, turn: u64) -> Result<View, Trouble> {
         let greatest = last.map_or(Stamp(0), |view| view.safe);
         for _ in 0..ATTEMPTS {
             let before = self.directory_now(stream).await?;
@@ -82,6 +91,7 @@ impl Inner {
                 directory: before.directory,
                 heads,
                 safe: safe.max(greatest),
+                turn,
             });
         }
         Err(Trouble::Unavailable("its chains change all the time".to_owned()))

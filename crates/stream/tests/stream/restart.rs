@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_store::{CommitError, Condition, Entry, Key, MemoryStore, ReadError, SqliteStore, Store, Version, Write};
 use bowline_stream::{Log, Position};
 
@@ -157,4 +158,24 @@ async fn killed_before_and_after_commits_nothing_is_lost_or_repeated() {
         acknowledged.len() + unheard,
         "control: what died after its commit is there"
     );
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_neither_stops_the_host_nor_disturbs_the_order() {
+    let store = Arc::new(MemoryStore::default());
+    let at = |micros| Clock::fake(Timestamp::from_micros(micros));
+    let mut stream = None;
+    for (round, clock) in [at(1 << 50), at(1 << 49)].into_iter().enumerate() {
+        let mut options = options(Arc::clone(&store) as Arc<dyn Store>);
+        options.clock = clock;
+        let node = Node::start(options).await;
+        let stream = match &stream {
+            None => stream.insert(node.create("orders").await),
+            Some(stream) => stream,
+        };
+        node.append(stream, numbered(round * 10..round * 10 + 10)).await;
+        let found = node.read_all(stream, 100).await;
+        assert_eq!(numbers(&found), (0..round * 10 + 10).collect::<Vec<_>>());
+        node.crash().await;
+    }
 }
