@@ -169,15 +169,23 @@ impl Events {
             events: 10_000,
             bytes: 100_000_000,
         };
-        match self.streams.host.read(&id, Position::START, limit).await {
-            // A stream of the platform is made when it is needed.
-            Err(ReadError::NoSuchStream(_)) => Page {
-                events: Vec::new(),
-                next: Position::START,
-                more: false,
-            },
-            page => page.unwrap(),
+        let mut whole = Page {
+            events: Vec::new(),
+            next: Position::START,
+            more: true,
+        };
+        while whole.more {
+            match self.streams.host.read(&id, whole.next, limit).await {
+                // A stream of the platform is made when it is needed.
+                Err(ReadError::NoSuchStream(_)) => whole.more = false,
+                page => {
+                    let page = page.unwrap();
+                    whole.events.extend(page.events);
+                    (whole.next, whole.more) = (page.next, page.more);
+                }
+            }
         }
+        whole
     }
 
     /// Waits until a stream has so many events; returns their bodies.
