@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::backend::Scripted;
+use crate::events::Streams;
 
 /// The beginning of any WebAssembly module; the scripted backend looks no further.
 pub const MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -37,6 +38,7 @@ pub struct TestNode {
     pub gate: Arc<Semaphore>,
     /// One permit for each invocation that waits.
     pub waiting: Arc<Semaphore>,
+    pub streams: Streams,
     running: Running,
     service: Service,
     _data: TempDir,
@@ -61,10 +63,13 @@ impl TestNode {
             waiting: Arc::clone(&waiting),
         };
         let mut registry = Registry::default();
+        let store: Arc<dyn bowline_store::Store> = Arc::new(MemoryStore::default());
+        let streams = Streams::start(store.clone(), &clock, &entropy).await;
         let service = Service::start(bowline_functions::Options {
+            events: Some(streams.options()),
             clock: clock.clone(),
             entropy: entropy.clone(),
-            store: Arc::new(MemoryStore::default()),
+            store,
             blobs: Blobs::in_memory(),
             data_dir: data.path().to_owned(),
             region: "eu-central-1".to_owned(),
@@ -89,6 +94,7 @@ impl TestNode {
 
             gate,
             waiting,
+            streams,
             running,
             service,
             _data: data,
@@ -99,6 +105,7 @@ impl TestNode {
     pub async fn stop(self) {
         self.running.shut_down().await;
         self.service.shut_down().await;
+        self.streams.stop().await;
     }
 
     /// Sends one request on a connection of its own.

@@ -7,6 +7,7 @@ mod harness;
 mod absent;
 mod aliases;
 mod connections;
+mod events;
 mod functions;
 mod invoke;
 mod native;
