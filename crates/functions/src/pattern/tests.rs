@@ -100,8 +100,6 @@ fn wildcards_stand_for_any_characters() {
             quoted.collect()
         };
         let (yes, no) = (events(yes), events(no));
-        let borrow = |texts: &'_ [String]| -> Vec<String> { texts.to_vec() };
-        let (yes, no) = (borrow(&yes), borrow(&no));
         fits(
             &pattern,
             &yes.iter().map(String::as_str).collect::<Vec<_>>(),

@@ -77,6 +77,10 @@ impl Streams {
         self.sessions.shut_down().await;
         self.running.abort();
         let _ = self.running.await;
+        // What the host's tasks hold goes when the runtime has dropped them.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
