@@ -52,7 +52,7 @@ impl Inner {
             purpose: Purpose::Outcome,
             record: outcome.record(BODY_BYTES_MAX),
             record_of_function: outcome.record(ASYNC_PAYLOAD_BYTES_MAX),
-            id: envelope.step_id("outcome"),
+            id: envelope.end_id("outcome"),
             hops: envelope.head.hops + 1,
         };
         let ending = self.deliver(&delivery).await;
@@ -69,7 +69,7 @@ impl Inner {
             purpose: Purpose::DeadLetter,
             record: payload.clone(),
             record_of_function: Bytes::new(),
-            id: envelope.step_id("dead-letter"),
+            id: envelope.end_id("dead-letter"),
             hops: 0,
         };
         self.deliver(&delivery).await
