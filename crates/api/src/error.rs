@@ -177,6 +177,7 @@ impl From<Error> for ApiError {
             Error::Throttled(Throttle::ReservedConcurrency) => {
                 Some("ReservedFunctionConcurrentInvocationLimitExceeded")
             }
+            Error::Throttled(Throttle::EventQueue) => Some("CallerRateLimitExceeded"),
             _ => None,
         };
         let cause = match error {

@@ -6,13 +6,17 @@ mod alias;
 mod code;
 mod concurrency;
 mod configuration;
+mod destination;
+mod event_invoke;
 mod features;
 mod function;
 mod invoke;
+mod mapping;
 mod read;
 mod tag;
 mod version;
 
+use bowline_functions::model::events::PutMode;
 use bytes::Bytes;
 use http::Response;
 
@@ -46,6 +50,17 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::GetAccountSettings => Ok(account::get(call)),
         Operation::PutFunctionConcurrency => concurrency::put(call, &body).await,
         Operation::GetFunctionConcurrency => concurrency::get(call),
+        Operation::InvokeAsync => invoke::invoke_async(call, body).await,
+        Operation::PutFunctionEventInvokeConfig => event_invoke::put(call, &body, PutMode::Replace).await,
+        Operation::UpdateFunctionEventInvokeConfig => event_invoke::put(call, &body, PutMode::Merge).await,
+        Operation::GetFunctionEventInvokeConfig => event_invoke::get(call),
+        Operation::DeleteFunctionEventInvokeConfig => event_invoke::delete(call).await,
+        Operation::ListFunctionEventInvokeConfigs => event_invoke::list(call),
+        Operation::CreateEventSourceMapping => mapping::create(call, &body).await,
+        Operation::GetEventSourceMapping => mapping::get(call),
+        Operation::UpdateEventSourceMapping => mapping::update(call, &body).await,
+        Operation::DeleteEventSourceMapping => mapping::delete(call).await,
+        Operation::ListEventSourceMappings => mapping::list(call),
         Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
         _ => absent::answer(call, &body),
     }

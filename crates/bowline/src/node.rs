@@ -42,7 +42,9 @@ impl Node {
         let ground = Ground::open(config, &data, &clock).await?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let mut registry = Registry::with_prefix("bowline");
+        let data_service = DataService::start(&clock, &entropy, &ground, &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
+            events: Some(data_service.events()),
             clock: clock.clone(),
             entropy: entropy.clone(),
             store: ground.store.clone(),
@@ -57,7 +59,6 @@ impl Node {
         })
         .await
         .context("cannot bring back the functions")?;
-        let data_service = DataService::start(&clock, &entropy, &ground, &mut registry).await?;
         let server = Server::bind(bowline_api::Options {
             clock,
             entropy,
@@ -77,8 +78,8 @@ impl Node {
                 ground,
             }),
             Err(error) => {
-                data_service.shut_down().await;
                 service.shut_down().await;
+                data_service.shut_down().await;
                 ground.close().await;
                 Err(refused(error))
             }
@@ -104,8 +105,8 @@ impl Node {
     pub async fn stop(self) {
         tracing::info!("stopping: waiting for running invocations");
         self.server.shut_down().await;
-        self.data_service.shut_down().await;
         self.service.shut_down().await;
+        self.data_service.shut_down().await;
         self.ground.close().await;
         tracing::info!("stopped");
     }

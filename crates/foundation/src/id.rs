@@ -29,6 +29,26 @@ impl RequestId {
     }
 }
 
+/// Text that is no UUID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("request id `{0}` is not a lower-case UUID")]
+pub struct InvalidRequestId(String);
+
+impl FromStr for RequestId {
+    type Err = InvalidRequestId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let good = |(at, byte): (usize, u8)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+        };
+        match text.as_bytes().try_into() {
+            Ok(bytes) if text.bytes().enumerate().all(good) => Ok(Self(bytes)),
+            _ => Err(InvalidRequestId(text.to_owned())),
+        }
+    }
+}
+
 fn hyphenated(raw: [u8; 16]) -> [u8; RequestId::TEXT_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [b'-'; RequestId::TEXT_BYTES];
@@ -131,6 +151,10 @@ mod tests {
         );
         assert_eq!(&text[14..15], "4");
         assert!(matches!(&text[19..20], "8" | "9" | "a" | "b"));
+        assert_eq!(text.parse(), Ok(id));
+        for bad in ["", "x", &text[1..], &text.replace('-', "0")] {
+            assert!(bad.parse::<RequestId>().is_err(), "{bad}");
+        }
     }
 
     #[test]

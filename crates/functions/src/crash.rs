@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub struct CrashPoints(Option<Arc<dyn Fn(&'static str) + Send + Sync>>);
 
 impl CrashPoints {
-    /// All names, in the order in which a function's life reaches them.
+    /// All names of mutations, in the order in which a function's life reaches them.
     pub const NAMES: &[&str] = &[
         "create.checked",
         "create.unpacked",
@@ -30,13 +30,34 @@ impl CrashPoints {
         "collect.stored-removed",
     ];
 
+    /// The same for events, in the order in which one reaches them.
+    pub const EVENT_NAMES: &[&str] = &[
+        "create-mapping.committed",
+        "mapping.session-made",
+        "event.accepted",
+        "event.invoked",
+        "event.deferred",
+        "event.relayed",
+        "event.told",
+        "event.concluded",
+        "event.acknowledged",
+        "batch.invoked",
+        "batch.told",
+        "batch.processed",
+        "batch.acknowledged",
+        "audit.published",
+    ];
+
     /// Calls `hook` with each name that is reached.
     pub fn with(hook: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
 
     pub(crate) fn reach(&self, name: &'static str) {
-        debug_assert!(Self::NAMES.contains(&name), "`{name}` is not listed");
+        debug_assert!(
+            Self::NAMES.contains(&name) || Self::EVENT_NAMES.contains(&name),
+            "`{name}` is not listed"
+        );
         if let Some(hook) = &self.0 {
             hook(name);
         }

@@ -69,4 +69,6 @@ pub enum Throttle {
     AccountConcurrency,
     /// `ReservedFunctionConcurrentInvocationLimitExceeded`.
     ReservedConcurrency,
+    /// `CallerRateLimitExceeded`: too many events wait to be accepted.
+    EventQueue,
 }

@@ -14,6 +14,7 @@ mod run;
 mod sweeper;
 
 pub(crate) use admission::{Accounts, FunctionLive, Running};
+pub(crate) use payload::check_event;
 pub(crate) use pool::{Pool, PoolParts};
 pub(crate) use resolve::Target;
 pub(crate) use run::Finish;

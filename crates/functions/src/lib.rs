@@ -6,6 +6,7 @@
 
 mod crash;
 pub mod error;
+pub mod events;
 mod invoke;
 mod logs;
 pub mod metrics;
@@ -13,6 +14,7 @@ pub mod model;
 pub mod name;
 mod operations;
 pub mod package;
+pub mod pattern;
 mod registry;
 mod service;
 

@@ -1,5 +1,7 @@
 //! What operators see of the functions at `/metrics`.
 
+mod events;
+
 use bowline_sandbox::SandboxKind;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -7,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+pub(crate) use events::EventMetrics;
 
 use crate::error::Throttle;
 
@@ -22,6 +26,7 @@ pub struct Metrics {
     sandboxes: Family<SandboxLabels, Gauge>,
     sandbox_memory: Family<KindLabels, Gauge>,
     pub(crate) log_bytes_dropped: Counter,
+    pub(crate) events: EventMetrics,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -110,6 +115,7 @@ impl Default for Metrics {
             sandboxes: Family::default(),
             sandbox_memory: Family::default(),
             log_bytes_dropped: Counter::default(),
+            events: EventMetrics::default(),
         }
     }
 }
@@ -162,6 +168,7 @@ impl Metrics {
             Unit::Bytes,
             memory,
         );
+        metrics.events.register(registry);
         let dropped = metrics.log_bytes_dropped.clone();
         registry.register_with_unit(
             "log_dropped",
@@ -207,6 +214,7 @@ impl Metrics {
             reason: match throttle {
                 Throttle::AccountConcurrency => "account",
                 Throttle::ReservedConcurrency => "reserved",
+                Throttle::EventQueue => "event_queue",
             },
         };
         self.throttles.get_or_create(&labels).inc();
@@ -214,6 +222,7 @@ impl Metrics {
 
     /// Forgets a deleted function.
     pub(crate) fn forget(&self, function: &str) {
+        self.events.forget(function);
         for kind in [SandboxKind::Wasm, SandboxKind::Linux] {
             let labels = FunctionLabels {
                 function: function.to_owned(),
@@ -228,7 +237,7 @@ impl Metrics {
             let function = function.to_owned();
             self.errors.remove(&ErrorLabels { function, error });
         }
-        for reason in ["account", "reserved"] {
+        for reason in ["account", "reserved", "event_queue"] {
             let function = function.to_owned();
             self.throttles.remove(&ThrottleLabels { function, reason });
         }

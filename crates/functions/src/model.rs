@@ -1,5 +1,7 @@
 //! The registry's nouns, as the API shows them.
 
+pub mod events;
+
 use std::collections::BTreeMap;
 
 use bowline_foundation::clock::Timestamp;

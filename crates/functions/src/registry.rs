@@ -10,12 +10,15 @@ mod commit;
 mod entry;
 mod keys;
 mod load;
+mod mappings;
+mod outbox;
 mod record;
 mod snapshot;
 
 pub(crate) use commit::{Audit, Change};
-pub(crate) use entry::{AliasEntry, FunctionEntry, VersionEntry};
+pub(crate) use entry::{AliasEntry, EventInvokeEntry, FunctionEntry, VersionEntry};
 pub(crate) use load::{LoadError, Loaded};
+pub(crate) use mappings::MappingEntry;
 pub(crate) use snapshot::{Snapshot, fold};
 
 use std::sync::Arc;
@@ -30,6 +33,11 @@ pub(crate) struct Registry {
     clock: Clock,
     pub sharing: Sharing,
     pub snapshot: Snapshot,
+    pub mappings: mappings::Mappings,
+    /// Whether audit rows go into a stream too.
+    publishes: bool,
+    /// Told of rows for the stream.
+    pub outbox_news: tokio::sync::Notify,
     /// Keeps the keys of two audit rows of one microsecond apart.
     audit_rows: AtomicU64,
 }

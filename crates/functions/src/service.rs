@@ -40,6 +40,8 @@ pub struct Options {
     pub concurrency_max: u32,
     /// How long an idle sandbox is kept.
     pub keep_alive: Duration,
+    /// What keeps events; without it none is accepted, and no function reads a stream.
+    pub events: Option<crate::events::Options>,
     /// One backend for each kind of sandbox this node offers.
     pub backends: Vec<Arc<dyn Backend>>,
     /// What the service counts; register it where `/metrics` is served.
@@ -85,6 +87,7 @@ impl Service {
         let (inner, log_thread) = Inner::open(options, crash)?;
         inner.load().await?;
         inner.collect_orphans().await?;
+        inner.start_events();
         let mut background = vec![
             tokio::spawn(inner.sweeper.clone().run()),
             tokio::spawn(inner.clone().collect_garbage()),
@@ -107,7 +110,13 @@ impl Service {
     /// Refuses new invocations, lets the running ones end or reach their deadline, destroys all
     /// sandboxes, flushes the logs.
     pub async fn shut_down(self) {
+        if let Some(events) = &self.inner.events {
+            events.stop();
+        }
         self.inner.running.close().await;
+        if let Some(events) = &self.inner.events {
+            events.join().await;
+        }
         self.background.iter().for_each(JoinHandle::abort);
         for task in self.background {
             let _ = task.await;

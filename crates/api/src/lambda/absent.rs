@@ -48,17 +48,11 @@ fn of_a_function(operation: Operation) -> bool {
             | UpdateFunctionUrlConfig
             | DeleteFunctionUrlConfig
             | ListFunctionUrlConfigs
-            | PutFunctionEventInvokeConfig
-            | UpdateFunctionEventInvokeConfig
-            | GetFunctionEventInvokeConfig
-            | DeleteFunctionEventInvokeConfig
-            | ListFunctionEventInvokeConfigs
             | PutProvisionedConcurrencyConfig
             | GetProvisionedConcurrencyConfig
             | DeleteProvisionedConcurrencyConfig
             | ListProvisionedConcurrencyConfigs
             | ListDurableExecutionsByFunction
-            | InvokeAsync
             | InvokeWithResponseStream
     )
 }
@@ -78,15 +72,8 @@ fn about_function(call: &Call<'_>, target: &FunctionRef, body: &[u8]) -> Result<
         GetRuntimeManagementConfig => shown(json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": arn() })),
         PutRuntimeManagementConfig => put_runtime_management(call.route.operation, body, &arn()),
         ListFunctionUrlConfigs => shown(json!({ "FunctionUrlConfigs": [] })),
-        ListFunctionEventInvokeConfigs => shown(json!({ "FunctionEventInvokeConfigs": [] })),
         ListProvisionedConcurrencyConfigs => shown(json!({ "ProvisionedConcurrencyConfigs": [] })),
         ListDurableExecutionsByFunction => shown(json!({ "DurableExecutions": [] })),
-        GetFunctionEventInvokeConfig | DeleteFunctionEventInvokeConfig | UpdateFunctionEventInvokeConfig => {
-            Err(ApiError::new(
-                Exception::ResourceNotFound,
-                format!("The function {} doesn't have an EventInvokeConfig", arn()),
-            ))
-        }
         GetProvisionedConcurrencyConfig | DeleteProvisionedConcurrencyConfig => Err(ApiError::new(
             Exception::ProvisionedConcurrencyConfigNotFound,
             "No Provisioned Concurrency Config found for this function",
@@ -104,7 +91,6 @@ fn about_function(call: &Call<'_>, target: &FunctionRef, body: &[u8]) -> Result<
 fn about_account(operation: Operation) -> Result<Response<Body>, ApiError> {
     use Operation::*;
     match operation {
-        ListEventSourceMappings => shown(json!({ "EventSourceMappings": [] })),
         ListLayers => shown(json!({ "Layers": [] })),
         ListLayerVersions => shown(json!({ "LayerVersions": [] })),
         ListCodeSigningConfigs => shown(json!({ "CodeSigningConfigs": [] })),
@@ -117,10 +103,7 @@ fn about_account(operation: Operation) -> Result<Response<Body>, ApiError> {
                 "The code signing configuration cannot be found.",
             ))
         }
-        GetEventSourceMapping
-        | UpdateEventSourceMapping
-        | DeleteEventSourceMapping
-        | GetLayerVersion
+        GetLayerVersion
         | GetLayerVersionByArn
         | GetLayerVersionPolicy
         | AddLayerVersionPermission

@@ -176,6 +176,7 @@ fn inert(name: &str, kept: Map<String, Value>) -> Map<String, Value> {
                 logging.as_object_mut().expect("built above").extend(given);
             }
             ("KMSKeyArn", Value::String(arn)) if arn.is_empty() => {}
+            ("DeadLetterConfig", Value::Object(config)) if config.get("TargetArn").is_none_or(|arn| arn == "") => {}
             (_, value) => {
                 shown.insert(member, value);
             }

@@ -94,16 +94,11 @@ impl Members {
 
     fn refuse(&self) -> Result<(), ApiError> {
         let filled = |map: &Option<Map<String, Value>>| map.as_ref().is_some_and(|map| !map.is_empty());
-        let dead_letters = self.dead_letter_config.as_ref();
         let wanted = [
             ("Layers", self.layers.as_ref().is_some_and(|layers| !layers.is_empty())),
             (
                 "FileSystemConfigs",
                 self.file_system_configs.as_ref().is_some_and(|list| !list.is_empty()),
-            ),
-            (
-                "DeadLetterConfig",
-                dead_letters.is_some_and(|config| config.target_arn.as_ref().is_some_and(|arn| !arn.is_empty())),
             ),
             ("ImageConfig", filled(&self.image_config)),
             ("CodeSigningConfigArn", self.code_signing_config_arn.is_some()),
@@ -142,6 +137,10 @@ impl Members {
         }
         if let Some(mode) = self.tracing_config.and_then(|config| config.mode) {
             kept.insert("TracingConfig".to_owned(), json!({ "Mode": mode }));
+        }
+        if let Some(config) = self.dead_letter_config {
+            let arn = config.target_arn.unwrap_or_default();
+            kept.insert("DeadLetterConfig".to_owned(), json!({ "TargetArn": arn }));
         }
         if let Some(config) = self.logging_config {
             kept.insert("LoggingConfig".to_owned(), config.shown());

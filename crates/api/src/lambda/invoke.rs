@@ -30,9 +30,13 @@ const UNHANDLED: HeaderValue = HeaderValue::from_static("Unhandled");
 const LATEST: HeaderValue = HeaderValue::from_static("$LATEST");
 const ZERO: HeaderValue = HeaderValue::from_static("0");
 
+/// Largest event of `InvokeAsync`.
+const INVOKE_ASYNC_BYTES_MAX: usize = 256 * 1024;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InvocationType {
     RequestResponse,
+    Event,
     DryRun,
 }
 
@@ -55,8 +59,40 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
         response.headers_mut().insert(EXECUTED_VERSION, version_value(version));
         return Ok(response);
     }
+    if kind == InvocationType::Event {
+        call.node.functions.accept(&target, request).await?;
+        return Ok(accepted(headers.get(TRACE_ID)));
+    }
     let answered = call.node.functions.invoke(&target, request).await?;
     Ok(respond(answered, headers.get(TRACE_ID)))
+}
+
+/// `InvokeAsync`, the older way to leave an event with a function.
+pub async fn invoke_async(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, ApiError> {
+    let target = call.function()?;
+    if payload.len() > INVOKE_ASYNC_BYTES_MAX {
+        return Err(ApiError::too_large(INVOKE_ASYNC_BYTES_MAX));
+    }
+    let request = InvocationRequest {
+        request_id: call.request_id,
+        payload,
+        client_context: None,
+        trace_id: text(call.headers, &TRACE_ID)?.map(str::to_owned),
+        log_tail: false,
+    };
+    call.node.functions.accept(&target, request).await?;
+    Ok(reply::json(StatusCode::ACCEPTED, &serde_json::json!({ "Status": 202 })))
+}
+
+/// The event is on disk; there is nothing more to say.
+fn accepted(trace_id: Option<&HeaderValue>) -> Response<Body> {
+    let mut response = reply::empty(StatusCode::ACCEPTED);
+    let headers = response.headers_mut();
+    headers.insert(REMAPPED_LENGTH, ZERO);
+    if let Some(trace_id) = trace_id {
+        headers.insert(TRACE_ID, trace_id.clone());
+    }
+    response
 }
 
 fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Response<Body> {
@@ -102,9 +138,7 @@ fn invocation_type(headers: &HeaderMap) -> Result<InvocationType, ApiError> {
     match text(headers, &INVOCATION_TYPE)? {
         None | Some("RequestResponse") => Ok(InvocationType::RequestResponse),
         Some("DryRun") => Ok(InvocationType::DryRun),
-        Some("Event") => Err(ApiError::invalid(
-            "Asynchronous invocation (`Event`) is not available on this node; use `RequestResponse`.",
-        )),
+        Some("Event") => Ok(InvocationType::Event),
         Some(other) => Err(read::invalid(
             other,
             "invocationType",

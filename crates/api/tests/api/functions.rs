@@ -126,15 +126,14 @@ async fn creation_refuses_what_the_service_refuses() {
     for (member, value) in [
         ("Layers", json!(["arn:aws:lambda:eu-central-1:000000000000:layer:l:1"])),
         ("FileSystemConfigs", json!([{}])),
-        (
-            "DeadLetterConfig",
-            json!({ "TargetArn": "arn:aws:sqs:eu-central-1:000000000000:q" }),
-        ),
         ("SnapStart", json!({ "ApplyOn": "PublishedVersions" })),
     ] {
         let message = check(member, value, 400, invalid).await;
         assert!(message.contains(member), "{message}");
     }
+    let function = json!({ "TargetArn": "arn:aws:lambda:eu-central-1:000000000000:function:q" });
+    let message = check("DeadLetterConfig", function, 400, invalid).await;
+    assert!(message.contains("dead-letter"), "{message}");
     let listed = node.get(FUNCTIONS).await.json();
     assert_eq!(listed, json!({ "Functions": [] }), "nothing is left behind");
     node.create("hello").await;

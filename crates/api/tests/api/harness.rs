@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 
 use crate::backend::Scripted;
 use crate::data::engines::Engines;
+use crate::events::Streams;
 
 /// The beginning of any WebAssembly module; the scripted backend looks no further.
 pub const MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -38,6 +39,7 @@ pub struct TestNode {
     pub gate: Arc<Semaphore>,
     /// One permit for each invocation that waits.
     pub waiting: Arc<Semaphore>,
+    pub streams: Streams,
     running: Running,
     service: Service,
     engines: Option<Engines>,
@@ -77,10 +79,13 @@ impl TestNode {
             Some((engines, registry)) => (Some(engines), registry),
             None => (None, Registry::default()),
         };
+        let store: Arc<dyn bowline_store::Store> = Arc::new(MemoryStore::default());
+        let streams = Streams::start(store.clone(), &clock, &entropy).await;
         let service = Service::start(bowline_functions::Options {
+            events: Some(streams.options()),
             clock: clock.clone(),
             entropy: entropy.clone(),
-            store: Arc::new(MemoryStore::default()),
+            store,
             sharing: Sharing::Exclusive,
             blobs: Blobs::in_memory(),
             data_dir: data.path().to_owned(),
@@ -107,6 +112,7 @@ impl TestNode {
 
             gate,
             waiting,
+            streams,
             running,
             service,
             engines,
@@ -126,6 +132,7 @@ impl TestNode {
             engines.stop().await;
         }
         self.service.shut_down().await;
+        self.streams.stop().await;
     }
 
     /// Sends one request on a connection of its own.

@@ -98,7 +98,7 @@ async fn invocations_are_refused_as_the_service_does() {
     };
     let (invalid, content) = ("InvalidParameterValueException", "InvalidRequestContentException");
     check(&[], "{", 400, content).await;
-    check(&[("x-amz-invocation-type", "Event")], "{}", 400, invalid).await;
+    check(&[("x-amz-invocation-type", "event")], "{}", 400, "ValidationException").await;
     check(&[("x-amz-invocation-type", "Later")], "{}", 400, "ValidationException").await;
     check(&[("x-amz-log-type", "Head")], "{}", 400, "ValidationException").await;
     check(&[("x-amz-client-context", "e30")], "{}", 400, content).await;

@@ -8,6 +8,7 @@ mod absent;
 mod aliases;
 mod connections;
 mod data;
+mod events;
 mod functions;
 mod invoke;
 mod native;

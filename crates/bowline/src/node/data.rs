@@ -6,6 +6,7 @@ use anyhow::Context;
 use bowline_api::{Data, DataMetrics};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
+use bowline_functions::events;
 use bowline_store::objects::{self, Objects};
 use bowline_stream::{Config, NoPeers, session};
 use prometheus_client::registry::Registry;
@@ -16,6 +17,7 @@ use super::ground::Ground;
 /// The engines and their tasks.
 pub struct DataService {
     handles: Arc<Data>,
+    host: bowline_stream::Handle,
     sessions: session::Service,
     streams: JoinHandle<()>,
     objects: JoinHandle<()>,
@@ -50,6 +52,7 @@ impl DataService {
         let metrics = DataMetrics::register(registry);
         let tending = objects.clone();
         Ok(Self {
+            host: handle.clone(),
             handles: Arc::new(Data::new(handle, sessions.handle(), objects, metrics)),
             sessions,
             streams: tokio::spawn(streams.run()),
@@ -60,6 +63,15 @@ impl DataService {
     /// What the server serves.
     pub fn handles(&self) -> Arc<Data> {
         Arc::clone(&self.handles)
+    }
+
+    /// What functions' events are kept in.
+    pub fn events(&self) -> events::Options {
+        events::Options {
+            host: self.host.clone(),
+            sessions: self.sessions.handle(),
+            timing: events::Timing::default(),
+        }
     }
 
     /// Ends the engines' tasks; what was acknowledged is durable already.

@@ -8,12 +8,21 @@ use crate::error::Error;
 
 /// Checks the size and that the event is JSON; an absent event is an empty object.
 pub(crate) fn check(payload: Bytes) -> Result<Bytes, Error> {
+    check_of(payload, "RequestResponse", SYNC_PAYLOAD_BYTES_MAX)
+}
+
+/// The same for an event that nobody waits for.
+pub(crate) fn check_event(payload: Bytes, bytes_max: usize) -> Result<Bytes, Error> {
+    check_of(payload, "Event", bytes_max)
+}
+
+fn check_of(payload: Bytes, kind: &str, bytes_max: usize) -> Result<Bytes, Error> {
     if payload.is_empty() {
         return Ok(Bytes::from_static(b"{}"));
     }
-    if payload.len() > SYNC_PAYLOAD_BYTES_MAX {
+    if payload.len() > bytes_max {
         return Err(Error::RequestTooLarge(format!(
-            "{} byte payload is too large for the RequestResponse invocation type (limit {SYNC_PAYLOAD_BYTES_MAX} bytes)",
+            "{} byte payload is too large for the {kind} invocation type (limit {bytes_max} bytes)",
             payload.len()
         )));
     }

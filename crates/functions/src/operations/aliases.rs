@@ -89,6 +89,9 @@ pub(crate) async fn delete(
     entry.aliases.remove(&name);
     let mut change = Change::default();
     change.alias(Some(alias), None).unchanged(&old);
+    if let Some(config) = entry.event_invokes.remove(name.as_str()) {
+        change.event_invoke(Some(&config), None);
+    }
     let row = audit(&caller, "DeleteAlias", (&old.account, &old.name), Some(&name));
     inner.commit(row, &mut change, &old).await?;
     inner.crash.reach("delete-alias.committed");

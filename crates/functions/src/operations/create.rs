@@ -95,6 +95,7 @@ async fn commit(
         pool: None,
         versions: BTreeMap::new(),
         aliases: BTreeMap::new(),
+        event_invokes: BTreeMap::new(),
         at: StoreVersion(0),
         live: inner.function_live(&caller.account, &name),
     };

@@ -54,6 +54,9 @@ async fn version(inner: &Arc<Inner>, caller: &Caller, target: &FunctionRef, numb
     entry.versions.remove(&number);
     let mut change = Change::default();
     change.version(&old, number, Some(version), None).unchanged(&old);
+    if let Some(config) = entry.event_invokes.remove(&number.to_string()) {
+        change.event_invoke(Some(&config), None);
+    }
     let row = audit(caller, "DeleteFunction", (&old.account, &old.name), Some(&number));
     inner.commit(row, &mut change, &old).await?;
     inner.crash.reach("delete-version.committed");

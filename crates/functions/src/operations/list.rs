@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::aliases::points_at;
 use crate::error::Error;
+use crate::model::events::{EventInvokeConfig, Mapping};
 use crate::model::{Alias, Configuration, Page, PageRequest};
 use crate::name::Version;
 use crate::registry::FunctionEntry;
@@ -68,6 +69,25 @@ pub(crate) fn aliases(
     let all = all.filter(|alias| version.is_none_or(|version| points_at(alias, version)));
     let rest = all.filter(|alias| after.as_deref().is_none_or(|after| alias.name.as_str() > after));
     paged(rest, page, |last: &Alias| last.name.to_string())
+}
+
+/// How the events of a function's qualifiers are treated, by qualifier.
+pub(crate) fn event_invokes(entry: &FunctionEntry, page: &PageRequest) -> Result<Page<EventInvokeConfig>, Error> {
+    let after = marker(page)?;
+    let all = entry.event_invokes.iter();
+    let rest = all.filter(|(qualifier, _)| after.as_ref().is_none_or(|after| *qualifier > after));
+    paged(
+        rest.map(|(_, entry)| &entry.config),
+        page,
+        |last: &EventInvokeConfig| last.qualifier.to_string(),
+    )
+}
+
+/// Mappings that come by identifier.
+pub(crate) fn mappings<'a>(all: impl Iterator<Item = &'a Mapping>, page: &PageRequest) -> Result<Page<Mapping>, Error> {
+    let after = marker(page)?;
+    let rest = all.filter(|mapping| after.as_ref().is_none_or(|after| mapping.id > *after));
+    paged(rest, page, |last: &Mapping| last.id.clone())
 }
 
 /// Where a configuration stands in the list: `$LATEST` is number 0.
@@ -145,6 +165,18 @@ impl AsModel<Configuration> for Arc<Configuration> {
 
 impl AsModel<Alias> for Alias {
     fn model(&self) -> &Alias {
+        self
+    }
+}
+
+impl AsModel<EventInvokeConfig> for EventInvokeConfig {
+    fn model(&self) -> &EventInvokeConfig {
+        self
+    }
+}
+
+impl AsModel<Mapping> for Mapping {
+    fn model(&self) -> &Mapping {
         self
     }
 }

@@ -42,6 +42,25 @@ pub(super) fn stale_revision() -> Error {
     )
 }
 
+pub(super) fn no_event_invoke(arn: &str) -> Error {
+    Error::NotFound(format!("The function {arn} doesn't have an EventInvokeConfig"))
+}
+
+pub(crate) fn no_resource() -> Error {
+    Error::NotFound("The resource you requested does not exist.".to_owned())
+}
+
+pub(super) fn mapping_exists(source: &str, function: &str, id: &str) -> Error {
+    Error::Conflict(format!(
+        "The event source arn (\" {source} \") and function (\" {function} \") provided mapping already exists. Please \
+         update or delete the existing mapping with UUID {id}"
+    ))
+}
+
+pub(crate) fn no_streams() -> Error {
+    Error::InvalidParameter("Events cannot be kept on this node: it has no streams.".to_owned())
+}
+
 pub(super) fn latest_only() -> Error {
     Error::InvalidParameter("This operation is permitted on the $LATEST version only.".to_owned())
 }

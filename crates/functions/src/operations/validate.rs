@@ -10,6 +10,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::Runtime;
 
 use crate::error::Error;
+use crate::events::arn::{Purpose, Target};
 use crate::model::{Configuration, Settings};
 
 const HANDLER_CHARS_MAX: usize = 128;
@@ -65,9 +66,20 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
         environment(variables)?;
         to.environment.clone_from(variables);
     }
+    dead_letters(settings, to)?;
     to.inert
         .extend(settings.inert.iter().map(|(key, value)| (key.clone(), value.clone())));
     Ok(())
+}
+
+/// The target of events that failed must be something that can take them.
+fn dead_letters(settings: &Settings, to: &Configuration) -> Result<(), Error> {
+    let config = settings.inert.get("DeadLetterConfig");
+    let arn = config.and_then(|config| config.get("TargetArn")?.as_str());
+    match arn.filter(|arn| !arn.is_empty()) {
+        None => Ok(()),
+        Some(arn) => Target::parse(arn, Purpose::DeadLetter, &to.account).map(drop),
+    }
 }
 
 /// The handler that is stored: interpreted runtimes need one.
@@ -182,7 +194,7 @@ pub(super) fn weight(weight: f64) -> Result<(), Error> {
     )))
 }
 
-fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32, Error> {
+pub(super) fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32, Error> {
     let refused = |relation: &str, limit: u32| {
         Error::Validation(format!(
             "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must have \

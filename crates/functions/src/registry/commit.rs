@@ -6,8 +6,8 @@ use bowline_foundation::digest::Digest;
 use bowline_store::{CommitError, Condition, Key, Sharing, Version as StoreVersion, Write};
 use bytes::Bytes;
 
-use super::record::{AliasRecord, AuditRecord, Record as _, RetiredRecord};
-use super::{AliasEntry, FunctionEntry, Registry, VersionEntry, keys};
+use super::record::{AliasRecord, AuditRecord, EventInvokeRecord, Record as _, RetiredRecord};
+use super::{AliasEntry, EventInvokeEntry, FunctionEntry, Registry, VersionEntry, keys};
 use crate::error::Error;
 use crate::model::Caller;
 
@@ -71,6 +71,16 @@ impl Change {
         self.put(key, old.map(|old| old.at), old.map(encode), new.map(encode))
     }
 
+    /// How the events of a qualifier of `function` are treated appears, changes, or goes.
+    pub fn event_invoke(&mut self, old: Option<&EventInvokeEntry>, new: Option<&EventInvokeEntry>) -> &mut Self {
+        let Some(config) = new.or(old).map(|entry| &entry.config) else {
+            return self;
+        };
+        let key = keys::event_invoke(&config.account, &config.function, &config.qualifier.to_string());
+        let encode = |entry: &EventInvokeEntry| EventInvokeRecord::from(&entry.config).encode();
+        self.put(key, old.map(|old| old.at), old.map(encode), new.map(encode))
+    }
+
     /// The function goes on as it was committed at its entry's version; it is only looked at.
     pub fn unchanged(&mut self, function: &FunctionEntry) -> &mut Self {
         let key = keys::function(&function.account, &function.name);
@@ -92,7 +102,11 @@ impl Change {
         let versions = versions.map(|number| keys::version(&function.account, &function.name, *number));
         let aliases = function.aliases.keys();
         let aliases = aliases.map(|alias| keys::alias(&function.account, &function.name, alias));
-        self.writes.extend(versions.chain(aliases).map(Write::Delete));
+        let event_invokes = function.event_invokes.keys();
+        let event_invokes =
+            event_invokes.map(|qualifier| keys::event_invoke(&function.account, &function.name, qualifier));
+        self.writes
+            .extend(versions.chain(aliases).chain(event_invokes).map(Write::Delete));
         self.remnants = self.writes.split_off(self.writes.len().min(WRITES_MAX));
         self
     }
@@ -111,7 +125,13 @@ impl Change {
     }
 
     /// Of several records in one change the first is the one the audit row tells of.
-    fn put(&mut self, key: Key, at: Option<StoreVersion>, old: Option<Bytes>, new: Option<Bytes>) -> &mut Self {
+    pub(super) fn put(
+        &mut self,
+        key: Key,
+        at: Option<StoreVersion>,
+        old: Option<Bytes>,
+        new: Option<Bytes>,
+    ) -> &mut Self {
         if self.writes.is_empty() {
             self.before = old.as_deref().map(Digest::of);
             self.after = new.as_deref().map(Digest::of);
@@ -132,17 +152,20 @@ impl Registry {
     /// Commits a change with its audit row; returns the version that every written record now has.
     pub async fn commit(&self, audit: Audit<'_>, change: &mut Change) -> Result<StoreVersion, Error> {
         let mut writes = std::mem::take(&mut change.writes);
-        let row = self.audit_row(&audit, change);
-        if let (Sharing::Shared, Write::Put(key, _)) = (self.sharing, &row) {
-            writes.push(Write::Put(Key::from(keys::CHANGED), key.clone()));
+        self.audit_rows(&audit, change, &mut writes);
+        if let (Sharing::Shared, Some(Write::Put(row, _))) = (self.sharing, writes.last()) {
+            let news = Write::Put(Key::from(keys::CHANGED), row.clone());
+            writes.insert(0, news);
         }
-        writes.push(row);
         let conditions = std::mem::take(&mut change.conditions);
         let at = match self.store.commit(conditions, writes.clone()).await {
             Ok(at) => at,
             Err(CommitError::Unknown(reason)) => self.find_out(&writes, reason).await?,
             Err(error) => return Err(refused(error)),
         };
+        if self.publishes {
+            self.outbox_news.notify_one();
+        }
         self.delete_remnants(std::mem::take(&mut change.remnants)).await;
         Ok(at)
     }
@@ -157,7 +180,8 @@ impl Registry {
         Ok((record.next_version, Some(found.version)))
     }
 
-    fn audit_row(&self, audit: &Audit<'_>, change: &Change) -> Write {
+    /// The audit row, last; before it the same for the audit stream.
+    fn audit_rows(&self, audit: &Audit<'_>, change: &Change, writes: &mut Vec<Write>) {
         let at = self.clock.now();
         let record = AuditRecord {
             account: audit.caller.account.clone(),
@@ -169,7 +193,10 @@ impl Registry {
             at_micros: at.as_micros(),
         };
         let row = self.audit_rows.fetch_add(1, Ordering::Relaxed) % 100_000_000;
-        Write::Put(keys::audit(at, row), record.encode())
+        if self.publishes {
+            writes.push(Write::Put(keys::outbox(at, row), record.encode()));
+        }
+        writes.push(Write::Put(keys::audit(at, row), record.encode()));
     }
 
     /// Whether a commit whose answer was lost has been applied: its audit row, which nobody else writes,

@@ -8,6 +8,7 @@ use bowline_store::Version as StoreVersion;
 
 use super::record::{FunctionRecord, VersionRecord};
 use crate::invoke::{FunctionLive, Pool};
+use crate::model::events::EventInvokeConfig;
 use crate::model::{Alias, Configuration, State};
 use crate::name::{AliasName, FunctionName};
 
@@ -27,6 +28,8 @@ pub(crate) struct FunctionEntry {
     pub pool: Option<Arc<Pool>>,
     pub versions: BTreeMap<u64, VersionEntry>,
     pub aliases: BTreeMap<AliasName, AliasEntry>,
+    /// How events are treated, by the qualifier's text; `$LATEST` for the function without one.
+    pub event_invokes: BTreeMap<String, EventInvokeEntry>,
     /// The record's version in the store.
     pub at: StoreVersion,
     /// What lives as long as the function and is not durable.
@@ -47,6 +50,13 @@ pub(crate) struct VersionEntry {
 #[derive(Clone)]
 pub(crate) struct AliasEntry {
     pub alias: Alias,
+    pub at: StoreVersion,
+}
+
+/// How the events of one qualifier are treated.
+#[derive(Clone)]
+pub(crate) struct EventInvokeEntry {
+    pub config: EventInvokeConfig,
     pub at: StoreVersion,
 }
 

@@ -16,6 +16,10 @@ pub(super) const AUDIT: &str = "functions/audit/";
 /// Written by every mutation where the store is shared, so that others look again: the key of its audit
 /// row. Lives for ever. Missing: nothing has changed yet.
 pub(super) const CHANGED: &str = "functions/changed";
+pub(super) const EVENT_INVOKES: &str = "functions/event-invoke/";
+pub(super) const MAPPINGS: &str = "functions/mapping/";
+pub(super) const OVERFLOWS: &str = "functions/overflow/";
+pub(super) const OUTBOX: &str = "functions/outbox/";
 const RETIRED: &str = "functions/retired/";
 
 /// `functions/function/ACCOUNT/NAME`: a [`FunctionRecord`](super::record::FunctionRecord). Lives from
@@ -50,6 +54,33 @@ pub(super) fn retired(account: &AccountId, name: &FunctionName) -> Key {
 /// nothing happened then.
 pub(super) fn audit(at: Timestamp, row: u64) -> Key {
     format!("{AUDIT}{:020}-{row:08}", at.as_micros()).into()
+}
+
+/// `functions/event-invoke/ACCOUNT/NAME/QUALIFIER`: an
+/// [`EventInvokeRecord`](super::record::EventInvokeRecord). Lives from PutFunctionEventInvokeConfig until it,
+/// its version, its alias or its function is deleted; one without a function is a remnant. Missing: the
+/// defaults hold.
+pub(super) fn event_invoke(account: &AccountId, name: &FunctionName, qualifier: &str) -> Key {
+    format!("{EVENT_INVOKES}{account}/{name}/{qualifier}").into()
+}
+
+/// `functions/mapping/UUID`: a [`MappingRecord`](super::record::MappingRecord). Lives from
+/// CreateEventSourceMapping to DeleteEventSourceMapping. Missing: there is no such mapping.
+pub(super) fn mapping(id: &str) -> Key {
+    format!("{MAPPINGS}{id}").into()
+}
+
+/// `functions/overflow/MICROSECONDS-REQUEST` (20 digits): the end of an event's payload, as it came. Lives
+/// from before the event is accepted until it is over, or for [`OVERFLOW_KEPT`](super::load::OVERFLOW_KEPT).
+/// Missing: the event lies whole in its stream.
+pub(super) fn overflow(at: Timestamp, request_id: &str) -> Key {
+    format!("{OVERFLOWS}{:020}-{request_id}", at.as_micros()).into()
+}
+
+/// `functions/outbox/MICROSECONDS-ROW`: the audit row of the same number, as it goes into the audit stream.
+/// Lives from its mutation until the stream has it. Missing: the stream has it, or there is none.
+pub(super) fn outbox(at: Timestamp, row: u64) -> Key {
+    format!("{OUTBOX}{:020}-{row:08}", at.as_micros()).into()
 }
 
 /// Takes a key apart behind its prefix.

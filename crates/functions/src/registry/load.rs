@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use bowline_foundation::clock::{Clock, Timestamp};
+use bowline_foundation::clock::Clock;
 use bowline_foundation::id::AccountId;
 use bowline_store::{CommitError, Condition, Entry, Key, ReadError, Sharing, Store, Version as StoreVersion, Write};
 
-use super::record::{AliasRecord, AuditRecord, FunctionRecord, Record, RecordError, VersionRecord};
-use super::{AliasEntry, FunctionEntry, Registry, Snapshot, VersionEntry, keys};
+use super::record::{AliasRecord, AuditRecord, EventInvokeRecord, FunctionRecord, Record, RecordError, VersionRecord};
+use super::{AliasEntry, EventInvokeEntry, FunctionEntry, Registry, Snapshot, VersionEntry, keys};
 use crate::invoke::FunctionLive;
 use crate::model::Configuration;
 use crate::name::{AliasName, FunctionName, InvalidName, Version};
 
 /// How long audit rows are kept; older ones go at a start.
 pub(super) const AUDIT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long the end of an event may lie; longer than any event lives.
+pub(super) const OVERFLOW_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const PAGE: usize = 512;
 
 /// Why the registry cannot be read.
@@ -45,6 +47,7 @@ pub(crate) struct Loaded {
     pub serving: Option<Arc<Configuration>>,
     pub versions: BTreeMap<u64, VersionEntry>,
     pub aliases: BTreeMap<AliasName, AliasEntry>,
+    pub event_invokes: BTreeMap<String, EventInvokeEntry>,
     pub at: StoreVersion,
 }
 
@@ -62,6 +65,7 @@ impl Loaded {
             pool: None,
             versions: self.versions,
             aliases: self.aliases,
+            event_invokes: self.event_invokes,
             at: self.at,
             live,
         }
@@ -94,8 +98,17 @@ impl Registry {
             clock,
             sharing,
             snapshot: Snapshot::default(),
+            mappings: Default::default(),
+            publishes: false,
+            outbox_news: Default::default(),
             audit_rows: AtomicU64::new(row),
         }
+    }
+
+    /// Puts audit rows into an outbox for a stream, or not.
+    pub fn publishing(mut self, publishes: bool) -> Self {
+        self.publishes = publishes;
+        self
     }
 
     /// Reads all functions; deletes records that a deleted function left.
@@ -115,6 +128,12 @@ impl Registry {
         for (key, entry) in self.scan(keys::ALIASES).await? {
             if !read_alias(&key, &entry, &mut functions)? {
                 let (account, name, _) = subject::<3>(&key, keys::ALIASES)?;
+                remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
+            }
+        }
+        for (key, entry) in self.scan(keys::EVENT_INVOKES).await? {
+            if !read_event_invoke(&key, &entry, &mut functions)? {
+                let (account, name, _) = subject::<3>(&key, keys::EVENT_INVOKES)?;
                 remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
             }
         }
@@ -143,10 +162,13 @@ impl Registry {
         for (key, entry) in self.scan(&format!("{}{below}", keys::ALIASES)).await? {
             read_alias(&key, &entry, &mut functions)?;
         }
+        for (key, entry) in self.scan(&format!("{}{below}", keys::EVENT_INVOKES)).await? {
+            read_event_invoke(&key, &entry, &mut functions)?;
+        }
         Ok(functions.into_values().next())
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<(Key, Entry)>, ReadError> {
+    pub(super) async fn scan(&self, prefix: &str) -> Result<Vec<(Key, Entry)>, ReadError> {
         let prefix = Key::from(prefix.to_owned());
         let mut found: Vec<(Key, Entry)> = Vec::new();
         loop {
@@ -160,19 +182,23 @@ impl Registry {
         }
     }
 
-    /// Deletes audit rows of old. Rows sort by time, so the old ones come first; one page a start is
+    /// Deletes audit rows and overflows of old. Rows sort by time, so the old ones come first; one page a start is
     /// enough to keep up.
-    pub async fn trim_audit(&self) -> Result<(), ReadError> {
-        let now = self.clock.now().as_micros();
-        let kept = u64::try_from(AUDIT_KEPT.as_micros()).unwrap_or(u64::MAX);
-        let cutoff = keys::audit(Timestamp::from_micros(now.saturating_sub(kept)), 0);
-        let page = self.store.scan(&Key::from(keys::AUDIT), None, PAGE).await?;
+    pub async fn trim_old(&self) -> Result<(), ReadError> {
+        let before = |kept| self.clock.now().before(kept);
+        self.trim(keys::AUDIT, keys::audit(before(AUDIT_KEPT), 0)).await?;
+        self.trim(keys::OVERFLOWS, keys::overflow(before(OVERFLOW_KEPT), ""))
+            .await
+    }
+
+    async fn trim(&self, prefix: &'static str, cutoff: Key) -> Result<(), ReadError> {
+        let page = self.store.scan(&Key::from(prefix), None, PAGE).await?;
         let old = page.into_iter().take_while(|(key, _)| *key < cutoff);
         let writes: Vec<Write> = old.map(|(key, _)| Write::Delete(key)).collect();
         if !writes.is_empty()
             && let Err(error) = self.store.commit(Vec::new(), writes).await
         {
-            tracing::warn!(%error, "old audit rows stay until the next start");
+            tracing::warn!(%error, prefix, "old rows stay until the next start");
         }
         Ok(())
     }
@@ -202,11 +228,11 @@ impl Registry {
     }
 }
 
-fn read<R: Record>(key: &Key, entry: &Entry) -> Result<R, LoadError> {
+pub(super) fn read<R: Record>(key: &Key, entry: &Entry) -> Result<R, LoadError> {
     R::decode(&entry.value).map_err(|source| damaged(key, source))
 }
 
-fn damaged(key: &Key, source: RecordError) -> LoadError {
+pub(super) fn damaged(key: &Key, source: RecordError) -> LoadError {
     LoadError::Record {
         key: String::from_utf8_lossy(key).into_owned(),
         source,
@@ -238,6 +264,7 @@ fn read_function(key: &Key, entry: &Entry) -> Result<Loaded, LoadError> {
         latest,
         versions: BTreeMap::new(),
         aliases: BTreeMap::new(),
+        event_invokes: BTreeMap::new(),
         at: entry.version,
     })
 }
@@ -276,6 +303,26 @@ fn read_alias(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool,
         alias,
         AliasEntry {
             alias: model,
+            at: entry.version,
+        },
+    );
+    Ok(true)
+}
+
+/// Adds to its function how the events of a qualifier are treated; `false` if there is no such function.
+fn read_event_invoke(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool, LoadError> {
+    let (account, name, [_, _, qualifier]) = subject::<3>(key, keys::EVENT_INVOKES)?;
+    let Some(function) = functions.get_mut(&(account.clone(), name.clone())) else {
+        return Ok(false);
+    };
+    let record: EventInvokeRecord = read(key, entry)?;
+    let config = record
+        .into_model(account, name, &qualifier)
+        .map_err(|source| damaged(key, source))?;
+    function.event_invokes.insert(
+        qualifier,
+        EventInvokeEntry {
+            config,
             at: entry.version,
         },
     );

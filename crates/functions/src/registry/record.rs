@@ -5,13 +5,17 @@
 mod alias;
 mod audit;
 mod configuration;
+mod event_invoke;
 mod function;
+mod mapping;
 mod retired;
 mod version;
 
 pub(super) use alias::AliasRecord;
 pub(super) use audit::AuditRecord;
+pub(super) use event_invoke::EventInvokeRecord;
 pub(super) use function::FunctionRecord;
+pub(super) use mapping::MappingRecord;
 pub(super) use retired::RetiredRecord;
 pub(super) use version::VersionRecord;
 

@@ -69,11 +69,20 @@ impl Inner {
         for function in known.keys().filter(|function| !stored.contains_key(function)) {
             self.catch_up(&function.0, &function.1).await?;
         }
+        self.follow_mappings().await?;
         for (function, versions) in &stored {
             let current = known.get(function);
             if current.is_none_or(|entry| of_entry(entry) != *versions || self.is_abandoned(entry)) {
                 self.catch_up(&function.0, &function.1).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn follow_mappings(self: &Arc<Self>) -> Result<(), LoadError> {
+        let _alone = self.mapping_lock.lock().await;
+        for id in self.registry.load_mappings().await? {
+            self.mapping_changed(&id);
         }
         Ok(())
     }

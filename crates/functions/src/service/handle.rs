@@ -9,13 +9,16 @@ use bytes::Bytes;
 use super::{Inner, InvocationRequest, InvocationResponse};
 use crate::error::Error;
 use crate::invoke::Finish;
+use crate::model::events::{
+    CreateMapping, EventInvokeConfig, Mapping, MappingChange, MappingFilter, PutEventInvoke, PutMode,
+};
 use crate::model::{
     AccountUsage, Alias, Caller, Configuration, CreateAlias, CreateFunction, FunctionView, Page, PageRequest,
     PublishVersion, UpdateAlias, UpdateCode, UpdateConfiguration,
 };
 use crate::name::{AliasName, FunctionName, FunctionRef, Qualifier, Version};
 use crate::operations::tags::Edit;
-use crate::operations::{aliases, concurrency, create, delete, list, publish, tags, update};
+use crate::operations::{aliases, concurrency, create, delete, event_invoke, list, mappings, publish, tags, update};
 
 /// A cheap handle, cloned into every connection.
 #[derive(Clone)]
@@ -226,6 +229,71 @@ impl Handle {
     /// Runs the function and waits for its answer.
     pub async fn invoke(&self, target: &FunctionRef, request: InvocationRequest) -> Result<InvocationResponse, Error> {
         self.0.invoke(target, request).await
+    }
+
+    /// Accepts an event for the function; once this returns it is on disk, and is processed at least once.
+    pub async fn accept(&self, target: &FunctionRef, request: InvocationRequest) -> Result<(), Error> {
+        let (inner, target) = (self.0.clone(), target.clone());
+        self.finish(async move { inner.accept(&target, request).await }).await
+    }
+
+    /// Says how the events of a function, version or alias are treated.
+    pub async fn put_event_invoke(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        request: PutEventInvoke,
+        mode: PutMode,
+    ) -> Result<EventInvokeConfig, Error> {
+        let (inner, caller, target) = (self.0.clone(), caller.clone(), target.clone());
+        self.finish(event_invoke::put(inner, caller, target, request, mode))
+            .await
+    }
+
+    pub fn get_event_invoke(&self, target: &FunctionRef) -> Result<EventInvokeConfig, Error> {
+        event_invoke::get(&self.0, target)
+    }
+
+    pub async fn delete_event_invoke(&self, caller: &Caller, target: &FunctionRef) -> Result<(), Error> {
+        self.finish(event_invoke::delete(self.0.clone(), caller.clone(), target.clone()))
+            .await
+    }
+
+    pub fn list_event_invokes(
+        &self,
+        target: &FunctionRef,
+        page: &PageRequest,
+    ) -> Result<Page<EventInvokeConfig>, Error> {
+        list::event_invokes(&*self.0.entry(target)?, page)
+    }
+
+    /// Has a function read a stream. The mapping works once its state is `Enabled`.
+    pub async fn create_mapping(&self, caller: &Caller, request: CreateMapping) -> Result<Mapping, Error> {
+        self.finish(mappings::create(self.0.clone(), caller.clone(), request))
+            .await
+    }
+
+    pub fn get_mapping(&self, caller: &Caller, id: &str) -> Result<Mapping, Error> {
+        mappings::get(&self.0, caller, id)
+    }
+
+    pub async fn update_mapping(&self, caller: &Caller, id: &str, request: MappingChange) -> Result<Mapping, Error> {
+        self.finish(mappings::update(self.0.clone(), caller.clone(), id.to_owned(), request))
+            .await
+    }
+
+    pub async fn delete_mapping(&self, caller: &Caller, id: &str) -> Result<Mapping, Error> {
+        self.finish(mappings::delete(self.0.clone(), caller.clone(), id.to_owned()))
+            .await
+    }
+
+    pub fn list_mappings(
+        &self,
+        caller: &Caller,
+        filter: &MappingFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Mapping>, Error> {
+        mappings::list(&self.0, caller, filter, page)
     }
 
     /// The newest bytes of the function's log, at most `bytes_max`, beginning at a line's start.

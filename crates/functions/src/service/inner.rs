@@ -21,6 +21,7 @@ use super::Options;
 use super::absent::Absent;
 use crate::crash::CrashPoints;
 use crate::error::Error;
+use crate::events::Engine;
 use crate::invoke::{Accounts, FunctionLive, Pool, PoolParts, Running, Sweeper, Target};
 use crate::logs::{FunctionLog, LogWriter};
 use crate::metrics::Metrics;
@@ -56,6 +57,9 @@ pub(crate) struct Inner {
     pub garbage: Garbage,
     pub runtime: RuntimeHandle,
     pub crash: CrashPoints,
+    pub events: Option<Arc<Engine>>,
+    /// Held for mutations of mappings.
+    pub mapping_lock: tokio::sync::Mutex<()>,
     /// Background ends of creations and updates.
     pub tasks: Mutex<JoinSet<()>>,
     pub prepare_permits: Semaphore,
@@ -81,7 +85,10 @@ impl Inner {
                 options.sharing,
                 options.clock.clone(),
                 options.entropy.number(),
-            ),
+            )
+            .publishing(options.events.is_some()),
+            events: options.events.map(|events| Arc::new(Engine::new(events))),
+            mapping_lock: tokio::sync::Mutex::default(),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),
             clock: options.clock,
             entropy: options.entropy,
@@ -109,7 +116,7 @@ impl Inner {
 
     /// Fills the snapshot from the store, and goes on with what was pending.
     pub async fn load(self: &Arc<Self>) -> Result<(), Error> {
-        self.registry.trim_audit().await.map_err(Error::service)?;
+        self.registry.trim_old().await.map_err(Error::service)?;
         for loaded in self.registry.load().await.map_err(Error::service)? {
             let entry = self.adopt(loaded, None);
             let (account, name, unsettled) = (entry.account.clone(), entry.name.clone(), entry.is_unsettled());
@@ -122,6 +129,7 @@ impl Inner {
                 self.settle_later(&account, &name, &caller);
             }
         }
+        self.registry.load_mappings().await.map_err(Error::service)?;
         for entry in self.registry.snapshot.all() {
             self.accounts
                 .set_reserved(&entry.account, self.reserved(&entry.account));
@@ -339,6 +347,10 @@ impl Inner {
     pub fn backend(&self, kind: SandboxKind) -> Arc<dyn Backend> {
         let found = self.backends.iter().find(|backend| backend.kind() == kind);
         found.cloned().unwrap_or_else(|| Arc::new(Absent(kind)))
+    }
+
+    pub fn region(&self) -> &str {
+        &self.region
     }
 
     pub fn revision(&self) -> String {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bowline_sandbox::{
     Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind,
     Usage, VersionSpec,
@@ -52,6 +54,8 @@ pub struct Fake {
     held: watch::Sender<bool>,
     preparing: Mutex<Option<Script>>,
     creating: Mutex<Option<Script>>,
+    /// All events, in the order in which their invocations began.
+    seen: Mutex<Vec<Value>>,
     room: Mutex<Option<usize>>,
 }
 
@@ -64,6 +68,7 @@ impl Fake {
             held: watch::Sender::new(true),
             preparing: Mutex::default(),
             creating: Mutex::default(),
+            seen: Mutex::default(),
             room: Mutex::default(),
         })
     }
@@ -79,6 +84,10 @@ impl Fake {
         *reached
             .unwrap_or_else(|_| panic!("stuck at {:?}", self.count()))
             .unwrap()
+    }
+
+    pub fn seen(&self) -> Vec<Value> {
+        self.seen.lock().clone()
     }
 
     pub fn hold_prepares(&self, hold: bool) {
@@ -181,8 +190,42 @@ impl FakeSandbox {
         std::fs::read_to_string(self.version.code.path.join("code")).unwrap_or_default()
     }
 
+    /// What the first event of a batch that asks for something asks for.
+    async fn act_on_batch(&self, records: &[Value]) -> Outcome {
+        for record in records {
+            let body = STANDARD.decode(record["kinesis"]["data"].as_str().unwrap()).unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            match body["do"].as_str() {
+                Some("fail") => return Outcome::Failed(FunctionError::new("Oops", "as asked")),
+                Some("hold") => {
+                    let mut held = self.fake.held.subscribe();
+                    held.wait_for(|held| !held).await.unwrap();
+                }
+                Some("report") => {
+                    let failed = json!({ "itemIdentifier": record["kinesis"]["sequenceNumber"] });
+                    let answer = json!({ "batchItemFailures": [failed] });
+                    return Outcome::Success(Bytes::from(answer.to_string()));
+                }
+                _ => {}
+            }
+        }
+        Outcome::Success(Bytes::from_static(b"{}"))
+    }
+
     async fn act(&mut self, invocation: &Invocation) -> Outcome {
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
+        let earlier = {
+            let mut seen = self.fake.seen.lock();
+            let earlier = seen.iter().filter(|earlier| **earlier == event).count();
+            seen.push(event.clone());
+            earlier
+        };
+        if let Some(records) = event["Records"].as_array() {
+            return self.act_on_batch(records).await;
+        }
+        if event["fails"].as_u64().is_some_and(|fails| earlier < fails as usize) {
+            return Outcome::Failed(FunctionError::new("Oops", "as often as asked"));
+        }
         if let Some(text) = event["print"].as_str() {
             self.log.write(text.as_bytes());
         }

@@ -4,6 +4,7 @@
 
 mod aliases;
 mod crash;
+mod events;
 mod fake;
 mod faults;
 mod follow;

@@ -75,9 +75,22 @@ impl World {
     }
 
     pub async fn over(store: Arc<dyn Store>, blobs: Blobs, folder: Arc<TempDir>, settings: WorldSettings) -> Self {
+        Self::over_streams(store, blobs, folder, settings, (Clock::system(), None)).await
+    }
+
+    /// The same with streams, at the given time.
+    pub async fn over_streams(
+        store: Arc<dyn Store>,
+        blobs: Blobs,
+        folder: Arc<TempDir>,
+        settings: WorldSettings,
+        (clock, events): (Clock, Option<bowline_functions::events::Options>),
+    ) -> Self {
         let (fake, wasm) = (Fake::new(SandboxKind::Linux), Fake::new(SandboxKind::Wasm));
         let mut registry = prometheus_client::registry::Registry::default();
         let mut options = options(store.clone(), blobs.clone(), folder.path(), settings);
+        options.clock = clock;
+        options.events = events;
         options.metrics = Metrics::register(&mut registry);
         options.backends = vec![Arc::new(FakeBackend(fake.clone())), Arc::new(FakeBackend(wasm.clone()))];
         let service = Service::start_with(options, CrashPoints::default()).await.unwrap();
@@ -168,6 +181,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         region: "us-east-1".to_owned(),
         concurrency_max: settings.concurrency_max,
         keep_alive: settings.keep_alive,
+        events: None,
         backends: Vec::new(),
         metrics: Metrics::default(),
     }

@@ -10,8 +10,11 @@ use bowline_sandbox::{Runtime, SandboxKind};
 use serde_json::json;
 
 use super::*;
+use crate::model::events::{
+    EventInvokeConfig, EventInvokeSettings, Mapping, MappingSettings, MappingStart, MappingState,
+};
 use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, State};
-use crate::name::Version;
+use crate::name::{FunctionRef, Version};
 
 /// The record is read from its golden file, and written as it.
 fn check<R: Record + PartialEq + Debug>(record: &R, golden: &str) {
@@ -114,6 +117,49 @@ fn retired_functions() {
         &RetiredRecord { next_version: 4 },
         include_str!("golden/retired-1.json"),
     );
+}
+
+#[test]
+fn event_invoke_configurations() {
+    let config = EventInvokeConfig {
+        account: AccountId::default_account(),
+        function: "f".parse().unwrap(),
+        qualifier: "live".parse().unwrap(),
+        settings: EventInvokeSettings {
+            retries_max: Some(1),
+            age_seconds_max: None,
+            on_success: None,
+            on_failure: Some("arn:aws:sqs:us-east-1:000000000000:dead".to_owned()),
+        },
+        last_modified: Timestamp::from_micros(1_795_217_079_123_456),
+    };
+    let record = EventInvokeRecord::from(&config);
+    check(&record, include_str!("golden/event-invoke-1.json"));
+    let back = record.into_model(config.account.clone(), config.function.clone(), "live");
+    assert_eq!(back.unwrap(), config);
+}
+
+#[test]
+fn mappings() {
+    let mapping = Mapping {
+        id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+        account: AccountId::default_account(),
+        function: FunctionRef::parse("f:live", None, &AccountId::default_account()).unwrap(),
+        source_arn: "arn:aws:kinesis:us-east-1:000000000000:stream/orders".to_owned(),
+        start: MappingStart::AtTimestamp(Timestamp::from_micros(1_795_217_079_000_000)),
+        settings: MappingSettings {
+            retries_max: Some(3),
+            filters: vec!["{}".to_owned()],
+            ..MappingSettings::default()
+        },
+        last_modified: Timestamp::from_micros(1_795_217_079_123_456),
+        state: MappingState::Enabled,
+        last_result: "No records processed".to_owned(),
+    };
+    let session = Some("0".repeat(32));
+    let record = MappingRecord::new(&mapping, session.clone());
+    check(&record, include_str!("golden/mapping-1.json"));
+    assert_eq!(record.into_model(mapping.id.clone()).unwrap(), (mapping, session));
 }
 
 #[test]

@@ -1,0 +1,319 @@
+//! Event source mappings.
+
+use bowline_foundation::clock::Timestamp;
+use bowline_functions::model::events::{
+    CreateMapping, Mapping, MappingChange, MappingFilter, MappingStart, MappingState,
+};
+use bowline_functions::name::FunctionRef;
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::destination::{Destination, DestinationConfig, seconds};
+use super::read::{self, Violations};
+use crate::body::Body;
+use crate::dispatch::{Call, Node};
+use crate::error::ApiError;
+use crate::reply;
+
+/// Members that belong to sources or features that this node does not have.
+const UNKNOWN_MEMBERS: [&str; 14] = [
+    "AmazonManagedKafkaEventSourceConfig",
+    "DocumentDBEventSourceConfig",
+    "KMSKeyArn",
+    "LoggingConfig",
+    "MetricsConfig",
+    "ProvisionedPollerConfig",
+    "Queues",
+    "ScalingConfig",
+    "SelfManagedEventSource",
+    "SelfManagedKafkaEventSourceConfig",
+    "SourceAccessConfigurations",
+    "Tags",
+    "Topics",
+    "TumblingWindowInSeconds",
+];
+const START_POSITIONS: [&str; 3] = ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"];
+const RESPONSE_TYPES: [&str; 1] = ["ReportBatchItemFailures"];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateRequest {
+    event_source_arn: Option<String>,
+    function_name: Option<String>,
+    starting_position: Option<String>,
+    starting_position_timestamp: Option<f64>,
+}
+
+/// What creating and updating share.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Members {
+    function_name: Option<String>,
+    enabled: Option<bool>,
+    batch_size: Option<i64>,
+    maximum_batching_window_in_seconds: Option<i64>,
+    parallelization_factor: Option<i64>,
+    maximum_record_age_in_seconds: Option<i64>,
+    maximum_retry_attempts: Option<i64>,
+    bisect_batch_on_function_error: Option<bool>,
+    function_response_types: Option<Vec<String>>,
+    filter_criteria: Option<FilterCriteria>,
+    destination_config: Option<DestinationConfig>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct FilterCriteria {
+    filters: Option<Vec<Filter>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Filter {
+    pattern: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Shown {
+    #[serde(rename = "UUID")]
+    uuid: String,
+    event_source_mapping_arn: String,
+    event_source_arn: String,
+    function_arn: String,
+    state: &'static str,
+    state_transition_reason: &'static str,
+    last_processing_result: String,
+    last_modified: f64,
+    starting_position: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starting_position_timestamp: Option<f64>,
+    batch_size: u32,
+    maximum_batching_window_in_seconds: u32,
+    parallelization_factor: u32,
+    maximum_record_age_in_seconds: i64,
+    maximum_retry_attempts: i64,
+    bisect_batch_on_function_error: bool,
+    tumbling_window_in_seconds: u32,
+    function_response_types: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter_criteria: Option<FilterCriteria>,
+    destination_config: DestinationConfig,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListResponse {
+    event_source_mappings: Vec<Shown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_marker: Option<String>,
+}
+
+impl Shown {
+    fn new(node: &Node, mapping: Mapping) -> Self {
+        let settings = mapping.settings;
+        let (starting_position, at) = match mapping.start {
+            MappingStart::TrimHorizon => ("TRIM_HORIZON", None),
+            MappingStart::Latest => ("LATEST", None),
+            MappingStart::AtTimestamp(at) => ("AT_TIMESTAMP", Some(at)),
+        };
+        let function = &mapping.function;
+        let endless = |limit: Option<u32>| limit.map_or(-1, i64::from);
+        let filters = settings.filters.into_iter();
+        let filters: Vec<Filter> = filters.map(|pattern| Filter { pattern: Some(pattern) }).collect();
+        Self {
+            event_source_mapping_arn: format!(
+                "arn:aws:lambda:{}:{}:event-source-mapping:{}",
+                node.region, mapping.account, mapping.id
+            ),
+            uuid: mapping.id,
+            event_source_arn: mapping.source_arn,
+            function_arn: node
+                .functions
+                .arn(&function.account, &function.name, function.qualifier.as_ref()),
+            state: state(mapping.state),
+            state_transition_reason: "User action",
+            last_processing_result: mapping.last_result,
+            last_modified: seconds(mapping.last_modified),
+            starting_position,
+            starting_position_timestamp: at.map(seconds),
+            batch_size: settings.batch_size,
+            maximum_batching_window_in_seconds: settings.window_seconds,
+            parallelization_factor: settings.parallelization,
+            maximum_record_age_in_seconds: endless(settings.age_seconds_max),
+            maximum_retry_attempts: endless(settings.retries_max),
+            bisect_batch_on_function_error: settings.bisects,
+            tumbling_window_in_seconds: 0,
+            function_response_types: if settings.reports_failures {
+                RESPONSE_TYPES.to_vec()
+            } else {
+                Vec::new()
+            },
+            filter_criteria: (!filters.is_empty()).then_some(FilterCriteria { filters: Some(filters) }),
+            destination_config: DestinationConfig {
+                on_success: None,
+                on_failure: Some(Destination::new(settings.on_failure)),
+            },
+        }
+    }
+}
+
+fn state(state: MappingState) -> &'static str {
+    match state {
+        MappingState::Creating => "Creating",
+        MappingState::Enabled => "Enabled",
+        MappingState::Disabled => "Disabled",
+        MappingState::Updating => "Updating",
+        MappingState::Deleting => "Deleting",
+    }
+}
+
+/// `CreateEventSourceMapping`.
+pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let request: CreateRequest = read::json(body)?;
+    let mut violations = Violations::default();
+    violations.require("functionName", request.function_name.as_ref());
+    violations.finish()?;
+    let Some(source_arn) = request.event_source_arn.clone() else {
+        return Err(ApiError::invalid(
+            "EventSourceArn is required: an event source on this node is a stream.",
+        ));
+    };
+    let function = function(call, request.function_name.as_deref())?;
+    let create = CreateMapping {
+        function: function.ok_or_else(|| ApiError::invalid("FunctionName is required."))?,
+        source_arn,
+        start: start(&request)?,
+        settings: change(call, body)?,
+    };
+    let functions = &call.node.functions;
+    let created = functions.create_mapping(&call.caller(), create).await?;
+    Ok(reply::json(StatusCode::ACCEPTED, &Shown::new(call.node, created)))
+}
+
+/// `GetEventSourceMapping`.
+pub fn get(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let found = call.node.functions.get_mapping(&call.caller(), &call.route.resource)?;
+    Ok(reply::json(StatusCode::OK, &Shown::new(call.node, found)))
+}
+
+/// `UpdateEventSourceMapping`.
+pub async fn update(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+    let change = change(call, body)?;
+    let functions = &call.node.functions;
+    let id = &call.route.resource;
+    let updated = functions.update_mapping(&call.caller(), id, change).await?;
+    Ok(reply::json(StatusCode::ACCEPTED, &Shown::new(call.node, updated)))
+}
+
+/// `DeleteEventSourceMapping`.
+pub async fn delete(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let functions = &call.node.functions;
+    let deleted = functions.delete_mapping(&call.caller(), &call.route.resource).await?;
+    Ok(reply::json(StatusCode::ACCEPTED, &Shown::new(call.node, deleted)))
+}
+
+/// `ListEventSourceMappings`.
+pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let query = call.route.query;
+    let given = |name: &str| query.get(name).filter(|value| !value.is_empty());
+    let filter = MappingFilter {
+        function: function(call, given("FunctionName").as_deref())?,
+        source_arn: given("EventSourceArn").map(|arn| arn.into_owned()),
+    };
+    let page = read::page(query)?;
+    let found = call.node.functions.list_mappings(&call.caller(), &filter, &page)?;
+    let mappings = found.items.into_iter();
+    let shown = ListResponse {
+        event_source_mappings: mappings.map(|mapping| Shown::new(call.node, mapping)).collect(),
+        next_marker: found.next_marker,
+    };
+    Ok(reply::json(StatusCode::OK, &shown))
+}
+
+fn function(call: &Call<'_>, name: Option<&str>) -> Result<Option<FunctionRef>, ApiError> {
+    let parsed = name.map(|name| FunctionRef::parse(name, None, &call.account));
+    Ok(parsed.transpose()?)
+}
+
+fn start(request: &CreateRequest) -> Result<MappingStart, ApiError> {
+    let Some(position) = &request.starting_position else {
+        return Err(ApiError::invalid(
+            "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member must \
+             not be null.",
+        ));
+    };
+    let mut violations = Violations::default();
+    violations.one_of("startingPosition", position, &START_POSITIONS);
+    violations.finish()?;
+    match (position.as_str(), request.starting_position_timestamp) {
+        ("AT_TIMESTAMP", None) => Err(ApiError::invalid(
+            "StartingPositionTimestamp is required for AT_TIMESTAMP.",
+        )),
+        ("AT_TIMESTAMP", Some(seconds)) if seconds.is_finite() && seconds >= 0.0 => {
+            // Far beyond what a stream holds nothing is lost by the rounding.
+            Ok(MappingStart::AtTimestamp(Timestamp::from_micros(
+                (seconds * 1e6) as u64,
+            )))
+        }
+        (_, Some(_)) => Err(ApiError::invalid(
+            "StartingPositionTimestamp must be a moment since 1970, and is only for AT_TIMESTAMP.",
+        )),
+        ("LATEST", None) => Ok(MappingStart::Latest),
+        (_, None) => Ok(MappingStart::TrimHorizon),
+    }
+}
+
+/// Reads the settings; refuses those that nothing here acts on.
+fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
+    let given: Map<String, Value> = read::json(body)?;
+    let is_set = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        _ => true,
+    };
+    let unknown = UNKNOWN_MEMBERS
+        .iter()
+        .find(|member| given.get(**member).is_some_and(is_set));
+    if let Some(member) = unknown {
+        return Err(ApiError::invalid(format!(
+            "`{member}` is not available on this node: an event source is a stream, read without tumbling windows."
+        )));
+    }
+    let members: Members = read::json(body)?;
+    let destinations = members.destination_config.unwrap_or_default();
+    if destinations
+        .on_success
+        .is_some_and(|destination| !destination.arn().is_empty())
+    {
+        return Err(ApiError::invalid(
+            "An event source mapping has no OnSuccess destination.",
+        ));
+    }
+    let types = members.function_response_types;
+    for kind in types.iter().flatten() {
+        let mut violations = Violations::default();
+        violations.one_of("functionResponseTypes", kind, &RESPONSE_TYPES);
+        violations.finish()?;
+    }
+    let filters = members.filter_criteria.map(|criteria| {
+        let filters = criteria.filters.unwrap_or_default().into_iter();
+        filters.map(|filter| filter.pattern.unwrap_or_default()).collect()
+    });
+    Ok(MappingChange {
+        function: function(call, members.function_name.as_deref())?,
+        is_enabled: members.enabled,
+        batch_size: members.batch_size,
+        window_seconds: members.maximum_batching_window_in_seconds,
+        parallelization: members.parallelization_factor,
+        age_seconds_max: members.maximum_record_age_in_seconds,
+        retries_max: members.maximum_retry_attempts,
+        bisects: members.bisect_batch_on_function_error,
+        reports_failures: types.map(|types| !types.is_empty()),
+        filters,
+        on_failure: destinations.on_failure.map(Destination::arn),
+    })
+}

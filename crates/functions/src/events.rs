@@ -1,0 +1,38 @@
+//! Events that nobody waits for: asynchronous invocation, and functions that read streams.
+//!
+//! ```text
+//!   Invoke (Event) ─▶ bowline.async.ACCOUNT.FUNCTION ─▶ pump ─▶ invocation ─▶ outcome ─▶ acknowledged
+//!                        ▲                                          │ the function's error, tries left
+//!                        └── relay, when it is due ◀── bowline.async-delay-1, -2
+//!
+//!   a stream ─▶ session of the mapping, ordered by key ─▶ worker ─▶ invocation ─▶ acknowledged
+//! ```
+//! **Durability.** An event is accepted once it lies in its function's stream. It is acknowledged only after
+//! its outcome is where the configuration wants it, or it lies in a delay line: a crash before that repeats
+//! a step. What a repeated step appends carries the same identifier, and so is stored once.
+//!
+//! **Fairness.** Each function has a stream, a session and a pump of its own. A function that fails, is slow
+//! or throttled holds up its own events only. An event waits for its retry in a delay line that all
+//! functions share; there it waits for nothing but the time, which is the same for all.
+//!
+//! **Who works.** Any node; sessions see to it that an event is in one hand at a time.
+
+pub(crate) mod arn;
+mod attempt;
+mod audit;
+mod batch;
+mod deliver;
+mod engine;
+mod envelope;
+mod gate;
+mod mapping;
+mod outcome;
+mod policy;
+mod pump;
+mod queue;
+mod relay;
+mod set;
+
+pub use engine::{Options, Timing};
+
+pub(crate) use engine::Engine;

@@ -1,0 +1,225 @@
+//! Putting records where they belong: outcomes to destinations, events to dead-letter streams, events that
+//! failed into a delay line.
+//!
+//! What cannot be delivered now is tried again until the node stops; what never can be is counted, logged
+//! and given up, as the service does.
+
+use std::sync::Arc;
+
+use bowline_foundation::id::{AccountId, RequestId};
+use bowline_foundation::limits::ASYNC_PAYLOAD_BYTES_MAX;
+use bowline_stream::{AppendError, BODY_BYTES_MAX, EventId, Record};
+use bytes::Bytes;
+
+use super::arn::{Purpose, Target};
+use super::attempt::Ending;
+use super::envelope::{Envelope, Origin, step_id};
+use super::outcome::{LostBatch, Outcome};
+use super::policy::HOPS_MAX;
+use super::relay::line_name;
+use crate::error::Error;
+use crate::name::FunctionRef;
+use crate::service::Inner;
+
+/// Why a delivery failed.
+enum Failure {
+    Later(String),
+    Never(String),
+}
+
+/// A record on its way.
+struct Delivery<'a> {
+    /// Whose outcome it is, for operators.
+    function: &'a str,
+    arn: &'a str,
+    account: &'a AccountId,
+    purpose: Purpose,
+    /// For streams, and for functions, which take less.
+    record: Bytes,
+    record_of_function: Bytes,
+    id: EventId,
+    /// Outcomes that have led to this one.
+    hops: u32,
+}
+
+impl Inner {
+    /// Tells a destination of an event's outcome.
+    pub(super) async fn tell_outcome(self: &Arc<Self>, arn: &str, envelope: &Envelope, outcome: &Outcome) -> Ending {
+        let delivery = Delivery {
+            function: &envelope.head.function,
+            arn,
+            account: &envelope.head.account,
+            purpose: Purpose::Outcome,
+            record: outcome.record(BODY_BYTES_MAX),
+            record_of_function: outcome.record(ASYNC_PAYLOAD_BYTES_MAX),
+            id: envelope.end_id("outcome"),
+            hops: envelope.head.hops + 1,
+        };
+        let ending = self.deliver(&delivery).await;
+        self.crash.reach("event.told");
+        ending
+    }
+
+    /// Puts an event that failed where its function keeps such.
+    pub(super) async fn bury(self: &Arc<Self>, arn: &str, envelope: &Envelope, payload: &Bytes) -> Ending {
+        let delivery = Delivery {
+            function: &envelope.head.function,
+            arn,
+            account: &envelope.head.account,
+            purpose: Purpose::DeadLetter,
+            record: payload.clone(),
+            record_of_function: Bytes::new(),
+            id: envelope.end_id("dead-letter"),
+            hops: 0,
+        };
+        self.deliver(&delivery).await
+    }
+
+    /// Tells a mapping's destination of a batch that is given up.
+    pub(super) async fn tell_lost(self: &Arc<Self>, arn: &str, function: &FunctionRef, lost: &LostBatch) -> Ending {
+        let condition = format!("{:?}", lost.condition);
+        let delivery = Delivery {
+            function: function.name.as_str(),
+            arn,
+            account: &function.account,
+            purpose: Purpose::DeadLetter,
+            record: lost.record(),
+            record_of_function: Bytes::new(),
+            id: step_id(&["lost", &lost.function_arn, &lost.first.0, &lost.last.0, &condition]),
+            hops: 0,
+        };
+        self.deliver(&delivery).await
+    }
+
+    /// Puts an event into the delay line of its retry.
+    pub(super) async fn defer(self: &Arc<Self>, envelope: &mut Envelope, retry: usize) -> Ending {
+        let Some(engine) = self.events.clone() else {
+            return Ending::Left;
+        };
+        let delays = engine.timing.retry_delays;
+        let lane = retry.min(delays.len() - 1);
+        envelope.head.not_before = self.clock.now().after(delays[lane]);
+        let (body, id) = (envelope.encode(), envelope.step_id("defer"));
+        let mut failures = 0;
+        loop {
+            let appended = async {
+                let stream = engine.own_stream(&line_name(lane)).await?;
+                let record = Record {
+                    id: Some(id),
+                    key: None,
+                    body: body.clone(),
+                };
+                self.append(&stream, record).await.map_err(Error::service)
+            };
+            match appended.await {
+                Ok(()) => {
+                    self.crash.reach("event.deferred");
+                    return Ending::Over;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        request_id = envelope.head.request_id,
+                        error = &error as &dyn std::error::Error,
+                        "an event cannot be deferred yet"
+                    );
+                }
+            }
+            failures += 1;
+            if !engine.pause(engine.backoff().after(failures)).await {
+                return Ending::Left;
+            }
+        }
+    }
+
+    async fn deliver(self: &Arc<Self>, delivery: &Delivery<'_>) -> Ending {
+        let Some(engine) = &self.events else {
+            return Ending::Left;
+        };
+        let (function, arn) = (delivery.function, delivery.arn);
+        let mut failures = 0;
+        loop {
+            let reason = match self.deliver_once(delivery).await {
+                Ok(()) => return Ending::Over,
+                Err(Failure::Never(reason)) => {
+                    self.metrics.events.undelivered(function);
+                    tracing::warn!(
+                        function,
+                        arn,
+                        reason,
+                        "a destination does not take a record; it is given up"
+                    );
+                    return Ending::Over;
+                }
+                Err(Failure::Later(reason)) => reason,
+            };
+            failures += 1;
+            tracing::debug!(function, arn, reason, "a destination is tried again");
+            if !engine.pause(engine.backoff().after(failures)).await {
+                return Ending::Left;
+            }
+        }
+    }
+
+    async fn deliver_once(self: &Arc<Self>, delivery: &Delivery<'_>) -> Result<(), Failure> {
+        match Target::parse(delivery.arn, delivery.purpose, delivery.account).map_err(never)? {
+            Target::Stream(name) => self.append_to(&name, delivery.record.clone(), delivery.id).await,
+            Target::Function(function) => {
+                let record = delivery.record_of_function.clone();
+                self.pass_on(&function, record, (delivery.id, delivery.hops)).await
+            }
+        }
+    }
+
+    async fn append_to(&self, name: &str, body: Bytes, id: EventId) -> Result<(), Failure> {
+        let stream = self.stream(name).await.map_err(later_or_never)?;
+        let record = Record {
+            id: Some(id),
+            key: None,
+            body,
+        };
+        self.append(&stream, record).await.map_err(|error| match error {
+            AppendError::NoSuchStream(_) | AppendError::TooLarge { .. } | AppendError::Empty => {
+                Failure::Never(error.to_string())
+            }
+            error => Failure::Later(error.to_string()),
+        })
+    }
+
+    /// Leaves a record with a function, as an event of its own.
+    async fn pass_on(
+        self: &Arc<Self>,
+        function: &FunctionRef,
+        record: Bytes,
+        (id, hops): (EventId, u32),
+    ) -> Result<(), Failure> {
+        if hops > HOPS_MAX {
+            return Err(Failure::Never(format!("`{HOPS_MAX}` outcomes have led to one another")));
+        }
+        let entry = self.entry(function).map_err(never)?;
+        self.target(&entry, function).map_err(never)?;
+        let origin = Origin {
+            request_id: RequestId::random(&self.entropy).to_string(),
+            account: function.account.clone(),
+            function: function.name.to_string(),
+            qualifier: function.qualifier.as_ref().map(ToString::to_string),
+            client_context: None,
+            trace_id: None,
+            accepted_at: self.clock.now(),
+            hops,
+        };
+        self.enqueue(Envelope::new(origin, record), Some(id))
+            .await
+            .map_err(|error| Failure::Later(error.to_string()))
+    }
+}
+
+fn never(error: Error) -> Failure {
+    Failure::Never(error.to_string())
+}
+
+fn later_or_never(error: Error) -> Failure {
+    match error {
+        Error::Service(cause) => Failure::Later(cause.to_string()),
+        error => Failure::Never(error.to_string()),
+    }
+}

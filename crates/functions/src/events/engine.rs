@@ -1,0 +1,284 @@
+//! What the work on events shares: the streams, the sessions, and the tasks that run.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_stream::session::{self, CreateError as SessionCreateError, SessionId, Start};
+use bowline_stream::{CreateError, Handle, Settings, StreamId};
+use parking_lot::Mutex;
+use tokio::runtime::Handle as RuntimeHandle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::arn::{AUDIT_STREAM, Purpose, Target};
+use super::policy::Backoff;
+use super::pump::Pump;
+use crate::error::Error;
+use crate::operations::refusals;
+use crate::service::Inner;
+use bowline_foundation::id::AccountId;
+
+/// Chains a stream of the platform begins with.
+const CHAINS: u32 = 2;
+/// How long events of the platform's streams are kept: longer than any event may wait.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long the audit stream keeps rows.
+const AUDIT_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long a session lives without a reader.
+const SESSION_KEPT: Duration = Duration::from_secs(366 * 24 * 3600);
+/// How often making a stream whose outcome is unknown is tried again.
+const CREATE_TRIES: u32 = 3;
+
+/// What keeps and delivers events.
+#[derive(Clone)]
+pub struct Options {
+    pub host: Handle,
+    pub sessions: session::Handle,
+    pub timing: Timing,
+}
+
+/// How long things wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Before the first and the second retry of an event whose function failed.
+    pub retry_delays: [Duration; 2],
+    /// Before a throttled function is tried again; doubled each time.
+    pub backoff_first: Duration,
+    /// See `backoff_first`.
+    pub backoff_longest: Duration,
+    /// How long a set of events may be in the hands of a node that has died.
+    pub lease: Duration,
+    /// How long a reader waits for events at a time.
+    pub wait: Duration,
+    /// How often a node looks for functions' streams that other nodes have made.
+    pub look_every: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            retry_delays: [Duration::from_secs(60), Duration::from_secs(120)],
+            backoff_first: Duration::from_secs(1),
+            backoff_longest: Duration::from_secs(300),
+            lease: Duration::from_secs(60),
+            wait: Duration::from_secs(20),
+            look_every: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The work on events at this node.
+pub(crate) struct Engine {
+    pub host: Handle,
+    pub sessions: session::Handle,
+    pub timing: Timing,
+    /// Streams that have been seen, by name.
+    streams: Mutex<HashMap<String, StreamId>>,
+    /// What runs for each function's stream.
+    pub pumps: Mutex<BTreeMap<String, Arc<Pump>>>,
+    /// What stops the workers of each mapping.
+    pub workers: Mutex<HashMap<String, watch::Sender<bool>>>,
+    pub stopping: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+    runtime: RuntimeHandle,
+}
+
+impl Engine {
+    pub fn new(options: Options) -> Self {
+        Self {
+            host: options.host,
+            sessions: options.sessions,
+            timing: options.timing,
+            streams: Mutex::default(),
+            pumps: Mutex::default(),
+            workers: Mutex::default(),
+            stopping: watch::Sender::new(false),
+            tasks: Mutex::default(),
+            runtime: RuntimeHandle::current(),
+        }
+    }
+
+    /// Runs a task that ends soon after the engine is told to stop.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        if !self.is_stopping() {
+            tasks.spawn_on(task, &self.runtime);
+        }
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Completes when the engine is told to stop.
+    pub async fn stopped(&self) {
+        // The sender lives as long as the engine.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    /// Waits; says whether the engine still runs.
+    pub async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.stopped() => false,
+            () = tokio::time::sleep(time) => !self.is_stopping(),
+        }
+    }
+
+    pub fn backoff(&self) -> Backoff {
+        Backoff {
+            first: self.timing.backoff_first,
+            longest: self.timing.backoff_longest,
+        }
+    }
+
+    /// Takes nothing new up from now on.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Waits for everything that was taken up.
+    pub async fn join(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// A stream of this name, if there is one.
+    pub async fn find(&self, name: &str) -> Result<Option<StreamId>, Error> {
+        if let Some(known) = self.streams.lock().get(name) {
+            return Ok(Some(known.clone()));
+        }
+        let listed = self.host.list().await.map_err(Error::service)?;
+        let found = listed.into_iter().find(|stream| stream.name() == name);
+        if let Some(stream) = &found {
+            self.streams.lock().insert(name.to_owned(), stream.clone());
+        }
+        Ok(found)
+    }
+
+    /// A stream of the platform, made if it is missing.
+    pub async fn own_stream(&self, name: &str) -> Result<StreamId, Error> {
+        if let Some(known) = self.streams.lock().get(name) {
+            return Ok(known.clone());
+        }
+        let stream = StreamId::new(name, CHAINS).map_err(Error::service)?;
+        let settings = Settings {
+            age_max: Some(if name == AUDIT_STREAM { AUDIT_KEPT } else { KEPT }),
+            ..Settings::default()
+        };
+        let mut tries = 0;
+        let stream = loop {
+            tries += 1;
+            match self.host.create(&stream, settings).await {
+                Ok(()) => break stream,
+                Err(CreateError::Exists { existing }) => break existing,
+                Err(CreateError::Unknown { .. }) if tries < CREATE_TRIES => {}
+                Err(error) => return Err(Error::service(error)),
+            }
+        };
+        self.streams.lock().insert(name.to_owned(), stream.clone());
+        Ok(stream)
+    }
+
+    /// The session of this name, made if it is missing.
+    pub async fn session(
+        &self,
+        stream: &StreamId,
+        token: &str,
+        start: Start,
+        order: session::Order,
+    ) -> Result<SessionId, SessionCreateError> {
+        let request = session::CreateRequest {
+            stream: stream.clone(),
+            start,
+            settings: session::Settings {
+                mode: session::Mode::AtLeastOnce,
+                order,
+                lease: self.timing.lease,
+                attempts_max: None,
+                idle_ttl: SESSION_KEPT,
+                filter: None,
+                name: token.to_owned(),
+            },
+            client_token: Some(token.to_owned()),
+        };
+        let caller = session::Caller {
+            who: "bowline".to_owned(),
+            request_id: token.to_owned(),
+        };
+        match self.sessions.create(&caller, request).await {
+            Err(SessionCreateError::TokenReused(session)) => Ok(session),
+            created => created,
+        }
+    }
+}
+
+impl Inner {
+    /// The work on events, if this node has streams.
+    pub(crate) fn streams(&self) -> Result<&Arc<Engine>, Error> {
+        self.events.as_ref().ok_or_else(refusals::no_streams)
+    }
+
+    /// The stream of this name; refused if there is none.
+    pub(crate) async fn stream(&self, name: &str) -> Result<StreamId, Error> {
+        let engine = self.streams()?;
+        if name == AUDIT_STREAM {
+            return engine.own_stream(name).await;
+        }
+        engine
+            .find(name)
+            .await?
+            .ok_or_else(|| Error::InvalidParameter(format!("Stream not found: {name}")))
+    }
+
+    /// Refuses a destination that is not there.
+    pub(crate) async fn check_destination(&self, arn: &str, purpose: Purpose, caller: &AccountId) -> Result<(), Error> {
+        if arn.is_empty() {
+            return Ok(());
+        }
+        match Target::parse(arn, purpose, caller)? {
+            Target::Stream(name) => self.stream(&name).await.map(drop),
+            Target::Function(function) => {
+                let found = self
+                    .entry(&function)
+                    .and_then(|entry| self.target(&entry, &function).map(drop));
+                found.map_err(|error| Error::InvalidParameter(format!("The destination ARN {arn} is invalid: {error}")))
+            }
+        }
+    }
+
+    /// Begins the work on what earlier runs and other nodes have left.
+    pub(crate) fn start_events(self: &Arc<Self>) {
+        let Some(engine) = &self.events else { return };
+        for lane in 0..engine.timing.retry_delays.len() {
+            engine.spawn(self.clone().relay(lane));
+        }
+        engine.spawn(self.clone().look_for_streams());
+        engine.spawn(self.clone().publish_audit());
+        for entry in self.registry.mappings.all() {
+            self.mapping_changed(&entry.mapping.id);
+        }
+    }
+
+    /// Starts pumps for functions whose streams exist, and measures those that run.
+    async fn look_for_streams(self: Arc<Self>) {
+        let Some(engine) = self.events.clone() else { return };
+        loop {
+            match engine.host.list().await {
+                Ok(streams) => {
+                    let names = streams.iter().map(StreamId::name);
+                    names.for_each(|name| self.pump_if_function(name));
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "streams of events cannot be looked for");
+                }
+            }
+            self.measure_pumps().await;
+            if !engine.pause(engine.timing.look_every).await {
+                return;
+            }
+        }
+    }
+}

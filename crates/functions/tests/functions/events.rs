@@ -1,0 +1,7 @@
+//! Events that nobody waits for, over real stores, streams and sessions.
+
+mod audit;
+mod crash;
+mod harness;
+mod invoke;
+mod mapping;

@@ -1,0 +1,225 @@
+//! A node that is killed at a named point loses no accepted event.
+//!
+//! The test starts itself anew as a child that sends events, says of each that it was accepted, and works
+//! on them; it kills itself at a named point. Then the parent opens what is left: every accepted event ends
+//! where its function's configuration says, once.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bowline_foundation::clock::Clock;
+use bowline_functions::model::events::{MappingChange, PutEventInvoke, PutMode};
+use bowline_functions::{CrashPoints, Service};
+use bowline_sandbox::SandboxKind;
+use bowline_stream::{Log as _, Position, ReadLimit, StreamId};
+use rustix::process::{Signal, getpid, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::harness::{Events, Streams};
+use crate::fake::{Fake, FakeBackend};
+use crate::world::{WorldSettings, caller, open, options, request, target};
+
+const FOLDER: &str = "BOWLINE_EVENT_CRASH_FOLDER";
+/// `NAME:COUNT`: the child kills itself when it reaches the point for that time.
+const POINT: &str = "BOWLINE_EVENT_CRASH_POINT";
+const EVENTS: usize = 12;
+
+/// Not a test of its own: the child of the test below, which ends at once if nobody asked for it.
+#[test]
+fn child() {
+    let Ok(folder) = std::env::var(FOLDER) else { return };
+    let point = std::env::var(POINT).unwrap_or_default();
+    let (name, count) = point.split_once(':').unwrap();
+    let (name, left) = (name.to_owned(), AtomicUsize::new(count.parse().unwrap()));
+    let crash = CrashPoints::with(move |reached| {
+        if reached == name && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            kill_process(getpid(), Signal::KILL).unwrap();
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(work(Path::new(&folder), crash));
+}
+
+/// Sends events and appends records until it is killed or has sent them all and they are over.
+async fn work(folder: &Path, crash: CrashPoints) {
+    let (store, blobs) = open(folder);
+    let streams = Streams::start(store.clone(), Clock::system()).await;
+    let mut options = options(store, blobs, folder, WorldSettings::default());
+    options.events = Some(streams.options());
+    let fake = Fake::new(SandboxKind::Linux);
+    options.backends = vec![Arc::new(FakeBackend(fake.clone()))];
+    let service = Service::start_with(options, crash).await.unwrap();
+    let handle = service.handle();
+    for n in 0..EVENTS {
+        let event = request(event(n));
+        handle.accept(&target("f"), event).await.unwrap();
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "accepted {n}").unwrap();
+        out.flush().unwrap();
+    }
+    // Long enough for everything to be over, if the point is not reached.
+    fake.until(|counts| counts.ended >= EVENTS * 2).await;
+    let lost = StreamId::new("lost", 2).unwrap();
+    let mut after = Position::START;
+    let mut given_up = 0;
+    while given_up < EVENTS / 4 {
+        let limit = ReadLimit {
+            events: 100,
+            bytes: 1_000_000,
+        };
+        let page = streams.host.read(&lost, after, limit).await.unwrap();
+        given_up += page.events.len();
+        after = page.next;
+        streams.host.wait(&lost, after).await;
+    }
+    service.shut_down().await;
+    streams.stop().await;
+}
+
+/// Every third event fails for good, every third one fails once.
+fn event(n: usize) -> Value {
+    match n % 3 {
+        0 => json!({ "n": n, "do": "fail" }),
+        1 => json!({ "n": n, "fails": 1 }),
+        _ => json!({ "n": n }),
+    }
+}
+
+/// A folder with a function `f`, whose outcomes go to streams, and a mapping.
+async fn prepare() -> Arc<TempDir> {
+    let events = Events::new().await;
+    events.world.deploy("f").await;
+    events.world.deploy("reader").await;
+    let (good, bad) = (events.stream("good").await, events.stream("bad").await);
+    let put = PutEventInvoke {
+        on_success: Some(good),
+        on_failure: Some(bad),
+        // One failure may be forgotten with the node that dies.
+        retries_max: Some(2),
+        ..PutEventInvoke::default()
+    };
+    let (caller, target) = (caller(), target("f"));
+    let put = events
+        .world
+        .handle
+        .put_event_invoke(&caller, &target, put, PutMode::Replace);
+    put.await.unwrap();
+    let lost = events.stream("lost").await;
+    events.stream("s").await;
+    let bodies = (0..EVENTS).map(|n| match n % 4 {
+        0 => json!({ "n": n, "do": "fail" }).to_string(),
+        _ => json!({ "n": n }).to_string(),
+    });
+    for (n, body) in bodies.enumerate() {
+        events.append("s", Some(&format!("k{}", n % 2)), &body).await;
+    }
+    let strict = MappingChange {
+        retries_max: Some(1),
+        batch_size: Some(2),
+        bisects: Some(true),
+        on_failure: Some(lost),
+        is_enabled: Some(false),
+        ..MappingChange::default()
+    };
+    let request = bowline_functions::model::events::CreateMapping {
+        function: crate::world::target("reader"),
+        source_arn: super::harness::source("s"),
+        start: bowline_functions::model::events::MappingStart::TrimHorizon,
+        settings: strict,
+    };
+    let mapping = events.world.handle.create_mapping(&caller, request).await.unwrap();
+    let disabled = bowline_functions::model::events::MappingState::Disabled;
+    events.until_mapping(&mapping.id, disabled).await;
+    let on = MappingChange {
+        is_enabled: Some(true),
+        ..MappingChange::default()
+    };
+    // The last thing the node does: its child goes on with it.
+    let updated = events.world.handle.update_mapping(&caller, &mapping.id, on);
+    updated.await.unwrap();
+    events.stop().await
+}
+
+/// Runs the child until it dies; returns what was accepted, and whether it was killed.
+fn run_child(folder: &Path, point: &str) -> (BTreeSet<usize>, bool) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "events::crash::child", "--nocapture", "--test-threads=1"])
+        .env(FOLDER, folder)
+        .env(POINT, point)
+        .env_remove("NEXTEST")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let accepted = out.lines().map_while(Result::ok).filter_map(|line| {
+        let (_, number) = line.split_once("accepted ")?;
+        number.parse().ok()
+    });
+    let accepted = accepted.collect();
+    (accepted, !child.wait().unwrap().success())
+}
+
+#[tokio::test]
+async fn a_kill_at_any_named_point_loses_no_accepted_event() {
+    let points = CrashPoints::EVENT_NAMES.iter().filter(|name| {
+        // Those of mappings' creation and of the audit trail belong to other tests.
+        !matches!(
+            **name,
+            "create-mapping.committed" | "mapping.session-made" | "audit.published"
+        )
+    });
+    for point in points {
+        for count in [1, 3] {
+            let context = format!("{point}:{count}");
+            let folder = prepare().await;
+            let path = folder.path().to_owned();
+            let at = context.clone();
+            let (accepted, killed) = tokio::task::spawn_blocking(move || run_child(&path, &at))
+                .await
+                .unwrap();
+            assert!(killed, "the child never reaches {context}");
+            let events = Events::over(folder, Clock::system()).await;
+            check(&events, &accepted, &context).await;
+            events.stop().await;
+        }
+    }
+}
+
+/// Everything accepted has come to its end, once; everything in the stream was processed or given up.
+async fn check(events: &Events, accepted: &BTreeSet<usize>, context: &str) {
+    let (bad, good): (Vec<usize>, Vec<usize>) = accepted.iter().partition(|n| **n % 3 == 0);
+    for (stream, expected) in [("good", good), ("bad", bad)] {
+        let mut wanted = expected.len();
+        loop {
+            let told = events.read_until(stream, wanted).await;
+            let ended: Vec<usize> = told
+                .iter()
+                .map(|told| told["requestPayload"]["n"].as_u64().unwrap() as usize)
+                .collect();
+            let once: BTreeSet<usize> = ended.iter().copied().collect();
+            assert_eq!(once.len(), ended.len(), "{context}: told twice: {ended:?}");
+            if expected.iter().all(|n| once.contains(n)) {
+                break;
+            }
+            // The event whose acceptance the child could not tell any more came first.
+            wanted = ended.len() + 1;
+        }
+    }
+    let told = events.read_until("lost", EVENTS / 4).await;
+    let sizes: Vec<u64> = told
+        .iter()
+        .map(|told| told["KinesisBatchInfo"]["batchSize"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sizes, vec![1; EVENTS / 4], "{context}: only the bad ones, each once");
+}
