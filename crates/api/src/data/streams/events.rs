@@ -179,6 +179,7 @@ pub(in crate::data) async fn read(ask: &Ask<'_>) -> Result<Response<Body>, Probl
     }
 }
 
+/// A page filled up to its limits, if there is enough: one look at the stream may be short of its end.
 async fn forward(
     ask: &Ask<'_>,
     stream: &StreamId,
@@ -188,25 +189,43 @@ async fn forward(
     let log = &ask.data.streams;
     let mut after = place(log, stream, from).await?;
     let deadline = tokio::time::Instant::now() + wait;
+    let (mut events, mut bytes) = (Vec::new(), 0);
     loop {
-        let page = match log.read(stream, after, limit).await {
-            Err(ReadError::Trimmed { available, .. }) if from == Place::Oldest => {
+        let left = ReadLimit {
+            events: limit.events - events.len(),
+            bytes: limit.bytes - bytes,
+        };
+        let page = match log.read(stream, after, left).await {
+            Err(ReadError::Trimmed { available, .. }) if from == Place::Oldest && events.is_empty() => {
                 after = available;
                 continue;
             }
+            // What was read so far is good; the next request hears of the rest.
+            Err(_) if !events.is_empty() => return Ok(shown(ask, stream, &events, (after, true))),
             page => page?,
         };
-        let is_over = tokio::time::Instant::now() >= deadline;
-        if !page.events.is_empty() || (is_over && !page.more) {
-            return Ok(shown(ask, stream, &page.events, (page.next, page.more)));
-        }
         after = page.next;
+        bytes += page.events.iter().map(event_bytes).sum::<usize>();
+        events.extend(page.events);
+        if events.len() >= limit.events || bytes >= limit.bytes {
+            return Ok(shown(ask, stream, &events, (after, page.more)));
+        }
+        if page.more {
+            continue;
+        }
+        if !events.is_empty() || tokio::time::Instant::now() >= deadline {
+            return Ok(shown(ask, stream, &events, (after, false)));
+        }
         tokio::select! {
             () = log.wait(stream, after) => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = ask.stopping() => return Ok(shown(ask, stream, &[], (after, false))),
         }
     }
+}
+
+fn event_bytes(event: &bowline_stream::Event) -> usize {
+    event.body.len() + event.key.as_ref().map_or(0, Bytes::len)
 }
 
 async fn backward(ask: &Ask<'_>, stream: &StreamId, from: Place, limit: ReadLimit) -> Result<Response<Body>, Problem> {

@@ -133,6 +133,29 @@ async fn pages_join_forward_and_backward() {
 }
 
 #[tokio::test]
+async fn a_page_has_everything_that_was_acknowledged() {
+    let node = node().await;
+    for count in 1..=20 {
+        node.append_bodies(&["x"]).await;
+        let page = node.page("").await;
+        assert_eq!((bodies(&page).len(), &page["more"]), (count, &json!(false)));
+    }
+    let page = node.page("limit=7").await;
+    assert_eq!(
+        (bodies(&page).len(), &page["more"]),
+        (7, &json!(true)),
+        "the control: a limit holds"
+    );
+    let page = node.page("bytes=3").await;
+    assert_eq!(
+        (bodies(&page).len(), &page["more"]),
+        (3, &json!(true)),
+        "so does a limit of bytes"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn lines_come_with_their_place_in_the_headers() {
     let node = node().await;
     node.append_bodies(&["a", "b", "c"]).await;
