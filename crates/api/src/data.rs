@@ -176,8 +176,8 @@ impl Ask<'_> {
 
 async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     match ask.call.route.operation {
-        Operation::AppendEvents => streams::append(ask, body).await,
-        Operation::ReadEvents => streams::read(ask).await,
+        Operation::AppendEvents => streams::events::append(ask, body).await,
+        Operation::ReadEvents => streams::events::read(ask).await,
         Operation::CreateStream => streams::create(ask, body).await,
         Operation::ListStreams => streams::list(ask).await,
         Operation::ShowStream => streams::show(ask).await,

@@ -16,7 +16,7 @@ use crate::reply;
 #[openapi(
     info(title = "Bowline"),
     paths(
-        streams::append, streams::read, streams::create, streams::list, streams::show, streams::trim,
+        streams::events::append, streams::events::read, streams::create, streams::list, streams::show, streams::trim,
         sessions::create, sessions::list, sessions::show, sessions::delete, sessions::seek,
         sessions::batch::read, sessions::batch::ack, sessions::batch::nack, sessions::batch::extend,
         sessions::parked::list, sessions::parked::redrive, sessions::parked::discard,

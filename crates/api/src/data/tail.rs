@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::event::{Place, position_text};
 use super::params;
 use super::problem::Problem;
-use super::streams::{line, place};
+use super::streams::events::{line, place};
 use super::{Ask, Data};
 use crate::body::Body;
 use crate::reply;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bowline_stream::{Log, Position};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -18,9 +19,24 @@ pub async fn node() -> TestNode {
 }
 
 impl TestNode {
+    /// Appends, and waits until readers see what was stored: that may be a moment after its acknowledgement.
     pub async fn append(&self, media: &str, body: impl Into<Bytes>) -> Answer {
         let headers = [("content-type", media)];
-        self.send(request("POST", EVENTS, &headers, body.into())).await
+        let answer = self.send(request("POST", EVENTS, &headers, body.into())).await;
+        if answer.status == 201 {
+            let last = answer.json()["last"].clone();
+            while json!(self.end().await.to_string()).as_str() < last.as_str() {
+                tokio::task::yield_now().await;
+            }
+        }
+        answer
+    }
+
+    /// How far readers of `orders` see.
+    async fn end(&self) -> Position {
+        let stream = "orders~4".parse().expect("an identifier");
+        let streams = self.engines().handles().streams.clone();
+        streams.end(&stream).await.expect("the stream is there")
     }
 
     /// Appends events with these bodies; returns their positions.
@@ -129,6 +145,29 @@ async fn pages_join_forward_and_backward() {
     assert_eq!(bodies(&node.page(&format!("from={}", positions[2])).await), ["d", "e"]);
     assert_eq!(bodies(&node.page("from=1990-01-01T00:00:00Z&limit=1").await), ["a"]);
     assert_eq!(bodies(&node.page("from=2100-01-01T00:00:00Z").await), [""; 0]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_goes_to_the_streams_end_or_to_its_limit() {
+    let node = node().await;
+    for count in 1..=20 {
+        node.append_bodies(&["x"]).await;
+        let page = node.page("").await;
+        assert_eq!((bodies(&page).len(), &page["more"]), (count, &json!(false)));
+    }
+    let page = node.page("limit=7").await;
+    assert_eq!(
+        (bodies(&page).len(), &page["more"]),
+        (7, &json!(true)),
+        "the control: a limit holds"
+    );
+    let page = node.page("bytes=3").await;
+    assert_eq!(
+        (bodies(&page).len(), &page["more"]),
+        (3, &json!(true)),
+        "so does a limit of bytes"
+    );
     node.stop().await;
 }
 
