@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_tests::{Lambda, Node, node};
+use bowline_tests::{Lambda, Node, node, patience};
 use serde_json::{Value, json};
 
 const EVENTS: usize = 30;
+const SEEN_MAX: Duration = Duration::from_secs(20);
 
 fn command(node: &Node, words: &[&str]) -> Result<Command> {
     let mut command = Command::new(node::binary()?);
@@ -47,6 +49,16 @@ fn all_events() -> Vec<String> {
     (0..EVENTS).map(|number| format!("event {number}")).collect()
 }
 
+/// Waits until readers see `last` as the newest event, which may be a moment after its acknowledgement.
+fn seen(http: &Lambda, last: &str) -> Result<()> {
+    let newest = "/v1/streams/orders/events?order=backward&limit=1";
+    let look = || {
+        let page = http.get(newest).ok()?.json();
+        (bodies(&page) == [last]).then_some(())
+    };
+    patience::until(SEEN_MAX, look).with_context(|| format!("`{last}` is not seen"))
+}
+
 /// Appends [`all_events`] by HTTP to a new stream `orders`.
 fn filled(node: &Node) -> Result<Lambda> {
     let http = node.lambda();
@@ -59,6 +71,7 @@ fn filled(node: &Node) -> Result<Lambda> {
     let path = "/v1/streams/orders/events";
     http.send("POST", path, &headers, lines.join("\n").as_bytes())?
         .expect(201)?;
+    seen(&http, &format!("event {}", EVENTS - 1))?;
     Ok(http)
 }
 
@@ -75,6 +88,7 @@ fn a_stream_is_walked_by_http_and_by_the_command_line() -> Result<()> {
         .context("a pipe")?
         .write_all(b"from a pipe\nand another\n")?;
     ensure!(pipe.wait()?.success(), "the pipe was not appended");
+    seen(&http, "and another")?;
     let mut expected = all_events();
     expected.extend(["from a pipe".to_owned(), "and another".to_owned()]);
     let read = |node: &Node| -> Result<Vec<String>> {
@@ -86,6 +100,7 @@ fn a_stream_is_walked_by_http_and_by_the_command_line() -> Result<()> {
     ensure!(read(&node)? == expected, "{:?}", read(&node)?);
     node.kill()?;
     node.start_again()?;
+    seen(&http, "and another")?;
     ensure!(read(&node)? == expected, "the order changed: {:?}", read(&node)?);
     let page = http
         .get("/v1/streams/orders/events?order=backward&limit=2")?
