@@ -101,6 +101,9 @@ impl Data {
     }
 }
 
+/// What the names of the node's own streams begin with.
+const RESERVED_PREFIX: &str = "bowline.";
+
 /// Answers a request of this wire.
 pub async fn answer(call: Call<'_>, head: &Parts, body: Incoming) -> Response<Body> {
     match run(&call, head, body).await {
@@ -140,6 +143,15 @@ async fn run(call: &Call<'_>, head: &Parts, body: Incoming) -> Result<Response<B
     perform(&Ask { call, data: &data }, body).await
 }
 
+/// Refuses changes of the node's own streams, whose events it trusts.
+fn not_reserved(stream: &StreamId) -> Result<(), Problem> {
+    if !stream.name().starts_with(RESERVED_PREFIX) {
+        return Ok(());
+    }
+    let detail = format!("names that begin with `{RESERVED_PREFIX}` are the node's own: `{stream}` can only be read");
+    Err(Problem::new(Code::ReservedName, detail))
+}
+
 /// A request of this wire with what it is about.
 struct Ask<'a> {
     call: &'a Call<'a>,
@@ -150,6 +162,13 @@ impl Ask<'_> {
     /// The stream that the path names.
     async fn stream(&self) -> Result<StreamId, Problem> {
         self.data.stream(&self.call.route.resource).await
+    }
+
+    /// The stream that the path names, for a change of it.
+    async fn own_stream(&self) -> Result<StreamId, Problem> {
+        let stream = self.stream().await?;
+        not_reserved(&stream)?;
+        Ok(stream)
     }
 
     /// A header as text.

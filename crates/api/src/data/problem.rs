@@ -57,6 +57,8 @@ codes! {
     NotInSet BAD_REQUEST "not_in_batch";
     /// A page of another site asks.
     Forbidden FORBIDDEN "forbidden";
+    /// The node's own streams are read, not written.
+    ReservedName FORBIDDEN "reserved_name";
     /// No operation has this path.
     NotFound NOT_FOUND "not_found";
     NoSuchStream NOT_FOUND "no_such_stream";

@@ -14,7 +14,7 @@ use super::event::{Place, position_text};
 use super::list::{self, LIMIT_DEFAULT, LIMIT_MAX, ListPage};
 use super::params::{self, Params};
 use super::problem::{Code, Problem, ProblemView};
-use super::{Ask, created, time};
+use super::{Ask, created, not_reserved, time};
 use crate::body::Body;
 use crate::reply;
 
@@ -189,6 +189,7 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
     let request: CreateStream = params::json(&body)?;
     let stream = StreamId::new(&request.name, request.chains.unwrap_or(CHAINS_DEFAULT));
     let stream = stream.map_err(Problem::identifier)?;
+    not_reserved(&stream)?;
     let mut settings = Settings::from(request.retention);
     if let Some(chains_max) = request.chains_max {
         settings.chains_max = chains_max;
@@ -253,6 +254,6 @@ pub(super) async fn trim(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, P
             return Err(Problem::new(Code::InvalidBody, detail));
         }
     };
-    ask.data.streams.trim(&ask.stream().await?, until).await?;
+    ask.data.streams.trim(&ask.own_stream().await?, until).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }

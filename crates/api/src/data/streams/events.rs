@@ -77,7 +77,7 @@ pub(in crate::data) async fn append(ask: &Ask<'_>, body: Bytes) -> Result<Respon
     let records = append::parse(form, &body).map_err(|error| Problem::new(Code::InvalidBody, error.to_string()))?;
     let records = with_params(records, form, &params)?;
     let (count, bytes) = (records.len(), payload_bytes(&records));
-    let stream = ask.stream().await?;
+    let stream = ask.own_stream().await?;
     let began = ask.call.node.clock.monotonic();
     let positions = ask.data.streams.append(&stream, records).await;
     let took = ask.call.node.clock.monotonic().since(began);

@@ -239,6 +239,8 @@ const REFUSALS: &[Refusal] = &[
     ("GET", "/v1/streams/orders/events?order=up", "", (400, "invalid_parameter", "`up`")),
     ("GET", "/v1/streams/orders/events?order=backward&wait_ms=5", "", (400, "invalid_parameter", "`wait_ms`")),
     ("POST", "/v1/streams", r#"{"name":"a","chainz":2}"#, (400, "invalid_body", "`chainz`")),
+    ("POST", "/v1/streams", r#"{"name":"bowline.x"}"#, (403, "reserved_name", "the node's own")),
+    ("POST", "/v1/streams/bowline.x~2/events", r#"{"events":[{"body":"x"}]}"#, (403, "reserved_name", "`bowline.x~2`")),
     ("POST", "/v1/streams", r#"{"name":"a","chains":1}"#, (400, "invalid_identifier", "2 to 256")),
     ("POST", "/v1/streams", "{", (400, "invalid_body", "EOF")),
     ("POST", "/v1/streams/orders/events", r#"{"events":[]}"#, (400, "invalid_body", "no records")),
