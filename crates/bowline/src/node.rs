@@ -1,6 +1,7 @@
 //! The composition root: builds a node from its configuration, top to bottom, and takes it apart again.
 
 mod data;
+mod door;
 pub mod ground;
 pub mod log;
 mod sandboxes;
@@ -39,7 +40,7 @@ impl Node {
         let clock = Clock::system();
         let entropy = Entropy::system();
         let data = data_folder(&config.data)?;
-        let ground = Ground::open(config, &data, &clock).await?;
+        let ground = Ground::open(config, &data, &clock, &entropy).await?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let mut registry = Registry::with_prefix("bowline");
         let data_service = DataService::start(&clock, &entropy, &ground, &mut registry).await?;
@@ -89,6 +90,11 @@ impl Node {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+
+    /// Returns when other nodes of the cluster have taken this one for dead; it must start anew.
+    pub async fn fenced(&self) {
+        self.data_service.fenced().await;
     }
 
     /// Where it keeps everything, as an absolute path.

@@ -14,7 +14,7 @@ const IDLE_TICKS_MAX: u32 = 500;
 
 #[derive(Default)]
 struct State {
-    /// Something began since the last tick. Hardly ever written, so that all cores can keep it cached.
+    /// Something began since the last tick. Written once a tick at most, so that all cores can keep it cached.
     active: AtomicBool,
     /// Guests that outlasted their first tick.
     running: AtomicUsize,
@@ -83,11 +83,8 @@ impl State {
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
             }
-            idle = if self.running.load(Ordering::Relaxed) == 0 {
-                idle + 1
-            } else {
-                0
-            };
+            let quiet = !self.active.swap(false, Ordering::SeqCst) && self.running.load(Ordering::Relaxed) == 0;
+            idle = if quiet { idle + 1 } else { 0 };
             if idle >= IDLE_TICKS_MAX {
                 self.sleep();
                 idle = 0;

@@ -13,7 +13,7 @@ mod hybrid;
 mod key;
 mod log;
 mod name;
-mod peers;
+pub mod peers;
 mod position;
 mod reader;
 mod record;

@@ -3,6 +3,9 @@
 //! Both are only short cuts. A forward that fails leaves the append with the sender; a promise that cannot
 //! be had is read from the other host's beat instead.
 
+pub mod tcp;
+pub mod wire;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 

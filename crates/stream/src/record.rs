@@ -10,7 +10,7 @@ mod node;
 mod run;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use self::directory::{ChainInfo, Directory};
 pub use self::directory::{ChainState, Settings};

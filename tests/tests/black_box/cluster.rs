@@ -130,3 +130,61 @@ fn everything_moves_to_postgres_and_back() -> Result<()> {
     answer(&node.lambda(), "more")?;
     Ok(())
 }
+
+/// The bodies of a stream's events, as a node tells them.
+fn bodies(node: &Node) -> Result<Vec<String>> {
+    let path = "/v1/streams/orders/events?from=oldest&limit=1000";
+    let page = node.lambda().get(path)?.expect(200)?.json();
+    let events = page["events"].as_array().context("no events")?;
+    Ok(events
+        .iter()
+        .filter_map(|event| event["body"].as_str().map(str::to_owned))
+        .collect())
+}
+
+/// Appends an event with an identifier of its own until a node takes it; none takes it twice.
+fn append(node: &Node, number: usize) -> Result<()> {
+    let event = json!({"events": [{"id": format!("{number:032x}"), "body": number.to_string()}]});
+    let taken = patience::until(SEEN_MAX, || {
+        let reply = node.lambda().post("/v1/streams/orders/events", &event).ok()?;
+        (reply.status == 200 || reply.status == 201).then_some(())
+    });
+    taken.with_context(|| format!("no node takes event {number}:\n{}", node.log()))
+}
+
+#[test]
+fn a_stream_is_written_on_all_nodes_and_read_alike_after_one_is_killed() -> Result<()> {
+    let Some(server) = database()? else { return Ok(()) };
+    let shared = tempfile::tempdir()?;
+    let start = |_| member(&server.url(), shared.path());
+    let mut nodes: Vec<Node> = (0..4).map(start).collect::<Result<_>>()?;
+    nodes[0]
+        .lambda()
+        .post("/v1/streams", &json!({"name": "orders"}))?
+        .expect(201)?;
+    for number in 0..40 {
+        append(&nodes[number % nodes.len()], number)?;
+    }
+    nodes[0].kill()?;
+    let dead = nodes.remove(0);
+    for number in 40..52 {
+        append(&nodes[number % nodes.len()], number)?;
+    }
+    // What was taken twice is there once: the control of the identifiers.
+    append(&nodes[0], 51)?;
+    let all: Vec<String> = (0..52).map(|number| number.to_string()).collect();
+    let seen = patience::until(SEEN_MAX, || {
+        let read: Vec<_> = nodes.iter().filter_map(|node| bodies(node).ok()).collect();
+        (read.iter().all(|bodies| bodies.len() == all.len())).then_some(read)
+    });
+    let seen = seen.context("not every node sees every event")?;
+    ensure!(
+        seen.windows(2).all(|pair| pair[0] == pair[1]),
+        "nodes disagree on the order: {seen:?}"
+    );
+    let mut sorted = seen[0].clone();
+    sorted.sort_by_key(|body| body.parse::<usize>().unwrap_or(usize::MAX));
+    ensure!(sorted == all, "events are lost or doubled: {sorted:?}");
+    drop(dead);
+    Ok(())
+}

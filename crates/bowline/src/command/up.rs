@@ -27,8 +27,14 @@ async fn serve(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
     let mut stop = StopSignals::listen()?;
     let node = Node::start(config).await?;
     announce(&node, output)?;
-    stop.next().await;
-    Ok(stop_node(node, stop).await)
+    tokio::select! {
+        () = stop.next() => Ok(stop_node(node, stop).await),
+        () = node.fenced() => {
+            tracing::error!("other nodes have taken this one for dead and have taken over; start it again");
+            stop_node(node, stop).await;
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }
 
 /// The threads that serve: one a core.

@@ -8,10 +8,12 @@ use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::events;
 use bowline_store::objects::{self, Objects};
-use bowline_stream::{Config, NoPeers, session};
+use bowline_stream::{Config, session};
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::door::Door;
 use super::ground::Ground;
 
 /// The engines and their tasks.
@@ -20,7 +22,9 @@ pub struct DataService {
     host: bowline_stream::Handle,
     sessions: session::Service,
     streams: JoinHandle<()>,
+    door: Option<JoinHandle<()>>,
     objects: JoinHandle<()>,
+    fenced: Arc<Notify>,
 }
 
 impl DataService {
@@ -32,13 +36,14 @@ impl DataService {
         registry: &mut Registry,
     ) -> anyhow::Result<Self> {
         let objects = objects_over(ground, clock, entropy)?;
+        let door = Door::open(ground).await?;
         let options = bowline_stream::Options {
             store: Arc::clone(&ground.store),
             blobs: Some(ground.cold.clone()),
             clock: clock.clone(),
             entropy: entropy.clone(),
-            peers: Arc::new(NoPeers),
-            address: String::new(),
+            peers: door.peers(),
+            address: door.address(),
             sharing: ground.sharing,
             config: Config::default(),
         };
@@ -49,13 +54,25 @@ impl DataService {
             store: Arc::clone(&ground.store),
             log: Arc::new(handle.clone()),
         });
+        let fenced = Arc::new(Notify::new());
+        let streams = tokio::spawn({
+            let fenced = Arc::clone(&fenced);
+            async move {
+                // It returns only once other hosts have taken this one for dead.
+                streams.run().await;
+                fenced.notify_one();
+            }
+        });
+        let door = door.serve(handle.clone());
         let metrics = DataMetrics::register(registry);
         let tending = objects.clone();
         Ok(Self {
             host: handle.clone(),
             handles: Arc::new(Data::new(handle, sessions.handle(), objects, metrics)),
             sessions,
-            streams: tokio::spawn(streams.run()),
+            streams,
+            door,
+            fenced,
             objects: tokio::spawn(async move { tending.run().await }),
         })
     }
@@ -74,10 +91,15 @@ impl DataService {
         }
     }
 
+    /// Returns when other nodes have taken this one for dead: its streams take nothing any more.
+    pub async fn fenced(&self) {
+        self.fenced.notified().await;
+    }
+
     /// Ends the engines' tasks; what was acknowledged is durable already.
     pub async fn shut_down(self) {
         self.sessions.shut_down().await;
-        for task in [self.streams, self.objects] {
+        for task in [self.streams, self.objects].into_iter().chain(self.door) {
             task.abort();
             let _ = task.await;
         }

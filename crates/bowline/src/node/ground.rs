@@ -6,10 +6,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy::Entropy;
 use bowline_store::blob::Blobs;
 use bowline_store::member::{GuardedStore, LEASE_DEFAULT, MemberOptions};
 use bowline_store::objects::NamedStore;
-use bowline_store::{PostgresOptions, PostgresStore, Sharing, SqliteStore, Store, archive};
+use bowline_store::{
+    CommitError, Condition, Key, PostgresOptions, PostgresStore, Sharing, SqliteStore, Store, Write, archive,
+};
+use bowline_stream::peers::tcp::Secret;
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, ObjectStore, StoreChoice};
@@ -31,12 +36,14 @@ pub struct Ground {
     pub cold: Blobs,
     pub object_stores: Vec<NamedStore>,
     pub sharing: Sharing,
+    /// Where the node listens, and what the nodes of its cluster know, if it is in one.
+    pub cluster: Option<(SocketAddr, Secret)>,
     member: Option<(Arc<GuardedStore>, JoinHandle<()>)>,
 }
 
 impl Ground {
     /// Opens what the configuration names; `listen` is how other nodes of a cluster are told of this one.
-    pub async fn open(config: &Config, data: &Path, clock: &Clock) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, data: &Path, clock: &Clock, entropy: &Entropy) -> anyhow::Result<Self> {
         let store = open_store(config, data).await?;
         let unfinished = archive::unfinished(&*store).await?;
         ensure!(
@@ -52,9 +59,11 @@ impl Ground {
                 cold: Blobs::open_dir(&folder.join(COLD))?,
                 object_stores,
                 sharing: Sharing::Exclusive,
+                cluster: None,
                 member: None,
             }),
             StoreChoice::Postgres(_) => {
+                let secret = secret(&*store, entropy).await?;
                 let member = join(store, config.listen, clock).await?;
                 let keeping = tokio::spawn({
                     let member = member.clone();
@@ -66,6 +75,7 @@ impl Ground {
                     cold: Blobs::open_shared_dir(&folder.join(COLD))?,
                     object_stores,
                     sharing: Sharing::Shared,
+                    cluster: Some((config.listen, secret)),
                     member: Some((member, keeping)),
                 })
             }
@@ -128,6 +138,23 @@ async fn open_object_stores(config: &Config, data: &Path) -> anyhow::Result<Vec<
         stores.push(NamedStore { name, store });
     }
     Ok(stores)
+}
+
+/// `node/secret`: what the nodes of the cluster know of each other and nobody else. Made by the first node,
+/// lives for ever. Who reads it may write the store anyhow.
+async fn secret(store: &dyn Store, entropy: &Entropy) -> anyhow::Result<Secret> {
+    let key = Key::from_static(b"node/secret");
+    let mut fresh = [0; Secret::BYTES];
+    entropy.fill(&mut fresh);
+    let made = vec![Write::Put(key.clone(), Bytes::copy_from_slice(&fresh))];
+    match store.commit(vec![Condition::Absent(key.clone())], made).await {
+        Ok(_) => return Ok(Secret::new(fresh)),
+        Err(CommitError::Conflict(_)) => {}
+        Err(error) => return Err(error).context("cannot make the cluster's secret"),
+    }
+    let found = store.get(&key).await?.context("the cluster's secret has gone")?;
+    let bytes = found.value.as_ref().try_into();
+    Ok(Secret::new(bytes.context("the cluster's secret is damaged")?))
 }
 
 async fn join(store: Arc<dyn Store>, listen: SocketAddr, clock: &Clock) -> anyhow::Result<Arc<GuardedStore>> {

@@ -4,5 +4,6 @@
 
 mod appending;
 mod node;
+mod peers;
 mod restart;
 mod retention;

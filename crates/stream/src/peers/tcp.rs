@@ -1,0 +1,207 @@
+//! Hosts of one cluster over TCP: each listens, and keeps connections to those it asks.
+//!
+//! A connection begins with the cluster's secret; then questions and answers take turns, each a frame of a
+//! length and a [message](super::wire). Whoever does not know the secret is cut off without a word.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_foundation::digest::Digest;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::wire::{Answer, Question};
+use super::{Forward, PeerError, PeerHost, Peers, PromiseRequest};
+use crate::host::Handle;
+use crate::{Position, Stamp};
+
+/// Largest frame: an append's bytes and what surrounds them.
+const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Connections that a host serves at once.
+const CONNECTIONS_MAX: usize = 256;
+/// Connections that are kept to one host while nobody uses them.
+const IDLE_MAX: usize = 8;
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// How long a new connection may take to tell the secret.
+const GREETING_MAX: Duration = Duration::from_secs(5);
+
+/// What the hosts of a cluster know and nobody else.
+#[derive(Clone)]
+pub struct Secret([u8; Self::BYTES]);
+
+impl Secret {
+    pub const BYTES: usize = 32;
+
+    pub fn new(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Compares digests, so that the time it takes tells nothing of the secret.
+    fn is(&self, told: &[u8]) -> bool {
+        Digest::of(told) == Digest::of(&self.0)
+    }
+}
+
+/// The way to other hosts over TCP.
+pub struct TcpPeers {
+    secret: Secret,
+    idle: Mutex<HashMap<String, Vec<TcpStream>>>,
+}
+
+impl TcpPeers {
+    pub fn new(secret: Secret) -> Self {
+        Self {
+            secret,
+            idle: Mutex::default(),
+        }
+    }
+
+    async fn ask(&self, to: &PeerHost, question: &Question) -> Result<Answer, PeerError> {
+        let unreachable = |error: io::Error| PeerError::Unreachable(error.to_string());
+        let mut connection = match self.kept(&to.address) {
+            Some(connection) => connection,
+            None => self.connect(&to.address).await.map_err(unreachable)?,
+        };
+        let asked = async {
+            write_frame(&mut connection, &question.encode()).await?;
+            read_frame(&mut connection).await
+        };
+        let answer = asked.await.map_err(|error| PeerError::Unknown(error.to_string()))?;
+        let answer = answer.ok_or_else(|| PeerError::Unknown("the connection ended".to_owned()))?;
+        let answer = Answer::decode(&answer).map_err(|error| PeerError::Unknown(error.to_string()))?;
+        self.keep(&to.address, connection);
+        Ok(answer)
+    }
+
+    /// A kept connection that the other side has not closed meanwhile.
+    fn kept(&self, address: &str) -> Option<TcpStream> {
+        let mut idle = self.idle.lock();
+        let kept = idle.get_mut(address)?;
+        while let Some(connection) = kept.pop() {
+            // Nothing may be there to read: neither an end nor a belated answer.
+            let silent = connection.try_read(&mut [0]);
+            if silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, address: &str, connection: TcpStream) {
+        let mut idle = self.idle.lock();
+        let kept = idle.entry(address.to_owned()).or_default();
+        if kept.len() < IDLE_MAX {
+            kept.push(connection);
+        }
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        let mut connection = timeout(CONNECT_MAX, TcpStream::connect(address)).await??;
+        connection.set_nodelay(true)?;
+        connection.write_all(&self.secret.0).await?;
+        Ok(connection)
+    }
+}
+
+#[async_trait]
+impl Peers for TcpPeers {
+    async fn forward(&self, to: &PeerHost, forward: Forward) -> Result<Vec<Position>, PeerError> {
+        match self.ask(to, &Question::Forward(forward)).await? {
+            Answer::Stored(positions) => Ok(positions),
+            other => Err(failure(other)),
+        }
+    }
+
+    async fn promise(&self, to: &PeerHost, request: PromiseRequest) -> Result<Stamp, PeerError> {
+        match self.ask(to, &Question::Promise(request)).await? {
+            Answer::Promised(stamp) => Ok(stamp),
+            other => Err(failure(other)),
+        }
+    }
+}
+
+fn failure(answer: Answer) -> PeerError {
+    match answer {
+        Answer::Refused(reason) => PeerError::Refused(reason),
+        Answer::Unknown(reason) => PeerError::Unknown(reason),
+        Answer::Stored(_) | Answer::Promised(_) => PeerError::Unknown("it answered something else".to_owned()),
+    }
+}
+
+/// Answers other hosts on `listener`; never returns. Dropping it ends all connections.
+pub async fn serve(listener: TcpListener, secret: Secret, host: Handle) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("nobody closes it");
+        let connection = match listener.accept().await {
+            Ok((connection, _)) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "another host cannot connect");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let (secret, host) = (secret.clone(), host.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = converse(connection, &secret, &host).await {
+                tracing::debug!(%error, "a conversation with another host ended");
+            }
+        });
+    }
+}
+
+async fn converse(mut connection: TcpStream, secret: &Secret, host: &Handle) -> io::Result<()> {
+    connection.set_nodelay(true)?;
+    let mut told = [0; Secret::BYTES];
+    timeout(GREETING_MAX, connection.read_exact(&mut told)).await??;
+    if !secret.is(&told) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it does not know the secret",
+        ));
+    }
+    while let Some(frame) = read_frame(&mut connection).await? {
+        let answer = match Question::decode(&frame) {
+            Ok(Question::Forward(forward)) => Answer::from(host.accept(forward).await),
+            Ok(Question::Promise(request)) => Answer::from(host.promise(request).await),
+            Err(error) => Answer::Refused(error.to_string()),
+        };
+        write_frame(&mut connection, &answer.encode()).await?;
+    }
+    Ok(())
+}
+
+async fn write_frame(connection: &mut TcpStream, message: &Bytes) -> io::Result<()> {
+    let length = u32::try_from(message.len()).expect("messages are far smaller than 4 GiB");
+    connection
+        .write_all(&[&length.to_be_bytes()[..], message].concat())
+        .await
+}
+
+/// The next frame; nothing if the other side has ended the conversation.
+async fn read_frame(connection: &mut TcpStream) -> io::Result<Option<Bytes>> {
+    let mut length = [0; 4];
+    match connection.read_exact(&mut length).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        outcome => outcome?,
+    };
+    let length = u32::from_be_bytes(length) as usize;
+    if length > FRAME_BYTES_MAX {
+        let text = format!("a frame of `{length}` bytes, at most `{FRAME_BYTES_MAX}` are taken");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let mut frame = vec![0; length];
+    connection.read_exact(&mut frame).await?;
+    Ok(Some(frame.into()))
+}
