@@ -246,6 +246,7 @@ async fn begin(
 ) -> Result<(), CreateError> {
     let furnishing = Furnishing {
         code: version.code.path.clone(),
+        layers: version.layers.as_ref().map(|layers| layers.path.clone()),
         tmp: version.ephemeral_storage,
         memory: version.memory,
         cpu_millis: cpu_millis(version.memory),

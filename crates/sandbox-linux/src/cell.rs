@@ -103,6 +103,8 @@ pub struct CellPlan {
 pub struct Furnishing {
     /// A folder that becomes `/var/task`, read-only. Its files must be readable by everybody.
     pub code: PathBuf,
+    /// A folder that becomes `/opt`, likewise; nothing lies there without one.
+    pub layers: Option<PathBuf>,
     /// The size of `/tmp`.
     pub tmp: Mebibytes,
     /// The memory limit. Files in `/tmp` count towards it.
@@ -352,12 +354,13 @@ fn exit_status(code: Option<i32>, signal: Option<i32>) -> ExitStatus {
 }
 
 impl Cell {
-    /// Mounts the code, sizes `/tmp`, sets the limits. At most once; a frozen cell must be thawed first.
+    /// Mounts the code and the layers, sizes `/tmp`, sets the limits. At most once; a frozen cell must be thawed first.
     pub async fn furnish(&mut self, furnishing: Furnishing) -> Result<(), CellError> {
         let request = Request::Furnish {
             cell: self.place.id,
             limits: Limits::from(&furnishing),
             code: furnishing.code.into(),
+            layers: furnishing.layers.map(Into::into),
         };
         self.place
             .link

@@ -88,6 +88,7 @@ fn version(module: &[u8], folder: &std::path::Path) -> VersionSpec {
             digest: Digest::of(module),
             path: folder.to_owned(),
         },
+        layers: None,
         kind: SandboxKind::Wasm,
         memory: Mebibytes(128),
         ephemeral_storage: Mebibytes(512),

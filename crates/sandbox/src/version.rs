@@ -104,7 +104,7 @@ impl From<Runtime> for String {
 pub struct CodeDir {
     /// The digest of the deployment package the code came from.
     pub digest: Digest,
-    /// The folder that becomes `/var/task`. A bare `.wasm` lies in it as `bootstrap.wasm`.
+    /// The folder. Code becomes `/var/task`; a bare `.wasm` lies in it as `bootstrap.wasm`.
     pub path: PathBuf,
 }
 
@@ -125,6 +125,9 @@ pub struct VersionSpec {
     pub handler: String,
     /// The code.
     pub code: CodeDir,
+    /// What the version's layers hold, laid over one another in order; becomes `/opt`. Its digest names the
+    /// combination.
+    pub layers: Option<CodeDir>,
     /// Which kind of sandbox runs it.
     pub kind: SandboxKind,
     /// The memory limit.

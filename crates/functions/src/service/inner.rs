@@ -335,6 +335,7 @@ impl Inner {
                 digest: configuration.code.digest,
                 path: self.code.path(&configuration.code.digest),
             },
+            layers: None,
             kind: configuration.kind,
             memory: configuration.memory,
             ephemeral_storage: configuration.ephemeral_storage,

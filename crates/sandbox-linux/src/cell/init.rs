@@ -175,8 +175,8 @@ impl Init<'_> {
     }
 
     fn furnish(&mut self, limits: &Limits, enforce: bool, descriptors: &[OwnedFd]) -> Result<(), Failure> {
-        if let [code] = descriptors {
-            root::attach(code, Path::new(root::CODE_DIR)).step("mount code")?;
+        for (folder, target) in descriptors.iter().zip([root::CODE_DIR, root::LAYERS_DIR]) {
+            root::attach(folder, Path::new(target)).step("mount code")?;
         }
         let size = std::ffi::CString::new(format!("size={}", limits.tmp_bytes)).step("size /tmp")?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;

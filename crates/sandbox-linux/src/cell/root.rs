@@ -3,7 +3,7 @@
 //! A prepared root is a whole mount namespace whose root is a small read-only tmpfs with the system
 //! bound into it. A cell is cloned out of that namespace, so the host's root never was in it: nothing
 //! has to be unmounted, and there is nothing to climb out to. What differs from cell to cell (`/proc`,
-//! `/tmp`, `/var/task`) is mounted by the cell's init.
+//! `/tmp`, `/var/task`, `/opt`) is mounted by the cell's init.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,11 +22,26 @@ use super::wire::{Failure, Step};
 
 /// Where the code goes.
 pub const CODE_DIR: &str = "/var/task";
+/// Where the layers go.
+pub const LAYERS_DIR: &str = "/opt";
 /// The guest's own writable folder.
 pub const TMP_DIR: &str = "/tmp";
 
 /// Links or folders at the top that programs expect; on most systems links into `/usr`.
 const SYSTEM: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// Folders that are made. The dynamic linker of a pre-warmed interpreter never again looks into one of its
+/// search path that was missing when it started, so those where libraries may come to lie are there.
+const FOLDERS: [&str; 9] = [
+    "usr",
+    "tmp",
+    "proc",
+    "dev",
+    "etc",
+    "var/task/lib",
+    "var/tmp",
+    "opt/lib",
+    "run",
+];
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Files of `/etc` that are copied, folders that are bound, where they exist.
 const ETC_FILES: [&str; 5] = ["ld.so.cache", "localtime", "nsswitch.conf", "services", "protocols"];
@@ -72,7 +87,7 @@ impl Root {
     }
 }
 
-/// The code as a mount of its own that is attached nowhere yet.
+/// A folder of code or layers as a mount of its own that is attached nowhere yet.
 pub fn detached_code(code: &Path) -> Result<OwnedFd, Failure> {
     let tree = detach(code).step("open code")?;
     sys::restrict_mount(&tree).step("make code read-only")?;
@@ -99,7 +114,7 @@ fn build(scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).step("make mounts private")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", scratch, "tmpfs", flags, c"size=16m,mode=755").step("mount root")?;
-    for folder in ["usr", "tmp", "proc", "dev", "etc", "var/task", "var/tmp", "opt", "run"] {
+    for folder in FOLDERS {
         fs::create_dir_all(scratch.join(folder)).step("make folder")?;
     }
     show(Path::new("/usr"), &scratch.join("usr"))?;

@@ -169,7 +169,12 @@ impl Service {
                 };
                 self.create(cell, binds, program, parts);
             }
-            Request::Furnish { cell, code, limits } => self.furnish(cell, &code, &limits),
+            Request::Furnish {
+                cell,
+                code,
+                layers,
+                limits,
+            } => self.furnish(cell, std::iter::once(code).chain(layers), &limits),
             Request::Destroy { cell } => self.destroy(cell),
         }
     }
@@ -274,16 +279,18 @@ impl Service {
         Ok(())
     }
 
-    fn furnish(&mut self, id: u64, code: &Text, limits: &Limits) {
+    fn furnish(&mut self, id: u64, folders: impl Iterator<Item = Text>, limits: &Limits) {
         let Some(cell) = self.cells.get(&id) else { return };
         let furnished = || {
             self.cgroups.limit(&cell.group, limits)?;
-            let tree = root::detached_code(&code.path())?;
+            let folders = folders.map(|folder| root::detached_code(&folder.path()));
+            let folders = folders.collect::<Result<Vec<_>, _>>()?;
+            let trees: Vec<_> = folders.iter().map(AsFd::as_fd).collect();
             let order = Order::Furnish {
                 limits: *limits,
                 enforce: !self.cgroups.limits_memory(),
             };
-            wire::send(&cell.node_end, &order, &[tree.as_fd()]).step("reach init")
+            wire::send(&cell.node_end, &order, &trees).step("reach init")
         };
         if let Err(failure) = furnished() {
             cell.reply(&Reply::Failed(failure));

@@ -51,8 +51,13 @@ pub enum Request {
         binds: Vec<(Text, Text)>,
         program: Option<Program>,
     },
-    /// Sets the limits and hands the code to the cell's init.
-    Furnish { cell: u64, code: Text, limits: Limits },
+    /// Sets the limits and hands the code and the layers to the cell's init.
+    Furnish {
+        cell: u64,
+        code: Text,
+        layers: Option<Text>,
+        limits: Limits,
+    },
     /// Kills the cell and forgets it.
     Destroy { cell: u64 },
 }
@@ -60,7 +65,8 @@ pub enum Request {
 /// From the node or the spawner to a cell's init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Mounts the code (the one descriptor, a detached mount) and resizes `/tmp`.
+    /// Mounts the code and the layers (the descriptors, detached mounts in this order; the layers may be
+    /// missing) and resizes `/tmp`.
     Furnish { limits: Limits, enforce: bool },
     /// Executes the program.
     Exec(Program),

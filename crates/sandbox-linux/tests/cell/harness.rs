@@ -76,6 +76,7 @@ impl Bench {
         let mut cell = self.spawner.create(plan).await.expect("a cell is made");
         let mut wanted = Furnishing {
             code: self.code(script),
+            layers: None,
             tmp: Mebibytes(16),
             memory: Mebibytes(256),
             cpu_millis: 2000,

@@ -65,6 +65,7 @@ async fn code_that_is_not_there_is_an_error() {
     let mut cell = bench.spawner.create(plan).await.unwrap();
     let furnishing = bowline_sandbox_linux::cell::Furnishing {
         code: "/nowhere".into(),
+        layers: None,
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
         cpu_millis: 100,
@@ -112,6 +113,7 @@ api.close()
     fs::write(code.join("data"), "the code").unwrap();
     cell.furnish(bowline_sandbox_linux::cell::Furnishing {
         code,
+        layers: None,
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
         cpu_millis: 1000,

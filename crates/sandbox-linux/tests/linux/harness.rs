@@ -79,6 +79,7 @@ impl World {
                 digest: Digest::of(code.as_os_str().as_encoded_bytes()),
                 path: code,
             },
+            layers: None,
             kind: SandboxKind::Linux,
             memory: Mebibytes(256),
             ephemeral_storage: Mebibytes(64),

@@ -5,4 +5,5 @@ mod claim;
 mod clients;
 mod conformance;
 mod harness;
+mod layers;
 mod pool;

@@ -51,6 +51,7 @@ impl Subject for WasmSubject {
                 digest: self.digest,
                 path: self.code.path().to_owned(),
             },
+            layers: None,
             kind: SandboxKind::Wasm,
             memory: prober.memory,
             ephemeral_storage: prober.ephemeral_storage,

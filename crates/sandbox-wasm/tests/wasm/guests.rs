@@ -48,6 +48,7 @@ impl Bench {
                 digest: Digest::of(module),
                 path: code,
             },
+            layers: None,
             kind: SandboxKind::Wasm,
             memory: Mebibytes(128),
             ephemeral_storage: Mebibytes(512),
