@@ -4,6 +4,8 @@ use crate::units::Mebibytes;
 
 /// Largest event or answer of a synchronous invocation: 6 MiB and 100 bytes.
 pub const SYNC_PAYLOAD_BYTES_MAX: usize = 6 * 1024 * 1024 + 100;
+/// Largest streamed answer: 200 MiB.
+pub const STREAMED_BYTES_MAX: u64 = 200 * 1024 * 1024;
 /// Largest event of an asynchronous invocation.
 pub const ASYNC_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Largest body of a request that carries code.

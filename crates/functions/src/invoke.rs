@@ -11,6 +11,7 @@ mod payload;
 mod pool;
 mod resolve;
 mod run;
+mod streaming;
 mod sweeper;
 
 pub(crate) use admission::{Accounts, FunctionLive, Running};
@@ -18,4 +19,5 @@ pub(crate) use payload::check_event;
 pub(crate) use pool::{Pool, PoolParts};
 pub(crate) use resolve::Target;
 pub(crate) use run::Finish;
+pub use streaming::{Interruption, ResponsePiece, ResponseStream, StreamEnd};
 pub(crate) use sweeper::Sweeper;

@@ -19,4 +19,5 @@ mod registry;
 mod service;
 
 pub use crash::CrashPoints;
-pub use service::{Handle, InvocationRequest, InvocationResponse, Options, Service};
+pub use invoke::{Interruption, ResponsePiece, ResponseStream, StreamEnd};
+pub use service::{Handle, InvocationRequest, InvocationResponse, Options, Service, StreamingResponse};

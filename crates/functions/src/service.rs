@@ -22,6 +22,7 @@ pub(crate) use inner::Inner;
 
 use crate::crash::CrashPoints;
 use crate::error::Error;
+use crate::invoke::ResponseStream;
 use crate::metrics::Metrics;
 use crate::name::Version;
 
@@ -67,6 +68,20 @@ pub struct InvocationResponse {
     pub executed_version: Version,
     /// The last 4 KiB of the invocation's log, if wanted.
     pub log_tail: Option<Vec<u8>>,
+}
+
+/// What a synchronous invocation gives whose answer is taken while the function still writes it.
+pub struct StreamingResponse {
+    /// The version that runs.
+    pub executed_version: Version,
+    /// The type that the function declared of its streamed answer, or `application/octet-stream`; `None`
+    /// if the function answered in one piece, or failed before it began.
+    ///
+    /// An answer of type [`HTTP_CONTENT_TYPE`](bowline_sandbox::answer::HTTP_CONTENT_TYPE) begins with the
+    /// head of an HTTP response: JSON, then eight zero bytes.
+    pub content_type: Option<Box<str>>,
+    /// The answer, and how it ends.
+    pub body: ResponseStream,
 }
 
 /// The running service; [`Service::start`] loads the registry and begins the background work.

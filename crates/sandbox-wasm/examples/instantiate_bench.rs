@@ -147,6 +147,7 @@ async fn invoke(sandbox: &mut Box<dyn Sandbox>, version: &VersionSpec, clock: &C
         invoked_arn: String::new(),
         client_context: None,
         trace_id: None,
+        sink: None,
     };
     let report = sandbox.invoke(invocation).await;
     assert!(matches!(report.outcome, Outcome::Success(_)), "{report:?}");

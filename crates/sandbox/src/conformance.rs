@@ -286,6 +286,7 @@ impl Live {
             ),
             client_context: None,
             trace_id: None,
+            sink: None,
         }
     }
 

@@ -7,6 +7,8 @@ use bowline_foundation::id::RequestId;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::AnswerSink;
+
 /// When an invocation must have ended, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
@@ -19,7 +21,7 @@ pub struct Deadline {
 }
 
 /// An event for a function, with what the runtime tells the handler about it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Invocation {
     /// Identifies the invocation in logs and to the guest.
     pub request_id: RequestId,
@@ -33,6 +35,8 @@ pub struct Invocation {
     pub client_context: Option<String>,
     /// The `X-Amzn-Trace-Id` the caller sent.
     pub trace_id: Option<String>,
+    /// Where the answer goes while the function still writes it, if the caller takes it so.
+    pub sink: Option<AnswerSink>,
 }
 
 /// How an invocation ended, with what it used.
@@ -49,7 +53,7 @@ pub struct Report {
 /// How an invocation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The function's answer.
+    /// The function's answer; empty if it went to the invocation's sink.
     Success(Bytes),
     /// The function failed: it returned an error, crashed, ran out of time or of memory.
     Failed(FunctionError),

@@ -5,6 +5,7 @@
 //! version and one invocation at a time; it is reused until an invocation ends it, and destroyed when
 //! idle. Every kind passes the suite in [`conformance`].
 
+pub mod answer;
 pub mod conformance;
 mod invocation;
 mod log;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
 pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};
@@ -55,6 +57,10 @@ pub trait Sandbox: Send + 'static {
     /// grace of the deadline even if the guest never yields. When the report says so the sandbox may be
     /// used again; otherwise it must be destroyed. Dropping the future ends the guest's run, and the
     /// sandbox must be destroyed.
+    ///
+    /// If the invocation carries a sink and the function streams, the answer goes there piece by piece as
+    /// the function writes it, and the report's answer is empty; a function that does not stream is
+    /// reported as ever. A full sink holds the guest back, but not its deadline.
     async fn invoke(&mut self, invocation: Invocation) -> Report;
 
     /// Whether the sandbox still lives; called before a warm one is reused. Must be cheap.

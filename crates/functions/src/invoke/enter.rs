@@ -20,8 +20,18 @@ impl Inner {
     pub async fn invoke(
         self: &Arc<Self>,
         target: &FunctionRef,
-        mut request: InvocationRequest,
+        request: InvocationRequest,
     ) -> Result<InvocationResponse, Error> {
+        let job = self.enter(target, request).await?;
+        Finish::new(run(self.clone(), job, None), self.runtime.clone()).await
+    }
+
+    /// Checks an invocation and lets it in.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        target: &FunctionRef,
+        mut request: InvocationRequest,
+    ) -> Result<Job, Error> {
         let entered = self
             .running
             .enter()
@@ -31,14 +41,13 @@ impl Inner {
             Some(admitted) => admitted,
             None => self.await_ready(target).await?,
         };
-        let job = Job {
+        Ok(Job {
             invoked_arn: invoked_arn(&pool, target),
             pool,
             request,
             admission,
             entered,
-        };
-        Finish::new(run(self.clone(), job), self.runtime.clone()).await
+        })
     }
 
     /// Lets an invocation in; `None` while the version is being created.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{CreateError, Deadline, FunctionError, Invocation, Outcome, Report};
+use bowline_sandbox::{AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Report};
 use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
@@ -28,8 +28,9 @@ pub(crate) struct Job {
     pub entered: Entered,
 }
 
-/// Runs an invocation to its end.
-pub(crate) async fn run(inner: Arc<Inner>, job: Job) -> Result<InvocationResponse, Error> {
+/// Runs an invocation to its end. With a `sink` the answer goes there if the function streams it; what it
+/// answers in one piece is in the response as ever.
+pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -> Result<InvocationResponse, Error> {
     let Job {
         pool,
         request,
@@ -53,6 +54,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job) -> Result<InvocationRespons
         invoked_arn,
         client_context: request.client_context,
         trace_id: request.trace_id,
+        sink,
     };
     let report = slot.sandbox.invoke(invocation).await;
     let memory_bytes_max = match report.usage.memory_bytes_max {

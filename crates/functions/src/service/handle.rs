@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bowline_foundation::id::AccountId;
 use bytes::Bytes;
 
-use super::{Inner, InvocationRequest, InvocationResponse};
+use super::{Inner, InvocationRequest, InvocationResponse, StreamingResponse};
 use crate::error::Error;
 use crate::invoke::Finish;
 use crate::model::events::{
@@ -229,6 +229,16 @@ impl Handle {
     /// Runs the function and waits for its answer.
     pub async fn invoke(&self, target: &FunctionRef, request: InvocationRequest) -> Result<InvocationResponse, Error> {
         self.0.invoke(target, request).await
+    }
+
+    /// Runs the function and returns as soon as its answer begins. The invocation runs to its end whether
+    /// or not the answer is read; a slow reader holds the function back up to its deadline.
+    pub async fn invoke_streaming(
+        &self,
+        target: &FunctionRef,
+        request: InvocationRequest,
+    ) -> Result<StreamingResponse, Error> {
+        self.0.invoke_streaming(target, request).await
     }
 
     /// Accepts an event for the function; once this returns it is on disk, and is processed at least once.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bowline_sandbox::answer::{AnswerSink, STREAM_CONTENT_TYPE};
 use bowline_sandbox::{
     Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind,
     Usage, VersionSpec,
@@ -52,6 +53,7 @@ pub struct Fake {
     prepare_held: watch::Sender<bool>,
     /// Invocations of `{"do": "hold"}` wait as long as this is set.
     held: watch::Sender<bool>,
+    streamed: watch::Sender<usize>,
     preparing: Mutex<Option<Script>>,
     creating: Mutex<Option<Script>>,
     /// All events, in the order in which their invocations began.
@@ -66,6 +68,7 @@ impl Fake {
             counts: watch::Sender::default(),
             prepare_held: watch::Sender::new(false),
             held: watch::Sender::new(true),
+            streamed: watch::Sender::default(),
             preparing: Mutex::default(),
             creating: Mutex::default(),
             seen: Mutex::default(),
@@ -84,6 +87,11 @@ impl Fake {
         *reached
             .unwrap_or_else(|_| panic!("stuck at {:?}", self.count()))
             .unwrap()
+    }
+
+    /// Bytes that streaming sandboxes have handed over so far.
+    pub fn streamed(&self) -> watch::Receiver<usize> {
+        self.streamed.subscribe()
     }
 
     pub fn seen(&self) -> Vec<Value> {
@@ -212,7 +220,28 @@ impl FakeSandbox {
         Outcome::Success(Bytes::from_static(b"{}"))
     }
 
-    async fn act(&mut self, invocation: &Invocation) -> Outcome {
+    /// Streams as many pieces of `bytes` bytes as asked for; waits after the first if it is to be held.
+    async fn stream(&self, event: &Value, sink: &mut AnswerSink) -> Outcome {
+        sink.begin(event["type"].as_str().unwrap_or(STREAM_CONTENT_TYPE));
+        let bytes = event["bytes"].as_u64().unwrap_or(1) as usize;
+        for piece in 0..event["pieces"].as_u64().unwrap_or(1) {
+            if let Err(refused) = sink.send(Bytes::from(vec![b'x'; bytes])).await {
+                return Outcome::Failed(refused.into());
+            }
+            self.fake.streamed.send_modify(|streamed| *streamed += bytes);
+            if piece == 0 && event["held"] == true {
+                let mut held = self.fake.held.subscribe();
+                held.wait_for(|held| !held).await.unwrap();
+            }
+        }
+        match event["then"].as_str() {
+            Some("fail") => Outcome::Failed(FunctionError::new("Oops", "as asked")),
+            Some("break") => Outcome::Broken("as asked".to_owned()),
+            _ => Outcome::Success(Bytes::new()),
+        }
+    }
+
+    async fn act(&mut self, invocation: &mut Invocation) -> Outcome {
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
         let earlier = {
             let mut seen = self.fake.seen.lock();
@@ -230,6 +259,11 @@ impl FakeSandbox {
             self.log.write(text.as_bytes());
         }
         match event["do"].as_str() {
+            Some("stream") => {
+                if let Some(mut sink) = invocation.sink.take() {
+                    return self.stream(&event, &mut sink).await;
+                }
+            }
             Some("hold") => {
                 let mut held = self.fake.held.subscribe();
                 held.wait_for(|held| !held).await.unwrap();
@@ -259,10 +293,10 @@ impl FakeSandbox {
 
 #[async_trait]
 impl Sandbox for FakeSandbox {
-    async fn invoke(&mut self, invocation: Invocation) -> Report {
+    async fn invoke(&mut self, mut invocation: Invocation) -> Report {
         self.fake.bump(|counts| counts.invoked += 1);
         self.served += 1;
-        let outcome = self.act(&invocation).await;
+        let outcome = self.act(&mut invocation).await;
         self.fake.bump(|counts| counts.ended += 1);
         Report {
             reusable: !matches!(&outcome, Outcome::Failed(error) if error.error_type == "Sandbox.Timedout"),

@@ -13,4 +13,5 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod packages;
+mod streaming;
 mod world;

@@ -132,6 +132,7 @@ impl Live {
                 invoked_arn: "arn:aws:lambda:eu-central-1:000000000000:function:subject".to_owned(),
                 client_context: None,
                 trace_id: Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()),
+                sink: None,
             })
             .await
     }

@@ -90,6 +90,7 @@ impl Bench {
             invoked_arn: "arn:aws:lambda:us-east-1:000000000000:function:guest".to_owned(),
             client_context: None,
             trace_id: None,
+            sink: None,
         }
     }
 

@@ -37,13 +37,14 @@ pub async fn tells_the_context(bench: &Bench<'_>) {
     let mut live = bench.start(Prober::named("context")).await;
     let mut invocation = live.invocation(&json!({"do": "context"}));
     invocation.client_context = Some(r#"{"custom":{"knot":"bowline"}}"#.to_owned());
-    let asked = invocation.clone();
+    let (request_id, deadline) = (invocation.request_id, invocation.deadline);
+    let invoked_arn = invocation.invoked_arn.clone();
     let report = live.sandbox.invoke(invocation).await;
     let answer = answer_of(&report);
     assert_eq!(answer["ok"], true, "{answer}");
-    assert_eq!(answer["request_id"], asked.request_id.as_str());
-    assert_eq!(answer["deadline_ms"], asked.deadline.wall.as_millis());
-    assert_eq!(answer["invoked_arn"], asked.invoked_arn.as_str());
+    assert_eq!(answer["request_id"], request_id.as_str());
+    assert_eq!(answer["deadline_ms"], deadline.wall.as_millis());
+    assert_eq!(answer["invoked_arn"], invoked_arn.as_str());
     assert_eq!(answer["function_name"], "context");
     assert_eq!(answer["client_context"]["custom"]["knot"], "bowline");
 

@@ -65,6 +65,7 @@ fn event(seed: u64, payload: &str) -> Event {
         invoked_arn: "arn:aws:lambda:eu-central-1:000000000000:function:f".to_owned(),
         client_context: Some("{\"custom\":\n\"\u{e9}\u{1f980}\"}".to_owned()),
         trace_id: Some("Root=1\r\nX-Forged: yes".to_owned()),
+        sink: None,
     }
 }
 
@@ -134,10 +135,11 @@ async fn refusals_have_their_status() {
     let (mut server, mut guest, _) = pair().await;
     guest.send(NEXT).await;
     ready(&mut server).await;
-    let (first, second) = (event(1, "1"), event(2, "2"));
-    let (first_id, second_id) = (first.request_id, second.request_id);
+    let second = || event(2, "2");
+    let first = event(1, "1");
+    let (first_id, second_id) = (first.request_id, second().request_id);
     assert!(server.start(first));
-    assert!(!server.start(second.clone()), "one at a time");
+    assert!(!server.start(second()), "one at a time");
     let play = async {
         guest.receive().await;
         guest.send(&post(second_id, "response", "early")).await;
@@ -156,7 +158,7 @@ async fn refusals_have_their_status() {
     };
     beside(&mut server, play).await;
     assert_eq!(body_of(answer(&mut server).await), "one");
-    assert!(server.start(second));
+    assert!(server.start(second()));
 }
 
 #[tokio::test]
