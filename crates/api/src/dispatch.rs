@@ -98,19 +98,25 @@ impl Call<'_> {
         }
     }
 
-    /// The function in the path, with the qualifier in it or beside it.
+    /// The function in the path, with the qualifier in it or beside it, if the caller may do with it what it asks.
     pub fn qualified_function(&self) -> Result<FunctionRef, ApiError> {
         let qualifier = self.route.query.get("Qualifier");
-        Ok(FunctionRef::parse(
-            &self.route.resource,
-            qualifier.as_deref(),
-            &self.account,
-        )?)
+        self.named_function(&self.route.resource, qualifier.as_deref())
     }
 
     /// The function in the path, for operations that take no qualifier beside it.
     pub fn function(&self) -> Result<FunctionRef, ApiError> {
-        Ok(FunctionRef::parse(&self.route.resource, None, &self.account)?)
+        self.named_function(&self.route.resource, None)
+    }
+
+    /// A function that the request names somewhere, if the caller may do with it what it asks.
+    pub fn named_function(&self, text: &str, qualifier: Option<&str>) -> Result<FunctionRef, ApiError> {
+        let target = FunctionRef::parse(text, qualifier, &self.account)?;
+        if target.account != self.account {
+            let functions = &self.node.functions;
+            functions.authorize(&self.account, self.route.operation.action(), &target)?;
+        }
+        Ok(target)
     }
 }
 

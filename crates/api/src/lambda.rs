@@ -12,6 +12,7 @@ mod features;
 mod function;
 mod invoke;
 mod mapping;
+mod policy;
 mod read;
 mod tag;
 mod version;
@@ -61,6 +62,12 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::UpdateEventSourceMapping => mapping::update(call, &body).await,
         Operation::DeleteEventSourceMapping => mapping::delete(call).await,
         Operation::ListEventSourceMappings => mapping::list(call),
+        Operation::AddPermission => policy::add(call, &body).await,
+        Operation::GetPolicy => policy::get(call),
+        Operation::RemovePermission => policy::remove(call).await,
+        Operation::GetResourcePolicy => policy::get_document(call),
+        Operation::PutResourcePolicy => policy::put_document(call, &body).await,
+        Operation::DeleteResourcePolicy => policy::delete_document(call).await,
         Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
         _ => absent::answer(call, &body),
     }

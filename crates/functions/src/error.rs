@@ -19,6 +19,12 @@ pub enum Error {
     /// `CodeStorageExceededException`, 400.
     #[error("{0}")]
     CodeStorageExceeded(String),
+    /// `PolicyLengthExceededException`, 400.
+    #[error("{0}")]
+    PolicyLengthExceeded(String),
+    /// `AccessDeniedException`, 403.
+    #[error("{0}")]
+    AccessDenied(String),
     /// `ResourceNotFoundException`, 404.
     #[error("{0}")]
     NotFound(String),

@@ -4,6 +4,7 @@
 //! [`Service`] is the one entry. It keeps the truth in the store and a snapshot of it in memory; an
 //! invocation reads only the snapshot and writes nothing durable.
 
+pub mod access;
 mod crash;
 pub mod error;
 pub mod events;
@@ -15,6 +16,7 @@ pub mod name;
 mod operations;
 pub mod package;
 pub mod pattern;
+pub mod policy;
 mod registry;
 mod service;
 

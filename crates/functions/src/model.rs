@@ -11,7 +11,20 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use bytes::Bytes;
 
-use crate::name::{AliasName, FunctionName, Version};
+use crate::name::{AliasName, FunctionName, Qualifier, Version};
+use crate::policy::Policy;
+
+/// Who besides the owner may use a function, a version or an alias.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResourcePolicy {
+    pub account: AccountId,
+    pub function: FunctionName,
+    /// `$LATEST` for the function without a qualifier.
+    pub qualifier: Qualifier,
+    pub policy: Policy,
+    /// Changes with every change of the policy; a UUID.
+    pub revision_id: String,
+}
 
 /// One version of a function, `$LATEST` included, with everything `GetFunctionConfiguration` shows.
 #[derive(Clone, Debug, PartialEq)]

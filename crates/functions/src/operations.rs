@@ -12,6 +12,7 @@ pub(crate) mod event_invoke;
 pub(crate) mod garbage;
 pub(crate) mod list;
 pub(crate) mod mappings;
+pub(crate) mod policies;
 pub(crate) mod publish;
 pub(crate) mod refusals;
 pub(crate) mod settle;

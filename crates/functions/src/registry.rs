@@ -6,6 +6,7 @@
 //! ```
 //! The commit is what decides. The snapshot changes after it and never without it; a start loads it anew.
 
+mod access_keys;
 mod commit;
 mod entry;
 mod keys;
@@ -15,8 +16,9 @@ mod outbox;
 mod record;
 mod snapshot;
 
+pub use access_keys::{AccessKeyError, AccessKeys};
 pub(crate) use commit::{Audit, Change};
-pub(crate) use entry::{AliasEntry, EventInvokeEntry, FunctionEntry, VersionEntry};
+pub(crate) use entry::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
 pub(crate) use load::{LoadError, Loaded};
 pub(crate) use mappings::MappingEntry;
 pub(crate) use snapshot::{Snapshot, fold};

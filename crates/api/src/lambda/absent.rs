@@ -31,10 +31,7 @@ fn of_a_function(operation: Operation) -> bool {
     use Operation::*;
     matches!(
         operation,
-        AddPermission
-            | GetPolicy
-            | RemovePermission
-            | GetFunctionCodeSigningConfig
+        GetFunctionCodeSigningConfig
             | PutFunctionCodeSigningConfig
             | DeleteFunctionCodeSigningConfig
             | GetFunctionRecursionConfig
@@ -78,12 +75,9 @@ fn about_function(call: &Call<'_>, target: &FunctionRef, body: &[u8]) -> Result<
             Exception::ProvisionedConcurrencyConfigNotFound,
             "No Provisioned Concurrency Config found for this function",
         )),
-        GetPolicy
-        | RemovePermission
-        | GetFunctionUrlConfig
-        | UpdateFunctionUrlConfig
-        | DeleteFunctionUrlConfig
-        | GetFunctionScalingConfig => Err(ApiError::no_such_resource()),
+        GetFunctionUrlConfig | UpdateFunctionUrlConfig | DeleteFunctionUrlConfig | GetFunctionScalingConfig => {
+            Err(ApiError::no_such_resource())
+        }
         other => Err(denied(other)),
     }
 }
@@ -122,9 +116,7 @@ fn about_account(operation: Operation) -> Result<Response<Body>, ApiError> {
         | ResumeDurableExecution
         | SendDurableExecutionCallbackSuccess
         | SendDurableExecutionCallbackFailure
-        | SendDurableExecutionCallbackHeartbeat
-        | GetResourcePolicy
-        | DeleteResourcePolicy => Err(ApiError::no_such_resource()),
+        | SendDurableExecutionCallbackHeartbeat => Err(ApiError::no_such_resource()),
         other => Err(denied(other)),
     }
 }

@@ -136,7 +136,7 @@ fn creation(
             "Container images are not configured on this node; use the package type `Zip`.",
         ));
     }
-    let target = FunctionRef::parse(&request.function_name.unwrap_or_default(), None, &call.account)?;
+    let target = call.named_function(&request.function_name.unwrap_or_default(), None)?;
     if target.qualifier.is_some() {
         return Err(ApiError::invalid("A function is created without a qualifier."));
     }

@@ -233,8 +233,7 @@ pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
 }
 
 fn function(call: &Call<'_>, name: Option<&str>) -> Result<Option<FunctionRef>, ApiError> {
-    let parsed = name.map(|name| FunctionRef::parse(name, None, &call.account));
-    Ok(parsed.transpose()?)
+    name.map(|name| call.named_function(name, None)).transpose()
 }
 
 fn start(request: &CreateRequest) -> Result<MappingStart, ApiError> {

@@ -63,7 +63,7 @@ fn target(call: &Call<'_>) -> Result<FunctionRef, ApiError> {
             "Member must be the ARN of a function",
         ));
     }
-    let target = FunctionRef::parse(resource, None, &call.account)?;
+    let target = call.named_function(resource, None)?;
     if target.qualifier.is_some() {
         return Err(ApiError::invalid(
             "Tags on function aliases and versions are not supported. Please specify either a function ARN.",

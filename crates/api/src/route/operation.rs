@@ -151,4 +151,13 @@ operations! {
 impl Operation {
     /// How many of [`Operation::ALL`] are Lambda's.
     pub const LAMBDA: usize = 91;
+
+    /// The action that a policy must allow for it; that of most operations has the operation's name.
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::Invoke | Self::InvokeWithResponseStream => "InvokeFunction",
+            Self::ReadCode => "GetFunction",
+            other => other.name(),
+        }
+    }
 }

@@ -78,13 +78,11 @@ async fn turning_a_feature_on_is_denied() {
     let node = TestNode::start().await;
     node.create("hello").await;
     for (method, path) in [
-        ("POST", "/2015-03-31/functions/hello/policy"),
         ("POST", "/2021-10-31/functions/hello/url"),
         ("POST", "/2018-10-31/layers/l/versions"),
         ("PUT", "/2019-09-30/functions/hello/provisioned-concurrency"),
         ("POST", "/2021-11-15/functions/hello/response-streaming-invocations"),
         ("PUT", "/2024-08-31/functions/hello/recursion-config"),
-        ("PUT", "/2026-07-09/resource-policy/arn"),
     ] {
         let message = node
             .request(method, path, "{}".into())

@@ -12,5 +12,6 @@ mod events;
 mod functions;
 mod invoke;
 mod native;
+mod policies;
 mod settings;
 mod versions;

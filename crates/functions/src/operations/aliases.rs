@@ -92,6 +92,9 @@ pub(crate) async fn delete(
     if let Some(config) = entry.event_invokes.remove(name.as_str()) {
         change.event_invoke(Some(&config), None);
     }
+    if let Some(policy) = entry.policies.remove(name.as_str()) {
+        change.policy(Some(&policy), None);
+    }
     let row = audit(&caller, "DeleteAlias", (&old.account, &old.name), Some(&name));
     inner.commit(row, &mut change, &old).await?;
     inner.crash.reach("delete-alias.committed");

@@ -96,6 +96,7 @@ async fn commit(
         versions: BTreeMap::new(),
         aliases: BTreeMap::new(),
         event_invokes: BTreeMap::new(),
+        policies: BTreeMap::new(),
         at: StoreVersion(0),
         live: inner.function_live(&caller.account, &name),
     };

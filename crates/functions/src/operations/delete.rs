@@ -57,6 +57,9 @@ async fn version(inner: &Arc<Inner>, caller: &Caller, target: &FunctionRef, numb
     if let Some(config) = entry.event_invokes.remove(&number.to_string()) {
         change.event_invoke(Some(&config), None);
     }
+    if let Some(policy) = entry.policies.remove(&number.to_string()) {
+        change.policy(Some(&policy), None);
+    }
     let row = audit(caller, "DeleteFunction", (&old.account, &old.name), Some(&number));
     inner.commit(row, &mut change, &old).await?;
     inner.crash.reach("delete-version.committed");

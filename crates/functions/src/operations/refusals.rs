@@ -5,6 +5,7 @@ use bowline_foundation::limits::UNRESERVED_CONCURRENCY_MIN;
 use crate::error::Error;
 use crate::name::FunctionName;
 use crate::package::PackageError;
+use crate::policy::POLICY_BYTES_MAX;
 
 pub(crate) fn not_found(arn: &str) -> Error {
     Error::NotFound(format!("Function not found: {arn}"))
@@ -44,6 +45,31 @@ pub(super) fn stale_revision() -> Error {
 
 pub(super) fn no_event_invoke(arn: &str) -> Error {
     Error::NotFound(format!("The function {arn} doesn't have an EventInvokeConfig"))
+}
+
+pub(super) fn no_statement(sid: &str) -> Error {
+    Error::NotFound(format!("Statement {sid} is not found in resource policy."))
+}
+
+pub(super) fn statement_exists(sid: &str) -> Error {
+    Error::Conflict(format!(
+        "The statement id ({sid}) provided already exists. Please provide a new statement id, or remove the existing \
+         statement."
+    ))
+}
+
+pub(super) fn policy_too_long(bytes: usize) -> Error {
+    Error::PolicyLengthExceeded(format!(
+        "The final policy size ({bytes}) is bigger than the limit ({POLICY_BYTES_MAX})."
+    ))
+}
+
+/// `who` is the ARN of the caller, or what it is called if it has none.
+pub(super) fn not_allowed(who: &str, action: &str, arn: &str) -> Error {
+    Error::AccessDenied(format!(
+        "User: {who} is not authorized to perform: lambda:{action} on resource: {arn} because no statement of its \
+         resource policy allows it"
+    ))
 }
 
 pub(crate) fn no_resource() -> Error {

@@ -6,8 +6,8 @@ use bowline_foundation::digest::Digest;
 use bowline_store::{CommitError, Condition, Key, Sharing, Version as StoreVersion, Write};
 use bytes::Bytes;
 
-use super::record::{AliasRecord, AuditRecord, EventInvokeRecord, Record as _, RetiredRecord};
-use super::{AliasEntry, EventInvokeEntry, FunctionEntry, Registry, VersionEntry, keys};
+use super::record::{AliasRecord, AuditRecord, EventInvokeRecord, PolicyRecord, Record as _, RetiredRecord};
+use super::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, Registry, VersionEntry, keys};
 use crate::error::Error;
 use crate::model::Caller;
 
@@ -81,6 +81,16 @@ impl Change {
         self.put(key, old.map(|old| old.at), old.map(encode), new.map(encode))
     }
 
+    /// The policy of a qualifier of a function appears, changes, or goes.
+    pub fn policy(&mut self, old: Option<&PolicyEntry>, new: Option<&PolicyEntry>) -> &mut Self {
+        let Some(policy) = new.or(old).map(|entry| &entry.policy) else {
+            return self;
+        };
+        let key = keys::policy(&policy.account, &policy.function, &policy.qualifier.to_string());
+        let encode = |entry: &PolicyEntry| PolicyRecord::from(&entry.policy).encode();
+        self.put(key, old.map(|old| old.at), old.map(encode), new.map(encode))
+    }
+
     /// The function goes on as it was committed at its entry's version; it is only looked at.
     pub fn unchanged(&mut self, function: &FunctionEntry) -> &mut Self {
         let key = keys::function(&function.account, &function.name);
@@ -105,8 +115,10 @@ impl Change {
         let event_invokes = function.event_invokes.keys();
         let event_invokes =
             event_invokes.map(|qualifier| keys::event_invoke(&function.account, &function.name, qualifier));
-        self.writes
-            .extend(versions.chain(aliases).chain(event_invokes).map(Write::Delete));
+        let policies = function.policies.keys();
+        let policies = policies.map(|qualifier| keys::policy(&function.account, &function.name, qualifier));
+        let children = versions.chain(aliases).chain(event_invokes).chain(policies);
+        self.writes.extend(children.map(Write::Delete));
         self.remnants = self.writes.split_off(self.writes.len().min(WRITES_MAX));
         self
     }

@@ -9,7 +9,7 @@ use bowline_store::Version as StoreVersion;
 use super::record::{FunctionRecord, VersionRecord};
 use crate::invoke::{FunctionLive, Pool};
 use crate::model::events::EventInvokeConfig;
-use crate::model::{Alias, Configuration, State};
+use crate::model::{Alias, Configuration, ResourcePolicy, State};
 use crate::name::{AliasName, FunctionName};
 
 /// A function with its versions and aliases as they were committed, and where each can be run.
@@ -30,6 +30,8 @@ pub(crate) struct FunctionEntry {
     pub aliases: BTreeMap<AliasName, AliasEntry>,
     /// How events are treated, by the qualifier's text; `$LATEST` for the function without one.
     pub event_invokes: BTreeMap<String, EventInvokeEntry>,
+    /// Who else may use it, by the qualifier's text; `$LATEST` for the function without one.
+    pub policies: BTreeMap<String, PolicyEntry>,
     /// The record's version in the store.
     pub at: StoreVersion,
     /// What lives as long as the function and is not durable.
@@ -57,6 +59,13 @@ pub(crate) struct AliasEntry {
 #[derive(Clone)]
 pub(crate) struct EventInvokeEntry {
     pub config: EventInvokeConfig,
+    pub at: StoreVersion,
+}
+
+/// Who else may use one qualifier.
+#[derive(Clone)]
+pub(crate) struct PolicyEntry {
+    pub policy: ResourcePolicy,
     pub at: StoreVersion,
 }
 

@@ -17,6 +17,8 @@ pub(super) const AUDIT: &str = "functions/audit/";
 /// row. Lives for ever. Missing: nothing has changed yet.
 pub(super) const CHANGED: &str = "functions/changed";
 pub(super) const EVENT_INVOKES: &str = "functions/event-invoke/";
+pub(super) const ACCESS_KEYS: &str = "functions/access-key/";
+pub(super) const POLICIES: &str = "functions/policy/";
 pub(super) const MAPPINGS: &str = "functions/mapping/";
 pub(super) const OVERFLOWS: &str = "functions/overflow/";
 pub(super) const OUTBOX: &str = "functions/outbox/";
@@ -62,6 +64,19 @@ pub(super) fn audit(at: Timestamp, row: u64) -> Key {
 /// defaults hold.
 pub(super) fn event_invoke(account: &AccountId, name: &FunctionName, qualifier: &str) -> Key {
     format!("{EVENT_INVOKES}{account}/{name}/{qualifier}").into()
+}
+
+/// `functions/policy/ACCOUNT/NAME/QUALIFIER`: a [`PolicyRecord`](super::record::PolicyRecord); `$LATEST` stands
+/// for the function without a qualifier. Lives from the first statement until the last of them, its version, its
+/// alias or its function is deleted; one without a function is a remnant. Missing: only the owner may.
+pub(super) fn policy(account: &AccountId, name: &FunctionName, qualifier: &str) -> Key {
+    format!("{POLICIES}{account}/{name}/{qualifier}").into()
+}
+
+/// `functions/access-key/ID`: an [`AccessKeyRecord`](super::record::AccessKeyRecord). Lives from `bowline keys
+/// create` to `bowline keys rm`. Missing: nobody can sign with it.
+pub(super) fn access_key(id: &str) -> Key {
+    format!("{ACCESS_KEYS}{id}").into()
 }
 
 /// `functions/mapping/UUID`: a [`MappingRecord`](super::record::MappingRecord). Lives from

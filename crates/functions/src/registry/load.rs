@@ -9,8 +9,10 @@ use bowline_foundation::clock::Clock;
 use bowline_foundation::id::AccountId;
 use bowline_store::{CommitError, Condition, Entry, Key, ReadError, Sharing, Store, Version as StoreVersion, Write};
 
-use super::record::{AliasRecord, AuditRecord, EventInvokeRecord, FunctionRecord, Record, RecordError, VersionRecord};
-use super::{AliasEntry, EventInvokeEntry, FunctionEntry, Registry, Snapshot, VersionEntry, keys};
+use super::record::{
+    AliasRecord, AuditRecord, EventInvokeRecord, FunctionRecord, PolicyRecord, Record, RecordError, VersionRecord,
+};
+use super::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, Registry, Snapshot, VersionEntry, keys};
 use crate::invoke::FunctionLive;
 use crate::model::Configuration;
 use crate::name::{AliasName, FunctionName, InvalidName, Version};
@@ -48,6 +50,7 @@ pub(crate) struct Loaded {
     pub versions: BTreeMap<u64, VersionEntry>,
     pub aliases: BTreeMap<AliasName, AliasEntry>,
     pub event_invokes: BTreeMap<String, EventInvokeEntry>,
+    pub policies: BTreeMap<String, PolicyEntry>,
     pub at: StoreVersion,
 }
 
@@ -66,6 +69,7 @@ impl Loaded {
             versions: self.versions,
             aliases: self.aliases,
             event_invokes: self.event_invokes,
+            policies: self.policies,
             at: self.at,
             live,
         }
@@ -137,6 +141,12 @@ impl Registry {
                 remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
             }
         }
+        for (key, entry) in self.scan(keys::POLICIES).await? {
+            if !read_policy(&key, &entry, &mut functions)? {
+                let (account, name, _) = subject::<3>(&key, keys::POLICIES)?;
+                remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
+            }
+        }
         self.tidy(remnants).await;
         Ok(functions.into_values().collect())
     }
@@ -164,6 +174,9 @@ impl Registry {
         }
         for (key, entry) in self.scan(&format!("{}{below}", keys::EVENT_INVOKES)).await? {
             read_event_invoke(&key, &entry, &mut functions)?;
+        }
+        for (key, entry) in self.scan(&format!("{}{below}", keys::POLICIES)).await? {
+            read_policy(&key, &entry, &mut functions)?;
         }
         Ok(functions.into_values().next())
     }
@@ -265,6 +278,7 @@ fn read_function(key: &Key, entry: &Entry) -> Result<Loaded, LoadError> {
         versions: BTreeMap::new(),
         aliases: BTreeMap::new(),
         event_invokes: BTreeMap::new(),
+        policies: BTreeMap::new(),
         at: entry.version,
     })
 }
@@ -326,5 +340,20 @@ fn read_event_invoke(key: &Key, entry: &Entry, functions: &mut Loading) -> Resul
             at: entry.version,
         },
     );
+    Ok(true)
+}
+
+/// Adds to its function who else may use a qualifier; `false` if there is no such function.
+fn read_policy(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool, LoadError> {
+    let (account, name, [_, _, qualifier]) = subject::<3>(key, keys::POLICIES)?;
+    let Some(function) = functions.get_mut(&(account.clone(), name.clone())) else {
+        return Ok(false);
+    };
+    let record: PolicyRecord = read(key, entry)?;
+    let policy = record
+        .into_model(account, name, &qualifier)
+        .map_err(|source| damaged(key, source))?;
+    let at = entry.version;
+    function.policies.insert(qualifier, PolicyEntry { policy, at });
     Ok(true)
 }

@@ -2,20 +2,24 @@
 //!
 //! A field's name and a format's number never change their meaning; a new field has a default.
 
+mod access_key;
 mod alias;
 mod audit;
 mod configuration;
 mod event_invoke;
 mod function;
 mod mapping;
+mod policy;
 mod retired;
 mod version;
 
+pub(super) use access_key::AccessKeyRecord;
 pub(super) use alias::AliasRecord;
 pub(super) use audit::AuditRecord;
 pub(super) use event_invoke::EventInvokeRecord;
 pub(super) use function::FunctionRecord;
 pub(super) use mapping::MappingRecord;
+pub(super) use policy::PolicyRecord;
 pub(super) use retired::RetiredRecord;
 pub(super) use version::VersionRecord;
 

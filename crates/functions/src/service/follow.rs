@@ -21,8 +21,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// The node that made a change settles it. Another does so after this time: it has died.
 const SETTLE_AFTER: Duration = Duration::from_secs(60);
 
-/// The versions of a function's records: its own, then those of its versions and aliases by name.
-type Versions = (StoreVersion, Vec<StoreVersion>, Vec<StoreVersion>);
+/// The versions of a function's records: its own, then those of its versions, aliases, configurations of events
+/// and policies, each by name.
+type Versions = (StoreVersion, [Vec<StoreVersion>; 4]);
 
 /// Follows for as long as the service lives.
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -109,11 +110,15 @@ impl Inner {
 fn of_loaded(loaded: &Loaded) -> Versions {
     let versions = loaded.versions.values().map(|version| version.at).collect();
     let aliases = loaded.aliases.values().map(|alias| alias.at).collect();
-    (loaded.at, versions, aliases)
+    let event_invokes = loaded.event_invokes.values().map(|config| config.at).collect();
+    let policies = loaded.policies.values().map(|policy| policy.at).collect();
+    (loaded.at, [versions, aliases, event_invokes, policies])
 }
 
 fn of_entry(entry: &FunctionEntry) -> Versions {
     let versions = entry.versions.values().map(|version| version.at).collect();
     let aliases = entry.aliases.values().map(|alias| alias.at).collect();
-    (entry.at, versions, aliases)
+    let event_invokes = entry.event_invokes.values().map(|config| config.at).collect();
+    let policies = entry.policies.values().map(|policy| policy.at).collect();
+    (entry.at, [versions, aliases, event_invokes, policies])
 }

@@ -14,11 +14,14 @@ use crate::model::events::{
 };
 use crate::model::{
     AccountUsage, Alias, Caller, Configuration, CreateAlias, CreateFunction, FunctionView, Page, PageRequest,
-    PublishVersion, UpdateAlias, UpdateCode, UpdateConfiguration,
+    PublishVersion, ResourcePolicy, UpdateAlias, UpdateCode, UpdateConfiguration,
 };
 use crate::name::{AliasName, FunctionName, FunctionRef, Qualifier, Version};
 use crate::operations::tags::Edit;
-use crate::operations::{aliases, concurrency, create, delete, event_invoke, list, mappings, publish, tags, update};
+use crate::operations::{
+    aliases, concurrency, create, delete, event_invoke, list, mappings, policies, publish, tags, update,
+};
+use crate::policy::{Grant, Statement, UrlAuth};
 
 /// A cheap handle, cloned into every connection.
 #[derive(Clone)]
@@ -304,6 +307,77 @@ impl Handle {
         page: &PageRequest,
     ) -> Result<Page<Mapping>, Error> {
         mappings::list(&self.0, caller, filter, page)
+    }
+
+    /// Lets others use the function, version or alias; `revision` is that of the policy the caller knows.
+    pub async fn add_permission(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        grant: Grant,
+        revision: Option<String>,
+    ) -> Result<Statement, Error> {
+        let (inner, caller, target) = (self.0.clone(), caller.clone(), target.clone());
+        self.finish(policies::add(inner, caller, target, (grant, revision)))
+            .await
+    }
+
+    /// Takes one statement out of the policy; with the last one the policy goes.
+    pub async fn remove_permission(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        sid: &str,
+        revision: Option<String>,
+    ) -> Result<(), Error> {
+        let (inner, caller, target) = (self.0.clone(), caller.clone(), target.clone());
+        self.finish(policies::remove(inner, caller, target, (sid.to_owned(), revision)))
+            .await
+    }
+
+    pub fn get_policy(&self, target: &FunctionRef) -> Result<ResourcePolicy, Error> {
+        policies::get(&self.0, target)
+    }
+
+    /// Puts a whole policy document in the place of the policy that is there.
+    pub async fn put_policy(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        document: String,
+        revision: Option<String>,
+    ) -> Result<ResourcePolicy, Error> {
+        let (inner, caller, target) = (self.0.clone(), caller.clone(), target.clone());
+        self.finish(policies::put(inner, caller, target, (document, revision)))
+            .await
+    }
+
+    pub async fn delete_policy(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        revision: Option<String>,
+    ) -> Result<(), Error> {
+        let (inner, caller, target) = (self.0.clone(), caller.clone(), target.clone());
+        self.finish(policies::delete(inner, caller, target, revision)).await
+    }
+
+    /// Whether a caller of `account` may do `action` (`InvokeFunction`, say) with the target: its owner may do all,
+    /// anybody else what the target's policy allows.
+    pub fn authorize(&self, account: &AccountId, action: &str, target: &FunctionRef) -> Result<(), Error> {
+        policies::authorize(&self.0, account, action, target)
+    }
+
+    /// Whether somebody may call the URL of the target, which is guarded by `auth`; `account` is the one whose
+    /// signature was found good, none if the request has no signature. Even where no signature is wanted the policy
+    /// must allow `InvokeFunctionUrl`, to everybody say.
+    pub fn may_invoke_url(
+        &self,
+        target: &FunctionRef,
+        account: Option<&AccountId>,
+        auth: UrlAuth,
+    ) -> Result<(), Error> {
+        policies::authorize_url(&self.0, account, auth, target)
     }
 
     /// The newest bytes of the function's log, at most `bytes_max`, beginning at a line's start.

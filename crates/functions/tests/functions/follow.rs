@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_functions::model::PublishVersion;
+use bowline_functions::policy::Grant;
 use bowline_store::blob::Blobs;
 use bowline_store::{MemoryStore, Sharing, Store};
 use serde_json::json;
@@ -63,6 +64,23 @@ async fn a_change_on_one_node_is_seen_on_the_other() {
         .await
         .unwrap();
     until(&first, "f:1", |said| said == "two").await;
+    let grant = Grant {
+        statement_id: "s".to_owned(),
+        action: "lambda:InvokeFunction".to_owned(),
+        principal: "*".to_owned(),
+        ..Grant::default()
+    };
+    first
+        .handle
+        .add_permission(&caller(), &target("f"), grant, None)
+        .await
+        .unwrap();
+    let seen = tokio::time::timeout(SEEN_MAX, async {
+        while second.handle.get_policy(&target("f")).is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(seen.await.is_ok(), "the other node does not see the policy");
     first.handle.delete_function(&caller(), &target("f")).await.unwrap();
     until(&second, "f", |said| said.contains("not found")).await;
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod access;
 mod aliases;
 mod crash;
 mod events;
@@ -14,4 +15,5 @@ mod limits;
 mod logs;
 mod packages;
 mod streaming;
+mod policies;
 mod world;

@@ -10,11 +10,13 @@ use bowline_sandbox::{Runtime, SandboxKind};
 use serde_json::json;
 
 use super::*;
+use crate::access::{AccessKey, Secret};
 use crate::model::events::{
     EventInvokeConfig, EventInvokeSettings, Mapping, MappingSettings, MappingStart, MappingState,
 };
-use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, State};
+use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, ResourcePolicy, State};
 use crate::name::{FunctionRef, Version};
+use crate::policy::{Grant, Policy};
 
 /// The record is read from its golden file, and written as it.
 fn check<R: Record + PartialEq + Debug>(record: &R, golden: &str) {
@@ -137,6 +139,45 @@ fn event_invoke_configurations() {
     check(&record, include_str!("golden/event-invoke-1.json"));
     let back = record.into_model(config.account.clone(), config.function.clone(), "live");
     assert_eq!(back.unwrap(), config);
+}
+
+#[test]
+fn policies() {
+    let grant = Grant {
+        statement_id: "partner".to_owned(),
+        action: "lambda:InvokeFunction".to_owned(),
+        principal: "111122223333".to_owned(),
+        source_arn: Some("arn:aws:s3:::uploads".to_owned()),
+        ..Grant::default()
+    };
+    let mut policy = Policy::empty();
+    let resource = "arn:aws:lambda:us-east-1:000000000000:function:f:live";
+    policy.statements.push(grant.statement(resource).unwrap());
+    let model = ResourcePolicy {
+        account: AccountId::default_account(),
+        function: "f".parse().unwrap(),
+        qualifier: "live".parse().unwrap(),
+        policy,
+        revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+    };
+    let record = PolicyRecord::from(&model);
+    check(&record, include_str!("golden/policy-1.json"));
+    let back = record.into_model(model.account.clone(), model.function.clone(), "live");
+    assert_eq!(back.unwrap(), model);
+}
+
+#[test]
+fn access_keys() {
+    let key = AccessKey {
+        id: "BOWLEXAMPLE".to_owned(),
+        account: "111122223333".parse().unwrap(),
+        secret: Secret::new("wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00"),
+        created: Timestamp::from_micros(1_795_217_079_123_456),
+    };
+    let record = AccessKeyRecord::from(&key);
+    check(&record, include_str!("golden/access-key-1.json"));
+    assert!(!format!("{record:?}").contains(key.secret.reveal()));
+    assert_eq!(record.into_model(key.id.clone()), key);
 }
 
 #[test]
