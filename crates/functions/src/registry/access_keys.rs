@@ -84,7 +84,11 @@ impl AccessKeys {
         let key = record.into_model(id.to_owned());
         let mut writes = vec![Write::Delete(at.clone())];
         writes.extend(self.audit("DeleteAccessKey", &key, (Some(&found.value), None)));
-        match self.store.commit(vec![Condition::AtVersion(at, found.version)], writes).await {
+        match self
+            .store
+            .commit(vec![Condition::AtVersion(at, found.version)], writes)
+            .await
+        {
             Ok(_) => Ok(key),
             Err(CommitError::Conflict(_)) => Err(unknown()),
             Err(error) => Err(error.into()),
@@ -92,12 +96,7 @@ impl AccessKeys {
     }
 
     /// The audit row, in the trail and on its way into the stream.
-    fn audit(
-        &self,
-        action: &str,
-        key: &AccessKey,
-        (before, after): (Option<&Bytes>, Option<&Bytes>),
-    ) -> [Write; 2] {
+    fn audit(&self, action: &str, key: &AccessKey, (before, after): (Option<&Bytes>, Option<&Bytes>)) -> [Write; 2] {
         let at = self.clock.now();
         let record = AuditRecord {
             account: key.account.clone(),

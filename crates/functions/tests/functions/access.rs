@@ -15,7 +15,7 @@ async fn keys_are_made_kept_and_removed_each_with_an_audit_row() {
     assert_eq!(keys.list().await.unwrap(), []);
     let made = keys.create("111122223333".parse().unwrap()).await.unwrap();
     let other = AccessKeys::new(Arc::clone(&world.store), Clock::system(), Entropy::system());
-    assert_eq!(other.list().await.unwrap(), [made.clone()]);
+    assert_eq!(other.list().await.unwrap(), vec![made.clone()]);
     let subject = format!("111122223333/access-key/{}", made.id);
     other.remove(&made.id).await.unwrap();
     assert_eq!(keys.list().await.unwrap(), []);

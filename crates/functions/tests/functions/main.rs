@@ -14,6 +14,6 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod packages;
-mod streaming;
 mod policies;
+mod streaming;
 mod world;
