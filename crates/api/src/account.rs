@@ -1,8 +1,7 @@
-//! Which account a request names, where signatures are not looked at.
+//! Which account a request speaks for.
 //!
-//! A node on loopback without access keys takes an access key of twelve digits for the account.
-
-use std::borrow::Cow;
+//! Signatures are not verified: the node listens on loopback. An access key of twelve digits names the
+//! account; any other key, or none, means the default account.
 
 use bowline_foundation::id::AccountId;
 use http::HeaderMap;
@@ -10,17 +9,16 @@ use http::header::AUTHORIZATION;
 
 use crate::route::Query;
 
-/// The credential in the headers or in a presigned query.
-pub fn credential<'a>(headers: &'a HeaderMap, query: Query<'a>) -> Option<Cow<'a, str>> {
+/// The account that the credential in the headers or in a presigned query names.
+pub fn named(headers: &HeaderMap, query: Query<'_>) -> Option<AccountId> {
     if let Some(header) = headers.get(AUTHORIZATION) {
         let (_, credential) = header.to_str().ok()?.split_once("Credential=")?;
-        return Some(Cow::Borrowed(credential));
+        return access_key(credential);
     }
-    query.get("X-Amz-Credential")
+    access_key(&query.get("X-Amz-Credential")?)
 }
 
-/// The account that a credential names.
-pub fn of(credential: &str) -> Option<AccountId> {
+fn access_key(credential: &str) -> Option<AccountId> {
     let (key, _scope) = credential.split_once('/')?;
     key.trim().parse().ok()
 }
@@ -38,8 +36,8 @@ mod tests {
             headers.insert(AUTHORIZATION, HeaderValue::from_str(value).expect("an ASCII value"));
         }
         let query = route::resolve("GET", path).expect("a known path").query;
-        let found = credential(&headers, query).and_then(|credential| of(&credential));
-        assert_eq!(found.map(|account| account.to_string()).as_deref(), expected);
+        let found = named(&headers, query).map(|account| account.to_string());
+        assert_eq!(found.as_deref(), expected);
     }
 
     #[test]
