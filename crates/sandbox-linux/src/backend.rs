@@ -11,18 +11,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy::Entropy;
 use bowline_foundation::limits::PROCESSES_MAX;
 use bowline_sandbox::{
     Backend, CreateError, FunctionError, LogSink, PrepareError, Runtime, Sandbox, SandboxKind, VersionSpec,
 };
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::cell::{Cell, CellError, CellPlan, Command, Exit, Furnishing, ReadOnlyBind, Spawner, Start};
+use crate::cell::{Cell, CellError, CellPlan, Command, Furnishing, ReadOnlyBind, Spawner, Start};
 use crate::clients::{self, NODE_CLIENT, PYTHON_CLIENT, RUNTIME_DIR};
 use crate::interpreter::{self, Interpreter};
-use crate::linux_sandbox::{LinuxSandbox, cpu_millis, exit_error};
+use crate::linux_sandbox::{Departure, LinuxSandbox, Surroundings, cell_error, cpu_millis};
 use crate::output::Output;
 use crate::pool::{Pool, WarmCell};
 
@@ -43,6 +45,8 @@ const EARLY_PREFIXES: [&str; 9] = [
 pub struct Options {
     /// The time.
     pub clock: Clock,
+    /// Where the identifiers of extensions come from.
+    pub entropy: Entropy,
     /// A private folder for the runtime clients.
     pub state_dir: PathBuf,
     /// Makes the cells. [`Backend::shut_down`] ends it.
@@ -58,6 +62,7 @@ impl Options {
     pub fn new(clock: Clock, state_dir: PathBuf, spawner: Spawner) -> Self {
         Self {
             clock,
+            entropy: Entropy::system(),
             state_dir,
             spawner,
             warm_cells: 2,
@@ -69,8 +74,11 @@ impl Options {
 /// Makes Linux sandboxes.
 pub struct LinuxBackend {
     clock: Clock,
+    entropy: Entropy,
     spawner: Spawner,
     log_bytes_max: usize,
+    /// Has a receiver for each sandbox that is ending and takes a while over it.
+    endings: Arc<watch::Sender<()>>,
     runtime_dir: PathBuf,
     pool: Pool,
     /// The interpreters that were found; what is missing is looked for again.
@@ -102,6 +110,8 @@ impl LinuxBackend {
     pub fn new(options: Options) -> io::Result<Self> {
         Ok(Self {
             clock: options.clock,
+            entropy: options.entropy,
+            endings: Arc::new(watch::Sender::new(())),
             pool: Pool::new(options.spawner.clone(), options.warm_cells),
             spawner: options.spawner,
             log_bytes_max: options.log_bytes_max,
@@ -169,29 +179,36 @@ impl LinuxBackend {
 
     async fn start(
         &self,
-        version: &VersionSpec,
-        recipe: &Recipe,
+        version: &Arc<VersionSpec>,
+        recipe: Recipe,
         log: Arc<dyn LogSink>,
     ) -> Result<LinuxSandbox, CreateError> {
-        let WarmCell { mut cell, mut control } = self.take_cell(recipe).await.map_err(of_cell(version))?;
+        let of_cell = |error| cell_error(error, version.memory);
+        let WarmCell { mut cell, control } = self.take_cell(&recipe).await.map_err(of_cell)?;
         // The output is attached first: what goes wrong from here on may be told there.
-        let output = Output::new(cell.take_output(), log, self.log_bytes_max);
-        let begun = match output {
-            Ok(output) => begin(&mut cell, &mut control, version, recipe).await.map(|()| output),
+        let output = Output::new(cell.take_output(), log.clone(), self.log_bytes_max);
+        let furnished = match output {
+            Ok(output) => furnish(&mut cell, version).await.map(|()| output),
             Err(error) => Err(CreateError::Backend(error)),
         };
-        let made = match begun {
-            Ok(output) => LinuxSandbox::new(cell, output, self.clock.clone(), version.memory),
+        let departure = departure(&recipe, control, version);
+        let context = Surroundings {
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            spec: version.clone(),
+            environment: recipe.environment,
+            log,
+            log_bytes_max: self.log_bytes_max,
+            endings: self.endings.clone(),
+        };
+        match furnished {
+            Ok(output) => {
+                let sandbox = LinuxSandbox::new(cell, output, context).map_err(CreateError::Backend)?;
+                sandbox.initialise(departure).await
+            }
             Err(error) => {
                 cell.destroy().await;
-                return Err(error);
-            }
-        };
-        match made {
-            Ok(sandbox) => sandbox.initialise().await,
-            Err((cell, error)) => {
-                cell.destroy().await;
-                Err(CreateError::Backend(error))
+                Err(error)
             }
         }
     }
@@ -226,24 +243,20 @@ impl Backend for LinuxBackend {
             PrepareError::Backend(error) => CreateError::Backend(error),
             other => CreateError::Init(FunctionError::new("Runtime.InvalidEntrypoint", &other.to_string())),
         })?;
-        let sandbox = self.start(&version, &recipe, log).await;
-        self.pool.refill(&recipe.name, REFILL_DELAY);
+        let name = recipe.name.clone();
+        let sandbox = self.start(&version, recipe, log).await;
+        self.pool.refill(&name, REFILL_DELAY);
         Ok(Box::new(sandbox?))
     }
 
     async fn shut_down(&self) {
         self.pool.close().await;
+        self.endings.closed().await;
         self.spawner.shut_down().await;
     }
 }
 
-/// Furnishes a cell and sets its guest going.
-async fn begin(
-    cell: &mut Cell,
-    control: &mut tokio::net::UnixStream,
-    version: &VersionSpec,
-    recipe: &Recipe,
-) -> Result<(), CreateError> {
+async fn furnish(cell: &mut Cell, version: &VersionSpec) -> Result<(), CreateError> {
     let furnishing = Furnishing {
         code: version.code.path.clone(),
         layers: version.layers.as_ref().map(|layers| layers.path.clone()),
@@ -252,18 +265,14 @@ async fn begin(
         cpu_millis: cpu_millis(version.memory),
         pids: PROCESSES_MAX,
     };
-    cell.furnish(furnishing).await.map_err(of_cell(version))?;
+    let furnished = cell.furnish(furnishing).await;
+    furnished.map_err(|error| cell_error(error, version.memory))
+}
+
+/// How the guest of a furnished cell is set going.
+fn departure(recipe: &Recipe, control: UnixStream, version: &VersionSpec) -> Departure {
     match recipe.plan.start {
-        Start::Later => {
-            let exec = cell.exec(bootstrap_command(&recipe.environment)).await;
-            exec.map_err(|error| match error {
-                CellError::Step { source, .. } => {
-                    let message = format!("Error: fork/exec {BOOTSTRAP}: {source}");
-                    CreateError::Init(FunctionError::new("Runtime.InvalidEntrypoint", &message))
-                }
-                other => of_cell(version)(other),
-            })
-        }
+        Start::Later => Departure::Exec(bootstrap_command(&recipe.environment)),
         Start::Now(_) => {
             let orders = Orders {
                 environment: &recipe.environment,
@@ -271,21 +280,8 @@ async fn begin(
             };
             let mut orders = serde_json::to_vec(&orders).expect("texts always serialise");
             orders.push(b'\n');
-            // If the interpreter is gone already, the waiting for it says so better.
-            let _ = control.write_all(&orders).await;
-            Ok(())
+            Departure::Orders(control, orders)
         }
-    }
-}
-
-fn of_cell(version: &VersionSpec) -> impl Fn(CellError) -> CreateError {
-    let memory = version.memory;
-    move |error| match error {
-        CellError::Ended(status) => {
-            let out_of_memory = false;
-            CreateError::Init(exit_error(None, Exit { status, out_of_memory }, memory))
-        }
-        other => CreateError::Backend(io::Error::other(other)),
     }
 }
 

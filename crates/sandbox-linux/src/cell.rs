@@ -9,13 +9,15 @@
 //! ```
 //!
 //! A cell's life: [`Spawner::create`] → [`Cell::furnish`] (code, `/tmp`, limits) → [`Cell::exec`] (only
-//! if it was not started with a command) → [`Cell::try_exit`] → [`Cell::destroy`]. Dropping a [`Cell`],
+//! if it was not started with a command) → [`Cell::try_exit`] → [`Cell::destroy`]. Other programs may be
+//! started beside the guest ([`Cell::accompany`]); the cell then ends with the last of them. Dropping a [`Cell`],
 //! or a future that makes one, destroys it too, without waiting.
 
 mod cgroup;
 mod channel;
 mod identity;
 mod init;
+mod lender;
 mod link;
 mod root;
 mod seccomp;
@@ -30,12 +32,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bowline_foundation::units::Mebibytes;
 use rustix::pipe::PipeFlags;
 
 use channel::{Channel, Gauges};
+pub use lender::Lender;
 use link::Link;
 use wire::{Limits, Order, Reply, Request};
 
@@ -211,7 +215,13 @@ pub struct Cell {
     output: Option<OwnedFd>,
     control: Option<OwnedFd>,
     ended: Option<ExitStatus>,
+    companions: Vec<OsString>,
+    /// Ends of companions that nobody has asked for yet.
+    companions_ended: Vec<(usize, ExitStatus)>,
 }
+
+/// The folder of programs that [`Cell::accompany`] may start: an absolute path inside the cell.
+pub const COMPANIONS_DIR: &str = wire::COMPANIONS_DIR;
 
 /// How a cell competes for the processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,6 +298,8 @@ impl Spawner {
             output: Some(ends.output),
             control: Some(ends.control),
             ended,
+            companions: Vec::new(),
+            companions_ended: Vec::new(),
         })
     }
 
@@ -366,23 +378,96 @@ impl Cell {
             .link
             .send(&request, Vec::new())
             .map_err(failed("request furnishing"))?;
-        self.expect(|reply| matches!(reply, Reply::Furnished)).await
+        match self.expect(|reply| matches!(reply, Reply::Furnished { .. })).await? {
+            Reply::Furnished { companions } => {
+                self.companions = companions.into_iter().map(|name| name.0).collect();
+            }
+            other => return Err(refusal(other)),
+        }
+        Ok(())
+    }
+
+    /// The names of the programs in [`COMPANIONS_DIR`], in order; known once the cell is furnished.
+    pub fn companions(&self) -> &[OsString] {
+        &self.companions
     }
 
     /// Executes the program, for a cell with [`Start::Later`]; returns once `execve` succeeded or failed.
     pub async fn exec(&mut self, command: Command) -> Result<(), CellError> {
         let order = Order::Exec(command.into());
         self.place.channel.order(&order).map_err(failed("request execution"))?;
-        self.expect(|reply| matches!(reply, Reply::Running)).await
+        self.expect(|reply| matches!(reply, Reply::Running)).await.map(|_| ())
     }
 
-    async fn expect(&mut self, wanted: impl Fn(&Reply) -> bool) -> Result<(), CellError> {
+    /// Executes a program beside the guest, which prints to `output` (a pipe's write end); returns once
+    /// `execve` succeeded or failed. The cell then lives until the guest and all its companions ended.
+    pub async fn accompany(&mut self, command: Command, output: OwnedFd) -> Result<(), CellError> {
+        let order = Order::Accompany(command.into());
+        let sent = self.place.channel.order_with(&order, &[output.as_fd()]);
+        sent.map_err(failed("request execution"))?;
+        self.expect(|reply| matches!(reply, Reply::Running)).await.map(|_| ())
+    }
+
+    /// Sends a signal to the guest's process group, or to that of a companion, counted from zero in the
+    /// order of starting. Nothing happens if it has ended.
+    pub fn signal(&self, companion: Option<usize>, signal: i32) -> io::Result<()> {
+        self.place.channel.order(&Order::Signal { companion, signal })
+    }
+
+    /// Where sockets of the cell's network can be had. At most once.
+    pub fn lender(&self) -> io::Result<Lender> {
+        let (ours, theirs) = wire::pair()?;
+        self.place.channel.order_with(&Order::Lend, &[theirs.as_fd()])?;
+        Ok(Lender::new(Channel::new(ours)?))
+    }
+
+    /// Waits for the end of the guest or of a companion that was not told of yet.
+    pub fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let known = self.ended.is_some();
+            match self.place.channel.poll_next(cx) {
+                Poll::Ready(Some(reply)) => self.note(&reply),
+                // The end of the cell itself shows at its pidfd.
+                Poll::Ready(_) | Poll::Pending if self.companions_ended.is_empty() => return Poll::Pending,
+                Poll::Ready(_) | Poll::Pending => return Poll::Ready(()),
+            }
+            if self.ended.is_some() != known {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Whether the guest is known to have ended; asks nobody.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// The ends of companions since this was asked last.
+    pub fn take_companions_ended(&mut self) -> Vec<(usize, ExitStatus)> {
+        std::mem::take(&mut self.companions_ended)
+    }
+
+    fn note(&mut self, reply: &Reply) {
+        match *reply {
+            Reply::Ended { code, signal } if self.ended.is_none() => self.ended = Some(exit_status(code, signal)),
+            Reply::CompanionEnded { number, code, signal } => {
+                self.companions_ended.push((number, exit_status(code, signal)));
+            }
+            _ => {}
+        }
+    }
+
+    async fn expect(&mut self, wanted: impl Fn(&Reply) -> bool) -> Result<Reply, CellError> {
         if let Some(status) = self.ended {
             return Err(CellError::Ended(status));
         }
-        let (reply, _) = self.place.channel.next().await?;
+        let mut reply = self.place.channel.next().await?.0;
+        while matches!(reply, Reply::CompanionEnded { .. }) {
+            self.note(&reply);
+            reply = self.place.channel.next().await?.0;
+        }
         if wanted(&reply) {
-            return Ok(());
+            return Ok(reply);
         }
         let refusal = refusal(reply);
         if let CellError::Ended(status) = refusal {
@@ -424,9 +509,7 @@ impl Cell {
     pub fn try_exit(&mut self) -> Option<Exit> {
         while self.ended.is_none() {
             let (reply, _) = self.place.channel.try_next()?;
-            if let Reply::Ended { code, signal } = reply {
-                self.ended = Some(exit_status(code, signal));
-            }
+            self.note(&reply);
         }
         self.ended.map(|status| Exit {
             status,

@@ -12,6 +12,7 @@ mod linux_sandbox;
 mod output;
 mod pool;
 pub mod runtime_api;
+mod telemetry;
 mod watch;
 
 pub use backend::{LinuxBackend, Options};

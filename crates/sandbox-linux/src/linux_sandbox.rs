@@ -1,25 +1,37 @@
 //! One sandbox: a cell, its Runtime API, its output, and the waiting for all of them at once.
 
+mod company;
+mod shutdown;
+
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_foundation::clock::Clock;
+use bowline_foundation::clock::{Clock, Monotonic, Timestamp};
+use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::{INIT_SECONDS_MAX, SYNC_PAYLOAD_BYTES_MAX};
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{CreateError, Deadline, FunctionError, Invocation, Outcome, Report, Sandbox, Usage};
+use bowline_sandbox::{
+    CreateError, Deadline, FunctionError, Invocation, LogSink, Outcome, Report, Sandbox, Usage, VersionSpec,
+};
+use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch as channel;
 
-use crate::cell::{Cell, Claim, Exit, ExitStatus};
+use crate::cell::{Cell, CellError, Claim, Command, Exit, ExitStatus};
 use crate::output::Output;
-use crate::runtime_api::{Answer, Ready, Server};
+use crate::runtime_api::{About, Answer, Ready, Server};
 use crate::watch;
+use company::{Company, News};
+use shutdown::Reason;
 
 /// An invocation that takes longer competes no more with what is short: it gets the processor time that
 /// others leave. Longer than most invocations, shorter than what a neighbour would notice often.
@@ -30,15 +42,42 @@ const INIT_CLAIM_MAX: Duration = Duration::from_millis(500);
 /// The memory at which Lambda gives one whole processor.
 const MEMORY_PER_PROCESSOR: Mebibytes = Mebibytes(1769);
 
+/// What a sandbox knows of the world and of its function.
+pub(crate) struct Surroundings {
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) spec: Arc<VersionSpec>,
+    /// What the runtime gets, and most of it the extensions too.
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) log: Arc<dyn LogSink>,
+    pub(crate) log_bytes_max: usize,
+    /// Subscribed to by each sandbox whose end takes a while.
+    pub(crate) endings: Arc<channel::Sender<()>>,
+}
+
+/// How the runtime is set going.
+pub(crate) enum Departure {
+    /// The program is executed.
+    Exec(Command),
+    /// A program that waits is told what to become.
+    Orders(UnixStream, Vec<u8>),
+}
+
 /// A sandbox that is initialised, or about to be.
 pub(crate) struct LinuxSandbox {
     cell: Cell,
     server: Server,
     output: Output,
-    /// Becomes readable when the guest is gone.
+    /// Becomes readable when the guest is gone, and its companions too.
     death: AsyncFd<OwnedFd>,
-    clock: Clock,
-    memory: Mebibytes,
+    context: Surroundings,
+    company: Company,
+    begun_at: Timestamp,
+    runtime_started: bool,
+    /// Of the last invocation.
+    deadline: Monotonic,
+    /// Why it will end, if it ends now.
+    reason: Reason,
     /// Processor time up to the last report.
     cpu_reported: Duration,
     frozen: bool,
@@ -49,48 +88,119 @@ enum End<T> {
     Done(T),
     Died,
     TimedOut,
+    /// An extension failed.
+    ExtensionFailed,
     Broken(io::Error),
 }
 
 impl LinuxSandbox {
-    /// Makes a sandbox of a cell that is furnished and whose program runs or is about to.
-    pub(crate) fn new(
-        mut cell: Cell,
-        output: Output,
-        clock: Clock,
-        memory: Mebibytes,
-    ) -> Result<Self, (Cell, io::Error)> {
-        match attach(&mut cell) {
-            Ok((server, death)) => Ok(Self {
-                cell,
-                server,
-                output,
-                death,
-                clock,
-                memory,
-                cpu_reported: Duration::ZERO,
-                frozen: false,
-            }),
-            Err(error) => Err((cell, error)),
+    /// Makes a sandbox of a cell that is furnished.
+    pub(crate) fn new(mut cell: Cell, output: Output, context: Surroundings) -> io::Result<Self> {
+        let (server, death) = attach(&mut cell, &context)?;
+        Ok(Self {
+            cell,
+            server,
+            output,
+            death,
+            company: Company::default(),
+            begun_at: context.clock.now(),
+            runtime_started: false,
+            deadline: Monotonic::default(),
+            reason: Reason::Spindown,
+            context,
+            cpu_reported: Duration::ZERO,
+            frozen: false,
+        })
+    }
+
+    /// Starts the extensions and the runtime, and waits until all of them ask for their first event; a
+    /// sandbox that fails is destroyed.
+    pub(crate) async fn initialise(mut self, departure: Departure) -> Result<Self, CreateError> {
+        let begun = self.context.clock.monotonic();
+        let brought_up = self.bring_up(departure, begun).await;
+        self.output.drain();
+        self.company.drain();
+        let error_type = match &brought_up {
+            Ok(()) => None,
+            Err(CreateError::Init(error)) => Some(error.error_type.as_str()),
+            Err(_) => Some("Sandbox.Failure"),
+        };
+        let took = self.context.clock.monotonic().since(begun);
+        self.company_initialised(error_type, took);
+        if let Err(error) = brought_up {
+            // What it says in its last moments often tells why.
+            self.drain_last_words().await;
+            self.give_up().await;
+            return Err(error);
+        }
+        Ok(self)
+    }
+
+    async fn bring_up(&mut self, departure: Departure, begun: Monotonic) -> Result<(), CreateError> {
+        let limit = Duration::from_secs(u64::from(INIT_SECONDS_MAX));
+        if !self.cell.companions().is_empty() {
+            self.launch_extensions().await?;
+            match self.wait(limit, Server::poll_registered).await {
+                End::Done(()) => {}
+                other => return Err(self.not_initialised(other, limit)),
+            }
+        }
+        // The interpreter may still be on its way to the place where it reads its orders.
+        let _control = self.set_going(departure).await?;
+        let left = limit.saturating_sub(self.context.clock.monotonic().since(begun));
+        match self.wait_yielding(INIT_CLAIM_MAX, left, Server::poll_ready).await {
+            End::Done(Ready::Idle) => Ok(()),
+            End::Done(Ready::Failed(error)) => Err(CreateError::Init(error)),
+            other => Err(self.not_initialised(other, limit)),
         }
     }
 
-    /// Waits until the function asks for its first event; a sandbox that fails is destroyed.
-    pub(crate) async fn initialise(mut self) -> Result<Self, CreateError> {
-        let limit = Duration::from_secs(u64::from(INIT_SECONDS_MAX));
-        let end = self.wait_yielding(INIT_CLAIM_MAX, limit, Server::poll_ready).await;
-        self.output.drain();
-        let error = match end {
-            End::Done(Ready::Idle) => return Ok(self),
-            End::Done(Ready::Failed(error)) => CreateError::Init(error),
-            End::TimedOut => CreateError::Init(init_timed_out(limit)),
-            End::Died => CreateError::Init(self.exit_error(None)),
+    fn not_initialised<T>(&mut self, end: End<T>, limit: Duration) -> CreateError {
+        match end {
+            End::TimedOut => CreateError::Init(init_timed_out(limit, &self.unready())),
+            End::ExtensionFailed => self.extension_failed(),
             End::Broken(error) => CreateError::Backend(error),
-        };
-        // What it says in its last moments often tells why.
-        self.drain_last_words().await;
-        self.cell.destroy().await;
-        Err(error)
+            End::Died | End::Done(_) => CreateError::Init(self.exit_error(None)),
+        }
+    }
+
+    /// Sets the runtime going. What it is told must not be dropped before it has listened.
+    async fn set_going(&mut self, departure: Departure) -> Result<Option<UnixStream>, CreateError> {
+        self.runtime_started = true;
+        match departure {
+            Departure::Exec(command) => {
+                let program = command.argv.first().cloned().unwrap_or_default();
+                self.cell.exec(command).await.map_err(|error| match error {
+                    CellError::Step { source, .. } => {
+                        let message = format!("Error: fork/exec {}: {source}", program.to_string_lossy());
+                        CreateError::Init(FunctionError::new("Runtime.InvalidEntrypoint", &message))
+                    }
+                    other => self.of_cell(other),
+                })?;
+                Ok(None)
+            }
+            Departure::Orders(mut control, orders) => {
+                // If the interpreter is gone already, the waiting for it says so better.
+                let _ = control.write_all(&orders).await;
+                Ok(Some(control))
+            }
+        }
+    }
+
+    fn of_cell(&self, error: CellError) -> CreateError {
+        cell_error(error, self.context.spec.memory)
+    }
+
+    /// Ends a sandbox that could not be initialised. Extensions may finish, but nobody waits for them.
+    async fn give_up(mut self) {
+        self.reason = Reason::Failure;
+        if self.has_external().is_none() {
+            return self.cell.destroy().await;
+        }
+        tokio::spawn(async move {
+            self.shut_down().await;
+            self.cell.destroy().await;
+        });
     }
 
     /// A program that said why it cannot be initialised ends by itself at once.
@@ -112,10 +222,13 @@ impl LinuxSandbox {
                 return Poll::Ready(done.map_or_else(End::Broken, End::Done));
             }
             self.output.poll_drain(cx);
-            if self.death.poll_read_ready(cx).is_ready() {
+            let news = self.poll_company(cx);
+            let died = matches!(news, Poll::Ready(News::RuntimeEnded)) || self.death.poll_read_ready(cx).is_ready();
+            if died || news.is_ready() {
                 // It may have answered before it died.
                 return Poll::Ready(match poll(&mut self.server, cx) {
                     Poll::Ready(Ok(done)) => End::Done(done),
+                    _ if matches!(news, Poll::Ready(News::Failed)) => End::ExtensionFailed,
                     _ => End::Died,
                 });
             }
@@ -130,7 +243,7 @@ impl LinuxSandbox {
             status: ExitStatus::Signal(libc::SIGKILL),
             out_of_memory: false,
         });
-        exit_error(request_id, exit, self.memory)
+        exit_error(request_id, exit, self.context.spec.memory)
     }
 
     fn usage_since(&mut self, duration: Duration) -> Usage {
@@ -157,24 +270,35 @@ impl LinuxSandbox {
         }
         self.cell.set_claim(Claim::Leftover);
         let end = self.wait(limit - claim, poll).await;
-        let cpu_millis = cpu_millis(self.memory);
+        let cpu_millis = cpu_millis(self.context.spec.memory);
         self.cell.set_claim(Claim::Full { cpu_millis });
         end
     }
 
+    /// Lets a sandbox that stands still move again.
+    fn wake(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.frozen) {
+            self.cell.thaw()?;
+            if let Some(hub) = self.company.hub() {
+                hub.resume();
+            }
+        }
+        Ok(())
+    }
+
     async fn run(&mut self, invocation: Invocation) -> (Outcome, bool) {
-        if std::mem::take(&mut self.frozen)
-            && let Err(error) = self.cell.thaw()
-        {
+        if let Err(error) = self.wake() {
             return (Outcome::Broken(format!("sandbox could not be thawed: {error}")), false);
         }
         let id = invocation.request_id;
         let deadline = invocation.deadline;
         self.output.begin();
+        self.company.begin();
+        self.deadline = deadline.monotonic;
         if !self.server.start(invocation) {
             return (Outcome::Broken("sandbox is not ready for an event".to_owned()), false);
         }
-        let left = deadline.monotonic.since(self.clock.monotonic());
+        let left = deadline.monotonic.since(self.context.clock.monotonic());
         let end = self.wait_yielding(INVOKE_CLAIM_MAX, left, Server::poll_answer).await;
         self.output.drain();
         match end {
@@ -185,18 +309,40 @@ impl LinuxSandbox {
                 let error = FunctionError::response_too_large(bytes, SYNC_PAYLOAD_BYTES_MAX);
                 (Outcome::Failed(error), false)
             }
-            End::TimedOut => (Outcome::Failed(FunctionError::timed_out(id, deadline.budget)), false),
+            End::TimedOut => {
+                self.reason = Reason::Timeout;
+                (Outcome::Failed(FunctionError::timed_out(id, deadline.budget)), false)
+            }
+            End::ExtensionFailed => {
+                let error = self.server.extension_failure(Some(id));
+                let unknown = || FunctionError::new("Extension.Crash", "an extension failed");
+                (Outcome::Failed(error.unwrap_or_else(unknown)), false)
+            }
             End::Died => (Outcome::Failed(self.exit_error(Some(id))), false),
             End::Broken(error) => (Outcome::Broken(format!("runtime API failed: {error}")), false),
         }
     }
 }
 
-fn attach(cell: &mut Cell) -> io::Result<(Server, AsyncFd<OwnedFd>)> {
+fn attach(cell: &mut Cell, context: &Surroundings) -> io::Result<(Server, AsyncFd<OwnedFd>)> {
     let listener = std::net::TcpListener::from(cell.take_listener());
-    let server = Server::new(TcpListener::from_std(listener)?);
+    let server = Server::new(TcpListener::from_std(listener)?).with_extensions(About {
+        spec: context.spec.clone(),
+        entropy: context.entropy.clone(),
+    });
     let death = watch::readable(cell.pidfd().try_clone_to_owned()?)?;
     Ok((server, death))
+}
+
+/// What an error of a cell means for a version that is being initialised.
+pub(crate) fn cell_error(error: CellError, memory: Mebibytes) -> CreateError {
+    match error {
+        CellError::Ended(status) => {
+            let out_of_memory = false;
+            CreateError::Init(exit_error(None, Exit { status, out_of_memory }, memory))
+        }
+        other => CreateError::Backend(io::Error::other(other)),
+    }
 }
 
 /// The error of a guest that ended as `exit` says, in Lambda's words.
@@ -221,9 +367,14 @@ pub(crate) fn exit_error(request_id: Option<RequestId>, exit: Exit, memory: Mebi
     }
 }
 
-fn init_timed_out(limit: Duration) -> FunctionError {
+/// The error of an initialisation in which the runtime, or these extensions, never asked for an event.
+fn init_timed_out(limit: Duration, extensions: &[String]) -> FunctionError {
+    let who = match extensions {
+        [] => "the runtime".to_owned(),
+        names => format!("extension `{}`", names.join("`, `")),
+    };
     let message = format!(
-        "Error: initialisation timed out after {:.2} seconds: the runtime never asked for an event",
+        "Error: initialisation timed out after {:.2} seconds: {who} never asked for an event",
         limit.as_secs_f64()
     );
     FunctionError::new("Sandbox.Timedout", &message)
@@ -232,31 +383,65 @@ fn init_timed_out(limit: Duration) -> FunctionError {
 #[async_trait]
 impl Sandbox for LinuxSandbox {
     async fn invoke(&mut self, invocation: Invocation) -> Report {
-        let started = self.clock.monotonic();
+        let started = self.context.clock.monotonic();
         let Deadline { monotonic, budget, .. } = invocation.deadline;
+        let told = self.tell_start(&invocation, started);
         let (outcome, reusable) = self.run(invocation).await;
-        let ended = self.clock.monotonic();
+        let ended = self.context.clock.monotonic();
+        if !reusable && self.reason == Reason::Spindown {
+            self.reason = Reason::Failure;
+        }
         let mut duration = ended.since(started);
         if !reusable && ended >= monotonic {
             // It had its whole time, though a little of it passed before it was handed over.
             duration = duration.max(budget);
         }
-        Report {
+        let report = Report {
             outcome,
             usage: self.usage_since(duration),
             reusable,
+        };
+        if let Some(told) = told {
+            self.tell_done(told, &report);
         }
+        report
+    }
+
+    fn is_settled(&self) -> bool {
+        self.server.is_settled()
+    }
+
+    async fn settle(&mut self) -> bool {
+        let left = self.deadline.since(self.context.clock.monotonic());
+        let end = self.wait_yielding(INVOKE_CLAIM_MAX, left, Server::poll_settled).await;
+        self.output.drain();
+        self.company.drain();
+        let settled = matches!(end, End::Done(()));
+        if !settled {
+            self.reason = match end {
+                End::TimedOut => Reason::Timeout,
+                _ => Reason::Failure,
+            };
+        }
+        self.tell_report();
+        settled
     }
 
     fn is_alive(&mut self) -> bool {
         // What the runtime already knows of the descriptor: no system call.
         let mut cx = Context::from_waker(Waker::noop());
-        self.server.is_idle() && self.death.poll_read_ready(&mut cx).is_pending()
+        self.server.is_idle() && self.death.poll_read_ready(&mut cx).is_pending() && self.company_is_well(&mut cx)
     }
 
     async fn idle(&mut self) {
         if !self.frozen {
+            if let Some(hub) = self.company.hub() {
+                hub.pause().await;
+            }
             self.frozen = self.cell.freeze().is_ok();
+            if let (false, Some(hub)) = (self.frozen, self.company.hub()) {
+                hub.resume();
+            }
         }
     }
 
@@ -265,6 +450,7 @@ impl Sandbox for LinuxSandbox {
     }
 
     async fn destroy(mut self: Box<Self>) {
+        self.shut_down().await;
         self.output.drain();
         self.cell.destroy().await;
     }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bowline_sandbox::LogSink;
 use tokio::io::unix::AsyncFd;
 
+use crate::telemetry::Lines;
 use crate::watch;
 
 /// What one read takes.
@@ -23,6 +24,8 @@ pub(crate) struct Output {
     bytes_max: usize,
     left: usize,
     open: bool,
+    /// Who else is told, line by line.
+    lines: Option<Lines>,
 }
 
 enum Read {
@@ -40,7 +43,20 @@ impl Output {
             bytes_max,
             left: bytes_max,
             open: true,
+            lines: None,
         })
+    }
+
+    /// Tells `lines` too, from now on; `None`: nobody else.
+    pub(crate) fn tap(&mut self, lines: Option<Lines>) {
+        self.lines = lines;
+    }
+
+    /// What was printed last is all there will be of its line.
+    pub(crate) fn end_line(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            lines.end();
+        }
     }
 
     /// Begins another invocation, which may print its fill.
@@ -57,7 +73,10 @@ impl Output {
             let Poll::Ready(Ok(mut guard)) = self.pipe.poll_read_ready(cx) else {
                 return;
             };
-            match read(guard.get_inner(), &mut self.left, &*self.sink) {
+            let read = read(guard.get_inner(), |bytes| {
+                pass_on(bytes, &mut self.left, &*self.sink, self.lines.as_mut());
+            });
+            match read {
                 Read::Some => {}
                 Read::Empty => guard.clear_ready(),
                 Read::Closed => self.open = false,
@@ -74,7 +93,10 @@ impl Output {
             if !self.open {
                 return;
             }
-            match read(self.pipe.get_ref(), &mut self.left, &*self.sink) {
+            let read = read(self.pipe.get_ref(), |bytes| {
+                pass_on(bytes, &mut self.left, &*self.sink, self.lines.as_mut());
+            });
+            match read {
                 Read::Some => {}
                 Read::Empty => return,
                 Read::Closed => self.open = false,
@@ -83,12 +105,12 @@ impl Output {
     }
 }
 
-fn read(pipe: &OwnedFd, left: &mut usize, sink: &dyn LogSink) -> Read {
+fn read(pipe: &OwnedFd, take: impl FnOnce(&[u8])) -> Read {
     let mut buffer = [MaybeUninit::<u8>::uninit(); READ_BYTES];
     match rustix::io::read(pipe, &mut buffer) {
         Ok(([], _)) => Read::Closed,
         Ok((bytes, _)) => {
-            pass_on(bytes, left, sink);
+            take(bytes);
             Read::Some
         }
         Err(rustix::io::Errno::INTR) => Read::Some,
@@ -97,12 +119,15 @@ fn read(pipe: &OwnedFd, left: &mut usize, sink: &dyn LogSink) -> Read {
     }
 }
 
-fn pass_on(bytes: &[u8], left: &mut usize, sink: &dyn LogSink) {
+fn pass_on(bytes: &[u8], left: &mut usize, sink: &dyn LogSink, lines: Option<&mut Lines>) {
     if *left == 0 {
         return;
     }
     let kept = bytes.len().min(*left);
     sink.write(&bytes[..kept]);
+    if let Some(lines) = lines {
+        lines.take(&bytes[..kept]);
+    }
     *left -= kept;
     if *left == 0 {
         sink.write(b"\n[bowline] this invocation printed too much: the rest of its output is dropped\n");

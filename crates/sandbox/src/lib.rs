@@ -63,6 +63,18 @@ pub trait Sandbox: Send + 'static {
     /// reported as ever. A full sink holds the guest back, but not its deadline.
     async fn invoke(&mut self, invocation: Invocation) -> Report;
 
+    /// Whether the last invocation is over for everybody in the sandbox, and not only for its caller.
+    /// Until then it must not be used again: [`Self::settle`] waits. Must be cheap.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
+    /// Waits until the last invocation is over for everybody in the sandbox, at most until its deadline.
+    /// Says whether the sandbox may be used again; otherwise it must be destroyed.
+    async fn settle(&mut self) -> bool {
+        true
+    }
+
     /// Whether the sandbox still lives; called before a warm one is reused. Must be cheap.
     fn is_alive(&mut self) -> bool;
 

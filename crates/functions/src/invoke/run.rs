@@ -35,8 +35,8 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         pool,
         request,
         invoked_arn,
-        admission: _admission,
-        entered: _entered,
+        admission,
+        entered,
     } = job;
     pool.parts.metrics.invocations.inc();
     let (mut slot, init) = match warm(&pool) {
@@ -69,16 +69,29 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         memory_bytes_max,
     };
     let response = answer.conclude(&slot.log, &report);
-    if report.reusable && !matches!(report.outcome, Outcome::Broken(_)) {
+    if !report.reusable || matches!(report.outcome, Outcome::Broken(_)) {
+        inner.runtime.spawn(pool.clone().destroy(slot));
+    } else if slot.sandbox.is_settled() {
         inner.sweeper.give_back(&pool, slot);
     } else {
-        inner.runtime.spawn(pool.clone().destroy(slot));
+        // The caller has its answer; the sandbox stays busy, and counts as such, a while longer.
+        let settle = settle(inner.clone(), pool.clone(), slot, (admission, entered));
+        inner.runtime.spawn(settle);
     }
     response.map(|log_tail| InvocationResponse {
         result: result(report),
         executed_version: pool.parts.version,
         log_tail,
     })
+}
+
+/// Gives a sandbox back once everybody in it has done with the last invocation.
+async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (Admission, Entered)) {
+    if slot.sandbox.settle().await {
+        inner.sweeper.give_back(&pool, slot);
+    } else {
+        pool.destroy(slot).await;
+    }
 }
 
 /// The newest idle sandbox that still lives.
@@ -130,7 +143,9 @@ async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<(Slot, Duration), 
                 return Err(NotCreated::Init(error, log, inner.clock.monotonic().since(begin)));
             }
             CreateError::Exhausted(reason) => {
-                let victim = if evicted { None } else { inner.sweeper.evict() };
+                // Another kind's end would make no room for this one.
+                let kind = pool.parts.backend.kind();
+                let victim = if evicted { None } else { inner.sweeper.evict(kind) };
                 let Some((owner, slot)) = victim else {
                     tracing::warn!(function = %pool.parts.spec.function, reason, "no room for a sandbox");
                     return Err(NotCreated::Refused(Error::Throttled(Throttle::AccountConcurrency)));

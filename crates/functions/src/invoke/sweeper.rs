@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
+use bowline_sandbox::SandboxKind;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -51,10 +52,11 @@ impl Sweeper {
         }
     }
 
-    /// Takes the sandbox that has been idle longest of all.
-    pub fn evict(&self) -> Option<(Arc<Pool>, Slot)> {
+    /// Takes the sandbox of this kind that has been idle longest of all.
+    pub fn evict(&self, kind: SandboxKind) -> Option<(Arc<Pool>, Slot)> {
         let pools = self.pools.lock().clone();
-        let aged = pools.into_iter().filter_map(|pool| Some((pool.oldest()?, pool)));
+        let alike = pools.into_iter().filter(|pool| pool.parts.backend.kind() == kind);
+        let aged = alike.filter_map(|pool| Some((pool.oldest()?, pool)));
         let (_, pool) = aged.min_by_key(|(since, _)| *since)?;
         let slot = pool.take_oldest()?;
         Some((pool, slot))

@@ -29,6 +29,7 @@ pub struct Counts {
     pub idled: usize,
     pub invoked: usize,
     pub ended: usize,
+    pub settled: usize,
 }
 
 impl Counts {
@@ -51,7 +52,8 @@ pub struct Fake {
     kind: SandboxKind,
     pub counts: watch::Sender<Counts>,
     prepare_held: watch::Sender<bool>,
-    /// Invocations of `{"do": "hold"}` wait as long as this is set.
+    /// Invocations of `{"do": "hold"}` wait as long as this is set; those of `{"do": "linger"}` are answered
+    /// but not settled, and sandboxes of `{"do": "never-settle"}` must then be destroyed.
     held: watch::Sender<bool>,
     streamed: watch::Sender<usize>,
     preparing: Mutex<Option<Script>>,
@@ -180,6 +182,8 @@ impl Backend for FakeBackend {
             number,
             served: 0,
             alive: true,
+            lingers: false,
+            settles: true,
         }))
     }
 }
@@ -191,6 +195,8 @@ struct FakeSandbox {
     number: usize,
     served: usize,
     alive: bool,
+    lingers: bool,
+    settles: bool,
 }
 
 impl FakeSandbox {
@@ -277,6 +283,8 @@ impl FakeSandbox {
             }
             Some("break") => return Outcome::Broken("as asked".to_owned()),
             Some("die-later") => self.alive = false,
+            Some("linger") => self.lingers = true,
+            Some("never-settle") => (self.lingers, self.settles) = (true, false),
             _ => {}
         }
         let answer = json!({
@@ -307,6 +315,18 @@ impl Sandbox for FakeSandbox {
                 cpu: Duration::ZERO,
             },
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.lingers
+    }
+
+    async fn settle(&mut self) -> bool {
+        let mut held = self.fake.held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
+        self.lingers = false;
+        self.fake.bump(|counts| counts.settled += 1);
+        self.settles
     }
 
     fn is_alive(&mut self) -> bool {

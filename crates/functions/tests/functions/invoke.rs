@@ -201,6 +201,29 @@ async fn an_invocation_ends_though_its_caller_goes_away() {
 }
 
 #[tokio::test]
+async fn a_sandbox_is_busy_until_everybody_in_it_has_done() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    world
+        .handle
+        .set_reserved_concurrency(&caller(), &target("f"), Some(1))
+        .await
+        .unwrap();
+    for (what, settled) in [("linger", 1), ("never-settle", 2)] {
+        world.fake.hold_invocations(true);
+        // The caller does not wait.
+        world.answer("f", json!({ "do": what })).await;
+        let early = world.invoke("f", json!({})).await;
+        assert!(matches!(early, Err(Error::Throttled(Throttle::ReservedConcurrency))));
+        world.fake.hold_invocations(false);
+        world.fake.until(|counts| counts.settled == settled).await;
+        let next = world.answer("f", json!({})).await;
+        assert_eq!(next["sandbox"], settled, "one that does not settle is not used again");
+    }
+    world.fake.until(|counts| counts.destroyed == 1).await;
+}
+
+#[tokio::test]
 async fn idle_sandboxes_end() {
     let settings = WorldSettings {
         keep_alive: Duration::from_millis(50),

@@ -1,7 +1,8 @@
 //! The node's end of one cell's channel, and the cell's open cgroup files.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
@@ -19,8 +20,8 @@ pub struct Channel {
     socket: UnixStream,
 }
 
-/// Replies are short.
-const REPLY_BYTES_MAX: usize = 4096;
+/// Replies are short: the longest has the names of a few files.
+const REPLY_BYTES_MAX: usize = 8192;
 
 impl Channel {
     /// Needs a tokio runtime.
@@ -43,9 +44,27 @@ impl Channel {
         receive(&self.socket).ok().flatten()
     }
 
+    /// The next reply; `None` at the end of the channel.
+    pub fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Reply>> {
+        loop {
+            if ready!(self.socket.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(None);
+            }
+            match self.socket.try_io(Interest::READABLE, || receive(&self.socket)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return Poll::Ready(received.ok().flatten().map(|(reply, _)| reply)),
+            }
+        }
+    }
+
     /// Sends an order to the cell's init.
     pub fn order(&self, order: &Order) -> io::Result<()> {
-        wire::send(&self.socket, order, &[])
+        self.order_with(order, &[])
+    }
+
+    /// Sends an order with descriptors.
+    pub fn order_with(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        wire::send(&self.socket, order, descriptors)
     }
 }
 

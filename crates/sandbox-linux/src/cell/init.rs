@@ -7,9 +7,10 @@
 //!
 //! It keeps the rights over its own namespaces that furnishing takes until both the code is mounted and
 //! the guest runs. The guest has none of them, cannot trace it, and as its pid 1 it is immune to the
-//! guest's signals. It ends with the guest's main process, and the kernel then kills the rest of the
-//! cell. The end of its channel, or of the spawner, ends it too.
+//! guest's signals. It ends with the guest's main process and its companions, and the kernel then kills
+//! the rest of the cell. The end of its channel, or of the spawner, ends it too.
 
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,6 +55,11 @@ struct Init<'a> {
     signals: BorrowedFd<'a>,
     filter: &'a [Instruction],
     guest: Option<Pid>,
+    guest_ended: bool,
+    /// In the order of starting; `None`: it ended.
+    companions: Vec<Option<Pid>>,
+    /// Where sockets are asked for.
+    lending: Option<OwnedFd>,
     furnished: bool,
     memory_bytes_max: Option<u64>,
 }
@@ -90,6 +96,9 @@ fn live(birth: Birth<'_>) -> Result<(), Failure> {
         signals,
         filter: birth.filter,
         guest: None,
+        guest_ended: false,
+        companions: Vec::new(),
+        lending: None,
         furnished: false,
         memory_bytes_max: None,
     };
@@ -125,9 +134,28 @@ fn finish(birth: &Birth<'_>) -> Result<OwnedFd, Failure> {
     Ok(listener)
 }
 
-fn listen() -> io::Result<OwnedFd> {
+/// The programs in the folder of companions, by name.
+fn companions() -> Vec<wire::Text> {
+    let entries = fs::read_dir(wire::COMPANIONS_DIR).into_iter().flatten().flatten();
+    let programs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
+    let mut names: Vec<_> = programs.map(|entry| entry.file_name()).collect();
+    names.sort_unstable();
+    names.truncate(wire::COMPANIONS_MAX);
+    names.into_iter().map(wire::Text).collect()
+}
+
+fn tcp_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        flags,
+        None,
+    )?)
+}
+
+fn listen() -> io::Result<OwnedFd> {
+    let socket = tcp_socket()?;
     sys::raise_loopback(&socket)?;
     rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, LISTENER_PORT))?;
     rustix::net::listen(&socket, 64)?;
@@ -138,19 +166,25 @@ impl Init<'_> {
     fn serve(&mut self) -> Result<(), Failure> {
         let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
         loop {
+            // Without a lending channel the third is the first once more.
+            let lending = self.lending.as_ref().map_or(self.channel, AsFd::as_fd);
             let mut ready = [
                 PollFd::new(&self.channel, PollFlags::IN),
                 PollFd::new(&self.signals, PollFlags::IN),
+                PollFd::from_borrowed_fd(lending, PollFlags::IN),
             ];
             rustix::io::retry_on_intr(|| poll(&mut ready, None)).step("poll")?;
-            let [orders, children] = ready.map(|descriptor| !descriptor.revents().is_empty());
+            let [orders, children, loans] = ready.map(|descriptor| !descriptor.revents().is_empty());
             if children {
                 let _ = rustix::io::read(self.signals, &mut [0; 128]);
                 self.reap();
             }
+            if loans && self.lending.is_some() {
+                self.lend(&mut buffer);
+            }
             if orders {
                 match wire::receive(self.channel, &mut buffer, RecvFlags::DONTWAIT) {
-                    Ok(Some((order, descriptors))) => self.obey(order, &descriptors),
+                    Ok(Some((order, descriptors))) => self.obey(order, descriptors),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Ok(None) | Err(_) => sys::exit(1),
                 }
@@ -158,17 +192,34 @@ impl Init<'_> {
         }
     }
 
-    fn obey(&mut self, order: Order, descriptors: &[OwnedFd]) {
+    fn obey(&mut self, order: Order, mut descriptors: Vec<OwnedFd>) {
         match order {
             Order::Furnish { limits, enforce } => {
-                let reply = match self.furnish(&limits, enforce, descriptors) {
-                    Ok(()) => Reply::Furnished,
+                let reply = match self.furnish(&limits, enforce, &descriptors) {
+                    Ok(()) => Reply::Furnished {
+                        companions: companions(),
+                    },
                     Err(failure) => Reply::Failed(failure),
                 };
                 self.reply(&reply);
                 self.settle();
             }
             Order::Exec(program) => self.execute(&program),
+            Order::Accompany(program) => {
+                let output = descriptors.pop();
+                self.accompany(&program, output.as_ref().map_or(self.output, AsFd::as_fd));
+            }
+            Order::Signal { companion, signal } => {
+                let process = match companion {
+                    None => self.guest.filter(|_| !self.guest_ended),
+                    Some(number) => self.companions.get(number).copied().flatten(),
+                };
+                if let Some(process) = process {
+                    sys::signal_group(process, signal);
+                }
+            }
+            Order::Lend => self.lending = descriptors.pop(),
+            Order::Socket => {}
             Order::Stop => sys::signal_all(libc::SIGSTOP),
             Order::Continue => sys::signal_all(libc::SIGCONT),
         }
@@ -194,7 +245,7 @@ impl Init<'_> {
     }
 
     fn execute(&mut self, program: &Program) {
-        let reply = match self.start(program) {
+        let reply = match self.start(program, self.output, self.control) {
             Ok(guest) => {
                 self.guest = Some(guest);
                 Reply::Running
@@ -205,7 +256,32 @@ impl Init<'_> {
         self.settle();
     }
 
-    fn start(&self, program: &Program) -> Result<Pid, Failure> {
+    fn accompany(&mut self, program: &Program, output: BorrowedFd<'_>) {
+        let reply = match self.start(program, output, self.null) {
+            Ok(companion) => {
+                self.companions.push(Some(companion));
+                Reply::Running
+            }
+            Err(failure) => Reply::Failed(failure),
+        };
+        self.reply(&reply);
+    }
+
+    /// Makes the socket that was asked for.
+    fn lend(&mut self, buffer: &mut [u8]) {
+        let Some(lending) = &self.lending else { return };
+        match wire::receive::<Order>(lending, buffer, RecvFlags::DONTWAIT) {
+            Ok(Some((Order::Socket, _))) => {
+                if let Ok(socket) = tcp_socket() {
+                    let _ = wire::send(lending, &Reply::Socket, &[socket.as_fd()]);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => self.lending = None,
+        }
+    }
+
+    fn start(&self, program: &Program, output: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Result<Pid, Failure> {
         if let Some(bytes) = self.memory_bytes_max {
             limit(None, Resource::Data, bytes)?;
         }
@@ -214,7 +290,7 @@ impl Init<'_> {
         let image = Image::new(&argv, &env, program.cwd.bytes()).step("read program")?;
         let stage = Stage {
             image: &image,
-            standard: [self.null, self.output, self.control],
+            standard: [self.null, output, control],
             filter: self.filter,
         };
         sys::execute(&stage).map_err(|(step, errno)| Failure {
@@ -230,11 +306,21 @@ impl Init<'_> {
         }
     }
 
-    /// Reaps every child that ended; ends with the guest.
-    fn reap(&self) {
+    /// Reaps every child that ended; ends with the last of the guest and its companions.
+    fn reap(&mut self) {
         while let Ok(Some((child, status))) = wait(WaitOptions::NOHANG) {
             if Some(child) == self.guest {
+                self.guest_ended = true;
                 self.reply(&ended(status));
+            } else if let Some(number) = self.companions.iter().position(|other| *other == Some(child)) {
+                self.companions[number] = None;
+                self.reply(&Reply::CompanionEnded {
+                    number,
+                    code: status.exit_status(),
+                    signal: status.terminating_signal(),
+                });
+            }
+            if self.guest_ended && self.companions.iter().all(Option::is_none) {
                 sys::exit(0);
             }
         }

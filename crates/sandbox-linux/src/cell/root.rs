@@ -49,7 +49,10 @@ const ETC_FOLDERS: [&str; 5] = ["ssl", "pki", "ca-certificates", "crypto-policie
 const ETC_WRITTEN: [(&str, &str); 4] = [
     ("passwd", "sandbox:x:1000:1000::/tmp:/bin/sh\n"),
     ("group", "sandbox:x:1000:\n"),
-    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    (
+        "hosts",
+        "127.0.0.1 localhost sandbox.localdomain sandbox\n::1 localhost\n",
+    ),
     ("resolv.conf", ""),
 ];
 

@@ -305,6 +305,12 @@ pub fn signal_all(signal: i32) {
     unsafe { libc::kill(-1, signal) };
 }
 
+/// Sends a signal to a child's process group: every process that is started here leads one.
+pub fn signal_group(leader: Pid, signal: i32) {
+    // SAFETY: a plain system call; the caller has not reaped the leader, so that the number is still its.
+    unsafe { libc::kill(-leader.as_raw_nonzero().get(), signal) };
+}
+
 /// The descriptors below this number are never given to anything that lives in the spawner, so that a
 /// child can arrange its own there.
 pub const RESERVED: RawFd = 10;

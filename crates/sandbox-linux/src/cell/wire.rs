@@ -23,6 +23,10 @@ use super::{CellPlan, Command, Furnishing, ReadOnlyBind, Start};
 
 /// The longest message.
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// Where programs lie that are started with the guest.
+pub const COMPANIONS_DIR: &str = "/opt/extensions";
+/// The most of them that are reported; what has more is refused.
+pub const COMPANIONS_MAX: usize = 11;
 /// The most descriptors in one message.
 pub const DESCRIPTORS_MAX: usize = 8;
 
@@ -70,6 +74,14 @@ pub enum Order {
     Furnish { limits: Limits, enforce: bool },
     /// Executes the program.
     Exec(Program),
+    /// Executes a companion of the guest. Descriptor: its output (write end).
+    Accompany(Program),
+    /// Sends a signal to the process group of the guest, or of a companion.
+    Signal { companion: Option<usize>, signal: i32 },
+    /// Takes a channel on which sockets of the cell's network are asked for. Descriptor: its init end.
+    Lend,
+    /// Makes a TCP socket; comes on the lending channel only.
+    Socket,
     /// Stops every process, where no cgroup can.
     Stop,
     /// Continues them.
@@ -83,10 +95,18 @@ pub enum Reply {
     Spawned { gauges: Vec<Gauge> },
     /// The namespaces are ready. Descriptor: the listener.
     Ready,
-    /// The code is mounted, the limits hold.
-    Furnished,
+    /// The code is mounted, the limits hold; the programs that lie in [`COMPANIONS_DIR`].
+    Furnished { companions: Vec<Text> },
     /// The program was executed.
     Running,
+    /// A companion, counted from zero in the order of starting, ended.
+    CompanionEnded {
+        number: usize,
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+    /// A socket that is not connected yet. Descriptor: the socket. On the lending channel only.
+    Socket,
     /// A step failed.
     Failed(Failure),
     /// The guest's main process ended, or the init process did (then the spawner says so).

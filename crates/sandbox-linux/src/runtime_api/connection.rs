@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     tail: Bytes,
     /// Waits for an event.
     pub(crate) parked: bool,
+    /// The number of the extension that waits, or was given its event; `None`: the runtime.
+    pub(crate) waiter: Option<usize>,
     /// An event was put into the outbox, and nothing was heard since.
     pub(crate) carries_event: bool,
     /// Is closed once everything is written.
@@ -48,6 +50,7 @@ impl Connection {
             written: 0,
             tail: Bytes::new(),
             parked: false,
+            waiter: None,
             carries_event: false,
             closing: false,
         })

@@ -8,6 +8,8 @@ use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_sandbox::FunctionError;
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::extension::request::{self, Call};
+
 /// Largest head of a request.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most header fields of a request.
@@ -34,6 +36,10 @@ pub enum Route {
     Error(Box<str>),
     /// `POST init/error`.
     InitError,
+    /// About extensions or telemetry.
+    Extension(Box<Call>),
+    /// `GET /2018-06-01/ping`.
+    Ping,
     /// Anything else.
     Unknown,
 }
@@ -209,6 +215,9 @@ fn interpret(request: &httparse::Request<'_, '_>) -> Result<(Head, BodyReader), 
             _ => {}
         }
     }
+    if let Route::Extension(call) = &mut head.route {
+        call.read_fields(request.headers);
+    }
     let body = match (length, chunked) {
         (Some(_), true) => return Err(Reject::Framing),
         (None, true) => BodyReader::Chunked(Chunks::default()),
@@ -246,7 +255,7 @@ fn parse_length(value: &[u8]) -> Result<u64, Reject> {
 
 fn route(method: &str, path: &str) -> Route {
     let Some(path) = path.strip_prefix("/2018-06-01/runtime/") else {
-        return Route::Unknown;
+        return request::route(method, path);
     };
     match (method, path) {
         ("GET", "invocation/next") => Route::Next,

@@ -93,7 +93,8 @@ impl Machine {
             Route::Response(id) => self.take_answer(id, Verdict::TakeAnswer),
             Route::Error(id) => self.take_answer(id, Verdict::TakeError),
             Route::InitError => self.take_init_error(),
-            Route::Unknown => Verdict::Refuse(Refusal::NotFound),
+            // Neither is the runtime's: the server takes them before they come here.
+            Route::Extension(_) | Route::Ping | Route::Unknown => Verdict::Refuse(Refusal::NotFound),
         }
     }
 

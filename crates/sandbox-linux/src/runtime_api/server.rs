@@ -1,18 +1,25 @@
 //! The Runtime API of one sandbox, driven by whoever waits for the guest.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bowline_sandbox::{FunctionError, Invocation};
+use bowline_foundation::entropy::Entropy;
+use bowline_foundation::id::RequestId;
+use bowline_sandbox::{FunctionError, Invocation, VersionSpec};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
 use super::connection::Connection;
-use super::http::{Body, Head, Request};
+use super::extension::Extensions;
+use super::http::{Body, Head, Request, Route};
 use super::machine::{Machine, Phase, Refusal, Verdict};
 
 /// Connections a guest may have at once; further ones wait in the listener's queue.
-const CONNECTIONS_MAX: usize = 16;
+///
+/// The most extensions, with two each, leave the runtime a dozen.
+const CONNECTIONS_MAX: usize = 32;
 /// Requests taken from one connection before the others get their turn.
 const REQUESTS_PER_TURN: usize = 16;
 /// What an unparked client may send while it should wait.
@@ -45,11 +52,20 @@ pub(crate) enum Ready {
     Failed(FunctionError),
 }
 
+/// What extensions are told of the function they belong to.
+pub(crate) struct About {
+    pub(crate) spec: Arc<VersionSpec>,
+    pub(crate) entropy: Entropy,
+}
+
 /// The listener, the connections and the state of one guest.
 pub(crate) struct Server {
     listener: TcpListener,
-    connections: Vec<Connection>,
-    machine: Machine,
+    pub(super) connections: Vec<Connection>,
+    pub(super) machine: Machine,
+    /// Without it there is no Extensions API.
+    pub(super) about: Option<About>,
+    pub(super) extensions: Option<Box<Extensions>>,
     /// The event the guest works on, kept until a connection has taken all of it.
     event: Option<Event>,
     delivered: bool,
@@ -64,11 +80,46 @@ impl Server {
             listener,
             connections: Vec::with_capacity(1),
             machine: Machine::new(),
+            about: None,
+            extensions: None,
             event: None,
             delivered: false,
             answer: None,
             init_error: None,
         }
+    }
+
+    /// Offers the Extensions API and the Telemetry API too.
+    pub(crate) fn with_extensions(self, about: About) -> Self {
+        Self {
+            about: Some(about),
+            ..self
+        }
+    }
+
+    /// The extensions, if there are any.
+    pub(crate) fn extensions(&self) -> Option<&Extensions> {
+        self.extensions.as_deref()
+    }
+
+    /// Why the sandbox cannot go on, if one of its extensions failed.
+    pub(crate) fn extension_failure(&self, request_id: Option<RequestId>) -> Option<FunctionError> {
+        self.extensions.as_ref()?.failure(request_id)
+    }
+
+    /// Whether there is an extension.
+    pub(crate) fn has_extensions(&self) -> bool {
+        self.extensions()
+            .is_some_and(|extensions| extensions.iter().next().is_some())
+    }
+
+    /// Whether the runtime and all extensions have asked for their next event; true also where there are
+    /// no extensions, for then nobody but the runtime's next answer tells.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.extensions.as_ref().is_none_or(|extensions| {
+            let asks = |connection: &Connection| connection.parked && connection.waiter.is_none();
+            self.is_idle() && extensions.settled() && self.connections.iter().any(asks)
+        })
     }
 
     /// Whether the guest could take an event.
@@ -81,6 +132,9 @@ impl Server {
         self.answer = None;
         let started = self.machine.start(event.request_id);
         if started {
+            if let Some(extensions) = &mut self.extensions {
+                extensions.invoke(&event);
+            }
             self.event = Some(event);
             self.delivered = false;
         }
@@ -96,8 +150,43 @@ impl Server {
                 let error = self.init_error.take().unwrap_or_else(unknown_error);
                 Poll::Ready(Ok(Ready::Failed(error)))
             }
-            Phase::Idle | Phase::Busy(_) => Poll::Ready(Ok(Ready::Idle)),
+            Phase::Idle | Phase::Busy(_) => {
+                let all_ready = self
+                    .extensions
+                    .as_mut()
+                    .is_none_or(|extensions| extensions.runtime_ready());
+                if all_ready {
+                    Poll::Ready(Ok(Ready::Idle))
+                } else {
+                    Poll::Pending
+                }
+            }
         }
+    }
+
+    /// Waits until every extension that was launched has registered.
+    pub(crate) fn poll_registered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.drive(cx)?;
+        match &self.extensions {
+            Some(extensions) if !extensions.all_registered() => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Waits until the last invocation is over for everybody.
+    pub(crate) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.drive(cx)?;
+        if self.is_settled() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Serves for as long as it is polled.
+    pub(crate) fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Infallible>> {
+        self.drive(cx)?;
+        Poll::Pending
     }
 
     /// Waits until the guest has answered the event that was started.
@@ -138,8 +227,12 @@ impl Server {
     /// Forgets a connection; an event that it did not take whole goes to the next that asks.
     fn close(&mut self, at: usize, closed: Closed) {
         let mut connection = self.connections.swap_remove(at);
-        if connection.carries_event && (closed == Closed::Broken || connection.has_failed()) {
-            self.delivered = false;
+        if !connection.carries_event || (closed == Closed::InOrder && !connection.has_failed()) {
+            return;
+        }
+        match (connection.waiter, &mut self.extensions) {
+            (Some(number), Some(extensions)) => extensions.not_given(number),
+            _ => self.delivered = false,
         }
     }
 
@@ -150,7 +243,10 @@ impl Server {
             // One that closed while it waited must not get the event.
             let parked = self.connections[at].parked;
             if parked && self.fill(at, cx)?.is_pending() {
-                self.deliver();
+                match self.connections[at].waiter {
+                    None => self.deliver(),
+                    Some(number) => self.give_order(at, number),
+                }
             }
             let connection = &mut self.connections[at];
             // A client that asked for the next event in the same breath gets both answers in one write.
@@ -194,15 +290,22 @@ impl Server {
     }
 
     fn take(&mut self, at: usize, request: Request) {
-        let Request { head, body } = request;
+        let Request { mut head, body } = request;
+        let connection = &mut self.connections[at];
+        connection.carries_event = false;
+        connection.waiter = None;
+        connection.closing = !head.keep_alive;
+        match head.route {
+            Route::Extension(call) => return self.take_call(at, *call, body),
+            Route::Ping => return self.pong(at),
+            route => head.route = route,
+        }
         let verdict = if head.invalid_mode {
             Verdict::Refuse(Refusal::InvalidMode)
         } else {
             self.machine.take(&head.route)
         };
         let connection = &mut self.connections[at];
-        connection.carries_event = false;
-        connection.closing = !head.keep_alive;
         if let Verdict::Refuse(refusal) = verdict {
             return write_error(connection.outbox(), refusal.text());
         }
@@ -235,7 +338,11 @@ impl Server {
         let Some(event) = self.event.as_ref().filter(|_| !self.delivered) else {
             return;
         };
-        let Some(connection) = self.connections.iter_mut().find(|connection| connection.parked) else {
+        let Some(connection) = self
+            .connections
+            .iter_mut()
+            .find(|connection| connection.parked && connection.waiter.is_none())
+        else {
             return;
         };
         connection.parked = false;
@@ -291,7 +398,7 @@ fn error_type_in(payload: &[u8]) -> Option<String> {
     (!typed.error_type.is_empty() && typed.error_type.len() <= ERROR_TYPE_BYTES_MAX).then_some(typed.error_type)
 }
 
-fn write_error(out: &mut Vec<u8>, (status, error_type, message): (&str, &str, &str)) {
+pub(super) fn write_error(out: &mut Vec<u8>, (status, error_type, message): (&str, &str, &str)) {
     let body = format!("{{\"errorMessage\":\"{message}\",\"errorType\":\"{error_type}\"}}\n");
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",

@@ -397,26 +397,27 @@ async fn the_public_python_client_works_unchanged() {
     live.sandbox.destroy().await;
 }
 
-/// Builds the fixture over the public Rust client; `None` where no registry can be reached.
-fn build_public_client() -> Option<Vec<u8>> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("public-client");
+/// Builds a fixture over public Rust clients, a folder beside this one; `None` where no registry can be
+/// reached.
+pub fn build_fixture(name: &str) -> Option<Vec<u8>> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let output = Command::new("cargo")
         .args(["build", "--quiet"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/public-client"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name))
         .env("CARGO_TARGET_DIR", &target)
         .output()
         .ok()?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).into_owned();
-        eprintln!("the public client cannot be built here, skipped: {reason}");
+        eprintln!("`{name}` cannot be built here, skipped: {reason}");
         return None;
     }
-    Some(std::fs::read(target.join("debug/public-client")).expect("cargo built it"))
+    Some(std::fs::read(target.join("debug").join(name)).expect("cargo built it"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_public_rust_client_works_unchanged() {
-    let Some(bootstrap) = build_public_client() else {
+    let Some(bootstrap) = build_fixture("public-client") else {
         return;
     };
     let world = World::start(0);

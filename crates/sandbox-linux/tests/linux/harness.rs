@@ -119,7 +119,10 @@ pub struct Live {
 
 impl Live {
     pub async fn report(&mut self, event: &Value) -> Report {
-        let budget = Duration::from_secs(20);
+        self.report_within(event, Duration::from_secs(20)).await
+    }
+
+    pub async fn report_within(&mut self, event: &Value, budget: Duration) -> Report {
         self.sandbox
             .invoke(Invocation {
                 request_id: RequestId::random(&Entropy::system()),

@@ -4,6 +4,8 @@
 mod claim;
 mod clients;
 mod conformance;
+mod extensions;
 mod harness;
 mod layers;
 mod pool;
+mod telemetry;
