@@ -13,6 +13,7 @@ mod batch;
 mod create;
 mod directory;
 mod lease;
+mod linger;
 mod maintain;
 mod owner;
 mod queue;

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::batch::Batch;
+use super::linger::Linger;
 use super::queue::{Bounds, Next, Outcome, Pending, Refusal, Work};
 use super::stream::{Owned, Stream};
 use super::window::Window;
@@ -68,7 +69,11 @@ impl Owner {
         };
         while !self.owned.queue.is_closed() {
             match self.owned.queue.next(bounds).await {
-                Next::Batch(pending) => self.append(pending).await,
+                Next::Batch(pending) => {
+                    let callers = pending.len();
+                    let took = self.append(pending).await;
+                    self.linger(callers, took).await;
+                }
                 Next::Work(work, reply) => self.work(work, reply).await,
             }
         }
@@ -80,16 +85,21 @@ impl Owner {
         self.stream.disown(&self.owned);
     }
 
-    async fn append(&mut self, pending: Vec<Pending>) {
+    /// Stores a batch and answers it; returns how long that took.
+    async fn append(&mut self, pending: Vec<Pending>) -> Duration {
         let began = self.host.clock.wall().monotonic();
         let batch = Batch::of(pending, &self.window);
         if batch.drafts.is_empty() {
-            return batch.answers(self.place(), Stamp(0), 0).send();
+            batch.answers(self.place(), Stamp(0), 0).send();
+            return Duration::ZERO;
         }
         let count = batch.drafts.len() as u64;
         let first = match self.host.clock.begin(self.owned.slot, count) {
             Ok(first) => first,
-            Err(skew) => return batch.refuse(|| Refusal::Skew(skew)),
+            Err(skew) => {
+                batch.refuse(|| Refusal::Skew(skew));
+                return Duration::ZERO;
+            }
         };
         let extended = extend(&self.head, (self.host.id, first), &batch.drafts, &self.host.config.head);
         let writes = writes_of(&self.stream, self.owned.chain, &extended);
@@ -99,6 +109,16 @@ impl Owner {
         }
         let took = self.host.clock.wall().monotonic().since(began);
         self.stream.load.lock().batch(count, took);
+        took
+    }
+
+    /// Gives the callers of a batch that took so long a moment to come back.
+    async fn linger(&self, callers: usize, took: Duration) {
+        let clock = self.host.clock.wall();
+        let mut linger = Linger::after(callers, took, clock.monotonic());
+        while linger.goes_on(self.owned.queue.appends(), clock.monotonic()) {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn place(&self) -> (crate::HostId, crate::ChainId) {

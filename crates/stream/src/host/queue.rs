@@ -124,6 +124,11 @@ impl Queue {
         self.waiting.lock().events
     }
 
+    /// Appends that wait.
+    pub fn appends(&self) -> usize {
+        self.waiting.lock().appends.len()
+    }
+
     pub fn is_closed(&self) -> bool {
         self.waiting.lock().is_closed
     }
