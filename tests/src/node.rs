@@ -41,15 +41,16 @@ impl Node {
 
     /// Starts a node with settings of its own.
     pub fn start_with(settings: Settings) -> Result<Self> {
-        Self::start_node(&binary()?, settings)
+        Self::start_build(&binary()?, settings)
     }
 
     /// Starts a node of another build, the release one say.
     pub fn start_program(program: &Path) -> Result<Self> {
-        Self::start_node(program, Settings::default())
+        Self::start_build(program, Settings::default())
     }
 
-    fn start_node(program: &Path, settings: Settings) -> Result<Self> {
+    /// Starts a node of another build with settings of its own.
+    pub fn start_build(program: &Path, settings: Settings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bowline-test-").tempdir()?;
         let port = free_port()?;
         let child = spawn(program, folder.path(), port, &settings)?;

@@ -9,6 +9,7 @@ mod density;
 mod invoke;
 mod neighbours;
 mod runtime_api;
+mod stream;
 mod subject;
 pub mod table;
 mod wrk;
@@ -49,6 +50,8 @@ enum Name {
     Density,
     /// What a function feels of one that misbehaves
     Neighbours,
+    /// Appends and reads of streams, beside a bare file, redis-server and PostgreSQL
+    Stream,
     /// All of them
     All,
 }
@@ -65,7 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.record {
             return table::record(&[]);
         }
-        bail!("name what to measure: invoke, cold, density, neighbours or all");
+        bail!("name what to measure: invoke, cold, density, neighbours, stream or all");
     }
     machine::prepare_for_benchmarks()?;
     let rows = measure(arguments)?;
@@ -104,6 +107,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Neighbours) {
         rows.extend(neighbours::measure(&subjects, effort).context("`neighbours` cannot be measured")?);
+    }
+    if wants(Name::Stream) {
+        rows.extend(stream::measure(&subjects, effort).context("`stream` cannot be measured")?);
     }
     Ok(rows)
 }

@@ -37,11 +37,18 @@ const FOR_TESTS: &[Need] = &[
 
 const WITHOUT_POSTGRES: &str = "tests of the PostgreSQL store are skipped";
 
-const FOR_BENCHMARKS: &[Need] = &[Need {
-    program: "wrk",
-    packages: &["wrk"],
-    without: "nothing can be measured under load",
-}];
+const FOR_BENCHMARKS: &[Need] = &[
+    Need {
+        program: "wrk",
+        packages: &["wrk"],
+        without: "nothing can be measured under load",
+    },
+    Need {
+        program: "redis-server",
+        packages: &["redis-server"],
+        without: "streams are not compared with it",
+    },
+];
 
 /// Installs what `cargo xtask test` needs.
 pub fn prepare_for_tests() -> Result<()> {
@@ -72,6 +79,9 @@ pub fn start_postgres() -> Result<Option<Server>> {
 pub fn prepare_for_benchmarks() -> Result<()> {
     install_targets()?;
     install_packages(FOR_BENCHMARKS);
+    if !bowline_test_postgres::is_installed() {
+        install_missing(&["postgresql-15"], "streams are measured on the embedded store only");
+    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::{fuzz, shell};
 
 /// The builds.
 pub struct Subjects {
-    node: PathBuf,
+    pub node: PathBuf,
     reference: PathBuf,
 }
 

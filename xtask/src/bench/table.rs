@@ -39,6 +39,10 @@ pub enum Goal {
     Below(f64),
     /// Ours is at most this, in the row's unit.
     AtMost(f64),
+    /// The row is of a peer, which is to be slower than this, our own rate.
+    SlowerThan(f64),
+    /// The row is there to be looked at.
+    None,
 }
 
 impl Row {
@@ -52,6 +56,8 @@ impl Row {
             Goal::RatioAtMost(most) => (format!("ratio <= {most}"), ratio.is_some_and(|ratio| ratio <= most)),
             Goal::Below(bound) => (format!("< {bound} {unit}"), ours < bound),
             Goal::AtMost(bound) => (format!("<= {bound} {unit}"), ours <= bound),
+            Goal::SlowerThan(bound) => (format!("slower than our {}", rounded(bound)), ours < bound),
+            Goal::None => ("none".to_owned(), true),
         };
         Self {
             row: row.to_owned(),

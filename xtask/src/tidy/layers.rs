@@ -29,7 +29,13 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("bowline-tests", &["bowline-foundation", "bowline-test-postgres"]),
     (
         "xtask",
-        &["bowline-foundation", "bowline-test-postgres", "bowline-tests"],
+        &[
+            "bowline-foundation",
+            "bowline-store",
+            "bowline-stream",
+            "bowline-test-postgres",
+            "bowline-tests",
+        ],
     ),
     (
         "bowline-fuzz",
