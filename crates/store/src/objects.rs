@@ -23,6 +23,7 @@ mod id;
 mod keys;
 mod model;
 mod query;
+mod recall;
 mod record;
 mod settle;
 mod steps;
@@ -35,7 +36,6 @@ pub use id::{InvalidId, ObjectId, StoreName, Unique};
 pub use model::*;
 pub use steps::CrashPoints;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ use bowline_foundation::entropy::Entropy;
 use parking_lot::Mutex;
 
 use self::backend::{Backend, Deadline};
+use self::recall::Recall;
 use self::record::State;
 use crate::Store;
 
@@ -58,7 +59,7 @@ pub struct Options {
     pub probe_interval: Duration,
     /// How often second objects of one request are looked for.
     pub sweep_interval: Duration,
-    /// How many answers to creates with a token are remembered while their store is away.
+    /// How many creates with a token are remembered: their answers, and what may still come of them.
     pub answers_max: usize,
     /// Most events that an item carries, and their most bytes; earlier events move into nodes.
     pub events_inline_max: usize,
@@ -128,29 +129,9 @@ struct Inner {
     options: Options,
     clock: Clock,
     entropy: Entropy,
-    answers: Mutex<Answers>,
+    recall: Mutex<Recall>,
     metrics: Mutex<ObjectsMetrics>,
     swept: Mutex<bowline_foundation::clock::Monotonic>,
-}
-
-/// The answers to the last creates with a token.
-#[derive(Default)]
-struct Answers {
-    by_request: HashMap<u128, Created>,
-    order: VecDeque<u128>,
-}
-
-impl Answers {
-    fn remember(&mut self, request_id: u128, created: &Created, max: usize) {
-        if self.by_request.insert(request_id, created.clone()).is_none() {
-            self.order.push_back(request_id);
-        }
-        if self.order.len() > max
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_request.remove(&oldest);
-        }
-    }
 }
 
 impl Objects {
@@ -170,13 +151,14 @@ impl Objects {
             .into_iter()
             .map(|named| Backend::new(named.name, named.store, clock.clone(), policy()))
             .collect();
+        let answers_max = options.answers_max;
         Ok(Self(Arc::new(Inner {
             backends,
             swept: Mutex::new(clock.monotonic()),
             options,
             clock,
             entropy,
-            answers: Mutex::default(),
+            recall: Mutex::new(Recall::new(answers_max)),
             metrics: Mutex::default(),
         })))
     }

@@ -52,6 +52,16 @@ enum Claimed {
     Item(ObjectId, Box<Item>),
 }
 
+/// What another store may still make of a token that has its object.
+enum Open {
+    /// Nothing has taken the token's claim there.
+    Claim,
+    /// The claim was taken for an item that has not come.
+    Item(Unique),
+    /// It could not be asked.
+    Unasked,
+}
+
 impl Objects {
     /// Creates an object; the identifier tells in which store.
     pub async fn create(&self, create: Create) -> Result<Created, CreateError> {
@@ -70,8 +80,7 @@ impl Objects {
             }
         };
         if attempt.origin == Origin::Token {
-            let max = self.0.options.answers_max;
-            self.0.answers.lock().remember(attempt.request_id, &created, max);
+            self.0.recall.lock().tell(attempt.request_id, &created);
         }
         Ok(created)
     }
@@ -115,6 +124,9 @@ impl Objects {
                 Tried::Unknown(loser, why) => {
                     self.count(|metrics| metrics.creates_in_doubt += 1);
                     unknown = Some((index, unique, why));
+                    if attempt.origin == Origin::Token {
+                        self.0.recall.lock().doubt(attempt.request_id, &backend.name, unique);
+                    }
                     attempt.doubts.push(loser);
                 }
             }
@@ -169,8 +181,8 @@ impl Objects {
 
     /// The answer that this token got before, if any. Stores that cannot be asked become doubts.
     async fn first_answer(&self, attempt: &mut Attempt) -> Result<Option<Created>, CreateError> {
-        if let Some(created) = self.0.answers.lock().by_request.get(&attempt.request_id) {
-            return Ok(Some(created.clone()));
+        if let Some(created) = self.0.recall.lock().told(attempt.request_id) {
+            return Ok(Some(created));
         }
         let (request_id, until) = (attempt.request_id, attempt.until);
         let ask = self
@@ -178,17 +190,21 @@ impl Objects {
             .backends
             .iter()
             .map(|backend| self.claimed(backend, request_id, until));
-        let (mut found, mut empty) = (Vec::new(), Vec::new());
+        let (mut found, mut open) = (Vec::new(), Vec::new());
         attempt.doubts.retain(|doubt| doubt.by != LoserBy::Claim);
         for (backend, answer) in self.0.backends.iter().zip(join_all(ask).await) {
             match answer {
                 Ok(Claimed::Item(id, item)) => found.push((id, *item)),
-                Ok(Claimed::Nothing) => empty.push(backend),
-                Ok(Claimed::Barred | Claimed::Unfinished(_)) => {}
-                Err(StoreError::Unavailable { .. }) => attempt.doubts.push(Loser {
-                    store: backend.name.clone(),
-                    by: LoserBy::Claim,
-                }),
+                Ok(Claimed::Nothing) => open.push((backend, Open::Claim)),
+                Ok(Claimed::Unfinished(unique)) => open.push((backend, Open::Item(unique))),
+                Ok(Claimed::Barred) => {}
+                Err(StoreError::Unavailable { .. }) => {
+                    open.push((backend, Open::Unasked));
+                    attempt.doubts.push(Loser {
+                        store: backend.name.clone(),
+                        by: LoserBy::Claim,
+                    });
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -199,17 +215,34 @@ impl Objects {
         let Some(winner) = unbeaten.map(|(id, _)| id).max_by_key(|id| id.unique) else {
             return Ok(None);
         };
-        self.keep_out(winner, empty, attempt).await?;
+        self.keep_out(winner, open, attempt).await?;
         Ok(Some(told(winner.clone())))
     }
 
     /// Before an earlier answer is told again, attempts still on their way to other stores are kept out:
-    /// one of them could supersede it.
-    async fn keep_out(&self, winner: &ObjectId, empty: Vec<&Backend>, attempt: &Attempt) -> Result<(), CreateError> {
-        for backend in empty {
-            let claim = keys::claim(attempt.request_id);
-            let bar = Write::Put(claim.clone(), encode_claim(None));
-            if self.bar(backend, claim, bar, attempt.until).await.is_err() {
+    /// one of them could supersede it. A store that cannot be asked is trusted, unless this front end itself
+    /// has left a later attempt there in doubt.
+    async fn keep_out(
+        &self,
+        winner: &ObjectId,
+        open: Vec<(&Backend, Open)>,
+        attempt: &Attempt,
+    ) -> Result<(), CreateError> {
+        let (request_id, until) = (attempt.request_id, attempt.until);
+        for (backend, open) in open {
+            let is_kept_out = match open {
+                Open::Claim => {
+                    let claim = keys::claim(request_id);
+                    let bar = Write::Put(claim.clone(), encode_claim(None));
+                    self.bar(backend, claim, bar, until).await.is_ok()
+                }
+                Open::Item(unique) if unique > winner.unique => {
+                    self.bar_item(backend, unique, request_id, until).await.is_ok()
+                }
+                Open::Item(_) => true,
+                Open::Unasked => !self.0.recall.lock().threatens(request_id, &backend.name, winner.unique),
+            };
+            if !is_kept_out {
                 let why = format!("`{winner}` is not certain to stay");
                 return Err(CreateError::Unknown(why));
             }

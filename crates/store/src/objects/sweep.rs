@@ -110,8 +110,7 @@ impl Objects {
             },
         };
         let Some(found) = backend.item(unique, until).await? else {
-            let bar = Write::Put(keys::item(unique), barred(winner.1.request_id));
-            self.bar(backend, keys::item(unique), bar, until).await?;
+            self.bar_item(backend, unique, winner.1.request_id, until).await?;
             report.barred += 1;
             return Ok(());
         };
@@ -140,6 +139,18 @@ impl Objects {
                 Ok(None)
             }
         }
+    }
+
+    /// Takes the place of an item that has not come, so that it never will.
+    pub(super) async fn bar_item(
+        &self,
+        backend: &Backend,
+        unique: Unique,
+        request_id: u128,
+        until: Deadline,
+    ) -> Result<(), StoreError> {
+        let bar = Write::Put(keys::item(unique), barred(request_id));
+        self.bar(backend, keys::item(unique), bar, until).await
     }
 
     /// Takes a place that nothing has taken, so that nothing else can.
