@@ -151,6 +151,7 @@ impl VersionSpec {
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", self.memory.0.to_string()),
             ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", self.function)),
             ("AWS_LAMBDA_LOG_STREAM_NAME", self.version.clone()),
+            ("AWS_LAMBDA_LOG_FORMAT", "Text".to_owned()),
             ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_DEFAULT_REGION", self.region.clone()),

@@ -14,7 +14,7 @@ use rustix::pipe::PipeFlags;
 use super::{LinuxSandbox, Reason};
 use crate::cell::{COMPANIONS_DIR, CellError, Command, Lender};
 use crate::output::Output;
-use crate::runtime_api::{Kind, Standing, Stream};
+use crate::runtime_api::{Kind, Schema, Standing, Stream};
 use crate::telemetry::{Hub, Lines, Metrics, Record, Status};
 
 /// Variables that extensions do not get: they are about the runtime. So is all that begins with `_`.
@@ -207,11 +207,12 @@ impl LinuxSandbox {
             let Some(lender) = self.lender() else { continue };
             let streams = subscription.subscription.streams.iter();
             let types: Vec<_> = streams.map(|stream| capitalised(stream.name())).collect();
-            let line = format!(
-                "TELEMETRY\tName: {}\tState: Subscribed\tTypes: [{}]\n",
-                subscription.name,
-                types.join(", ")
-            );
+            let api = match subscription.subscription.schema {
+                Schema::Telemetry => "TELEMETRY",
+                Schema::Logs { .. } => "LOGS",
+            };
+            let (name, types) = (&subscription.name, types.join(", "));
+            let line = format!("{api}\tName: {name}\tState: Subscribed\tTypes: [{types}]\n");
             self.context.log.write(line.as_bytes());
             if let Some(hub) = &self.company.hub {
                 hub.subscribe(subscription, lender);

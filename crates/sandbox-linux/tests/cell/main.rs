@@ -2,6 +2,7 @@
 // The lint's exception for tests does not reach the harness.
 #![allow(clippy::unwrap_used)]
 
+mod companions;
 mod harness;
 mod isolation;
 mod life;

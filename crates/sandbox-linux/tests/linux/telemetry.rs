@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bowline_sandbox::Backend;
+use bowline_sandbox::{Backend, Runtime};
 use serde_json::{Value, json};
 
 use crate::clients::build_fixture;
@@ -226,5 +226,26 @@ async fn the_public_rust_extension_works_unchanged() {
         assert!(log.contains(&text), "{kind}: {log}");
     }
     assert_eq!(log.matches("public shutdown spindown\n").count(), 2, "{log}");
+    world.backend.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_rust_client_shuts_down_gracefully() {
+    let Some(program) = build_fixture("public-extension") else {
+        return;
+    };
+    let world = World::start(0);
+    let code = world.code(&[("bootstrap", &program)]);
+    let version = world.version(Runtime::ProvidedAl2023, "bootstrap", code);
+    let mut live = world.create(version).await.expect("it starts");
+    for knot in ["bowline", "sheet bend"] {
+        assert_eq!(live.ask(json!({"knot": knot})).await, json!({"knot": knot}));
+        assert!(live.sandbox.settle().await, "{}", live.log.text());
+    }
+    let Live { sandbox, log, .. } = live;
+    sandbox.destroy().await;
+    let log = log.text();
+    assert!(log.contains("public goodbye\n"), "{log}");
+    assert!(log.ends_with("[runtime] Graceful shutdown completed\n"), "{log}");
     world.backend.shut_down().await;
 }

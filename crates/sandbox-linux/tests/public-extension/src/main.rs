@@ -1,11 +1,13 @@
-//! An external extension over the public Rust client: follows events and hears telemetry or logs, as its
-//! file's name says. Prints a line for all that comes.
+//! Extensions over the public Rust clients. As its file's name says, an external one that follows events and
+//! hears telemetry or logs, or a function (`bootstrap`) that shuts down gracefully by an internal one. Prints
+//! a line for all that comes.
 
 use std::path::Path;
 
 use lambda_extension::{
     Error, Extension, LambdaEvent, LambdaLog, LambdaTelemetry, LogBuffering, NextEvent, SharedService, service_fn,
 };
+use serde_json::Value;
 
 const SOON: LogBuffering = LogBuffering {
     timeout_ms: 25,
@@ -38,9 +40,22 @@ async fn hear_logs(records: Vec<LambdaLog>) -> Result<(), Error> {
     Ok(())
 }
 
+async fn answer(event: lambda_runtime::LambdaEvent<Value>) -> Result<Value, Error> {
+    Ok(event.payload)
+}
+
+/// Runs a function that is told by SIGTERM that its sandbox ends: only one with an extension is.
+async fn serve() -> Result<(), Error> {
+    lambda_runtime::spawn_graceful_shutdown_handler(|| async { println!("public goodbye") }).await;
+    lambda_runtime::run(service_fn(answer)).await
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let program = std::env::args().next().unwrap_or_default();
+    if Path::new(&program).ends_with("bootstrap") {
+        return serve().await;
+    }
     let extension = Extension::new().with_events_processor(service_fn(follow));
     if Path::new(&program).ends_with("logs") {
         let logs = extension.with_logs_processor(SharedService::new(service_fn(hear_logs)));
