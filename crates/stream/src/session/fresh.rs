@@ -51,18 +51,24 @@ impl KeyUse {
 #[derive(Default)]
 struct Draft {
     events: Vec<Event>,
+    /// Of a session with an order per key alone.
     chosen: Vec<Chosen>,
     bytes: usize,
 }
 
 impl Draft {
-    fn push(&mut self, event: Event, key: Option<u64>) {
+    fn push(&mut self, event: Event) {
         self.bytes += event_bytes(&event);
+        self.events.push(event);
+    }
+
+    /// Adds an event whose place the set's marker will name.
+    fn choose(&mut self, event: Event, key: Option<u64>) {
         self.chosen.push(Chosen {
             at: event.position,
             key,
         });
-        self.events.push(event);
+        self.push(event);
     }
 }
 
@@ -182,7 +188,7 @@ impl<'a> Planner<'a> {
                     break;
                 }
                 keys.taken.extend(candidate.key.map(|key| (key, reader)));
-                draft.push(event, candidate.key);
+                draft.choose(event, candidate.key);
             }
             gone.insert(candidate.at);
         }
@@ -212,7 +218,7 @@ impl<'a> Planner<'a> {
                 None => {
                     keys.taken.extend(key.map(|key| (key, reader)));
                     let taken = scanner.take().expect("it has just been looked at");
-                    draft.push(taken, key);
+                    draft.choose(taken, key);
                 }
             }
         }
@@ -295,7 +301,7 @@ async fn fill(draft: &mut Draft, scanner: &mut Scanner<'_>, request: &ReadReques
             break;
         }
         let taken = scanner.take().expect("it has just been looked at");
-        draft.push(taken, None);
+        draft.push(taken);
     }
     Ok(())
 }

@@ -181,7 +181,12 @@ struct Server<'a> {
 impl Server<'_> {
     async fn run(&mut self) {
         let mut hint_failed = false;
-        while self.collect() {
+        loop {
+            // Readers that were answered together come back together: the first of them must not go alone.
+            tokio::task::yield_now().await;
+            if !self.collect() {
+                return;
+            }
             match self.round().await {
                 Ok(Round::Served) => {
                     hint_failed = false;
