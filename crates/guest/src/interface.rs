@@ -4,7 +4,8 @@
 //! bytes, then event, ARN, client context and trace id one after the other; the head holds their lengths
 //! (32 bits each, `u32::MAX` for one that is absent), the deadline in milliseconds (64 bits) and the
 //! request id (36 characters). An answer is its address in the high half of 64 bits and its length in the
-//! low 31, with bit 31 set for an error. All numbers are little-endian.
+//! low 31, with bit 31 set for an error. All numbers are little-endian. A streamed answer goes to the host
+//! by two imports, one for its content type and one for its bytes; only an error is answered after it.
 #![allow(unsafe_code)]
 
 use std::panic::PanicHookInfo;
@@ -21,6 +22,8 @@ const ERROR_BIT: u64 = 1 << 31;
 #[link(wasm_import_module = "bowline_v1")]
 unsafe extern "C" {
     fn fail(address: *const u8, bytes: usize) -> !;
+    fn begin(address: *const u8, bytes: usize);
+    fn write(address: *const u8, bytes: usize);
 }
 
 /// What lives between calls of the host. A module has one thread, and the host never calls into a call.
@@ -72,6 +75,26 @@ fn end_with(error: &[u8]) {
 
 #[cfg(not(target_arch = "wasm32"))]
 fn end_with(_error: &[u8]) {}
+
+/// Begins a streamed answer.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn begin_stream(content_type: &str) {
+    // SAFETY: the host copies the text before it returns.
+    unsafe { begin(content_type.as_ptr(), content_type.len()) }
+}
+
+/// Sends bytes of a streamed answer.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn write_stream(bytes: &[u8]) {
+    // SAFETY: the host copies the bytes before it returns.
+    unsafe { write(bytes.as_ptr(), bytes.len()) }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn begin_stream(_content_type: &str) {}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn write_stream(_bytes: &[u8]) {}
 
 /// A buffer of at least `bytes`, valid until the next call.
 pub fn reserve(bytes: u32) -> u32 {

@@ -22,6 +22,8 @@
 //! printed to standard output or error becomes the function's log. A handler that returns an [`Error`]
 //! serves on; one that panics ends its sandbox, and the caller gets the panic's message.
 //!
+//! A handler may stream its answer: what it writes to [`Event::stream`] goes out at once.
+//!
 //! Without the feature `json` a handler returns bytes (`Vec<u8>`, `String`, `&'static str`), which must be
 //! JSON all the same.
 
@@ -29,10 +31,12 @@ mod context;
 mod error;
 mod event;
 pub mod interface;
+mod stream;
 
 pub use context::Context;
 pub use error::Error;
 pub use event::{Answer, Event};
+pub use stream::ResponseStream;
 
 /// Makes a function (and optionally an initialiser) the module's entry points.
 ///

@@ -21,6 +21,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     CreateError, Deadline, FunctionError, Invocation, LogSink, Outcome, Report, Sandbox, Usage, VersionSpec,
 };
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UnixStream};
@@ -38,6 +39,9 @@ use shutdown::Reason;
 const INVOKE_CLAIM_MAX: Duration = Duration::from_millis(20);
 /// The same for an initialisation, which loads libraries and comes but once.
 const INIT_CLAIM_MAX: Duration = Duration::from_millis(500);
+
+/// How long a guest that is about to end is waited for.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
 
 /// The memory at which Lambda gives one whole processor.
 const MEMORY_PER_PROCESSOR: Mebibytes = Mebibytes(1769);
@@ -205,9 +209,18 @@ impl LinuxSandbox {
 
     /// A program that said why it cannot be initialised ends by itself at once.
     async fn drain_last_words(&mut self) {
-        const PATIENCE: Duration = Duration::from_millis(100);
-        let _ = self.wait(PATIENCE, |_, _| Poll::<io::Result<()>>::Pending).await;
+        let _ = self.wait(LAST_WORDS_MAX, |_, _| Poll::<io::Result<()>>::Pending).await;
         self.output.drain();
+    }
+
+    /// The error of a guest whose streamed answer broke off: of a guest that dies, the connections go first.
+    async fn truncated(&mut self, request_id: RequestId) -> FunctionError {
+        let end = self.wait(LAST_WORDS_MAX, |_, _| Poll::<io::Result<()>>::Pending).await;
+        self.output.drain();
+        match end {
+            End::Died => self.exit_error(Some(request_id)),
+            _ => FunctionError::new("Runtime.TruncatedResponse", "the runtime ended its answer early"),
+        }
     }
 
     /// Waits for the guest, taking its output meanwhile.
@@ -301,8 +314,12 @@ impl LinuxSandbox {
         let left = deadline.monotonic.since(self.context.clock.monotonic());
         let end = self.wait_yielding(INVOKE_CLAIM_MAX, left, Server::poll_answer).await;
         self.output.drain();
+        self.server.finish();
         match end {
             End::Done(Answer::Response(body)) => (Outcome::Success(body), true),
+            End::Done(Answer::Streamed) => (Outcome::Success(Bytes::new()), true),
+            End::Done(Answer::BrokeOff(error)) => (Outcome::Failed(error), false),
+            End::Done(Answer::Truncated) => (Outcome::Failed(self.truncated(id).await), false),
             End::Done(Answer::Error(error)) => (Outcome::Failed(error), true),
             // Some clients end when an answer of theirs is refused: do not wait to see.
             End::Done(Answer::TooLarge(bytes)) => {

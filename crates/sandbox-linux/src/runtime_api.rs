@@ -17,6 +17,6 @@ mod telemetry;
 
 pub use extension::request::{Action, Call, Events, Registration};
 pub(crate) use extension::{Kind, NewSubscription, Standing, shutdown_event};
-pub use http::{Body, Head, Parsed, Reject, Request, RequestReader, Route, parse_request};
+pub use http::{Body, Head, Parsed, Part, Reject, Request, RequestReader, Route, Streamed, Taken, parse_request};
 pub(crate) use server::{About, Answer, Ready, Server};
 pub use telemetry::{Api, Buffering, Destination, Schema, Stream, Subscription};

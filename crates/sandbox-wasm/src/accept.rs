@@ -15,6 +15,8 @@ pub(crate) const COMMAND_EXPORT: &str = "_start";
 /// The import module and the exports of the guest SDK's interface.
 pub(crate) const SDK_MODULE: &str = "bowline_v1";
 pub(crate) const SDK_FAIL: &str = "fail";
+pub(crate) const SDK_BEGIN: &str = "begin";
+pub(crate) const SDK_WRITE: &str = "write";
 pub(crate) const SDK_RESERVE: &str = "bowline_v1_reserve";
 pub(crate) const SDK_INVOKE: &str = "bowline_v1_invoke";
 pub(crate) const SDK_INIT: &str = "bowline_v1_init";
@@ -174,7 +176,7 @@ impl Outside {
                 true
             }
             (preview1::MODULE, TypeRef::Func(_)) => preview1::provides(import.name),
-            (SDK_MODULE, TypeRef::Func(_)) => import.name == SDK_FAIL,
+            (SDK_MODULE, TypeRef::Func(_)) => [SDK_FAIL, SDK_BEGIN, SDK_WRITE].contains(&import.name),
             _ => false,
         };
         if !known {

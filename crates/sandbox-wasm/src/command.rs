@@ -14,6 +14,7 @@ use wasmtime::{Extern, ExternType, InstancePre, Module, ModuleExport, Store};
 use crate::accept::COMMAND_EXPORT;
 use crate::failure::{ProtocolViolation, Scene};
 use crate::guest::{Answer, EnvironmentBlock, Guest, Stdout, Surroundings};
+use crate::outlet::Outlet;
 use crate::preview1::Exit;
 use crate::store;
 
@@ -21,13 +22,15 @@ use crate::store;
 #[derive(Clone)]
 pub(crate) struct CommandProgram {
     instance: InstancePre<Guest>,
+    /// The same with an output that can wait for its reader.
+    streaming: InstancePre<Guest>,
     start: ModuleExport,
     memory: ModuleExport,
 }
 
 impl CommandProgram {
     /// Fails if the module is no command after all.
-    pub(crate) fn new(instance: InstancePre<Guest>) -> wasmtime::Result<Self> {
+    pub(crate) fn new(instance: InstancePre<Guest>, streaming: InstancePre<Guest>) -> wasmtime::Result<Self> {
         let module = instance.module();
         let start = module.get_export_index(COMMAND_EXPORT);
         let start = start.ok_or(ProtocolViolation("the module exports no `_start`"))?;
@@ -42,6 +45,7 @@ impl CommandProgram {
         let memory = memory.ok_or(ProtocolViolation("the module exports no memory"))?;
         Ok(Self {
             instance,
+            streaming,
             start,
             memory,
         })
@@ -54,16 +58,22 @@ impl CommandProgram {
 }
 
 /// Runs one invocation in an instance of its own.
-pub(crate) async fn run(program: &CommandProgram, surroundings: Arc<Surroundings>, invocation: &Invocation) -> Outcome {
+pub(crate) async fn run(
+    program: &CommandProgram,
+    surroundings: Arc<Surroundings>,
+    mut invocation: Invocation,
+) -> Outcome {
     let memory = surroundings.memory;
-    let mut guest = Guest::new(
-        surroundings,
-        invocation.payload.clone(),
-        Stdout::Answer(Answer::default()),
-    );
-    guest.call_environment = Some(call_environment(invocation));
+    let sink = invocation.sink.take();
+    let (instance, stdout) = match sink {
+        None => (&program.instance, Stdout::Answer(Answer::default())),
+        Some(_) => (&program.streaming, Stdout::Outlet),
+    };
+    let mut guest = Guest::new(surroundings, invocation.payload.clone(), stdout);
+    guest.outlet = Outlet::from(sink);
+    guest.call_environment = Some(call_environment(&invocation));
     let mut store = store::new(program.module().engine(), guest);
-    match call(program, &mut store).await {
+    match call(program, instance, &mut store).await {
         Ok(()) => finish(store.into_data()),
         Err(error) => match error.downcast_ref::<Exit>() {
             Some(Exit(0)) => finish(store.into_data()),
@@ -79,8 +89,12 @@ pub(crate) async fn run(program: &CommandProgram, surroundings: Arc<Surroundings
     }
 }
 
-async fn call(program: &CommandProgram, store: &mut Store<Guest>) -> wasmtime::Result<()> {
-    let instance = program.instance.instantiate_async(&mut *store).await?;
+async fn call(
+    program: &CommandProgram,
+    instance: &InstancePre<Guest>,
+    store: &mut Store<Guest>,
+) -> wasmtime::Result<()> {
+    let instance = instance.instantiate_async(&mut *store).await?;
     let memory = instance.get_module_export(&mut *store, &program.memory);
     store.data_mut().memory = memory.and_then(Extern::into_memory);
     let start = instance.get_module_export(&mut *store, &program.start);
@@ -93,7 +107,7 @@ async fn call(program: &CommandProgram, store: &mut Store<Guest>) -> wasmtime::R
 fn finish(guest: Guest) -> Outcome {
     let answer = match guest.stdout {
         Stdout::Answer(answer) => answer.finish(),
-        Stdout::Log => Ok(Bytes::new()),
+        Stdout::Log | Stdout::Outlet => Ok(Bytes::new()),
     };
     match answer {
         Ok(answer) => Outcome::Success(answer),

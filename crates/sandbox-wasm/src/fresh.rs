@@ -75,12 +75,12 @@ impl FreshSandbox {
         match &image.program {
             Program::Fresh(Fresh::Command(program)) => {
                 let program = program.clone();
-                Box::pin(async move { command::run(&program, surroundings, &invocation).await })
+                Box::pin(async move { command::run(&program, surroundings, invocation).await })
             }
             Program::Fresh(Fresh::Http(program)) => {
                 let program = program.clone();
                 let guest = HttpGuest::new(&surroundings, &self.environment);
-                Box::pin(async move { http::serve(&program, guest, &invocation).await })
+                Box::pin(async move { http::serve(&program, guest, invocation).await })
             }
             Program::Reactor(_) => unreachable!("the backend makes another kind of sandbox for reactors"),
         }

@@ -12,6 +12,8 @@ use bowline_sandbox::{LogSink, VersionSpec};
 use bytes::Bytes;
 use wasmtime::{Memory, ResourceLimiter, Result};
 
+use crate::outlet::Outlet;
+
 /// What every instance of one sandbox shares.
 pub(crate) struct Surroundings {
     pub(crate) environment: EnvironmentBlock,
@@ -84,6 +86,8 @@ pub(crate) enum Stdout {
     Log,
     /// Into the answer.
     Answer(Answer),
+    /// To the guest's outlet.
+    Outlet,
 }
 
 /// An answer that is being written; what is over the limit is counted but not kept.
@@ -118,6 +122,8 @@ pub(crate) struct Guest {
     pub(crate) memory: Option<Memory>,
     pub(crate) stdin: Bytes,
     pub(crate) stdout: Stdout,
+    /// Where a streamed answer goes.
+    pub(crate) outlet: Outlet,
     /// Variables of this invocation alone.
     pub(crate) call_environment: Option<EnvironmentBlock>,
 }
@@ -130,6 +136,7 @@ impl Guest {
             memory: None,
             stdin,
             stdout,
+            outlet: Outlet::Whole(None),
             call_environment: None,
         }
     }

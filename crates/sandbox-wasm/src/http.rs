@@ -4,6 +4,7 @@
 //! function has no network.
 
 mod event;
+mod streaming;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -113,7 +114,8 @@ enum NoAnswer {
 }
 
 /// Runs one invocation in an instance of its own.
-pub(crate) async fn serve(program: &ProxyPre<HttpGuest>, guest: HttpGuest, invocation: &Invocation) -> Outcome {
+pub(crate) async fn serve(program: &ProxyPre<HttpGuest>, guest: HttpGuest, mut invocation: Invocation) -> Outcome {
+    let sink = invocation.sink.take();
     let memory = guest.limits.memory();
     let request = event::request(&invocation.payload).map(|body| body.map_err(|never| match never {}).boxed_unsync());
     let mut store = Store::new(program.engine(), guest);
@@ -127,7 +129,13 @@ pub(crate) async fn serve(program: &ProxyPre<HttpGuest>, guest: HttpGuest, invoc
         drop(store);
         result.map_err(|error| (error, memory_refused))
     };
-    let (handled, answer) = tokio::join!(handle, collect(receiver));
+    let answer = async {
+        match sink {
+            None => collect(receiver).await,
+            Some(sink) => streaming::pass_on(receiver, sink).await,
+        }
+    };
+    let (handled, answer) = tokio::join!(handle, answer);
     match (handled, answer) {
         (_, Ok(answer)) => Outcome::Success(answer),
         (Err((error, memory_refused)), _) => {
@@ -172,7 +180,7 @@ async fn collect(receiver: oneshot::Receiver<Result<Response, ErrorCode>>) -> Re
         NoAnswer::Body(if error.is::<LengthLimitError>() {
             FunctionError::response_too_large(SYNC_PAYLOAD_BYTES_MAX as u64 + 1, SYNC_PAYLOAD_BYTES_MAX)
         } else {
-            FunctionError::new("Runtime.HttpError", &format!("the response broke off: {error}"))
+            broke_off(&error)
         })
     })?;
     let answer = event::answer(&head, &body.to_bytes());
@@ -181,6 +189,10 @@ async fn collect(receiver: oneshot::Receiver<Result<Response, ErrorCode>>) -> Re
         return Err(NoAnswer::Body(error));
     }
     Ok(answer)
+}
+
+fn broke_off(error: &dyn std::fmt::Display) -> FunctionError {
+    FunctionError::new("Runtime.HttpError", &format!("the response broke off: {error}"))
 }
 
 /// Standard output and error of a component: both go to the log.

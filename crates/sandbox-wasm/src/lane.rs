@@ -30,6 +30,8 @@ const LANES_MAX: usize = 8;
 pub(crate) struct Lane {
     pub(crate) engine: Engine,
     modules: Linker<Guest>,
+    /// For commands whose output can wait for its reader.
+    streaming: Linker<Guest>,
     components: wasmtime::component::Linker<HttpGuest>,
     mapped: RwLock<HashMap<Digest, Arc<Image>>>,
 }
@@ -58,10 +60,14 @@ impl Lane {
         let mut modules = Linker::new(&engine);
         preview1::define(&mut modules)?;
         modules.func_wrap(SDK_MODULE, SDK_FAIL, reactor::fail)?;
+        reactor::define_streaming(&mut modules)?;
+        let mut streaming = modules.clone();
+        preview1::redefine(&mut streaming)?;
         Ok(Self {
             components: http::linker(&engine)?,
             engine,
             modules,
+            streaming,
             mapped: RwLock::default(),
         })
     }
@@ -106,7 +112,8 @@ impl Lane {
                 Ok(if reactor {
                     Program::Reactor(instance)
                 } else {
-                    Program::Fresh(Fresh::Command(Arc::new(CommandProgram::new(instance)?)))
+                    let streaming = self.streaming.instantiate_pre(&module)?;
+                    Program::Fresh(Fresh::Command(Arc::new(CommandProgram::new(instance, streaming)?)))
                 })
             }
         }

@@ -17,6 +17,7 @@ mod guest;
 mod http;
 mod image;
 mod lane;
+mod outlet;
 mod preview1;
 mod reactor;
 mod runner;

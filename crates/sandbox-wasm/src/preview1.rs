@@ -4,11 +4,15 @@
 //! leaves so little that an invocation need not build (and pay for) a general context. Whatever touches
 //! files answers `badf`: no folder is ever opened, so no descriptor but the three streams exists.
 
+mod streaming;
+
 use std::time::Duration;
 
 use wasmtime::{Caller, Engine, Extern, FuncType, Linker, Memory, Result, Val, ValType, bail};
 
 use crate::guest::{Guest, Stdout};
+
+pub(crate) use streaming::redefine;
 
 /// The import module of WASI preview 1.
 pub(crate) const MODULE: &str = "wasi_snapshot_preview1";

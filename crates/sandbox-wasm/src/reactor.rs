@@ -12,6 +12,9 @@
 //! - export `bowline_v1_init()`, optional: called once after `_initialize`, before any request.
 //! - import `bowline_v1.fail(address, bytes)`: ends the guest with an error, as after a panic. Never
 //!   returns.
+//! - import `bowline_v1.begin(address, bytes)`, optional: begins a streamed answer of this content type.
+//! - import `bowline_v1.write(address, bytes)`, optional: bytes of a streamed answer; returns once the
+//!   reader of the answer keeps up. What `bowline_v1_invoke` answers then counts only if it is an error.
 //!
 //! An error is JSON: `errorType`, `errorMessage`, `stackTrace`. A request is a head of 64 bytes and four
 //! texts one after the other:
@@ -26,6 +29,8 @@
 //! | 24 | request id, 36 characters |
 //! | 60 | zero |
 //! | 64 | event, ARN, client context, trace id |
+
+mod streaming;
 
 use std::sync::Arc;
 
@@ -43,8 +48,11 @@ use crate::backend::Shared;
 use crate::failure::{GuestFailure, ProtocolViolation, Scene, is_exhaustion};
 use crate::guest::{Guest, Stdout, Surroundings};
 use crate::image::Image;
+use crate::outlet::Outlet;
 use crate::runner::{Departure, Unfinished};
 use crate::store;
+
+pub(crate) use streaming::define as define_streaming;
 
 const HEAD_BYTES: usize = 64;
 const ABSENT: u32 = u32::MAX;
@@ -122,7 +130,7 @@ impl Reactor {
 
 #[async_trait]
 impl Sandbox for Reactor {
-    async fn invoke(&mut self, invocation: Invocation) -> Report {
+    async fn invoke(&mut self, mut invocation: Invocation) -> Report {
         let Some(mut instance) = self.instance.take() else {
             return broken("the sandbox ended with its last invocation");
         };
@@ -131,7 +139,10 @@ impl Sandbox for Reactor {
         let budget = invocation.deadline.monotonic.since(started);
         let (request_id, limit) = (invocation.request_id, invocation.deadline.budget);
         let work = Box::pin(async move {
+            instance.store.data_mut().outlet = Outlet::from(invocation.sink.take());
             let answer = instance.serve(&invocation).await;
+            let outlet = std::mem::replace(&mut instance.store.data_mut().outlet, Outlet::Whole(None));
+            let answer = answer.map(|answer| answer.after(outlet));
             (instance, answer)
         });
         let finished = self.shared.runner.run(work, budget, &mut self.departure).await;
@@ -301,6 +312,17 @@ fn write_request(buffer: &mut [u8], invocation: &Invocation, lengths: &[u32; 4],
 }
 
 impl Answer {
+    /// The answer of a guest that may have written to `outlet` before.
+    fn after(self, outlet: Outlet) -> Self {
+        match (self, outlet) {
+            (Self::Success(_), outlet) if outlet.has_begun() => match outlet {
+                Outlet::Whole(Some(written)) => written.finish().map_or_else(Self::TooLarge, Self::Success),
+                _ => Self::Success(Bytes::new()),
+            },
+            (answer, _) => answer,
+        }
+    }
+
     fn into_outcome(self) -> Outcome {
         match self {
             Self::Success(answer) => Outcome::Success(answer),

@@ -23,6 +23,7 @@
 //! | `answer_never` | takes the event and waits for ever without computing and without answering |
 //! | `answer_twice` | answers `{"ok": true, "answer": 1}`, then sends `{"ok": true, "answer": 2}` for the same request |
 //! | `output_bytes`, `bytes` | the answer is not an object but a JSON string of ASCII letters, `bytes` long with both quotes |
+//! | `stream`, `pieces`, `bytes`, `pause_ms` (default 0), `type`, `then` | streams an answer of content type `type`: `pieces` pieces of `bytes` letters `x`, sleeping between them, then ends well, or does what `then` says: `fail` (an error `KnotError`), `crash`, `hang` (for ever); wanted in one piece, the same bytes are the answer |
 //! | `fail`, `type`, `message` | the handler returns an error: payload with `errorType`, `errorMessage`, `stackTrace` (array of texts) |
 //! | `exit`, `code` | the program ends at once with that status, without answering |
 //! | `crash` | the program aborts (a signal, a trap), without answering |
@@ -40,6 +41,7 @@
 //! prints nothing and starts at once.
 
 mod cases;
+mod streaming;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,6 +55,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub use cases::*;
+pub use streaming::*;
 
 use crate::{Backend, CreateError, Deadline, Invocation, MemoryLog, Outcome, Report, Sandbox, VersionSpec};
 
@@ -103,6 +106,8 @@ pub enum Ability {
     AnswerTwice,
     /// `read_path` of files that exist: the kind has no files at all.
     Files,
+    /// `stream`: the program's language has no way to say part of an answer.
+    Stream,
 }
 
 /// What a case asks of a prober's version.
@@ -187,6 +192,13 @@ macro_rules! sandbox_conformance {
             passes_handler_errors_on
             ends_a_guest_whose_caller_left
             leaves_nothing_behind
+            streams_an_answer
+            streams_the_first_piece_at_once
+            holds_a_guest_back
+            ends_a_guest_that_is_held_back
+            goes_on_without_a_reader
+            fails_in_the_middle_of_an_answer
+            bounds_a_streamed_answer
         }
     };
     (@each $make:path: $($case:ident)*) => {

@@ -10,7 +10,7 @@ import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
-import { Writable } from 'node:stream';
+import { finished, Writable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 import { format } from 'node:util';
 import process from 'node:process';
@@ -51,6 +51,26 @@ class RuntimeApi {
     return new Promise((resolve) => {
       this.waiting.push(resolve);
       this.deliver();
+    });
+  }
+
+  /** The head of an answer whose body follows in chunks. */
+  streamHead(id, contentType) {
+    return `POST ${this.prefix}invocation/${id}/response${this.tail}Content-Type: ${contentType}\r\n`
+      + 'Lambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n'
+      + 'Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n';
+  }
+
+  /** Writes `data` and calls back once the socket takes more; until then the process has work. */
+  push(data, done) {
+    if (this.socket.write(data)) {
+      done();
+      return;
+    }
+    this.socket.ref();
+    this.socket.once('drain', () => {
+      this.socket.unref();
+      done();
     });
   }
 
@@ -136,7 +156,6 @@ function reportError(title, payload) {
   writeLine('ERROR', `${title} \t${JSON.stringify({ ...payload, trace: undefined, stack: payload.trace })}`);
 }
 
-/** Response streams are collected and sent as one answer. */
 function installStreaming() {
   const streaming = Symbol.for('aws.lambda.runtime.handler.streaming');
   globalThis.awslambda = {
@@ -147,8 +166,7 @@ function installStreaming() {
     HttpResponseStream: {
       from(stream, prelude) {
         stream.setContentType('application/vnd.awslambda.http-integration-response');
-        stream.write(JSON.stringify(prelude));
-        stream.write(Buffer.alloc(8));
+        stream.prelude = Buffer.concat([Buffer.from(JSON.stringify(prelude)), Buffer.alloc(8)]);
         return stream;
       },
     },
@@ -156,18 +174,64 @@ function installStreaming() {
   return streaming;
 }
 
-class CollectedStream extends Writable {
-  chunks = [];
+/** The stream whose answer has begun and is not over. */
+let openStream = null;
 
-  setContentType() {}
+/** What a streaming handler writes: each write is a chunk of the answer, sent at once. */
+class ResponseStream extends Writable {
+  prelude = null;
 
-  _write(chunk, encoding, done) {
-    this.chunks.push(typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk);
-    done();
+  begun = false;
+
+  constructor(api, id, highWaterMark) {
+    super(typeof highWaterMark === 'number' ? { highWaterMark } : {});
+    this.api = api;
+    this.id = id;
+    this.contentType = 'application/octet-stream';
   }
 
-  body() {
-    return Buffer.concat(this.chunks);
+  setContentType(contentType) {
+    this.contentType = String(contentType).replace(/[^ -~]/g, '?');
+  }
+
+  _write(chunk, encoding, done) {
+    this.sendChunk([chunk], done);
+  }
+
+  _writev(chunks, done) {
+    this.sendChunk(chunks.map(({ chunk }) => chunk), done);
+  }
+
+  _final(done) {
+    if (!this.begun || this.prelude) this.sendChunk([], done);
+    else done();
+  }
+
+  sendChunk(pieces, done) {
+    const data = Buffer.concat(this.prelude ? [this.prelude, ...pieces] : pieces);
+    this.prelude = null;
+    const head = this.begun ? '' : this.api.streamHead(this.id, this.contentType);
+    this.begun = true;
+    openStream = this;
+    if (data.length === 0) this.api.push(head, done);
+    else this.api.push(Buffer.concat([Buffer.from(`${head}${data.length.toString(16)}\r\n`), data, Buffer.from('\r\n')]), done);
+  }
+
+  /** Ends the stream, if the handler has not, once all that was written is on its way. */
+  settle() {
+    return new Promise((resolve) => {
+      finished(this, { readable: false }, resolve);
+      if (!this.writableEnded) this.end();
+    });
+  }
+
+  /** What ends the answer; with an error, the trailers tell of it. */
+  ending(payload) {
+    openStream = null;
+    this.destroy();
+    if (!payload) return '0\r\n\r\n';
+    const body = Buffer.from(JSON.stringify(payload)).toString('base64');
+    return `0\r\n${errorHeaders(payload.errorType)}Lambda-Runtime-Function-Error-Body: ${body}\r\n\r\n`;
   }
 }
 
@@ -270,15 +334,14 @@ function serialise(answer) {
 let whenIdle = null;
 
 /** Runs the handler once; settles with its answer or rejects with its error. */
-function run(handler, isStreaming, { headers, body }) {
+function run(handler, stream, { headers, body }) {
   return new Promise((resolve, reject) => {
     // `done`, `succeed` and `fail` answer at once; the callback waits for the event loop, if asked to.
     const context = contextOf(headers, { succeed: resolve, fail: reject });
     whenIdle = () => resolve(null);
     const event = JSON.parse(body);
-    if (isStreaming) {
-      const stream = new CollectedStream();
-      stream.on('finish', () => resolve(stream.body()));
+    if (stream) {
+      stream.on('finish', resolve);
       stream.on('error', reject);
       Promise.resolve(handler(event, stream, context)).then(() => stream.writableEnded || stream.end(), reject);
       return;
@@ -293,17 +356,24 @@ function run(handler, isStreaming, { headers, body }) {
   });
 }
 
-async function answerTo(api, handler, isStreaming, request) {
+/** `highWaterMark` is that of a streaming handler's stream, and undefined for any other handler. */
+async function answerTo(api, handler, highWaterMark, request) {
   const id = request.headers['lambda-runtime-aws-request-id'];
   requestId = id;
   if (request.headers['lambda-runtime-trace-id']) process.env._X_AMZN_TRACE_ID = request.headers['lambda-runtime-trace-id'];
   else delete process.env._X_AMZN_TRACE_ID;
+  const stream = highWaterMark === undefined ? null : new ResponseStream(api, id, highWaterMark);
   try {
-    const answer = await run(handler, isStreaming, request);
-    return api.post(`invocation/${id}/response`, Buffer.isBuffer(answer) ? answer : serialise(answer), '');
+    const answer = await run(handler, stream, request);
+    await stream?.settle();
+    return stream ? stream.ending() : api.post(`invocation/${id}/response`, serialise(answer), '');
   } catch (error) {
     const payload = describe(error);
     reportError('Invoke Error', payload);
+    if (stream?.begun) {
+      await stream.settle();
+      return stream.ending(payload);
+    }
     return api.post(`invocation/${id}/error`, JSON.stringify(payload), errorHeaders(payload.errorType));
   } finally {
     whenIdle = null;
@@ -311,7 +381,7 @@ async function answerTo(api, handler, isStreaming, request) {
 }
 
 async function serve(api, handler, streaming) {
-  const isStreaming = handler[streaming] !== undefined;
+  const highWaterMark = handler[streaming];
   process.on('beforeExit', () => {
     const idle = whenIdle;
     whenIdle = null;
@@ -323,7 +393,7 @@ async function serve(api, handler, streaming) {
     api.socket.ref();
     const request = await api.receive();
     api.socket.unref();
-    const answer = await answerTo(api, handler, isStreaming, request);
+    const answer = await answerTo(api, handler, highWaterMark, request);
     api.socket.ref();
     api.send(answer, api.nextRequest);
     const reply = await api.receive();
@@ -337,7 +407,8 @@ async function die(api, error, errorType, title, status) {
   reportError(title, payload);
   const route = requestId === 'undefined' ? 'init/error' : `invocation/${requestId}/error`;
   api.socket.ref();
-  api.send(api.post(route, JSON.stringify(payload), errorHeaders(errorType)));
+  if (openStream) api.send(openStream.ending(payload));
+  else api.send(api.post(route, JSON.stringify(payload), errorHeaders(errorType)));
   await api.receive();
   process.exit(status);
 }
@@ -378,7 +449,7 @@ async function rehearse() {
   const { default: handler } = await import('data:text/javascript,export default async () => ({})');
   api.send(api.nextRequest);
   for (let round = 0; round < REHEARSALS; round += 1) {
-    api.send(await answerTo(api, handler, false, await api.receive()), api.nextRequest);
+    api.send(await answerTo(api, handler, undefined, await api.receive()), api.nextRequest);
     await api.receive();
   }
   const closed = new Promise((resolve) => server.close(resolve));

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::http::{Reject, Request, RequestReader};
+use super::http::{Part, Reject, RequestReader, Streamed, Taken};
 
 /// What is read at once, unless a large body is known to come.
 const READ_BYTES: usize = 8 * 1024;
@@ -37,6 +37,10 @@ pub(crate) struct Connection {
     pub(crate) carries_event: bool,
     /// Is closed once everything is written.
     pub(crate) closing: bool,
+    /// The streamed answer on it is the invocation's.
+    pub(crate) carries_answer: bool,
+    /// Is closed after the streamed answer on it.
+    pub(crate) closes_after_stream: bool,
 }
 
 impl Connection {
@@ -53,19 +57,42 @@ impl Connection {
             waiter: None,
             carries_event: false,
             closing: false,
+            carries_answer: false,
+            closes_after_stream: false,
         })
     }
 
-    /// The next request among the bytes that were read, if it is there whole.
-    pub(crate) fn take_request(&mut self) -> Result<Option<Request>, Reject> {
+    /// The next request among the bytes that were read, if it is there whole, or the head of a streamed
+    /// answer.
+    pub(crate) fn take_request(&mut self, streamed: Streamed) -> Result<Option<Taken>, Reject> {
         if self.inbox.is_empty() {
             return Ok(None);
         }
-        let request = self.reader.take(&mut self.inbox)?;
-        if request.is_none() && self.reader.take_expectation() {
+        let taken = self.reader.take(&mut self.inbox, streamed)?;
+        let expects = match &taken {
+            Some(Taken::Request(_)) => false,
+            Some(Taken::Stream(head)) => head.expects_continue,
+            None => self.reader.take_expectation(),
+        };
+        if expects {
             self.outbox.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        Ok(request)
+        Ok(taken)
+    }
+
+    /// Whether parts of a streamed answer are next.
+    pub(crate) fn is_in_stream(&self) -> bool {
+        self.reader.is_in_stream()
+    }
+
+    /// The next part of a streamed answer, if it has arrived.
+    pub(crate) fn take_part(&mut self) -> Result<Option<Part>, Reject> {
+        let part = self.reader.take_part(&mut self.inbox)?;
+        if matches!(part, Some(Part::End(_))) && self.inbox.is_empty() {
+            // The buffer has grown to the size of pieces.
+            self.inbox = BytesMut::with_capacity(READ_BYTES);
+        }
+        Ok(part)
     }
 
     /// How many bytes were read and not understood yet.

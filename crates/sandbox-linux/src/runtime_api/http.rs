@@ -2,13 +2,21 @@
 //!
 //! A request is read in two steps, because its body may be far larger than one read: the head gives the
 //! route and how the body is framed; the body is then taken as it arrives. What is larger than an answer
-//! may be is counted and thrown away, so that the guest can be told in an orderly way.
+//! may be is counted and thrown away, so that the guest can be told in an orderly way. An answer in the
+//! streaming mode can be handed out in parts while it arrives.
+
+mod chunks;
+mod stream;
 
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_sandbox::FunctionError;
+use bowline_sandbox::answer::STREAM_PIECE_BYTES;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::extension::request::{self, Call};
+use chunks::{Chunks, Step};
+pub use stream::Part;
+use stream::StreamReader;
 
 /// Largest head of a request.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -16,10 +24,6 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// Largest body that is read to its end only to be refused; beyond it the connection is closed.
 const DISCARDED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Longest line of a chunked body: a chunk's size, or a trailer field.
-const LINE_BYTES_MAX: usize = 8 * 1024;
-/// Most trailer fields of a chunked body.
-const TRAILERS_MAX: usize = 16;
 /// Bodies up to this size are copied, so that the buffer they came in can be used again.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// Longest request id in a path: a UUID has 36 characters.
@@ -57,6 +61,10 @@ pub struct Head {
     pub error_type: Option<Box<str>>,
     /// Whether `Lambda-Runtime-Function-Response-Mode` is neither absent nor `streaming`.
     pub invalid_mode: bool,
+    /// Whether it is `streaming`.
+    pub streaming: bool,
+    /// `Content-Type`, of an answer in the streaming mode only.
+    pub content_type: Option<Box<str>>,
 }
 
 /// The body of a request.
@@ -103,6 +111,15 @@ pub enum Reject {
     BodyTooLarge,
 }
 
+/// What can be taken of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All of it.
+    Request(Request),
+    /// The head of a streamed answer, whose parts follow.
+    Stream(Head),
+}
+
 /// Reads the first request in `bytes`.
 ///
 /// # Errors
@@ -110,26 +127,43 @@ pub enum Reject {
 pub fn parse_request(bytes: &[u8]) -> Result<Parsed, Reject> {
     let mut buffer = BytesMut::from(bytes);
     let mut reader = RequestReader::default();
-    Ok(match reader.take(&mut buffer)? {
-        Some(request) => Parsed::Complete(Box::new(request), bytes.len() - buffer.len()),
-        None => Parsed::Partial,
+    Ok(match reader.take(&mut buffer, Streamed::Collected)? {
+        Some(Taken::Request(request)) => Parsed::Complete(Box::new(request), bytes.len() - buffer.len()),
+        _ => Parsed::Partial,
     })
+}
+
+/// Whether a streamed answer is handed out as it arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streamed {
+    /// It is.
+    InParts,
+    /// It is collected like any other.
+    Collected,
 }
 
 /// Reads requests one after another out of a buffer that grows as bytes arrive.
 #[derive(Debug, Default)]
 pub struct RequestReader {
     current: Option<(Head, BodyReader)>,
+    stream: Option<StreamReader>,
 }
 
 impl RequestReader {
-    /// Takes the next request out of `buffer`, or what can be taken of it so far.
+    /// Takes the next request out of `buffer`, or what can be taken of it so far. Of a streamed answer that
+    /// is to come in parts it takes the head; [`Self::take_part`] takes the rest.
     ///
     /// # Errors
     /// If the bytes can never become a request; the reader is of no use then.
-    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Request>, Reject> {
+    pub fn take(&mut self, buffer: &mut BytesMut, streamed: Streamed) -> Result<Option<Taken>, Reject> {
         if self.current.is_none() {
             self.current = read_head(buffer)?;
+            if streamed == Streamed::InParts
+                && let Some((head, body)) = self.current.take_if(|(head, _)| head.is_streamed_answer())
+            {
+                self.stream = Some(StreamReader::new(body));
+                return Ok(Some(Taken::Stream(head)));
+            }
         }
         let Some((_, body)) = &mut self.current else {
             return Ok(None);
@@ -139,7 +173,27 @@ impl RequestReader {
         }
         let (mut head, body) = self.current.take().expect("a head was just there");
         let body = body.finish(buffer, &mut head);
-        Ok(Some(Request { head, body }))
+        Ok(Some(Taken::Request(Request { head, body })))
+    }
+
+    /// Whether parts of a streamed answer are next.
+    pub fn is_in_stream(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Takes the next part of a streamed answer, if it has arrived.
+    ///
+    /// # Errors
+    /// If the bytes can never become a request; the reader is of no use then.
+    pub fn take_part(&mut self, buffer: &mut BytesMut) -> Result<Option<Part>, Reject> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(None);
+        };
+        let part = stream.take(buffer)?;
+        if matches!(part, Some(Part::End(_))) {
+            self.stream = None;
+        }
+        Ok(part)
     }
 
     /// Whether the guest waits to be told that it may send the body; says so once.
@@ -152,9 +206,16 @@ impl RequestReader {
     /// How many more bytes the present body is known to need.
     pub fn bytes_missing(&self, buffered: usize) -> usize {
         match &self.current {
+            _ if self.stream.is_some() => STREAM_PIECE_BYTES,
             Some((_, BodyReader::Length(length))) => length.saturating_sub(buffered),
             _ => 0,
         }
+    }
+}
+
+impl Head {
+    fn is_streamed_answer(&self) -> bool {
+        self.streaming && matches!(self.route, Route::Response(_))
     }
 }
 
@@ -186,6 +247,8 @@ fn interpret(request: &httparse::Request<'_, '_>) -> Result<(Head, BodyReader), 
         expects_continue: false,
         error_type: None,
         invalid_mode: false,
+        streaming: false,
+        content_type: None,
     };
     let mut length = None;
     let mut chunked = false;
@@ -210,7 +273,8 @@ fn interpret(request: &httparse::Request<'_, '_>) -> Result<(Head, BodyReader), 
             6 if is(field, "expect") => head.expects_continue = value.eq_ignore_ascii_case(b"100-continue"),
             34 if is(field, "lambda-runtime-function-error-type") => head.error_type = text(value),
             37 if is(field, "lambda-runtime-function-response-mode") => {
-                head.invalid_mode = !value.eq_ignore_ascii_case(b"streaming");
+                head.streaming = value.eq_ignore_ascii_case(b"streaming");
+                head.invalid_mode = !head.streaming;
             }
             _ => {}
         }
@@ -218,9 +282,13 @@ fn interpret(request: &httparse::Request<'_, '_>) -> Result<(Head, BodyReader), 
     if let Route::Extension(call) = &mut head.route {
         call.read_fields(request.headers);
     }
+    if head.streaming {
+        let content_type = request.headers.iter().find(|field| is(field, "content-type"));
+        head.content_type = content_type.and_then(|field| text(field.value));
+    }
     let body = match (length, chunked) {
         (Some(_), true) => return Err(Reject::Framing),
-        (None, true) => BodyReader::Chunked(Chunks::default()),
+        (None, true) => BodyReader::Chunked(Collected::default()),
         (length, false) => BodyReader::of_length(length.unwrap_or(0))?,
     };
     Ok((head, body))
@@ -285,7 +353,7 @@ enum BodyReader {
     /// So many bytes are still to be thrown away, of so many.
     Discard { left: u64, total: u64 },
     /// The body comes in chunks.
-    Chunked(Chunks),
+    Chunked(Collected),
 }
 
 impl BodyReader {
@@ -310,7 +378,7 @@ impl BodyReader {
                 *left -= bytes as u64;
                 Ok(*left == 0)
             }
-            Self::Chunked(chunks) => chunks.advance(buffer),
+            Self::Chunked(collected) => collected.advance(buffer),
         }
     }
 
@@ -324,153 +392,57 @@ impl BodyReader {
             }
             Self::Length(length) => Body::Whole(buffer.split_to(length).freeze()),
             Self::Discard { total, .. } => Body::TooLarge(total),
-            Self::Chunked(chunks) => chunks.finish(head),
+            Self::Chunked(collected) => collected.finish(head),
         }
     }
 }
 
 /// A chunked body on its way.
 #[derive(Debug, Default)]
-struct Chunks {
-    state: ChunkState,
+struct Collected {
+    chunks: Chunks,
     body: BytesMut,
-    /// Bytes of all chunks, also of those thrown away.
-    total: u64,
-    trailers: usize,
-    /// The trailer by which a streaming function says that it failed after all.
-    error_type: Option<Box<str>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ChunkState {
-    /// A line with a chunk's size is next.
-    #[default]
-    Size,
-    /// So many bytes of a chunk are next.
-    Data(u64),
-    /// The line's end after a chunk is next.
-    DataEnd,
-    /// Trailer fields or the empty line that ends the body are next.
-    Trailer,
-}
-
-impl Chunks {
+impl Collected {
     fn advance(&mut self, buffer: &mut BytesMut) -> Result<bool, Reject> {
         loop {
-            match self.state {
-                ChunkState::Data(left) => {
-                    if buffer.is_empty() {
-                        return Ok(false);
+            let step = self.chunks.step(buffer)?;
+            if self.chunks.announced() > DISCARDED_BYTES_MAX {
+                return Err(Reject::BodyTooLarge);
+            }
+            match step {
+                Step::Wait => return Ok(false),
+                Step::End => return Ok(true),
+                Step::Data(bytes) => {
+                    if self.chunks.announced() <= SYNC_PAYLOAD_BYTES_MAX as u64 {
+                        self.body.extend_from_slice(&buffer[..bytes]);
                     }
-                    self.take_data(left, buffer);
-                }
-                ChunkState::Size | ChunkState::DataEnd | ChunkState::Trailer => {
-                    let Some(line) = take_line(buffer)? else {
-                        return Ok(false);
-                    };
-                    if self.take_line(&line)? {
-                        return Ok(true);
-                    }
+                    buffer.advance(bytes);
                 }
             }
-        }
-    }
-
-    fn take_data(&mut self, left: u64, buffer: &mut BytesMut) {
-        let bytes = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        if self.total <= SYNC_PAYLOAD_BYTES_MAX as u64 {
-            self.body.extend_from_slice(&buffer[..bytes]);
-        }
-        buffer.advance(bytes);
-        let left = left - bytes as u64;
-        self.state = if left == 0 {
-            ChunkState::DataEnd
-        } else {
-            ChunkState::Data(left)
-        };
-    }
-
-    /// Takes a line that is not data; whether it ended the body.
-    fn take_line(&mut self, line: &[u8]) -> Result<bool, Reject> {
-        match self.state {
-            ChunkState::Size => {
-                let size = chunk_size(line)?;
-                self.total = self.total.checked_add(size).ok_or(Reject::Framing)?;
-                if self.total > DISCARDED_BYTES_MAX {
-                    return Err(Reject::BodyTooLarge);
-                }
-                self.state = if size == 0 {
-                    ChunkState::Trailer
-                } else {
-                    ChunkState::Data(size)
-                };
-            }
-            ChunkState::DataEnd if line.is_empty() => self.state = ChunkState::Size,
-            ChunkState::Trailer if line.is_empty() => return Ok(true),
-            ChunkState::Trailer if self.trailers < TRAILERS_MAX => self.take_trailer(line),
-            ChunkState::Trailer => return Err(Reject::HeadTooLarge),
-            ChunkState::DataEnd | ChunkState::Data(_) => return Err(Reject::Framing),
-        }
-        Ok(false)
-    }
-
-    fn take_trailer(&mut self, line: &[u8]) {
-        self.trailers += 1;
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
-            return;
-        };
-        if line[..colon].eq_ignore_ascii_case(b"lambda-runtime-function-error-type") {
-            self.error_type = text(&line[colon + 1..]);
         }
     }
 
     fn finish(self, head: &mut Head) -> Body {
-        if let Some(error_type) = self.error_type {
-            return fail_late(head, error_type);
+        let bytes = self.chunks.announced();
+        if let Some(error) = self.chunks.late_error() {
+            return fail_late(head, error);
         }
-        if self.total > SYNC_PAYLOAD_BYTES_MAX as u64 {
-            return Body::TooLarge(self.total);
+        if bytes > SYNC_PAYLOAD_BYTES_MAX as u64 {
+            return Body::TooLarge(bytes);
         }
         Body::Whole(self.body.freeze())
     }
 }
 
-/// Makes an error of an answer that ended with a trailer saying that the function failed after all.
-fn fail_late(head: &mut Head, error_type: Box<str>) -> Body {
-    let error = FunctionError::new(&error_type, "the function failed while it streamed its answer");
+/// Makes an error of an answer that ended with trailers saying that the function failed after all.
+fn fail_late(head: &mut Head, error: FunctionError) -> Body {
     if let Route::Response(id) = &mut head.route {
         head.route = Route::Error(std::mem::take(id));
     }
-    head.error_type = Some(error_type);
+    head.error_type = Some(error.error_type.into());
     Body::Whole(error.payload)
-}
-
-/// Takes a line without its end out of `buffer`, if it is there whole.
-fn take_line(buffer: &mut BytesMut) -> Result<Option<BytesMut>, Reject> {
-    let window = &buffer[..buffer.len().min(LINE_BYTES_MAX)];
-    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
-        return if window.len() == LINE_BYTES_MAX {
-            Err(Reject::Framing)
-        } else {
-            Ok(None)
-        };
-    };
-    let mut line = buffer.split_to(end + 1);
-    line.truncate(end);
-    if line.last() == Some(&b'\r') {
-        line.truncate(end - 1);
-    }
-    Ok(Some(line))
-}
-
-/// The size a chunk's first line gives in hexadecimal; extensions after `;` are passed over.
-fn chunk_size(line: &[u8]) -> Result<u64, Reject> {
-    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return Err(Reject::Framing);
-    }
-    let digits = std::str::from_utf8(digits).map_err(|_| Reject::Framing)?;
-    u64::from_str_radix(digits, 16).map_err(|_| Reject::Framing)
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! What a guest may ask when: the Runtime API as a state machine, apart from all I/O.
 //!
 //! ```text
-//!        next                 start
-//!  Init ──────▶ Idle ─────────────────▶ Busy(id)
-//!   │            ▲                         │
-//!   │ init/error └─────────────────────────┘
-//!   ▼                response or error of id
-//!  InitFailed
+//!        next                 start               a streamed response of id begins
+//!  Init ──────▶ Idle ─────────────────▶ Busy(id) ──────────────────────────────────▶ Streaming(id)
+//!   │            ▲ ▲                       │                                              │
+//!   │ init/error │ └───────────────────────┘                                              │
+//!   ▼            │   response or error of id                                              │
+//!  InitFailed    └────────────────────────────────────────────────────────────────────────┘
+//!                                          its end
 //! ```
-//! `next` is parked in `Idle` and `Busy` until an event is started; in `InitFailed` it is refused. An
-//! answer to the invocation answered last is a second answer (403), one to any other is unknown (400).
+//! `next` is parked in `Idle`, `Busy` and `Streaming` until an event is started; in `InitFailed` it is
+//! refused. An answer to the invocation answered last, or being answered, is a second answer (403), one to
+//! any other is unknown (400).
 
 use bowline_foundation::id::RequestId;
 
@@ -26,6 +28,8 @@ pub(crate) enum Phase {
     Idle,
     /// It works on an invocation.
     Busy(RequestId),
+    /// It works on an invocation whose answer it has begun.
+    Streaming(RequestId),
 }
 
 /// What to do with a request.
@@ -98,6 +102,20 @@ impl Machine {
         }
     }
 
+    /// Takes the head of a streamed answer, whose end is told by [`Self::end_stream`].
+    pub(crate) fn begin_stream(&mut self, id: &str) -> Verdict {
+        let verdict = self.take_answer(id, Verdict::TakeAnswer);
+        if let (Verdict::TakeAnswer, Some(id)) = (verdict, self.answered) {
+            self.phase = Phase::Streaming(id);
+        }
+        verdict
+    }
+
+    /// The streamed answer is over.
+    pub(crate) fn end_stream(&mut self) {
+        self.phase = Phase::Idle;
+    }
+
     fn take_next(&mut self) -> Verdict {
         match self.phase {
             Phase::InitFailed => Verdict::Refuse(Refusal::InvalidTransition),
@@ -105,7 +123,7 @@ impl Machine {
                 self.phase = Phase::Idle;
                 Verdict::Park
             }
-            Phase::Idle | Phase::Busy(_) => Verdict::Park,
+            Phase::Idle | Phase::Busy(_) | Phase::Streaming(_) => Verdict::Park,
         }
     }
 
@@ -198,6 +216,23 @@ mod tests {
         assert_eq!(verdict, Verdict::Refuse(Refusal::InvalidRequestId));
         assert_eq!(machine.phase(), Phase::Busy(id(2)));
         assert_eq!(machine.take(&Route::Error(id(2).as_str().into())), Verdict::TakeError);
+    }
+
+    #[test]
+    fn a_streamed_answer_is_the_answer_from_its_head_on() {
+        let mut machine = Machine::new();
+        machine.take(&Route::Next);
+        assert!(machine.start(id(1)));
+        let unknown = Verdict::Refuse(Refusal::InvalidRequestId);
+        assert_eq!(machine.begin_stream(id(2).as_str()), unknown);
+        assert_eq!(machine.begin_stream(id(1).as_str()), Verdict::TakeAnswer);
+        let second = Verdict::Refuse(Refusal::InvalidTransition);
+        assert_eq!(machine.begin_stream(id(1).as_str()), second);
+        assert_eq!(machine.take(&Route::Error(id(1).as_str().into())), second);
+        assert_eq!(machine.take(&Route::Next), Verdict::Park);
+        assert!(!machine.start(id(2)), "the answer is not over");
+        machine.end_stream();
+        assert!(machine.start(id(2)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The Runtime API of one sandbox, driven by whoever waits for the guest.
 
+mod streaming;
+
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -7,13 +9,13 @@ use std::task::{Context, Poll};
 
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::RequestId;
-use bowline_sandbox::{FunctionError, Invocation, VersionSpec};
+use bowline_sandbox::{AnswerSink, FunctionError, Invocation, VersionSpec};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
 use super::connection::Connection;
 use super::extension::Extensions;
-use super::http::{Body, Head, Request, Route};
+use super::http::{Body, Head, Reject, Request, Route, Streamed, Taken};
 use super::machine::{Machine, Phase, Refusal, Verdict};
 
 /// Connections a guest may have at once; further ones wait in the listener's queue.
@@ -41,6 +43,12 @@ pub(crate) enum Answer {
     Error(FunctionError),
     /// With an answer of so many bytes, which is too large.
     TooLarge(u64),
+    /// With an answer that went to the invocation's sink.
+    Streamed,
+    /// With a streamed answer that became too large.
+    BrokeOff(FunctionError),
+    /// With a streamed answer whose connection broke before its end.
+    Truncated,
 }
 
 /// How a guest's initialisation ended.
@@ -69,6 +77,8 @@ pub(crate) struct Server {
     /// The event the guest works on, kept until a connection has taken all of it.
     event: Option<Event>,
     delivered: bool,
+    /// Where a streamed answer to the event goes.
+    sink: Option<AnswerSink>,
     answer: Option<Answer>,
     init_error: Option<FunctionError>,
 }
@@ -84,6 +94,7 @@ impl Server {
             extensions: None,
             event: None,
             delivered: false,
+            sink: None,
             answer: None,
             init_error: None,
         }
@@ -128,13 +139,14 @@ impl Server {
     }
 
     /// Hands an event over, at once if the guest waits for one; false if it is in no state for that.
-    pub(crate) fn start(&mut self, event: Event) -> bool {
+    pub(crate) fn start(&mut self, mut event: Event) -> bool {
         self.answer = None;
         let started = self.machine.start(event.request_id);
         if started {
             if let Some(extensions) = &mut self.extensions {
                 extensions.invoke(&event);
             }
+            self.sink = event.sink.take();
             self.event = Some(event);
             self.delivered = false;
         }
@@ -150,7 +162,7 @@ impl Server {
                 let error = self.init_error.take().unwrap_or_else(unknown_error);
                 Poll::Ready(Ok(Ready::Failed(error)))
             }
-            Phase::Idle | Phase::Busy(_) => {
+            Phase::Idle | Phase::Busy(_) | Phase::Streaming(_) => {
                 let all_ready = self
                     .extensions
                     .as_mut()
@@ -198,6 +210,11 @@ impl Server {
         }
     }
 
+    /// Lets go of what belongs to the invocation that has ended.
+    pub(crate) fn finish(&mut self) {
+        self.sink = None;
+    }
+
     /// Does all that can be done now, and asks to be woken for the rest.
     fn drive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut at = 0;
@@ -227,6 +244,9 @@ impl Server {
     /// Forgets a connection; an event that it did not take whole goes to the next that asks.
     fn close(&mut self, at: usize, closed: Closed) {
         let mut connection = self.connections.swap_remove(at);
+        if connection.carries_answer {
+            self.break_off(Answer::Truncated);
+        }
         if !connection.carries_event || (closed == Closed::InOrder && !connection.has_failed()) {
             return;
         }
@@ -239,7 +259,7 @@ impl Server {
     /// Moves one connection on as far as it goes; an error means that it is of no more use.
     fn serve(&mut self, at: usize, cx: &mut Context<'_>) -> Result<(), Closed> {
         for _ in 0..REQUESTS_PER_TURN {
-            self.take_requests(at);
+            let flow = self.take_requests(at, cx);
             // One that closed while it waited must not get the event.
             let parked = self.connections[at].parked;
             if parked && self.fill(at, cx)?.is_pending() {
@@ -255,6 +275,9 @@ impl Server {
             }
             if connection.closing {
                 return Err(Closed::InOrder);
+            }
+            if flow == Flow::Held {
+                return Ok(());
             }
             if self.fill(at, cx)?.is_pending() {
                 return Ok(());
@@ -274,19 +297,37 @@ impl Server {
         }
     }
 
-    fn take_requests(&mut self, at: usize) {
+    fn take_requests(&mut self, at: usize, cx: &mut Context<'_>) -> Flow {
+        let streamed = match self.sink {
+            Some(_) => Streamed::InParts,
+            None => Streamed::Collected,
+        };
         while !self.connections[at].parked && !self.connections[at].closing {
-            match self.connections[at].take_request() {
-                Ok(Some(request)) => self.take(at, request),
-                Ok(None) => return,
-                Err(reject) => {
-                    let connection = &mut self.connections[at];
-                    let text = reject.to_string();
-                    write_error(connection.outbox(), ("400 Bad Request", "TruncatedHTTPRequest", &text));
-                    connection.closing = true;
+            if self.connections[at].is_in_stream() {
+                match self.take_parts(at, cx) {
+                    Ok(Flow::Goes) => continue,
+                    Ok(flow) => return flow,
+                    Err(reject) => {
+                        self.reject(at, reject);
+                        return Flow::Waits;
+                    }
                 }
             }
+            match self.connections[at].take_request(streamed) {
+                Ok(Some(Taken::Request(request))) => self.take(at, request),
+                Ok(Some(Taken::Stream(head))) => self.take_stream(at, head),
+                Ok(None) => return Flow::Waits,
+                Err(reject) => self.reject(at, reject),
+            }
         }
+        Flow::Waits
+    }
+
+    fn reject(&mut self, at: usize, reject: Reject) {
+        let connection = &mut self.connections[at];
+        let text = reject.to_string();
+        write_error(connection.outbox(), ("400 Bad Request", "TruncatedHTTPRequest", &text));
+        connection.closing = true;
     }
 
     fn take(&mut self, at: usize, request: Request) {
@@ -351,6 +392,17 @@ impl Server {
         connection.push_body(&event.payload);
         self.delivered = true;
     }
+}
+
+/// Whether the bytes of a connection can be used as they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// There may be more among those that were read.
+    Goes,
+    /// More must be read first.
+    Waits,
+    /// None must be read: the reader of the answer is behind.
+    Held,
 }
 
 /// The connection is closed, or as good as closed.

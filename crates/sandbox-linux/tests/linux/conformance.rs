@@ -21,6 +21,7 @@ struct Linux {
     runtime: Runtime,
     code: std::path::PathBuf,
     control: Vec<&'static str>,
+    lacks: &'static [Ability],
 }
 
 async fn with_python() -> Option<Linux> {
@@ -33,6 +34,7 @@ async fn with_python() -> Option<Linux> {
         runtime,
         code,
         control: vec!["python3", PYTHON_PROBER],
+        lacks: &[Ability::Stream],
     })
 }
 
@@ -45,6 +47,7 @@ async fn native() -> Option<Linux> {
         runtime: Runtime::ProvidedAl2023,
         code,
         control: vec![NATIVE_PROBER],
+        lacks: &[],
     })
 }
 
@@ -65,7 +68,7 @@ impl Subject for Linux {
     }
 
     fn lacks(&self) -> &[Ability] {
-        &[]
+        self.lacks
     }
 
     /// The processes that see the prober's code where a function's lies: those of the pool see none.

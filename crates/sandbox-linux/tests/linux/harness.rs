@@ -123,21 +123,24 @@ impl Live {
     }
 
     pub async fn report_within(&mut self, event: &Value, budget: Duration) -> Report {
-        self.sandbox
-            .invoke(Invocation {
-                request_id: RequestId::random(&Entropy::system()),
-                payload: Bytes::from(event.to_string()),
-                deadline: Deadline {
-                    wall: self.clock.now().after(budget),
-                    monotonic: self.clock.monotonic().after(budget),
-                    budget,
-                },
-                invoked_arn: "arn:aws:lambda:eu-central-1:000000000000:function:subject".to_owned(),
-                client_context: None,
-                trace_id: Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()),
-                sink: None,
-            })
-            .await
+        let invocation = self.invocation(event, budget);
+        self.sandbox.invoke(invocation).await
+    }
+
+    pub fn invocation(&self, event: &Value, budget: Duration) -> Invocation {
+        Invocation {
+            request_id: RequestId::random(&Entropy::system()),
+            payload: Bytes::from(event.to_string()),
+            deadline: Deadline {
+                wall: self.clock.now().after(budget),
+                monotonic: self.clock.monotonic().after(budget),
+                budget,
+            },
+            invoked_arn: "arn:aws:lambda:eu-central-1:000000000000:function:subject".to_owned(),
+            client_context: None,
+            trace_id: Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()),
+            sink: None,
+        }
     }
 
     pub async fn ask(&mut self, event: Value) -> Value {

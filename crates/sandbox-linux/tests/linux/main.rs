@@ -8,4 +8,5 @@ mod extensions;
 mod harness;
 mod layers;
 mod pool;
+mod streaming;
 mod telemetry;

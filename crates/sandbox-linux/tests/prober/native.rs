@@ -38,7 +38,15 @@ impl Api {
     fn request(&mut self, line: &str, body: &[u8]) -> (Vec<(String, String)>, Vec<u8>) {
         let mut message = format!("{line} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
         message.extend_from_slice(body);
-        self.stream.get_mut().write_all(&message).expect("the API reads");
+        self.send(&message);
+        self.receive()
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).expect("the API reads");
+    }
+
+    fn receive(&mut self) -> (Vec<(String, String)>, Vec<u8>) {
         let mut headers = Vec::new();
         loop {
             let mut line = String::new();
@@ -68,6 +76,41 @@ impl Api {
             count,
         };
         (context, serde_json::from_slice(&body).expect("events are JSON"))
+    }
+
+    /// Streams an answer: pieces of a size, with pauses between them, and an end of any kind.
+    fn stream(&mut self, context: &Context, event: &Value) {
+        let (id, content_type) = (&context.request_id, text(event, "type"));
+        let head = format!(
+            "POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n\
+             Lambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        self.send(head.as_bytes());
+        let bytes = number(event, "bytes") as usize;
+        let chunk = format!("{bytes:x}\r\n{}\r\n", "x".repeat(bytes));
+        for piece in 0..number(event, "pieces") {
+            if piece > 0 {
+                sleep(number(event, "pause_ms"));
+            }
+            self.send(chunk.as_bytes());
+        }
+        match text(event, "then") {
+            "crash" => process::abort(),
+            "hang" => sleep(3_600_000),
+            "fail" => {
+                let payload = json!({"errorType": "KnotError", "errorMessage": "it slipped", "stackTrace": ["main"]});
+                self.send(
+                    format!(
+                        "0\r\nLambda-Runtime-Function-Error-Type: KnotError\r\n\
+                         Lambda-Runtime-Function-Error-Body: {}\r\n\r\n",
+                        base64(payload.to_string().as_bytes())
+                    )
+                    .as_bytes(),
+                );
+            }
+            _ => self.send(b"0\r\n\r\n"),
+        }
+        self.receive();
     }
 
     fn post(&mut self, context: &Context, kind: &str, body: &[u8]) {
@@ -114,6 +157,7 @@ fn serve(api: &mut Api, context: &Context, event: &Value) {
             let letters = "x".repeat(number(event, "bytes") as usize - 2);
             api.post(context, "response", format!("\"{letters}\"").as_bytes());
         }
+        "stream" => api.stream(context, event),
         "answer_twice" => {
             api.post(context, "response", br#"{"ok": true, "answer": 1}"#);
             api.post(context, "response", br#"{"ok": true, "answer": 2}"#);
@@ -175,6 +219,10 @@ fn verb(event: &Value, context: &Context) -> Option<io::Result<Value>> {
         "fork_bomb" => Ok(fork_bomb(number(event, "processes"))),
         _ => return None,
     })
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
 }
 
 fn text<'a>(event: &'a Value, name: &str) -> &'a str {

@@ -94,43 +94,68 @@ fn uri(host: &str, path: &str, query: &str) -> Option<Uri> {
     uri.path_and_query(path_and_query).build().ok()
 }
 
+/// What separates the head of a streamed HTTP response from its body.
+const SEPARATOR: [u8; 8] = [0; 8];
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct Prelude<'a> {
     status_code: u16,
     headers: BTreeMap<&'a str, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cookies: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    #[serde(flatten)]
+    prelude: Prelude<'a>,
     body: String,
     is_base64_encoded: bool,
 }
 
 /// The answer that carries a response: its body as text if it is UTF-8, as base64 otherwise.
 pub(super) fn answer(head: &response::Parts, body: &[u8]) -> Bytes {
-    let mut headers = BTreeMap::<&str, String>::new();
-    let mut cookies = Vec::new();
-    for (name, value) in &head.headers {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        if name == SET_COOKIE {
-            cookies.push(value.into_owned());
-        } else {
-            let joined = headers.entry(name.as_str()).or_default();
-            if !joined.is_empty() {
-                joined.push(',');
-            }
-            joined.push_str(&value);
-        }
-    }
     let text = std::str::from_utf8(body);
     let answer = Answer {
-        status_code: head.status.as_u16(),
-        headers,
-        cookies,
+        prelude: Prelude::of(head),
         body: text.map_or_else(|_| BASE64.encode(body), str::to_owned),
         is_base64_encoded: text.is_err(),
     };
     let json = serde_json::to_vec(&answer).expect("texts and numbers always serialise");
     json.into()
+}
+
+/// The beginning of a streamed answer that carries a response: its head, up to where the body begins.
+pub(super) fn prelude(head: &response::Parts) -> Bytes {
+    let mut bytes = serde_json::to_vec(&Prelude::of(head)).expect("texts and numbers always serialise");
+    bytes.extend_from_slice(&SEPARATOR);
+    bytes.into()
+}
+
+impl<'a> Prelude<'a> {
+    fn of(head: &'a response::Parts) -> Self {
+        let mut headers = BTreeMap::<&str, String>::new();
+        let mut cookies = Vec::new();
+        for (name, value) in &head.headers {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            if name == SET_COOKIE {
+                cookies.push(value.into_owned());
+            } else {
+                let joined = headers.entry(name.as_str()).or_default();
+                if !joined.is_empty() {
+                    joined.push(',');
+                }
+                joined.push_str(&value);
+            }
+        }
+        Self {
+            status_code: head.status.as_u16(),
+            headers,
+            cookies,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -206,5 +231,8 @@ mod tests {
         };
         check("žlutý".as_bytes(), with("žlutý", false));
         check(&[0xff, 0xfe], with("//4=", true));
+        let expected =
+            b"{\"statusCode\":201,\"headers\":{\"x-a\":\"1,2\"},\"cookies\":[\"c=1; Path=/\"]}\0\0\0\0\0\0\0\0";
+        assert_eq!(prelude(&head), &expected[..]);
     }
 }

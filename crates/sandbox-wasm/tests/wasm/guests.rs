@@ -20,16 +20,16 @@ use tempfile::TempDir;
 use crate::build;
 
 /// A backend with a cache of its own, and one version.
-struct Bench {
-    backend: WasmBackend,
-    version: Arc<VersionSpec>,
+pub struct Bench {
+    pub backend: WasmBackend,
+    pub version: Arc<VersionSpec>,
     log: Arc<MemoryLog>,
     clock: Clock,
     folder: TempDir,
 }
 
 impl Bench {
-    fn new(module: &[u8], slots: u32) -> Self {
+    pub fn new(module: &[u8], slots: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let code = folder.path().join("task");
         std::fs::create_dir(&code).unwrap();
@@ -64,20 +64,20 @@ impl Bench {
         }
     }
 
-    fn of_text(text: &str) -> Self {
+    pub fn of_text(text: &str) -> Self {
         Self::new(&wat::parse_str(text).unwrap(), 20)
     }
 
-    async fn create(&self) -> Result<Box<dyn Sandbox>, CreateError> {
+    pub async fn create(&self) -> Result<Box<dyn Sandbox>, CreateError> {
         self.backend.create(self.version.clone(), self.log.clone()).await
     }
 
-    async fn start(&self) -> Box<dyn Sandbox> {
+    pub async fn start(&self) -> Box<dyn Sandbox> {
         self.backend.prepare(&self.version).await.unwrap();
         self.create().await.unwrap()
     }
 
-    fn invocation(&self, event: &Value) -> Invocation {
+    pub fn invocation(&self, event: &Value) -> Invocation {
         let budget = self.version.timeout;
         Invocation {
             request_id: RequestId::random(&Entropy::seeded(5)),
@@ -108,14 +108,14 @@ impl Bench {
     }
 }
 
-fn answer(outcome: &Outcome) -> Value {
+pub fn answer(outcome: &Outcome) -> Value {
     match outcome {
         Outcome::Success(answer) => serde_json::from_slice(answer).unwrap(),
         other => panic!("there should be an answer, but: {other:?}"),
     }
 }
 
-fn error(outcome: &Outcome) -> (&str, String) {
+pub fn error(outcome: &Outcome) -> (&str, String) {
     match outcome {
         Outcome::Failed(error) => {
             let payload: Value = serde_json::from_slice(&error.payload).unwrap();
@@ -126,7 +126,7 @@ fn error(outcome: &Outcome) -> (&str, String) {
 }
 
 /// A command that writes `text` so many times, then does `end`.
-fn writer(times: u32, text: &str, end: &str) -> String {
+pub fn writer(times: u32, text: &str, end: &str) -> String {
     format!(
         r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))

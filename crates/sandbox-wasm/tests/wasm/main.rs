@@ -4,3 +4,4 @@
 mod build;
 mod conformance;
 mod guests;
+mod streaming;

@@ -11,7 +11,7 @@ use super::{Ability, Bench, Prober};
 use crate::{CreateError, FunctionError, Outcome, Report};
 
 /// How long past its deadline an invocation may take to come back, on a busy machine.
-const GRACE: Duration = Duration::from_secs(3);
+pub(super) const GRACE: Duration = Duration::from_secs(3);
 
 /// An event comes back as sent.
 pub async fn answers_events(bench: &Bench<'_>) {
@@ -503,7 +503,7 @@ fn answer_of(report: &Report) -> Value {
     }
 }
 
-fn error_of(report: &Report) -> (&str, Value) {
+pub(super) fn error_of(report: &Report) -> (&str, Value) {
     match &report.outcome {
         Outcome::Failed(error) => {
             let payload = serde_json::from_slice(&error.payload).expect("an error's payload is JSON");

@@ -103,11 +103,48 @@ fn requests_follow_one_another_however_they_are_cut() {
         let mut routes = Vec::new();
         for piece in bytes.chunks(size) {
             buffer.extend_from_slice(piece);
-            while let Some(request) = reader.take(&mut buffer).expect("both requests are valid") {
+            let mut next = || reader.take(&mut buffer, Streamed::InParts).expect("both are valid");
+            while let Some(Taken::Request(request)) = next() {
                 routes.push(request.head.route);
             }
         }
         assert_eq!(routes, [Route::Response("i".into()), Route::Next], "pieces of {size}");
+    }
+}
+
+#[test]
+fn a_streamed_answer_comes_in_parts_however_it_is_cut() {
+    let head = "POST /2018-06-01/runtime/invocation/i/response HTTP/1.1\r\nContent-Type: text/plain\r\n\
+                Lambda-Runtime-Function-Response-Mode: Streaming\r\n";
+    let chunks = "Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;name=value\r\nlo\r\n0\r\nIgnored: x\r\n\r\n";
+    for body in [chunks, "Content-Length: 5\r\n\r\nhello"] {
+        let bytes = format!("{head}{body}GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\n\r\n").into_bytes();
+        for size in 1..bytes.len() {
+            let mut reader = RequestReader::default();
+            let mut buffer = BytesMut::new();
+            let (mut text, mut heads) = (Vec::new(), Vec::new());
+            for piece in bytes.chunks(size) {
+                buffer.extend_from_slice(piece);
+                loop {
+                    if reader.is_in_stream() {
+                        match reader.take_part(&mut buffer).expect("the stream is valid") {
+                            Some(Part::Piece(piece)) => text.extend_from_slice(&piece),
+                            Some(Part::End(error)) => assert_eq!(error, None),
+                            None => break,
+                        }
+                        continue;
+                    }
+                    match reader.take(&mut buffer, Streamed::InParts).expect("both are valid") {
+                        Some(Taken::Stream(head)) => heads.push(head),
+                        Some(Taken::Request(request)) => heads.push(request.head),
+                        None => break,
+                    }
+                }
+            }
+            assert_eq!(text, b"hello", "pieces of {size}");
+            assert_eq!(heads[0].content_type.as_deref(), Some("text/plain"));
+            assert_eq!(heads[1].route, Route::Next);
+        }
     }
 }
 

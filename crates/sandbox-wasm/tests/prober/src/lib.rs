@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ fn serve(event: Event<'_>) -> Result<Value, Error> {
         "answer_never" => loop {
             sleep(Duration::from_secs(3600));
         },
+        "stream" => return stream(event, &asked),
         "output_bytes" => Value::from("a".repeat(number("bytes").unwrap_or(2) as usize - 2)),
         "fail" => return Err(Error::new(text("type"), text("message")).at("prober")),
         "panic" => panic!("{}", text("message")),
@@ -69,6 +71,26 @@ fn serve(event: Event<'_>) -> Result<Value, Error> {
         _ => json!({"ok": false, "error": "unsupported"}),
     };
     Ok(done)
+}
+
+fn stream(event: Event<'_>, asked: &Value) -> Result<Value, Error> {
+    let number = |name: &str| asked[name].as_u64().unwrap_or(0);
+    let mut out = event.stream(asked["type"].as_str().unwrap_or_default());
+    let piece = vec![b'x'; number("bytes") as usize];
+    for index in 0..number("pieces") {
+        if index > 0 {
+            sleep(Duration::from_millis(number("pause_ms")));
+        }
+        out.write_all(&piece).map_err(|error| Error::new("Prober", error.to_string()))?;
+    }
+    match asked["then"].as_str() {
+        Some("fail") => Err(Error::new("KnotError", "it slipped").at("prober")),
+        Some("crash") => std::process::abort(),
+        Some("hang") => loop {
+            sleep(Duration::from_secs(3600));
+        },
+        _ => Ok(Value::Null),
+    }
 }
 
 fn context(event: Event<'_>) -> Value {
