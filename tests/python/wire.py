@@ -53,7 +53,7 @@ class Checker:
 
     def check_success(self, operation, response):
         status, expected = response["status_code"], operation.http.get("responseCode", 200)
-        if operation.name == "Invoke":
+        if operation.name in ("Invoke", "InvokeWithResponseStream"):
             expected = status if status in (200, 202, 204) else 200
         if status != expected:
             self.fault(operation, f"status {status}, the model says {expected}")

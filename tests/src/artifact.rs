@@ -82,12 +82,32 @@ impl Artifact {
     /// The tests' own Node.js function, for the interpreter this machine has.
     pub fn node() -> Result<Self> {
         let source = std::fs::read(place::root().join("tests/functions/node/index.js"))?;
+        Self::node_source(&source)
+    }
+
+    /// A Node.js function from one source, `index.handler`.
+    pub fn node_source(source: &[u8]) -> Result<Self> {
         let version = text_of(Command::new("node").args(["-p", "process.versions.node.split('.')[0]"]))?;
         Ok(Self {
             runtime: format!("nodejs{}.x", version.trim()),
             handler: "index.handler".to_owned(),
-            code: zip_of(&[("index.js", &source)])?,
+            code: zip_of(&[("index.js", source)])?,
         })
+    }
+
+    /// A function over the public Rust runtime client, streaming if the variable `STREAM` is set; `None`
+    /// where its crates cannot be had.
+    pub fn public_rust_client() -> Result<Option<Self>> {
+        let project = place::root().join("crates/sandbox-linux/tests/public-client");
+        let target = place::shared("public-client")?;
+        let mut command = Command::new("cargo");
+        command.args(["build", "--quiet"]).current_dir(&project);
+        command.env("CARGO_TARGET_DIR", &target);
+        if place::exclusively("public-client", || text_of(&mut command)).is_err() {
+            return Ok(None);
+        }
+        let program = std::fs::read(target.join("debug/public-client"))?;
+        Ok(Some(Self::provided(zip_of(&[("bootstrap", &program)])?)))
     }
 
     /// A package for `provided.al2023`.

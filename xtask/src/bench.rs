@@ -10,6 +10,7 @@ mod invoke;
 mod neighbours;
 mod runtime_api;
 mod stream;
+mod streaming;
 mod subject;
 pub mod table;
 mod wrk;
@@ -52,6 +53,8 @@ enum Name {
     Neighbours,
     /// Appends and reads of streams, beside a bare file, redis-server and PostgreSQL
     Stream,
+    /// Streamed answers: the first byte, and a hundred megabytes
+    Streaming,
     /// All of them
     All,
 }
@@ -68,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.record {
             return table::record(&[]);
         }
-        bail!("name what to measure: invoke, cold, density, neighbours, stream or all");
+        bail!("name what to measure: invoke, cold, density, neighbours, stream, streaming or all");
     }
     machine::prepare_for_benchmarks()?;
     let rows = measure(arguments)?;
@@ -110,6 +113,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Stream) {
         rows.extend(stream::measure(&subjects, effort).context("`stream` cannot be measured")?);
+    }
+    if wants(Name::Streaming) {
+        rows.extend(streaming::measure(&subjects, effort).context("`streaming` cannot be measured")?);
     }
     Ok(rows)
 }

@@ -1,6 +1,5 @@
 //! Bodies: a request's, collected within its limit, and an answer's, whole or as a stream.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -19,7 +18,23 @@ pub enum Body {
     Whole(Option<Bytes>),
     /// Pieces as they come; ends when the sender is dropped.
     Stream(mpsc::Receiver<Bytes>),
+    /// Pieces that are made when the connection takes them.
+    Made(Box<dyn Pieces>),
 }
+
+/// Makes the pieces of a body one by one; dropped when the client goes away.
+pub trait Pieces: Send {
+    /// The next piece; `None` after the last one.
+    ///
+    /// # Errors
+    /// If the body cannot be completed: the connection is broken off, so that the client can tell.
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>>;
+}
+
+/// A body that ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body broke off")]
+pub struct BrokenOff;
 
 impl Body {
     /// A body without a byte.
@@ -36,17 +51,20 @@ impl From<Bytes> for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(pieces) => pieces
                 .poll_recv(context)
                 .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Made(pieces) => pieces
+                .poll_piece(context)
+                .map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
 
@@ -57,7 +75,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Made(_) => SizeHint::default(),
         }
     }
 }

@@ -51,6 +51,7 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::GetAccountSettings => Ok(account::get(call)),
         Operation::PutFunctionConcurrency => concurrency::put(call, &body).await,
         Operation::GetFunctionConcurrency => concurrency::get(call),
+        Operation::InvokeWithResponseStream => invoke::streaming::invoke(call, body).await,
         Operation::InvokeAsync => invoke::invoke_async(call, body).await,
         Operation::PutFunctionEventInvokeConfig => event_invoke::put(call, &body, PutMode::Replace).await,
         Operation::UpdateFunctionEventInvokeConfig => event_invoke::put(call, &body, PutMode::Merge).await,

@@ -6,6 +6,7 @@
 //! types never appear on the wire: each resource in `lambda` has its own.
 
 pub mod data;
+pub mod event_stream;
 pub mod route;
 pub mod server;
 

@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use crate::body::Body;
+use crate::body::{Body, Pieces};
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 pub const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
@@ -37,6 +37,11 @@ pub fn whole(status: StatusCode, content_type: HeaderValue, bytes: Bytes) -> Res
 /// An answer for people that comes in pieces.
 pub fn text_stream(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Response<Body> {
     with_type(StatusCode::OK, TEXT, Body::Stream(pieces))
+}
+
+/// An answer whose body is made as it is sent.
+pub fn made(status: StatusCode, content_type: HeaderValue, pieces: Box<dyn Pieces>) -> Response<Body> {
+    with_type(status, content_type, Body::Made(pieces))
 }
 
 /// An answer of server-sent events.

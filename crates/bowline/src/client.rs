@@ -259,7 +259,22 @@ impl Client {
 
     /// The same with headers.
     pub fn stream_with(&self, path: &str, headers: HeaderMap) -> Result<impl Read + use<>, ClientError> {
-        let response = self.request(Method::GET, path, headers, Vec::new())?;
+        self.open(Method::GET, path, headers, Vec::new())
+    }
+
+    /// A POST whose answer is read as it comes.
+    pub fn post_stream(&self, path: &str, headers: HeaderMap, body: Vec<u8>) -> Result<impl Read + use<>, ClientError> {
+        self.open(Method::POST, path, headers, body)
+    }
+
+    fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<impl Read + use<>, ClientError> {
+        let response = self.request(method, path, headers, body)?;
         let (parts, mut body) = response.into_parts();
         let status = parts.status.as_u16();
         if status < 300 {

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
 use bowline_store::PostgresUrl;
 pub use file::FileError;
 pub use key::Key;
@@ -80,6 +81,8 @@ pub struct Config {
     pub region: String,
     pub concurrency: u32,
     pub keep_alive: Duration,
+    /// The bandwidth of a streamed answer after its first bytes; none if it is not limited.
+    pub stream_bytes_per_second: Option<u32>,
     pub log_format: LogFormat,
     pub log_level: tracing::Level,
     /// Sandboxes kept ready for each runtime that starts slowly.
@@ -146,6 +149,7 @@ impl Config {
             keep_alive: read
                 .with(Key::KeepAliveSeconds, |text| number(text, 1, 86_400))
                 .map(|seconds| Duration::from_secs(seconds.into()))?,
+            stream_bytes_per_second: read.with(Key::StreamBytesPerSecond, bandwidth)?,
             log_format: read.with(Key::LogFormat, log_format)?,
             log_level: read.with(Key::LogLevel, log_level)?,
             prewarmed: read.with(Key::Prewarmed, |text| number(text, 0, 64))? as usize,
@@ -262,6 +266,14 @@ fn region(text: &str) -> Result<String, String> {
 fn number(text: &str, min: u32, max: u32) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (min..=max).contains(number));
     number.ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+}
+
+fn bandwidth(text: &str) -> Result<Option<u32>, String> {
+    if text == Key::StreamBytesPerSecond.default() {
+        return Ok(None);
+    }
+    let number = number(text, STREAM_BYTES_PER_SECOND_MIN, STREAM_BYTES_PER_SECOND_MAX);
+    number.map(Some).map_err(|error| format!("{error}, or `unlimited`"))
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -55,6 +55,7 @@ impl Node {
             region: config.region.clone(),
             concurrency_max: config.concurrency,
             keep_alive: config.keep_alive,
+            stream_bytes_per_second: config.stream_bytes_per_second,
             backends: sandboxes.backends(),
             metrics: Metrics::register(&mut registry),
         })

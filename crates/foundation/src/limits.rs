@@ -6,6 +6,12 @@ use crate::units::Mebibytes;
 pub const SYNC_PAYLOAD_BYTES_MAX: usize = 6 * 1024 * 1024 + 100;
 /// Largest streamed answer: 200 MiB.
 pub const STREAMED_BYTES_MAX: u64 = 200 * 1024 * 1024;
+/// What a streamed answer may send at once where its bandwidth is limited: 6 MiB.
+pub const STREAM_BURST_BYTES: u32 = 6 * 1024 * 1024;
+/// Lowest and highest limit of a streamed answer's bandwidth.
+pub const STREAM_BYTES_PER_SECOND_MIN: u32 = 32 * 1024;
+/// See [`STREAM_BYTES_PER_SECOND_MIN`].
+pub const STREAM_BYTES_PER_SECOND_MAX: u32 = 1024 * 1024 * 1024;
 /// Largest event of an asynchronous invocation.
 pub const ASYNC_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Largest body of a request that carries code.

@@ -7,6 +7,7 @@
 
 mod admission;
 mod enter;
+mod pace;
 mod payload;
 mod pool;
 mod resolve;

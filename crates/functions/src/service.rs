@@ -41,6 +41,9 @@ pub struct Options {
     pub concurrency_max: u32,
     /// How long an idle sandbox is kept.
     pub keep_alive: Duration,
+    /// How fast a streamed answer goes out after its first
+    /// [`STREAM_BURST_BYTES`](bowline_foundation::limits::STREAM_BURST_BYTES); as fast as it is read if `None`.
+    pub stream_bytes_per_second: Option<u32>,
     /// What keeps events; without it none is accepted, and no function reads a stream.
     pub events: Option<crate::events::Options>,
     /// One backend for each kind of sandbox this node offers.

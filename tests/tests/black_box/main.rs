@@ -9,3 +9,4 @@ mod demo;
 mod lifecycle;
 mod neighbours;
 mod stop;
+mod streaming;

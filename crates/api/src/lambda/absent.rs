@@ -50,7 +50,6 @@ fn of_a_function(operation: Operation) -> bool {
             | DeleteProvisionedConcurrencyConfig
             | ListProvisionedConcurrencyConfigs
             | ListDurableExecutionsByFunction
-            | InvokeWithResponseStream
     )
 }
 

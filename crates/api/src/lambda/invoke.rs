@@ -1,9 +1,11 @@
 //! Invoke, the path that must be fast: no maps, no intermediate JSON, headers made beforehand.
 
+pub mod streaming;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_foundation::limits::CLIENT_CONTEXT_BYTES_MAX;
-use bowline_functions::name::Version;
+use bowline_functions::name::{FunctionRef, Version};
 use bowline_functions::{InvocationRequest, InvocationResponse};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -46,18 +48,9 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     let headers = call.headers;
     let kind = invocation_type(headers)?;
     refuse_modes(headers)?;
-    let request = InvocationRequest {
-        request_id: call.request_id,
-        payload,
-        client_context: client_context(headers)?,
-        trace_id: text(headers, &TRACE_ID)?.map(str::to_owned),
-        log_tail: log_tail(headers)?,
-    };
+    let request = request(call, payload)?;
     if kind == InvocationType::DryRun {
-        let version = call.node.functions.dry_run(&target)?;
-        let mut response = reply::empty(StatusCode::NO_CONTENT);
-        response.headers_mut().insert(EXECUTED_VERSION, version_value(version));
-        return Ok(response);
+        return dry_run(call, &target);
     }
     if kind == InvocationType::Event {
         call.node.functions.accept(&target, request).await?;
@@ -65,6 +58,23 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     }
     let answered = call.node.functions.invoke(&target, request).await?;
     Ok(respond(answered, headers.get(TRACE_ID)))
+}
+
+fn request(call: &Call<'_>, payload: Bytes) -> Result<InvocationRequest, ApiError> {
+    Ok(InvocationRequest {
+        request_id: call.request_id,
+        payload,
+        client_context: client_context(call.headers)?,
+        trace_id: text(call.headers, &TRACE_ID)?.map(str::to_owned),
+        log_tail: log_tail(call.headers)?,
+    })
+}
+
+fn dry_run(call: &Call<'_>, target: &FunctionRef) -> Result<Response<Body>, ApiError> {
+    let version = call.node.functions.dry_run(target)?;
+    let mut response = reply::empty(StatusCode::NO_CONTENT);
+    response.headers_mut().insert(EXECUTED_VERSION, version_value(version));
+    Ok(response)
 }
 
 /// `InvokeAsync`, the older way to leave an event with a function.

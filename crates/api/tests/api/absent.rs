@@ -81,7 +81,6 @@ async fn turning_a_feature_on_is_denied() {
         ("POST", "/2021-10-31/functions/hello/url"),
         ("POST", "/2018-10-31/layers/l/versions"),
         ("PUT", "/2019-09-30/functions/hello/provisioned-concurrency"),
-        ("POST", "/2021-11-15/functions/hello/response-streaming-invocations"),
         ("PUT", "/2024-08-31/functions/hello/recursion-config"),
     ] {
         let message = node

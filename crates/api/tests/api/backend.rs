@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bowline_sandbox::{
-    Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind,
-    Usage, VersionSpec,
+    AnswerSink, Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
+    SandboxKind, Usage, VersionSpec,
 };
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 /// Echoes events. `{"fail": true}` fails, `{"say": "x"}` logs x, `{"wait": true}` waits for the gate,
-/// `{"context": true}` answers with what the runtime was told beside the event.
+/// `{"pieces": ["a", "b"]}` streams them, waiting for the gate before each but the first, and then does the
+/// rest (`fail`, `break`); `{"context": true}` answers with what the runtime was told beside the event.
 pub struct Scripted {
     pub gate: Arc<Semaphore>,
     /// One permit for each invocation that began to wait.
@@ -49,7 +50,7 @@ impl Backend for Scripted {
 
 #[async_trait]
 impl Sandbox for ScriptedSandbox {
-    async fn invoke(&mut self, invocation: Invocation) -> Report {
+    async fn invoke(&mut self, mut invocation: Invocation) -> Report {
         let event: serde_json::Value = serde_json::from_slice(&invocation.payload).unwrap_or_default();
         if event["wait"] == true {
             self.waiting.add_permits(1);
@@ -58,7 +59,18 @@ impl Sandbox for ScriptedSandbox {
         if let Some(words) = event["say"].as_str() {
             self.log.write(format!("{words}\n").as_bytes());
         }
-        let outcome = if event["fail"] == true {
+        let streamed = match (event["pieces"].as_array(), invocation.sink.take()) {
+            (Some(pieces), Some(sink)) => {
+                self.stream(pieces, sink).await;
+                true
+            }
+            _ => false,
+        };
+        let outcome = if event["break"] == true {
+            Outcome::Broken("it broke".to_owned())
+        } else if streamed && event["fail"] != true {
+            Outcome::Success(Bytes::new())
+        } else if event["fail"] == true {
             Outcome::Failed(FunctionError::new("Sad", "it failed"))
         } else if event["context"] == true {
             Outcome::Success(context(&invocation))
@@ -81,6 +93,18 @@ impl Sandbox for ScriptedSandbox {
     }
 
     async fn destroy(self: Box<Self>) {}
+}
+
+impl ScriptedSandbox {
+    async fn stream(&self, pieces: &[serde_json::Value], mut sink: AnswerSink) {
+        for (index, piece) in pieces.iter().enumerate() {
+            if index > 0 {
+                self.gate.acquire().await.expect("the gate is never closed").forget();
+            }
+            let piece = piece.as_str().unwrap_or_default().to_owned();
+            sink.send(piece.into()).await.expect("it is small");
+        }
+    }
 }
 
 fn context(invocation: &Invocation) -> Bytes {

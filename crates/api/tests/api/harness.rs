@@ -92,6 +92,7 @@ impl TestNode {
             region: "eu-central-1".to_owned(),
             concurrency_max: 1000,
             keep_alive: Duration::from_secs(60),
+            stream_bytes_per_second: None,
             backends: vec![Arc::new(backend)],
             metrics: Metrics::register(&mut registry),
         })

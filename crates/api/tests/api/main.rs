@@ -14,4 +14,5 @@ mod invoke;
 mod native;
 mod policies;
 mod settings;
+mod streaming;
 mod versions;

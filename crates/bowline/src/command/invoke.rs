@@ -1,5 +1,7 @@
 //! `bowline invoke`: runs a function and prints its answer.
 
+mod stream;
+
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
@@ -25,6 +27,9 @@ pub struct Args {
     /// Print the end of the invocation's log on standard error.
     #[arg(long)]
     tail: bool,
+    /// Print the answer while the function writes it.
+    #[arg(long)]
+    stream: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -40,6 +45,9 @@ pub struct Invoked {
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let event = read_event(&args.data)?;
+    if args.stream {
+        return stream::run(&args, event, output);
+    }
     let invoked = invoke(&args.remote.client(), &args.name, args.qualifier.as_deref(), event)?;
     if args.tail
         && let Some(log) = &invoked.log_tail
@@ -54,20 +62,21 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
             output::bytes(b"\n")?;
         }
     }
-    let Some(error) = invoked.function_error else {
-        return Ok(ExitCode::SUCCESS);
+    Ok(ended(&args.name, invoked.function_error.as_deref()))
+}
+
+/// Says that the function failed, if it did.
+fn ended(name: &str, error: Option<&str>) -> ExitCode {
+    let Some(error) = error else {
+        return ExitCode::SUCCESS;
     };
-    eprintln!(
-        "`{}` failed ({error}); `bowline logs {}` shows its log",
-        args.name, args.name
-    );
-    Ok(ExitCode::FAILURE)
+    eprintln!("`{name}` failed ({error}); `bowline logs {name}` shows its log");
+    ExitCode::FAILURE
 }
 
 /// Invokes a function through the API and asks for the end of its log.
 pub fn invoke(client: &Client, name: &str, qualifier: Option<&str>, event: Vec<u8>) -> Result<Invoked, ClientError> {
-    let query = qualifier.map(|qualifier| format!("?Qualifier={}", escape(qualifier)));
-    let path = function_path(name, &format!("/invocations{}", query.unwrap_or_default()));
+    let path = function_path(name, &format!("/invocations{}", query(qualifier)));
     let mut headers = HeaderMap::new();
     headers.insert("x-amz-log-type", HeaderValue::from_static("Tail"));
     let answer = client.send(Method::POST, &path, headers, event)?;
@@ -81,6 +90,11 @@ pub fn invoke(client: &Client, name: &str, qualifier: Option<&str>, event: Vec<u
         log_tail: header("x-amz-log-result").and_then(|log| BASE64.decode(log).ok()),
         payload: answer.body,
     })
+}
+
+fn query(qualifier: Option<&str>) -> String {
+    let query = qualifier.map(|qualifier| format!("?Qualifier={}", escape(qualifier)));
+    query.unwrap_or_default()
 }
 
 fn document(invoked: &Invoked, with_log: bool) -> Value {

@@ -38,6 +38,9 @@ pub struct SettingFlags {
     /// How long an idle sandbox is kept [default: 300].
     #[arg(long, value_name = "SECONDS")]
     pub keep_alive_seconds: Option<String>,
+    /// Bytes a second of a streamed answer after its first 6 MiB, or `unlimited` [default: unlimited].
+    #[arg(long, value_name = "N")]
+    pub stream_bytes_per_second: Option<String>,
     /// Form of log lines: text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -61,6 +64,7 @@ impl SettingFlags {
             (Key::Region, self.region),
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),
+            (Key::StreamBytesPerSecond, self.stream_bytes_per_second),
             (Key::LogFormat, self.log_format),
             (Key::LogLevel, self.log_level),
             (Key::Prewarmed, self.prewarmed),

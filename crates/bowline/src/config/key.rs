@@ -13,13 +13,14 @@ pub enum Key {
     Region,
     Concurrency,
     KeepAliveSeconds,
+    StreamBytesPerSecond,
     LogFormat,
     LogLevel,
     Prewarmed,
 }
 
 impl Key {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -28,6 +29,7 @@ impl Key {
         Self::Region,
         Self::Concurrency,
         Self::KeepAliveSeconds,
+        Self::StreamBytesPerSecond,
         Self::LogFormat,
         Self::LogLevel,
         Self::Prewarmed,
@@ -44,6 +46,7 @@ impl Key {
             Self::Region => "region",
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
+            Self::StreamBytesPerSecond => "stream_bytes_per_second",
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
             Self::Prewarmed => "prewarmed",
@@ -61,6 +64,7 @@ impl Key {
             Self::Region => "us-east-1",
             Self::Concurrency => "1000",
             Self::KeepAliveSeconds => "300",
+            Self::StreamBytesPerSecond => "unlimited",
             Self::LogFormat => "text",
             Self::LogLevel => "info",
             Self::Prewarmed => "2",

@@ -18,6 +18,7 @@ use bowline_sandbox::answer::{self, AnswerStream};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::pace::Pace;
 use super::run::{Finish, run};
 use crate::error::Error;
 use crate::name::FunctionRef;
@@ -38,7 +39,11 @@ impl Inner {
         let mut running = Finish::new(run(self.clone(), job, Some(sink)), self.runtime.clone());
         let ended = poll_fn(|cx| match Pin::new(&mut running).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending => pieces.poll_begin(cx).map(|_| None),
+            Poll::Pending => match pieces.poll_begin(cx) {
+                Poll::Ready(Some(_)) => Poll::Ready(None),
+                // Without a sink nothing begins any more: the end is near, and woken for.
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            },
         })
         .await;
         let content_type = pieces.content_type();
@@ -55,7 +60,13 @@ impl Inner {
         Ok(StreamingResponse {
             executed_version,
             content_type,
-            body: ResponseStream { pieces, end },
+            body: ResponseStream {
+                pieces,
+                end,
+                pace: self
+                    .stream_bytes_per_second
+                    .map(|rate| Pace::new(self.clock.clone(), rate)),
+            },
         })
     }
 }
@@ -64,6 +75,8 @@ impl Inner {
 pub struct ResponseStream {
     pieces: AnswerStream,
     end: End,
+    /// Holds the answer to its bandwidth, if that is limited.
+    pace: Option<Pace>,
 }
 
 enum End {
@@ -104,6 +117,17 @@ pub enum Interruption {
 impl ResponseStream {
     /// The next part; `None` after the end was told.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<ResponsePiece>> {
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.poll_ready(cx));
+        }
+        let next = ready!(self.poll_unpaced(cx));
+        if let (Some(pace), Some(ResponsePiece::Data(piece))) = (&mut self.pace, &next) {
+            pace.spend(piece.len());
+        }
+        Poll::Ready(next)
+    }
+
+    fn poll_unpaced(&mut self, cx: &mut Context<'_>) -> Poll<Option<ResponsePiece>> {
         loop {
             if let Poll::Ready(Some(piece)) = self.pieces.poll_next(cx) {
                 return Poll::Ready(Some(ResponsePiece::Data(piece)));

@@ -1,10 +1,15 @@
 //! Streamed answers: pieces as they come, ends of every kind, slow readers and readers that go away.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use bowline_foundation::clock::{Clock, TimeSource, Timestamp};
 
 use bowline_functions::error::Error;
 use bowline_functions::{Interruption, ResponsePiece, ResponseStream, StreamEnd, StreamingResponse};
 use bowline_sandbox::answer::{HTTP_CONTENT_TYPE, STREAM_BUFFER_BYTES, STREAM_CONTENT_TYPE};
+use bowline_store::MemoryStore;
+use bowline_store::blob::Blobs;
 use serde_json::{Value, json};
 
 use crate::fake::{PATIENCE, Script};
@@ -204,4 +209,59 @@ async fn a_streamed_invocation_counts_until_its_end() {
     world.fake.hold_invocations(false);
     rest(&mut response.body).await;
     assert!(world.stream("f", json!({})).await.is_ok(), "the control: free again");
+}
+
+/// The time of the test's runtime, which jumps to the next timer when nothing else is to be done.
+#[derive(Debug)]
+struct RuntimeTime(tokio::time::Instant);
+
+impl TimeSource for RuntimeTime {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(1_795_000_000_000_000).after(self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// How long ten mebibytes take, and a mebibyte after them.
+async fn time_of_ten_mebibytes(stream_bytes_per_second: Option<u32>) -> Duration {
+    let settings = WorldSettings {
+        stream_bytes_per_second,
+        ..WorldSettings::default()
+    };
+    let clock = Clock::driven_by(Arc::new(RuntimeTime(tokio::time::Instant::now())));
+    let (store, blobs) = (Arc::new(MemoryStore::default()), Blobs::in_memory());
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let world = World::over_streams(store, blobs, folder, settings, (clock, None)).await;
+    world.deploy("f").await;
+    let event = json!({"do": "stream", "pieces": 160, "bytes": 64 * 1024});
+    let begin = tokio::time::Instant::now();
+    let mut response = world
+        .handle
+        .invoke_streaming(&target("f"), request(event))
+        .await
+        .unwrap();
+    let mut bytes = 0;
+    while let Some(piece) = response.body.next().await {
+        if let ResponsePiece::Data(piece) = piece {
+            bytes += piece.len();
+        }
+    }
+    assert_eq!(bytes, 160 * 64 * 1024);
+    begin.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_keeps_to_its_bandwidth_after_the_first_six_mebibytes() {
+    let took = time_of_ten_mebibytes(Some(2 * 1024 * 1024)).await;
+    // Four mebibytes at two a second, but for the last piece, which nobody waits for.
+    let expected = Duration::from_secs(2);
+    assert!(
+        (expected - Duration::from_millis(50)..expected + Duration::from_millis(50)).contains(&took),
+        "{took:?}"
+    );
+    let unhindered = time_of_ten_mebibytes(None).await;
+    assert!(unhindered < Duration::from_millis(50), "the control: {unhindered:?}");
 }

@@ -42,6 +42,7 @@ pub struct World {
 pub struct WorldSettings {
     pub concurrency_max: u32,
     pub keep_alive: Duration,
+    pub stream_bytes_per_second: Option<u32>,
     pub sharing: Sharing,
 }
 
@@ -50,6 +51,7 @@ impl Default for WorldSettings {
         Self {
             concurrency_max: 1000,
             keep_alive: Duration::from_secs(600),
+            stream_bytes_per_second: None,
             sharing: Sharing::Exclusive,
         }
     }
@@ -181,6 +183,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         region: "us-east-1".to_owned(),
         concurrency_max: settings.concurrency_max,
         keep_alive: settings.keep_alive,
+        stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
         backends: Vec::new(),
         metrics: Metrics::default(),
