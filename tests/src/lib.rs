@@ -6,6 +6,7 @@ pub mod node;
 pub mod patience;
 pub mod place;
 pub mod python;
+pub mod sign;
 
 pub use artifact::Artifact;
 pub use lambda::{Lambda, Reply};

@@ -1,7 +1,8 @@
-//! Which account a request speaks for.
+//! Which account a request names, where signatures are not looked at.
 //!
-//! Signatures are not verified: the node listens on loopback. An access key of twelve digits names the
-//! account; any other key, or none, means the default account.
+//! A node on loopback without access keys takes an access key of twelve digits for the account.
+
+use std::borrow::Cow;
 
 use bowline_foundation::id::AccountId;
 use http::HeaderMap;
@@ -9,16 +10,17 @@ use http::header::AUTHORIZATION;
 
 use crate::route::Query;
 
-/// The account that the credential in the headers or in a presigned query names.
-pub fn named(headers: &HeaderMap, query: Query<'_>) -> Option<AccountId> {
+/// The credential in the headers or in a presigned query.
+pub fn credential<'a>(headers: &'a HeaderMap, query: Query<'a>) -> Option<Cow<'a, str>> {
     if let Some(header) = headers.get(AUTHORIZATION) {
         let (_, credential) = header.to_str().ok()?.split_once("Credential=")?;
-        return access_key(credential);
+        return Some(Cow::Borrowed(credential));
     }
-    access_key(&query.get("X-Amz-Credential")?)
+    query.get("X-Amz-Credential")
 }
 
-fn access_key(credential: &str) -> Option<AccountId> {
+/// The account that a credential names.
+pub fn of(credential: &str) -> Option<AccountId> {
     let (key, _scope) = credential.split_once('/')?;
     key.trim().parse().ok()
 }
@@ -36,8 +38,8 @@ mod tests {
             headers.insert(AUTHORIZATION, HeaderValue::from_str(value).expect("an ASCII value"));
         }
         let query = route::resolve("GET", path).expect("a known path").query;
-        let found = named(&headers, query).map(|account| account.to_string());
-        assert_eq!(found.as_deref(), expected);
+        let found = credential(&headers, query).and_then(|credential| of(&credential));
+        assert_eq!(found.map(|account| account.to_string()).as_deref(), expected);
     }
 
     #[test]

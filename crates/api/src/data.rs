@@ -28,15 +28,15 @@ use bowline_store::objects::Objects;
 use bowline_stream::{StreamId, session};
 use bytes::Bytes;
 use http::header::EXPECT;
-use http::request::Parts;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use parking_lot::RwLock;
 
 use self::metrics::DataMetrics;
 use self::problem::{Code, Problem};
+use crate::auth::Refusal;
 use crate::body::{self, Body, CollectError};
-use crate::dispatch::Call;
+use crate::dispatch::{Asked, Call, Node};
 use crate::route::{self, Operation, RouteError};
 use crate::{origin, reply};
 
@@ -105,15 +105,16 @@ impl Data {
 const RESERVED_PREFIX: &str = "bowline.";
 
 /// Answers a request of this wire.
-pub async fn answer(call: Call<'_>, head: &Parts, body: Incoming) -> Response<Body> {
-    match run(&call, head, body).await {
+pub async fn answer(node: &Node, asked: Asked<'_>, body: Incoming) -> Response<Body> {
+    let (request_id, resource) = (asked.request_id, asked.route.resource.clone());
+    match run(node, asked, body).await {
         Ok(response) => response,
         Err(problem) => {
             if problem.is_internal() {
-                tracing::error!(request_id = %call.request_id, error = %problem, "operation failed");
+                tracing::error!(%request_id, error = %problem, "operation failed");
             }
-            if let (Code::NoSuchStream, Some(data)) = (problem.code, &call.node.data) {
-                data.forget(&call.route.resource);
+            if let (Code::NoSuchStream, Some(data)) = (problem.code, &node.data) {
+                data.forget(&resource);
             }
             problem.response()
         }
@@ -130,17 +131,39 @@ pub fn unrouted(error: RouteError, target: &str) -> Response<Body> {
     problem.response()
 }
 
-async fn run(call: &Call<'_>, head: &Parts, body: Incoming) -> Result<Response<Body>, Problem> {
+async fn run(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<Body>, Problem> {
+    let (head, route) = (asked.head, asked.route);
     origin::check(&head.headers).map_err(|error| Problem::new(Code::Forbidden, error.to_string()))?;
-    let bytes_max = bytes_max(call.route.operation);
+    let unproven = |refusal: Refusal| Problem::new(Code::NotAuthenticated, refusal.to_string());
+    let proof = asked.proof.map_err(unproven)?;
+    let bytes_max = bytes_max(route.operation);
     let body = body::collect(body, bytes_max, head.headers.contains_key(EXPECT));
     let body = body.await.map_err(|error| match error {
         CollectError::TooLarge { .. } => Problem::new(Code::TooLarge, error.to_string()),
         CollectError::Broken(_) => Problem::new(Code::InvalidBody, error.to_string()),
     })?;
-    let data = call.node.data.clone();
+    let identity = proof.finish(head, &body).await.map_err(unproven)?;
+    let call = Call::new(node, head, route, asked.request_id, identity);
+    operator_only(&call)?;
+    let data = node.data.clone();
     let data = data.ok_or_else(|| Problem::new(Code::Unavailable, "this node serves functions only"))?;
-    perform(&Ask { call, data: &data }, body).await
+    let ask = Ask {
+        call: &call,
+        data: &data,
+    };
+    perform(&ask, body).await
+}
+
+/// Streams, sessions and objects belong to no account: where accounts are told apart, to the operator's alone.
+fn operator_only(call: &Call<'_>) -> Result<(), Problem> {
+    if call.key.is_none() || call.node.auth.is_operator(&call.account) {
+        return Ok(());
+    }
+    let detail = format!(
+        "account {} has no streams, sessions and objects: they are the operator's",
+        call.account
+    );
+    Err(Problem::new(Code::Forbidden, detail))
 }
 
 /// Refuses changes of the node's own streams, whose events it trusts.

@@ -18,7 +18,8 @@ use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::account;
+use crate::auth::keys::AccessKey;
+use crate::auth::{Auth, Identity, Peer, Proof, Refusal};
 use crate::body::{self, Body, CollectError};
 use crate::data::{self, Data};
 use crate::error::{ApiError, Exception};
@@ -40,6 +41,9 @@ pub struct Node {
     pub entropy: Entropy,
     pub region: String,
     pub account: AccountId,
+    pub auth: Arc<Auth>,
+    /// `http` or `https`, for links.
+    pub scheme: &'static str,
     pub local_addr: SocketAddr,
     pub metrics: Arc<HttpMetrics>,
     pub http_registry: Registry,
@@ -58,6 +62,8 @@ impl Node {
             entropy: options.entropy,
             region: options.region,
             account: options.account,
+            auth: options.auth,
+            scheme: if options.tls.is_some() { "https" } else { "http" },
             local_addr,
             http_registry: HttpMetrics::registry(&metrics),
             metrics,
@@ -75,15 +81,18 @@ pub struct Call<'a> {
     pub route: Route<'a>,
     pub request_id: RequestId,
     pub account: AccountId,
+    /// What the request was signed with; none on an open node.
+    pub key: Option<Arc<AccessKey>>,
 }
 
 impl<'a> Call<'a> {
-    fn new(node: &'a Node, head: &'a Parts, route: Route<'a>, request_id: RequestId) -> Self {
+    pub fn new(node: &'a Node, head: &'a Parts, route: Route<'a>, request_id: RequestId, identity: Identity) -> Self {
         Self {
             node,
             headers: &head.headers,
             request_id,
-            account: account::named(&head.headers, route.query).unwrap_or_else(|| node.account.clone()),
+            account: identity.account.unwrap_or_else(|| node.account.clone()),
+            key: identity.key,
             route,
         }
     }
@@ -129,18 +138,27 @@ pub fn ends_with_its_caller(request: &Request<Incoming>) -> bool {
 }
 
 /// Answers one request; never fails, for every failure has an answer.
-pub async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(node: Arc<Node>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
     let began = node.clock.monotonic();
     let request_id = RequestId::random(&node.entropy);
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let (operation, result) = match route::resolve(head.method.as_str(), target) {
-        Ok(route) if route::data::has(route.operation) => {
+        Ok(route) => {
             let operation = route.operation;
-            let call = Call::new(&node, &head, route, request_id);
-            (Some(operation), Ok(Box::pin(data::answer(call, &head, body)).await))
+            let asked = Asked {
+                proof: node.auth.begin(&head, &route, node.clock.now(), peer),
+                head: &head,
+                route,
+                request_id,
+            };
+            let result = if route::data::has(operation) {
+                Ok(Box::pin(data::answer(&node, asked, body)).await)
+            } else {
+                run(&node, asked, body).await
+            };
+            (Some(operation), result)
         }
-        Ok(route) => (Some(route.operation), run(&node, &head, route, body, request_id).await),
         Err(error) if route::data::is_target(target) => (None, Ok(data::unrouted(error, target))),
         Err(error) => (None, Err(ApiError::from(error))),
     };
@@ -153,19 +171,30 @@ pub async fn answer(node: Arc<Node>, request: Request<Incoming>) -> Response<Bod
     response
 }
 
-async fn run(
-    node: &Node,
-    head: &Parts,
-    route: Route<'_>,
-    body: Incoming,
-    request_id: RequestId,
-) -> Result<Response<Body>, ApiError> {
+/// A request whose operation is known, but not yet who asks.
+pub struct Asked<'a> {
+    pub head: &'a Parts,
+    pub route: Route<'a>,
+    pub request_id: RequestId,
+    /// Who it says it is from, or why nobody can be.
+    pub proof: Result<Proof, Refusal>,
+}
+
+async fn run(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let Asked {
+        head,
+        route,
+        request_id,
+        proof,
+    } = asked;
     origin::check(&head.headers)?;
+    let proof = proof?;
     let waits = head.headers.contains_key(EXPECT);
     let body = body::collect(body, bytes_max(route.operation), waits)
         .await
         .map_err(uncollected)?;
-    let call = Call::new(node, head, route, request_id);
+    let identity = proof.finish(head, &body).await?;
+    let call = Call::new(node, head, route, request_id, identity);
     if call.route.operation == Operation::Invoke {
         return lambda::invoke(&call, body).await;
     }

@@ -19,10 +19,13 @@ pub enum Exception {
     AccessDenied,
     CodeSigningConfigNotFound,
     CodeStorageExceeded,
+    IncompleteSignature,
     InvalidParameterValue,
     InvalidRequestContent,
     InvalidRuntime,
+    InvalidSignature,
     InvalidZipFile,
+    MissingAuthenticationToken,
     PolicyLengthExceeded,
     PreconditionFailed,
     ProvisionedConcurrencyConfigNotFound,
@@ -33,6 +36,7 @@ pub enum Exception {
     Service,
     TooManyRequests,
     UnknownOperation,
+    UnrecognizedClient,
     Validation,
 }
 
@@ -45,10 +49,13 @@ impl Exception {
             Self::AccessDenied => (StatusCode::FORBIDDEN, "AccessDeniedException", UPPER),
             Self::CodeSigningConfigNotFound => (StatusCode::NOT_FOUND, "CodeSigningConfigNotFoundException", UPPER),
             Self::CodeStorageExceeded => (StatusCode::BAD_REQUEST, "CodeStorageExceededException", LOWER),
+            Self::IncompleteSignature => (StatusCode::FORBIDDEN, "IncompleteSignatureException", LOWER),
             Self::InvalidParameterValue => (StatusCode::BAD_REQUEST, "InvalidParameterValueException", LOWER),
             Self::InvalidRequestContent => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", LOWER),
             Self::InvalidRuntime => (StatusCode::BAD_GATEWAY, "InvalidRuntimeException", UPPER),
+            Self::InvalidSignature => (StatusCode::FORBIDDEN, "InvalidSignatureException", LOWER),
             Self::InvalidZipFile => (StatusCode::BAD_GATEWAY, "InvalidZipFileException", UPPER),
+            Self::MissingAuthenticationToken => (StatusCode::FORBIDDEN, "MissingAuthenticationTokenException", LOWER),
             Self::PolicyLengthExceeded => (StatusCode::BAD_REQUEST, "PolicyLengthExceededException", LOWER),
             Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "PreconditionFailedException", LOWER),
             Self::ProvisionedConcurrencyConfigNotFound => (
@@ -63,6 +70,7 @@ impl Exception {
             Self::Service => (StatusCode::INTERNAL_SERVER_ERROR, "ServiceException", UPPER),
             Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException", LOWER),
             Self::UnknownOperation => (StatusCode::NOT_FOUND, "UnknownOperationException", UPPER),
+            Self::UnrecognizedClient => (StatusCode::FORBIDDEN, "UnrecognizedClientException", LOWER),
             Self::Validation => (StatusCode::BAD_REQUEST, "ValidationException", LOWER),
         }
     }

@@ -5,6 +5,7 @@
 //! [`bowline_functions::Handle`], and `error` gives a refusal the shape that clients expect. Domain
 //! types never appear on the wire: each resource in `lambda` has its own.
 
+pub mod auth;
 pub mod data;
 pub mod event_stream;
 pub mod route;
@@ -22,4 +23,5 @@ mod reply;
 
 pub use data::Data;
 pub use data::metrics::DataMetrics;
+pub use server::tls::{Tls, TlsError};
 pub use server::{BindError, Options, Running, Server};

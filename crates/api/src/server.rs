@@ -7,6 +7,7 @@
 mod connection;
 mod detach;
 mod timer;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,10 +22,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::auth::{Auth, Exposure, Peer};
 use crate::data::Data;
 use crate::dispatch::Node;
 use crate::metrics::HttpMetrics;
 use connection::Connection;
+use tls::Tls;
 
 /// What the server is built from; [`Options::new`] fills in the defaults.
 pub struct Options {
@@ -37,6 +40,10 @@ pub struct Options {
     pub region: String,
     /// The account of callers whose access key names none.
     pub account: AccountId,
+    /// Who may ask.
+    pub auth: Arc<Auth>,
+    /// The server's certificate; without one it speaks plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     /// What `/metrics` shows beside the server's own counts.
     pub registry: Arc<Registry>,
     /// Streams, sessions and objects; without them the node serves functions only.
@@ -50,13 +57,16 @@ pub struct Options {
 impl Options {
     /// Options with the defaults of everything that has one.
     pub fn new(listen: SocketAddr, functions: Handle) -> Self {
+        let (region, account) = ("us-east-1", AccountId::default_account());
         Self {
+            auth: Arc::new(Auth::new(Exposure::of(listen.ip()), region, account.clone())),
+            tls: None,
             listen,
             functions,
             clock: Clock::system(),
             entropy: Entropy::system(),
-            region: "us-east-1".to_owned(),
-            account: AccountId::default_account(),
+            region: region.to_owned(),
+            account,
             registry: Arc::new(Registry::default()),
             data: None,
             connections_max: 16_384,
@@ -99,6 +109,7 @@ impl Server {
             listener,
             places: Arc::new(Semaphore::new(options.connections_max)),
             header_timeout: options.header_timeout,
+            tls: options.tls.clone(),
             node: Arc::new(Node::new(options, local_addr, stopping.clone())),
             stopping,
             alive,
@@ -132,6 +143,7 @@ struct Acceptor {
     listener: TcpListener,
     places: Arc<Semaphore>,
     header_timeout: Duration,
+    tls: Option<Arc<Tls>>,
     node: Arc<Node>,
     stopping: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
@@ -153,13 +165,13 @@ impl Acceptor {
                 .await
                 .expect("the semaphore is never closed");
             match self.listener.accept().await {
-                Ok((stream, _)) => self.serve(stream, place),
+                Ok((stream, from)) => self.serve(stream, from, place),
                 Err(error) => refused(&error).await,
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) {
         // Answers are written whole, so there is nothing to gain from holding back small segments.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -170,9 +182,21 @@ impl Acceptor {
             stopping: self.stopping.clone(),
             alive: self.alive.clone(),
             header_timeout: self.header_timeout,
+            peer: match Exposure::of(from.ip()) {
+                Exposure::Loopback => Peer::Local,
+                Exposure::Network => Peer::Remote,
+            },
         };
+        let tls = self.tls.clone();
         tokio::spawn(async move {
-            connection.run(stream).await;
+            match tls {
+                None => connection.run(stream).await,
+                Some(tls) => {
+                    if let Some(stream) = tls.accept(stream).await {
+                        connection.run(stream).await;
+                    }
+                }
+            }
             drop(place);
         });
     }

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, config, demo, deploy, functions, invoke, logs, object, session, store, stores, stream, up, versions,
+    aliases, config, demo, deploy, functions, invoke, keys, logs, object, session, store, stores, stream, up, versions,
 };
 use crate::output::Output;
 
@@ -50,6 +50,8 @@ enum Command {
     Object(object::Args),
     /// Show how the independent stores of objects do.
     Stores(stores::Args),
+    /// Make, list and remove access keys.
+    Keys(keys::Args),
     /// Check a node's store, and move it to another.
     Store(store::Args),
     /// Print the effective configuration of a node and where each value comes from.
@@ -78,6 +80,7 @@ impl Cli {
             Command::Session(args) => session::run(args, output),
             Command::Object(args) => object::run(args, output),
             Command::Stores(args) => stores::run(args, output),
+            Command::Keys(args) => keys::run(args, output),
             Command::Store(args) => store::run(args, output),
             Command::Config(args) => config::run(args, output),
             Command::Completions { shell } => {

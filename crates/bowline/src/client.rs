@@ -1,17 +1,27 @@
 //! A blocking client of a node's API, as far as the commands need one.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_api::auth::sigv4::{Credentials, authorization};
+use bowline_foundation::clock::Clock;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::Agent;
-use ureq::http::{HeaderMap, Method, Request, Response};
+use ureq::http::header::HOST;
+use ureq::http::{HeaderMap, Method, Request, Response, Uri};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+use crate::credentials;
 
 /// What a path segment or query value may hold unescaped.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const CONNECT_SECONDS_MAX: u64 = 5;
+/// Where Linux systems keep the certificates that they trust.
+const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Where the node is that a command speaks to.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,19 +34,28 @@ pub struct Remote {
         value_name = "URL"
     )]
     endpoint: String,
+    /// Certificates to trust a node by, in PEM [default: the system's].
+    #[arg(long, env = "BOWLINE_CA", hide_env_values = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 impl Remote {
+    /// A client that signs its requests if the environment or a profile has keys.
     pub fn client(&self) -> Client {
-        Client::new(&self.endpoint)
+        let credentials = credentials::find(&|name| std::env::var(name).ok());
+        Client::with(&self.endpoint, self.ca.as_deref(), credentials)
     }
 }
 
 /// A connection pool to one node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     agent: Agent,
     endpoint: String,
+    credentials: Option<Arc<Credentials>>,
+    clock: Clock,
+    /// Why certificates cannot be read, if they are needed and cannot.
+    distrust: Option<String>,
 }
 
 /// An answer with a status below 300.
@@ -50,7 +69,7 @@ pub struct Answer {
 pub enum ClientError {
     #[error("no node answers at {0}: start one with `bowline up`, or name another with --endpoint or BOWLINE_ENDPOINT")]
     Unreachable(String),
-    #[error("`{0}` is not an endpoint; expected `http://HOST:PORT`")]
+    #[error("`{0}` is not an endpoint; expected `http://HOST:PORT` or `https://HOST:PORT`")]
     Endpoint(String),
     #[error("request to {endpoint} failed")]
     Transport {
@@ -58,6 +77,8 @@ pub enum ClientError {
         #[source]
         source: Box<ureq::Error>,
     },
+    #[error("{0}; name the certificates to trust with --ca or BOWLINE_CA")]
+    Distrust(String),
     #[error("{0}")]
     Service(ServiceError),
     #[error(
@@ -153,16 +174,30 @@ impl ClientError {
 }
 
 impl Client {
+    /// A client that signs nothing.
     pub fn new(endpoint: &str) -> Self {
-        let config = Agent::config_builder()
+        Self::with(endpoint, None, None)
+    }
+
+    fn with(endpoint: &str, ca: Option<&Path>, credentials: Option<Credentials>) -> Self {
+        let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
             .timeout_connect(Some(Duration::from_secs(CONNECT_SECONDS_MAX)))
-            .user_agent(concat!("bowline/", env!("CARGO_PKG_VERSION")))
-            .build();
+            .user_agent(concat!("bowline/", env!("CARGO_PKG_VERSION")));
+        let mut distrust = None;
+        if endpoint.starts_with("https:") {
+            match trusted(ca.unwrap_or(Path::new(SYSTEM_CERTIFICATES))) {
+                Ok(trusted) => config = config.tls_config(trusted),
+                Err(reason) => distrust = Some(reason),
+            }
+        }
         Self {
-            agent: config.into(),
+            agent: config.build().into(),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
+            credentials: credentials.map(Arc::new),
+            clock: Clock::system(),
+            distrust,
         }
     }
 
@@ -304,10 +339,13 @@ impl Client {
         headers: HeaderMap,
         body: Vec<u8>,
     ) -> Result<Response<ureq::Body>, ClientError> {
+        if let Some(reason) = &self.distrust {
+            return Err(ClientError::Distrust(reason.clone()));
+        }
         let bodiless = matches!(method, Method::GET | Method::DELETE);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.endpoint));
+        let uri = format!("{}{path}", self.endpoint);
+        let headers = self.sign((&method, &uri), headers, &body)?;
+        let mut request = Request::builder().method(method).uri(uri);
         if let Some(own) = request.headers_mut() {
             own.extend(headers);
         }
@@ -323,6 +361,33 @@ impl Client {
                 .and_then(|request| self.agent.run(request))
         };
         result.map_err(|error| self.transport(error))
+    }
+
+    /// The headers with a signature over them and the request, if there is a key to make one with.
+    fn sign(
+        &self,
+        (method, uri): (&Method, &str),
+        mut headers: HeaderMap,
+        body: &[u8],
+    ) -> Result<HeaderMap, ClientError> {
+        let Some(credentials) = &self.credentials else {
+            return Ok(headers);
+        };
+        let endpoint = || ClientError::Endpoint(self.endpoint.clone());
+        let uri: Uri = uri.parse().map_err(|_| endpoint())?;
+        let host = uri.authority().and_then(|host| host.as_str().parse().ok());
+        headers.insert(HOST, host.ok_or_else(endpoint)?);
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let asked = (method.as_str(), target);
+        let (date, value) = authorization(credentials, asked, &headers, body, self.clock.now());
+        for (name, value) in [("x-amz-date", date), ("authorization", value)] {
+            let value = value.parse();
+            headers.insert(
+                name,
+                value.map_err(|_| self.protocol("an access key that no header can hold"))?,
+            );
+        }
+        Ok(headers)
     }
 
     fn transport(&self, error: ureq::Error) -> ClientError {
@@ -365,6 +430,23 @@ impl Client {
             what: what.to_owned(),
         }
     }
+}
+
+/// Trust in the certificates of a file and no others.
+fn trusted(path: &Path) -> Result<TlsConfig, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
+    let certificates = parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let certificates: Vec<Certificate<'static>> = certificates.collect();
+    if certificates.is_empty() {
+        return Err(format!("`{}` holds no certificate", path.display()));
+    }
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&certificates))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build())
 }
 
 /// A text as one path segment or query value.

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod deploy;
 pub mod functions;
 pub mod invoke;
+pub mod keys;
 pub mod logs;
 pub mod object;
 mod payload;

@@ -68,6 +68,14 @@ pub enum ObjectStore {
     Postgres(Box<PostgresUrl>),
 }
 
+/// Two files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The node's certificate, then those of its issuers.
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
 /// The effective configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -87,6 +95,8 @@ pub struct Config {
     pub log_level: tracing::Level,
     /// Sandboxes kept ready for each runtime that starts slowly.
     pub prewarmed: usize,
+    /// What the node serves HTTPS with; plain HTTP without.
+    pub certificate: Option<Certificate>,
     values: BTreeMap<Key, Value>,
 }
 
@@ -153,6 +163,7 @@ impl Config {
             log_format: read.with(Key::LogFormat, log_format)?,
             log_level: read.with(Key::LogLevel, log_level)?,
             prewarmed: read.with(Key::Prewarmed, |text| number(text, 0, 64))? as usize,
+            certificate: certificate(&read)?,
             values,
         })
     }
@@ -181,8 +192,8 @@ fn default(key: Key) -> Value {
 
 struct Reader<'a>(&'a BTreeMap<Key, Value>);
 
-impl Reader<'_> {
-    fn with<T>(&self, key: Key, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+impl<'a> Reader<'a> {
+    fn with<T>(&self, key: Key, parse: impl Fn(&'a str) -> Result<T, String>) -> Result<T, ConfigError> {
         let value = self.0.get(&key).expect("the default layer has every key");
         parse(&value.text).map_err(|reason| ConfigError::Value {
             key,
@@ -201,20 +212,36 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
             .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         None => text.parse::<SocketAddr>().ok(),
     };
-    let address = address.ok_or("expected an address and a port, `127.0.0.1:9000` say")?;
-    if address.ip().is_loopback() {
-        return Ok(address);
+    address.ok_or_else(|| "expected an address and a port, `127.0.0.1:9000` say".to_owned())
+}
+
+/// The two files, which are given together.
+fn certificate(read: &Reader<'_>) -> Result<Option<Certificate>, ConfigError> {
+    let file = |key: Key| {
+        read.with(key, non_empty)
+            .map(|text| (text != key.default()).then_some(text))
+    };
+    match (file(Key::TlsCert)?, file(Key::TlsPrivate)?) {
+        (None, None) => Ok(None),
+        (Some(chain), Some(key)) => Ok(Some(Certificate {
+            chain: chain.into(),
+            key: key.into(),
+        })),
+        (chain, _) => {
+            let (missing, other) = match chain {
+                Some(_) => (Key::TlsPrivate, Key::TlsCert),
+                None => (Key::TlsCert, Key::TlsPrivate),
+            };
+            read.with(missing, |_| {
+                Err(format!("`{other}` is given, and one without the other serves nobody"))
+            })
+        }
     }
-    Err(
-        "only loopback addresses (127.0.0.0/8, [::1]) are served: any other needs access keys and TLS, \
-         which this version does not have; put a reverse proxy in front of 127.0.0.1 instead"
-            .to_owned(),
-    )
 }
 
 fn non_empty(text: &str) -> Result<&str, String> {
     if text.is_empty() {
-        return Err("expected a folder".to_owned());
+        return Err("expected a path".to_owned());
     }
     Ok(text)
 }

@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod command;
 mod config;
+mod credentials;
 mod node;
 mod output;
 mod package;

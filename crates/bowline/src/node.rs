@@ -1,8 +1,10 @@
 //! The composition root: builds a node from its configuration, top to bottom, and takes it apart again.
 
+mod certificate;
 mod data;
 mod door;
 pub mod ground;
+pub mod keys;
 pub mod log;
 mod sandboxes;
 
@@ -12,16 +14,21 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
-use bowline_api::{BindError, Running, Server};
+use anyhow::{Context, bail};
+use bowline_api::auth::{Auth, Exposure};
+use bowline_api::{BindError, Running, Server, Tls};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
+use bowline_foundation::id::AccountId;
+use bowline_functions::access::AccessKeys;
 use bowline_functions::{Service, metrics::Metrics};
 use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use data::DataService;
 use ground::Ground;
+use keys::KeyService;
 use sandboxes::Sandboxes;
 
 /// A node that serves.
@@ -32,6 +39,8 @@ pub struct Node {
     lacks_linux: Option<String>,
     data: PathBuf,
     ground: Ground,
+    keys: KeyService,
+    certificate: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -40,7 +49,16 @@ impl Node {
         let clock = Clock::system();
         let entropy = Entropy::system();
         let data = data_folder(&config.data)?;
+        let tls = certificate::load(config)?;
         let ground = Ground::open(config, &data, &clock, &entropy).await?;
+        let account = AccountId::default_account();
+        let auth = Arc::new(Auth::new(Exposure::of(config.listen.ip()), &config.region, account));
+        let access = AccessKeys::new(ground.store.clone(), clock.clone(), entropy.clone());
+        let mut keys = KeyService::start(access, auth.clone(), &data).await?;
+        if let Err(error) = may_listen(config, &keys, tls.as_deref()) {
+            ground.close().await;
+            return Err(error);
+        }
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let mut registry = Registry::with_prefix("bowline");
         let data_service = DataService::start(&clock, &entropy, &ground, &mut registry).await?;
@@ -67,18 +85,25 @@ impl Node {
             data: Some(data_service.handles()),
             region: config.region.clone(),
             registry: Arc::new(registry),
+            auth,
+            tls: tls.clone(),
             ..bowline_api::Options::new(config.listen, service.handle())
         })
         .await;
         match server {
-            Ok(server) => Ok(Self {
-                server,
-                service,
-                data_service,
-                lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
-                data,
-                ground,
-            }),
+            Ok(server) => {
+                keys.serve(ground.sharing);
+                Ok(Self {
+                    server,
+                    service,
+                    data_service,
+                    lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
+                    data,
+                    ground,
+                    keys,
+                    certificate: tls.map(certificate::follow).transpose()?,
+                })
+            }
             Err(error) => {
                 service.shut_down().await;
                 data_service.shut_down().await;
@@ -91,6 +116,12 @@ impl Node {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.local_addr()
+    }
+
+    /// Where clients reach it.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
     }
 
     /// Returns when other nodes of the cluster have taken this one for dead; it must start anew.
@@ -112,6 +143,10 @@ impl Node {
     pub async fn stop(self) {
         tracing::info!("stopping: waiting for running invocations");
         self.server.shut_down().await;
+        self.keys.stop();
+        if let Some(following) = self.certificate {
+            following.abort();
+        }
         self.service.shut_down().await;
         self.data_service.shut_down().await;
         self.ground.close().await;
@@ -124,6 +159,30 @@ pub fn data_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| path.canonicalize())
         .with_context(|| format!("cannot make the data folder `{}`", path.display()))
+}
+
+/// Refuses an address that others reach, unless they can be told apart and nobody can listen in.
+fn may_listen(config: &Config, keys: &KeyService, tls: Option<&Tls>) -> anyhow::Result<()> {
+    let listen = config.listen;
+    if Exposure::of(listen.ip()) == Exposure::Loopback || (keys.has_keys() && tls.is_some()) {
+        return Ok(());
+    }
+    let mut reason = format!("`{listen}` can be reached from other machines, which needs access keys and TLS:");
+    if !keys.has_keys() {
+        let data = config.data.display();
+        reason.push_str(&format!(
+            "\n  there is no access key; make one with `bowline keys create --data {data}`"
+        ));
+    }
+    if tls.is_none() {
+        reason.push_str(
+            "\n  there is no certificate; name its files with --tls-cert and --tls-key. One to try it with, for clients \
+             that are told of it by --ca:\n  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 \
+             -keyout key.pem -out cert.pem -subj /CN=bowline -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME,IP:ADDRESS",
+        );
+    }
+    reason.push_str("\nor listen on 127.0.0.1 and let a reverse proxy do both");
+    bail!(reason)
 }
 
 fn refused(error: BindError) -> anyhow::Error {

@@ -8,5 +8,6 @@ mod data;
 mod demo;
 mod lifecycle;
 mod neighbours;
+mod permissions;
 mod stop;
 mod streaming;

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use bowline_tests::artifact::zip_of;
+use bowline_tests::sign::Key;
 use bowline_tests::{Artifact, Node};
 
 use super::progress;
@@ -42,6 +43,18 @@ impl Subjects {
     /// Starts a node on an empty data folder.
     pub fn start_node(&self) -> Result<Node> {
         Node::start_program(&self.node)
+    }
+
+    /// Makes an access key on a running node, which from then on wants every request signed.
+    pub fn create_key(&self, node: &Node) -> Result<Key> {
+        let mut create = Command::new(&self.node);
+        create.args(["keys", "create", "--json", "--data"]).arg(node.data());
+        let made: serde_json::Value = serde_json::from_str(&shell::output(&mut create)?)?;
+        let member = |name: &str| made[name].as_str().map(str::to_owned).context("a key without a part");
+        Ok(Key {
+            id: member("access_key_id")?,
+            secret: member("secret_access_key")?,
+        })
     }
 
     /// Starts the reference server.

@@ -11,6 +11,8 @@ pub struct Load<'a> {
     pub url: &'a str,
     pub connections: u32,
     pub seconds: u32,
+    /// `name: value`, beside those of the script.
+    pub headers: &'a [String],
 }
 
 /// What came of it.
@@ -34,6 +36,7 @@ impl Load<'_> {
             .arg(format!("-d{}s", self.seconds))
             .arg("-s")
             .arg(script)
+            .args(self.headers.iter().flat_map(|header| ["-H", header]))
             .arg(self.url);
         let report = shell::output(&mut command)?;
         read_report(&report).with_context(|| format!("`wrk` against `{}` said:\n{report}", self.url))

@@ -55,7 +55,9 @@ codes! {
     UnknownParameter BAD_REQUEST "unknown_parameter";
     InvalidFilter BAD_REQUEST "invalid_filter";
     NotInSet BAD_REQUEST "not_in_batch";
-    /// A page of another site asks.
+    /// The request is not signed as it must be.
+    NotAuthenticated FORBIDDEN "not_authenticated";
+    /// A page of another site asks, or an account that may not.
     Forbidden FORBIDDEN "forbidden";
     /// The node's own streams are read, not written.
     ReservedName FORBIDDEN "reserved_name";

@@ -15,6 +15,7 @@ use super::concurrency::Concurrency;
 use super::configuration::{ArnForm, FunctionConfiguration};
 use super::features;
 use super::read::{self, Violations};
+use crate::auth::sigv4::{Presign, presigned_query};
 use crate::body::Body;
 use crate::dispatch::Call;
 use crate::error::ApiError;
@@ -201,6 +202,9 @@ pub fn get(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     Ok(reply::json(StatusCode::OK, &shown))
 }
 
+/// How long a link to a package can be followed without a signature of one's own, as in the service.
+const CODE_LINK_SECONDS: u32 = 600;
+
 /// Where this node serves the package; by the name the caller reached the node under.
 fn code_location(call: &Call<'_>, target: &FunctionRef) -> String {
     let host = call.headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -210,10 +214,19 @@ fn code_location(call: &Call<'_>, target: &FunctionRef) -> String {
         Some(qualifier) => qualifier.to_string().replace('$', "%24"),
     };
     let account = &target.account;
-    format!(
-        "http://{host}/v1/functions/{}/code?version={version}&account={account}",
-        target.name
-    )
+    let scheme = call.node.scheme;
+    let link = format!("/v1/functions/{}/code?version={version}&account={account}", target.name);
+    let Some(key) = &call.key else {
+        return format!("{scheme}://{host}{link}");
+    };
+    let presign = Presign {
+        host: &host,
+        target: &link,
+        region: call.node.auth.region(),
+        at: call.node.clock.now(),
+        expires_seconds: CODE_LINK_SECONDS,
+    };
+    format!("{scheme}://{host}{}", presigned_query(key, &presign))
 }
 
 /// `GetFunctionConfiguration`.

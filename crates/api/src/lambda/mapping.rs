@@ -13,7 +13,7 @@ use super::destination::{Destination, DestinationConfig, seconds};
 use super::read::{self, Violations};
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
-use crate::error::ApiError;
+use crate::error::{ApiError, Exception};
 use crate::reply;
 
 /// Members that belong to sources or features that this node does not have.
@@ -180,6 +180,7 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
             "EventSourceArn is required: an event source on this node is a stream.",
         ));
     };
+    may_read(call, &source_arn)?;
     let function = function(call, request.function_name.as_deref())?;
     let create = CreateMapping {
         function: function.ok_or_else(|| ApiError::invalid("FunctionName is required."))?,
@@ -190,6 +191,21 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     let functions = &call.node.functions;
     let created = functions.create_mapping(&call.caller(), create).await?;
     Ok(reply::json(StatusCode::ACCEPTED, &Shown::new(call.node, created)))
+}
+
+/// Streams belong to no account: where accounts are told apart, to the operator's alone.
+fn may_read(call: &Call<'_>, source_arn: &str) -> Result<(), ApiError> {
+    let is_stream = source_arn.starts_with("arn:bowline:") || source_arn.contains(":kinesis:");
+    if !is_stream || call.key.is_none() || call.node.auth.is_operator(&call.account) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Exception::AccessDenied,
+        format!(
+            "Account {} may not read {source_arn}: streams are the operator's.",
+            call.account
+        ),
+    ))
 }
 
 /// `GetEventSourceMapping`.

@@ -9,7 +9,8 @@ use percent_encoding::percent_decode_str;
 pub struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    /// `text` is what follows the question mark.
+    pub fn new(text: &'a str) -> Self {
         Self(text)
     }
 

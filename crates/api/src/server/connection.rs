@@ -8,11 +8,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use super::detach::Detach;
 use super::timer::ConnectionTimer;
+use crate::auth::Peer;
 use crate::dispatch::{self, Node};
 
 /// Largest head of a request; a client context is 3,583 bytes of it at most.
@@ -28,15 +29,16 @@ pub struct Connection {
     /// Held while anything of the connection runs.
     pub alive: mpsc::Sender<()>,
     pub header_timeout: Duration,
+    pub peer: Peer,
 }
 
 impl Connection {
     /// Serves the connection until either side ends it.
-    pub async fn run(mut self, stream: TcpStream) {
-        let (node, alive) = (self.node, self.alive);
+    pub async fn run(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let (node, alive, peer) = (self.node, self.alive, self.peer);
         let service = service_fn(move |request| {
             let outlives = !dispatch::ends_with_its_caller(&request);
-            let answer = Box::pin(dispatch::answer(Arc::clone(&node), request));
+            let answer = Box::pin(dispatch::answer(Arc::clone(&node), request, peer));
             let answer = Detach::new(answer, outlives.then(|| alive.clone()));
             async move { Ok::<_, Infallible>(answer.await) }
         });

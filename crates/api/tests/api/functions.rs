@@ -74,7 +74,7 @@ async fn a_function_goes_by_all_its_names() {
         assert_eq!(shown["Configuration"]["FunctionArn"], arn.as_str(), "{name}");
     }
     let other = node.get(&format!("{FUNCTIONS}/111111111111:function:hello")).await;
-    other.refused(404, "ResourceNotFoundException");
+    other.refused(403, "AccessDeniedException");
     node.stop().await;
 }
 

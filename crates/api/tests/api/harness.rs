@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bowline_api::auth::{Auth, Exposure};
 use bowline_api::{Options, Running, Server};
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::entropy::Entropy;
+use bowline_foundation::id::AccountId;
 use bowline_functions::Service;
 use bowline_functions::metrics::Metrics;
 use bowline_store::blob::Blobs;
@@ -40,6 +42,8 @@ pub struct TestNode {
     /// One permit for each invocation that waits.
     pub waiting: Arc<Semaphore>,
     pub streams: Streams,
+    /// Whose keys the node knows: none at first.
+    pub auth: Arc<Auth>,
     running: Running,
     service: Service,
     engines: Option<Engines>,
@@ -99,7 +103,10 @@ impl TestNode {
         .await
         .expect("an empty store loads");
 
+        let account = AccountId::default_account();
+        let auth = Arc::new(Auth::new(Exposure::Loopback, "eu-central-1", account));
         let options = Options {
+            auth: Arc::clone(&auth),
             clock,
             entropy,
             region: "eu-central-1".to_owned(),
@@ -114,6 +121,7 @@ impl TestNode {
             gate,
             waiting,
             streams,
+            auth,
             running,
             service,
             engines,

@@ -11,6 +11,7 @@ mod data;
 mod events;
 mod functions;
 mod invoke;
+mod keys;
 mod native;
 mod policies;
 mod settings;

@@ -90,7 +90,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         let mut stop = StopSignals::listen()?;
         let node = Node::start(&config).await?;
         let tour = Tour {
-            client: Client::new(&format!("http://{}", node.address())),
+            client: Client::new(&node.endpoint()),
             lacks_linux: node.lacks_linux().map(str::to_owned),
             progress: Progress::stderr(),
             clock: Clock::system(),

@@ -11,7 +11,7 @@ pub struct SettingFlags {
     /// Read this file instead of ./bowline.toml.
     #[arg(long, env = "BOWLINE_CONFIG", hide_env_values = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address to listen on; loopback only [default: 127.0.0.1:9000].
+    /// Address to listen on; any but loopback needs access keys and a certificate [default: 127.0.0.1:9000].
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     /// Folder that holds everything the node keeps [default: ./bowline-data].
@@ -50,6 +50,12 @@ pub struct SettingFlags {
     /// Sandboxes kept ready for each runtime in use that starts slowly [default: 2].
     #[arg(long, value_name = "N")]
     pub prewarmed: Option<String>,
+    /// File with the certificate to serve HTTPS with, and its issuers' (PEM); read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// File with the certificate's private key (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
 }
 
 impl SettingFlags {
@@ -68,6 +74,8 @@ impl SettingFlags {
             (Key::LogFormat, self.log_format),
             (Key::LogLevel, self.log_level),
             (Key::Prewarmed, self.prewarmed),
+            (Key::TlsCert, self.tls_cert),
+            (Key::TlsPrivate, self.tls_key),
         ];
         Config::load(Sources {
             file: self.config,

@@ -137,6 +137,12 @@ async fn wait_for_silence(store: &Arc<dyn Store>) -> anyhow::Result<()> {
     bail!("nodes still use this store: stop them first (`bowline up` leaves it when it is stopped)")
 }
 
+/// A new file for this user's eyes only: an archive holds access keys and environments.
+async fn create_private(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600).open(path).await
+}
+
 /// How a store is spoken of.
 fn name_of(config: &Config) -> String {
     let store = config.values().find(|(key, _)| *key == Key::Store);
@@ -231,7 +237,7 @@ async fn check(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
 
 async fn export(config: &Config, file: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let still = Still::open(config).await?;
-    let made = File::create_new(file).await;
+    let made = create_private(file).await;
     let made = made.with_context(|| format!("cannot make `{}`; an existing file is not replaced", file.display()))?;
     let written = write_out(&still, made).await;
     if written.is_err() {
@@ -294,7 +300,7 @@ async fn migrate(from: &Config, to: &Config, output: Output) -> anyhow::Result<E
     let target = Still::open(to).await?;
     let folder = tempfile::tempdir_in(&from.data).context("cannot make a temporary folder in the data folder")?;
     let path = folder.path().join("archive");
-    write_out(&source, File::create_new(&path).await?).await?;
+    write_out(&source, create_private(&path).await?).await?;
     let summary = read_in(&target, File::open(&path).await?, Existing::Refuse).await?;
     output.print(&told(&summary), || {
         format!(

@@ -45,7 +45,7 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// Says where the node is and how to reach it.
 fn announce(node: &Node, output: Output) -> anyhow::Result<()> {
-    let endpoint = format!("http://{}", node.address());
+    let endpoint = node.endpoint();
     let data = node.data().display();
     let document = json!({ "endpoint": endpoint, "data": data.to_string() });
     output.print(&document, || {

@@ -17,10 +17,12 @@ pub enum Key {
     LogFormat,
     LogLevel,
     Prewarmed,
+    TlsCert,
+    TlsPrivate,
 }
 
 impl Key {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -33,6 +35,8 @@ impl Key {
         Self::LogFormat,
         Self::LogLevel,
         Self::Prewarmed,
+        Self::TlsCert,
+        Self::TlsPrivate,
     ];
 
     /// The name in the file.
@@ -50,6 +54,8 @@ impl Key {
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
             Self::Prewarmed => "prewarmed",
+            Self::TlsCert => "tls_cert",
+            Self::TlsPrivate => "tls_key",
         }
     }
 
@@ -68,6 +74,7 @@ impl Key {
             Self::LogFormat => "text",
             Self::LogLevel => "info",
             Self::Prewarmed => "2",
+            Self::TlsCert | Self::TlsPrivate => "none",
         }
     }
 

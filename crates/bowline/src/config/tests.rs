@@ -105,19 +105,21 @@ fn a_named_file_must_exist() {
 }
 
 #[test]
-fn addresses_beyond_loopback_are_refused_with_the_reason() {
-    for address in ["0.0.0.0:9000", "192.168.1.4:9000", "[::]:9000"] {
-        let mut world = world(None);
-        world.flags.push((Key::Listen, address.to_owned()));
-        let refusal = world.refusal();
-        assert!(refusal.contains("access keys and TLS"), "{refusal}");
-        assert!(refusal.contains("flag --listen"), "{refusal}");
-    }
-    for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:9000", "localhost:9000"] {
-        let mut world = world(None);
-        world.flags.push((Key::Listen, address.to_owned()));
-        assert!(world.load().is_ok(), "{address}");
-    }
+fn a_certificate_and_its_key_are_given_together() {
+    let mut world = world(None);
+    assert_eq!(world.load().unwrap().certificate, None);
+    world.environment.push(("BOWLINE_TLS_CERT", "cert.pem"));
+    let refusal = world.refusal();
+    assert!(
+        refusal.contains("`tls_key`") && refusal.contains("`tls_cert` is given"),
+        "{refusal}"
+    );
+    world.flags.push((Key::TlsPrivate, "key.pem".to_owned()));
+    let certificate = world.load().unwrap().certificate.unwrap();
+    assert_eq!(
+        (certificate.chain, certificate.key),
+        ("cert.pem".into(), "key.pem".into())
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a node's data stand on: its store, alone or as a member of a cluster, and its blobs.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -97,7 +98,9 @@ impl Ground {
 pub async fn open_store(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn Store>> {
     match &config.store {
         StoreChoice::Embedded => {
-            let store = SqliteStore::open(&data.join(DATABASE));
+            let path = data.join(DATABASE);
+            private(&path).with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
+            let store = SqliteStore::open(&path);
             let store = store.with_context(|| format!("cannot use the data folder `{}`", data.display()))?;
             Ok(Arc::new(store))
         }
@@ -105,6 +108,17 @@ pub async fn open_store(config: &Config, data: &Path) -> anyhow::Result<Arc<dyn 
             PostgresStore::connect(&PostgresOptions::new((**url).clone())).await?,
         )),
     }
+}
+
+/// Makes the database a file for this user's eyes only before anything is in it: access keys and environments will be.
+/// The files that SQLite puts beside it have the same mode.
+fn private(path: &Path) -> std::io::Result<()> {
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
 /// Opens the stores of objects: those that are named, or two beside the store. Two schemas of one database

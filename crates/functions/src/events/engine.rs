@@ -15,7 +15,7 @@ use super::arn::{AUDIT_STREAM, Purpose, Target};
 use super::policy::Backoff;
 use super::pump::Pump;
 use crate::error::Error;
-use crate::operations::refusals;
+use crate::operations::{policies, refusals};
 use crate::service::Inner;
 use bowline_foundation::id::AccountId;
 
@@ -240,6 +240,7 @@ impl Inner {
         match Target::parse(arn, purpose, caller)? {
             Target::Stream(name) => self.stream(&name).await.map(drop),
             Target::Function(function) => {
+                policies::authorize(self, caller, "InvokeFunction", &function)?;
                 let found = self
                     .entry(&function)
                     .and_then(|entry| self.target(&entry, &function).map(drop));
