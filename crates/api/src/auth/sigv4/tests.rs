@@ -13,7 +13,8 @@ use crate::auth::keys::AccessKey;
 use crate::route;
 
 /// Requests of the public suite of AWS with the signature of each, one a line. Not among them: header values that go
-/// on over several lines, which HTTP has given up, and paths that are not normalised, which is S3's form.
+/// on over several lines, which HTTP has given up, paths that are not normalised, which is S3's form, and a query with a
+/// session token that is not signed, which no key here goes with.
 const VECTORS: &str = include_str!("golden/vectors.jsonl");
 const SUITE_SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 const SUITE_MOMENT: &str = "20150830T123600Z";
@@ -63,7 +64,7 @@ fn signatures_are_those_of_the_public_suite() {
         assert_eq!(key.sign(text.as_bytes()), vector.signature, "{place}");
         count += 1;
     }
-    assert_eq!(count, 60);
+    assert_eq!(count, 59);
 }
 
 fn credentials() -> Credentials {
