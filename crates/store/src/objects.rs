@@ -132,6 +132,8 @@ struct Inner {
     recall: Mutex<Recall>,
     metrics: Mutex<ObjectsMetrics>,
     swept: Mutex<bowline_foundation::clock::Monotonic>,
+    /// Whether each store was judged down at the last tick.
+    were_down: Mutex<Vec<bool>>,
 }
 
 impl Objects {
@@ -155,6 +157,7 @@ impl Objects {
         Ok(Self(Arc::new(Inner {
             backends,
             swept: Mutex::new(clock.monotonic()),
+            were_down: Mutex::default(),
             options,
             clock,
             entropy,
@@ -223,13 +226,15 @@ impl Objects {
         }
     }
 
-    /// One turn of [`Objects::run`]: probes the stores that need it, and sweeps if the time has come.
+    /// One turn of [`Objects::run`]: probes the stores that need it, and sweeps if the time has come or a
+    /// store has come back, where creates in doubt may have left second objects.
     pub async fn tick(&self) {
         self.probe().await;
+        let is_back = self.has_come_back();
         let now = self.0.clock.monotonic();
         let due = {
             let mut swept = self.0.swept.lock();
-            let due = now.since(*swept) >= self.0.options.sweep_interval;
+            let due = is_back || now.since(*swept) >= self.0.options.sweep_interval;
             if due {
                 *swept = now;
             }
@@ -238,6 +243,16 @@ impl Objects {
         if due {
             self.sweep().await;
         }
+    }
+
+    /// Whether a store that was down at the last tick answers now.
+    fn has_come_back(&self) -> bool {
+        let is_down = |backend: &Backend| backend.judge(|detector, _| detector.health() == Health::Down);
+        let are_down: Vec<bool> = self.0.backends.iter().map(is_down).collect();
+        let mut were_down = self.0.were_down.lock();
+        let is_back = were_down.iter().zip(&are_down).any(|(was, is)| *was && !is);
+        *were_down = are_down;
+        is_back
     }
 
     async fn probe(&self) {
