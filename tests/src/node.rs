@@ -80,11 +80,25 @@ impl Node {
 
     /// Asks the node to stop (SIGTERM) without waiting.
     pub fn terminate(&self) -> Result<()> {
+        self.signal("-TERM")
+    }
+
+    /// Stops the node between two instructions (SIGSTOP), as an overloaded machine might.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Ends [`Node::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+            .args([signal, &self.child.id().to_string()])
             .status()?;
         if !status.success() {
-            bail!("the node (process {}) is not there to be stopped", self.child.id());
+            bail!("the node (process {}) is not there to get {signal}", self.child.id());
         }
         Ok(())
     }

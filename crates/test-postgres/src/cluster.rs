@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,27 @@ const DEBIAN_BIN: &str = "/usr/lib/postgresql/15/bin";
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const START_ATTEMPTS: usize = 5;
 
+/// Ends a server by its file of process ids, and waits until its processes have gone. One that nobody has
+/// reaped yet would still look alive to the next start.
+const KILL: &str = r#"
+pid=$(head -n 1 "$1")
+children=$(cat "/proc/$pid/task/$pid/children")
+kill -KILL "$pid" $children
+for gone in $pid $children; do
+    while [ -e "/proc/$gone" ] && ! grep -q '^State:.Z' "/proc/$gone/status"; do sleep 0.05; done
+done
+rm "$1"
+"#;
+
+/// For a small file system.
+const SMALL: &str = "
+min_wal_size = 2MB
+max_wal_size = 8MB
+wal_recycle = off
+wal_init_zero = on
+";
+
 const SETTINGS: &str = "
-listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 fsync = on
 synchronous_commit = on
@@ -43,9 +62,28 @@ pub fn is_installed() -> bool {
     bin().is_some()
 }
 
+/// Where a server lives, if not in a temporary folder and on loopback.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The folder that holds the server's own, on a small file system say; the log of the write-ahead kind is
+    /// kept short there.
+    pub parent: Option<PathBuf>,
+    /// A network namespace by its name, and the server's address in it.
+    pub network: Option<(String, Ipv4Addr)>,
+}
+
+impl Place {
+    fn address(&self) -> Ipv4Addr {
+        self.network
+            .as_ref()
+            .map_or(Ipv4Addr::LOCALHOST, |(_, address)| *address)
+    }
+}
+
 /// A database cluster in `folder/data`.
 pub(crate) struct Cluster {
     folder: PathBuf,
+    place: Place,
     bin: PathBuf,
     port: u16,
     /// Whom the server runs as where we are root, which it refuses.
@@ -54,11 +92,12 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Makes a new cluster below `folder`, which exists and is empty.
-    pub fn create(folder: &Path) -> Result<Self> {
+    pub fn create(folder: &Path, place: Place) -> Result<Self> {
         let bin = bin().context("PostgreSQL is not installed: `initdb` and `pg_ctl` are not found")?;
         let account = if is_root()? { Some(unprivileged()?) } else { None };
         let cluster = Self {
             folder: folder.to_owned(),
+            place,
             bin,
             port: free_port()?,
             account,
@@ -68,7 +107,11 @@ impl Cluster {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/postgres", self.port)
+        format!(
+            "postgres://{USER}:{PASSWORD}@{}:{}/postgres",
+            self.place.address(),
+            self.port
+        )
     }
 
     pub fn port(&self) -> u16 {
@@ -100,11 +143,19 @@ impl Cluster {
             .arg(&data)
             .arg("--pwfile")
             .arg(&password);
+        if self.place.parent.is_some() {
+            initdb.arg("--wal-segsize=1");
+        }
         self.run(&mut initdb)?;
-        let settings = data.join("postgresql.conf");
-        let text = fs::read_to_string(&settings)?;
-        fs::write(&settings, format!("{text}{SETTINGS}port = {}\n", self.port))?;
-        Ok(())
+        let (port, address) = (self.port, self.place.address());
+        append(
+            &data.join("postgresql.conf"),
+            &format!("{SETTINGS}port = {port}\nlisten_addresses = '{address}'\n"),
+        )?;
+        if self.place.parent.is_some() {
+            append(&data.join("postgresql.conf"), SMALL)?;
+        }
+        append(&data.join("pg_hba.conf"), "host all all samenet scram-sha-256\n")
     }
 
     /// Starts the server and waits until it takes connections.
@@ -132,6 +183,20 @@ impl Cluster {
         self.run(&mut stop)
     }
 
+    /// Ends the server and all its processes at once, as the machine's power would.
+    pub fn kill(&self) -> Result<()> {
+        let mut kill = Command::new("sh");
+        kill.args(["-c", KILL, "kill"]).arg(self.data().join("postmaster.pid"));
+        self.run(&mut kill)
+    }
+
+    /// Whether the server runs.
+    pub fn is_running(&self) -> bool {
+        let mut status = self.command("pg_ctl");
+        status.arg("status").arg("-D").arg(self.data());
+        self.run(&mut status).is_ok()
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
@@ -141,11 +206,23 @@ impl Cluster {
     }
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(self.bin.join(program.as_ref()));
+        let program = self.bin.join(program.as_ref());
+        let mut command = match (&self.place.network, self.account) {
+            (Some((namespace, _)), Some((user, group))) => {
+                let mut enter = Command::new("/usr/bin/nsenter");
+                enter.arg(format!("--net=/run/netns/{namespace}"));
+                enter.args(["--setuid", &user.to_string(), "--setgid", &group.to_string()]);
+                enter.arg(program);
+                enter
+            }
+            (_, Some((user, group))) => {
+                let mut command = Command::new(program);
+                command.uid(user).gid(group);
+                command
+            }
+            (_, None) => Command::new(program),
+        };
         command.current_dir(&self.folder).env_clear().env("LC_ALL", "C");
-        if let Some((user, group)) = self.account {
-            command.uid(user).gid(group);
-        }
         command
     }
 
@@ -165,6 +242,11 @@ impl Cluster {
         let texts = [said, self.log()].map(|path| fs::read_to_string(path).unwrap_or_default());
         bail!("`{}` failed: {}", command.get_program().display(), texts.join("\n"))
     }
+}
+
+fn append(file: &Path, text: &str) -> Result<()> {
+    let before = fs::read_to_string(file)?;
+    fs::write(file, before + text).with_context(|| format!("cannot write `{}`", file.display()))
 }
 
 fn free_port() -> Result<u16> {

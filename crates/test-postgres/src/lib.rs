@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-pub use crate::cluster::{PASSWORD, is_installed};
+pub use crate::cluster::{PASSWORD, Place, is_installed};
 pub use crate::shared::{URL_VARIABLE, shared_url};
 
 /// Waits for the end of its standard input, which the test holds open as long as it lives, and then ends
@@ -37,7 +37,13 @@ pub struct Server {
 impl Server {
     /// Makes a database cluster and starts a server on it.
     pub fn start() -> Result<Self> {
-        let folder = TempDir::with_prefix("bowline-postgres-")?;
+        Self::start_at(Place::default())
+    }
+
+    /// The same, elsewhere.
+    pub fn start_at(place: Place) -> Result<Self> {
+        let parent = place.parent.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = TempDir::with_prefix_in("bowline-postgres-", parent)?;
         let mut watch = Command::new("sh")
             .args(["-c", WATCH, "watch"])
             .arg(folder.path())
@@ -49,7 +55,7 @@ impl Server {
             .context("cannot start `sh`")?;
         let alive = watch.stdin.take();
         // From here on the folder is the watch's to remove.
-        let cluster = Cluster::create(&folder.keep())?;
+        let cluster = Cluster::create(&folder.keep(), place)?;
         let server = Self { cluster, watch, alive };
         server.cluster.start()?;
         Ok(server)
@@ -75,7 +81,17 @@ impl Server {
         self.cluster.stop("immediate")
     }
 
-    /// Starts the server again after [`Server::stop`] or [`Server::crash`].
+    /// Ends the server and all its processes by SIGKILL.
+    pub fn kill(&self) -> Result<()> {
+        self.cluster.kill()
+    }
+
+    /// Whether the server runs.
+    pub fn is_running(&self) -> bool {
+        self.cluster.is_running()
+    }
+
+    /// Starts the server again after its end.
     pub fn start_again(&self) -> Result<()> {
         self.cluster.start()
     }

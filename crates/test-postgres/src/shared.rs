@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
-use crate::cluster::{Cluster, is_installed};
+use crate::cluster::{Cluster, Place, is_installed};
 
 /// Names a server that is there already; the tests then start none to share.
 pub const URL_VARIABLE: &str = "BOWLINE_TEST_POSTGRES";
@@ -65,7 +65,7 @@ fn join() -> Result<(String, File)> {
         fs::remove_dir_all(&place)?;
     }
     fs::create_dir(&place)?;
-    let cluster = Cluster::create(&place)?;
+    let cluster = Cluster::create(&place, Place::default())?;
     start_keeper(&folder)?;
     cluster.start()?;
     fs::write(folder.join("url"), cluster.url())?;

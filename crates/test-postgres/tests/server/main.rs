@@ -31,9 +31,9 @@ fn a_server_stops_crashes_and_starts_again_on_its_port() {
     }
     let server = Server::start().unwrap();
     assert!(server.url().contains(PASSWORD) && listens(server.port()));
-    for end in [Server::stop, Server::crash] {
+    for end in [Server::stop, Server::crash, Server::kill] {
         end(&server).unwrap();
-        assert!(!listens(server.port()));
+        assert!(!listens(server.port()) && !server.is_running());
         server.start_again().unwrap();
         assert!(listens(server.port()));
     }
