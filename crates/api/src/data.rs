@@ -21,7 +21,7 @@ mod streams;
 mod tail;
 mod time;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bowline_store::objects::Objects;
@@ -55,6 +55,8 @@ pub struct Data {
     pub sessions: session::Handle,
     pub objects: Objects,
     pub metrics: DataMetrics,
+    /// The object stores that fail together with others, and those.
+    neighbours: BTreeMap<String, Vec<String>>,
     /// Streams by name: a path may leave out the number of chains.
     names: RwLock<HashMap<String, StreamId>>,
 }
@@ -71,8 +73,14 @@ impl Data {
             sessions,
             objects,
             metrics,
+            neighbours: BTreeMap::new(),
             names: RwLock::default(),
         }
+    }
+
+    /// The same with object stores that are not independent, and those with which each fails.
+    pub fn with_neighbours(self, neighbours: BTreeMap<String, Vec<String>>) -> Self {
+        Self { neighbours, ..self }
     }
 
     /// The stream that a text means: an identifier, or a name alone.
@@ -224,6 +232,8 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::ListStreams => streams::list(ask).await,
         Operation::ShowStream => streams::show(ask).await,
         Operation::TrimStream => streams::trim(ask, body).await,
+        Operation::SetStream => streams::set(ask, body).await,
+        Operation::DeleteStream => streams::delete(ask).await,
         Operation::CreateSession => sessions::create(ask, body).await,
         Operation::ListSessions => sessions::list(ask).await,
         Operation::ShowSession => sessions::show(ask).await,

@@ -217,6 +217,10 @@ impl Client {
         self.json(Method::PUT, path, Some(body))
     }
 
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json(Method::PATCH, path, Some(body))
+    }
+
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.send(Method::DELETE, path, HeaderMap::new(), Vec::new()).map(drop)
     }

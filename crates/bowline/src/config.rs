@@ -6,6 +6,7 @@ mod key;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,6 +77,23 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+impl ObjectStore {
+    /// What it stands on: with any of these it fails. The servers of a database, or the disk of a file.
+    pub fn grounds(&self) -> Vec<String> {
+        match self {
+            Self::File(path) => {
+                let folder = path
+                    .parent()
+                    .filter(|folder| *folder != Path::new(""))
+                    .unwrap_or(Path::new("."));
+                let disk = std::fs::metadata(folder).map(|found| found.dev());
+                disk.map(|disk| vec![format!("disk {disk}")]).unwrap_or_default()
+            }
+            Self::Postgres(url) => url.servers(),
+        }
+    }
+}
+
 /// The effective configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -86,6 +104,8 @@ pub struct Config {
     pub blobs: Option<PathBuf>,
     /// The independent stores of objects by name; none if they lie beside the store.
     pub object_stores: Vec<(String, ObjectStore)>,
+    /// How long a node of a cluster may be silent before the others take it for dead.
+    pub lease: Duration,
     pub region: String,
     pub concurrency: u32,
     pub keep_alive: Duration,
@@ -154,6 +174,9 @@ impl Config {
                 .with(Key::Blobs, |text| non_empty(text).map(PathBuf::from))
                 .map(|folder| (folder != Path::new(Key::Blobs.default())).then_some(folder))?,
             object_stores: read.with(Key::ObjectStores, object_stores)?,
+            lease: read
+                .with(Key::LeaseSeconds, |text| number(text, 1, 3600))
+                .map(|seconds| Duration::from_secs(seconds.into()))?,
             region: read.with(Key::Region, region)?,
             concurrency: read.with(Key::Concurrency, |text| number(text, 1, 1_000_000))?,
             keep_alive: read

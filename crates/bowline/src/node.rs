@@ -38,7 +38,6 @@ pub struct Node {
     data_service: DataService,
     lacks_linux: Option<String>,
     data: PathBuf,
-    ground: Ground,
     keys: KeyService,
     certificate: Option<JoinHandle<()>>,
 }
@@ -50,23 +49,20 @@ impl Node {
         let entropy = Entropy::system();
         let data = data_folder(&config.data)?;
         let tls = certificate::load(config)?;
-        let ground = Ground::open(config, &data, &clock, &entropy).await?;
+        let ground = Ground::open(config, &data, &entropy).await?;
         let account = AccountId::default_account();
         let auth = Arc::new(Auth::new(Exposure::of(config.listen.ip()), &config.region, account));
         let access = AccessKeys::new(ground.store.clone(), clock.clone(), entropy.clone());
         let mut keys = KeyService::start(access, auth.clone(), &data).await?;
-        if let Err(error) = may_listen(config, &keys, tls.as_deref()) {
-            ground.close().await;
-            return Err(error);
-        }
+        may_listen(config, &keys, tls.as_deref())?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let mut registry = Registry::with_prefix("bowline");
-        let data_service = DataService::start(&clock, &entropy, &ground, &mut registry).await?;
+        let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
             events: Some(data_service.events()),
             clock: clock.clone(),
             entropy: entropy.clone(),
-            store: ground.store.clone(),
+            store: data_service.store(),
             sharing: ground.sharing,
             blobs: ground.blobs.clone(),
             data_dir: data.clone(),
@@ -99,7 +95,6 @@ impl Node {
                     data_service,
                     lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
                     data,
-                    ground,
                     keys,
                     certificate: tls.map(certificate::follow).transpose()?,
                 })
@@ -107,7 +102,6 @@ impl Node {
             Err(error) => {
                 service.shut_down().await;
                 data_service.shut_down().await;
-                ground.close().await;
                 Err(refused(error))
             }
         }
@@ -122,11 +116,6 @@ impl Node {
     pub fn endpoint(&self) -> String {
         let scheme = if self.certificate.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address())
-    }
-
-    /// Returns when other nodes of the cluster have taken this one for dead; it must start anew.
-    pub async fn fenced(&self) {
-        self.data_service.fenced().await;
     }
 
     /// Where it keeps everything, as an absolute path.
@@ -149,7 +138,6 @@ impl Node {
         }
         self.service.shut_down().await;
         self.data_service.shut_down().await;
-        self.ground.close().await;
         tracing::info!("stopped");
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Network {
     pub entropy: Entropy,
     pub loss: Mutex<Loss>,
     pub delay_max: Duration,
-    hosts: Mutex<Vec<(HostId, Handle, Arc<Gate>)>>,
+    hosts: Mutex<Vec<(Handle, Arc<Gate>)>>,
     /// Every forward that arrived, for tests that look at what was sent.
     pub forwards: Mutex<Vec<(HostId, Forward)>>,
 }
@@ -39,11 +39,11 @@ impl Network {
     }
 
     pub fn connect(&self, handle: &Handle, gate: &Arc<Gate>) {
-        self.hosts.lock().push((handle.id(), handle.clone(), Arc::clone(gate)));
+        self.hosts.lock().push((handle.clone(), Arc::clone(gate)));
     }
 
     pub fn disconnect(&self, id: HostId) {
-        self.hosts.lock().retain(|(known, _, _)| *known != id);
+        self.hosts.lock().retain(|(known, _)| known.id() != id);
     }
 
     async fn travel(&self) {
@@ -60,8 +60,8 @@ impl Network {
             // Whether it arrived is not known to the sender.
             return Err(PeerError::Unknown("the request was lost".to_owned()));
         }
-        let found = self.hosts.lock().iter().find(|(id, _, _)| *id == to).cloned();
-        let (_, handle, gate) = found.ok_or_else(|| PeerError::Unreachable("the host is gone".to_owned()))?;
+        let found = self.hosts.lock().iter().find(|(handle, _)| handle.id() == to).cloned();
+        let (handle, gate) = found.ok_or_else(|| PeerError::Unreachable("the host is gone".to_owned()))?;
         gate.pass().await;
         Ok((handle, self.entropy.unit() >= loss.answers))
     }

@@ -288,20 +288,16 @@ async fn suffer(world: &mut World, stage: &Stage, chance: &Entropy) {
         }
         if chance.unit() < 0.4 {
             world.set_store_away(false);
-            restart(world, chance).await;
+            restart(world).await;
         }
         show(world, stage);
         look(world, stage).await;
     }
 }
 
-/// Starts a host where none runs, or where it has been fenced.
-async fn restart(world: &mut World, chance: &Entropy) {
+/// Starts a host where none runs. One that was fenced joins anew by itself.
+async fn restart(world: &mut World) {
     for at in 0..world.places.len() {
-        let is_fenced = world.handle(at).is_some_and(|handle| handle.is_fenced());
-        if is_fenced && chance.unit() < 0.5 {
-            world.crash(at);
-        }
         if world.handle(at).is_none() {
             world.start(at).await;
         }
@@ -329,8 +325,7 @@ async fn look(world: &World, stage: &Stage) {
 async fn recover(world: &mut World, stage: &Stage) {
     for _ in 0..4 {
         for at in 0..world.places.len() {
-            if world.handle(at).is_none_or(|handle| handle.is_fenced()) {
-                world.crash(at);
+            if world.handle(at).is_none() {
                 world.start(at).await;
             }
         }

@@ -3,13 +3,15 @@
 //! ```text
 //!   file    = header frame* trailer
 //!   header  = "bowline-archive\n" format:u32
-//!   frame   = 'B' digest:[32] length:u32 bytes          a blob; blobs come before records, by digest
+//!   frame   = 'B' digest:[32] length:u32 bytes          a blob; blobs come first, by digest
+//!           | 'C' digest:[32] length:u32 bytes          a cold part of a stream; they come next, by digest
 //!           | 'R' length:u32 length:u32 key value       a record, by key
 //!   trailer = 'E' blobs:u64 records:u64 digest:[32]
 //! ```
 //! Numbers are big-endian. The trailer's digest chains over the file: it is the SHA-256 of the header; then,
 //! for each frame, of the digest so far and the frame's own SHA-256; last, in the same way, of the trailer
-//! before its digest. Versions are not in the file: the store that imports gives its own.
+//! before its digest. Versions are not in the file: the store that imports gives its own. The format is 2 if
+//! there are cold parts, else 1, which older builds read.
 //!
 //! An import reads the file twice: once to find it whole before anything is written, once to write. It
 //! leaves a mark in the store until it is through; cut off, it goes on when the same file is imported

@@ -15,7 +15,6 @@ pub mod conformance;
 mod faulty;
 mod folder;
 pub mod limits;
-pub mod member;
 mod memory;
 pub mod objects;
 mod postgres;

@@ -42,8 +42,8 @@ pub enum AppendError {
     /// This host's clock is wrong; nothing was stored, another host may take it.
     #[error(transparent)]
     ClockSkew(#[from] ClockSkew),
-    /// Other hosts have taken this host for dead; it must start anew.
-    #[error("this host has been fenced")]
+    /// Other hosts have taken this host for dead, and it is about to join anew; nothing was stored.
+    #[error("this host has lost its lease and joins the cluster anew; try again")]
     Fenced,
     /// What is stored is damaged or of a format this build does not know.
     #[error("stream `{stream}` is damaged: {reason}")]

@@ -112,6 +112,19 @@ pub struct Config {
     pub pack_bytes_max: usize,
 }
 
+impl Config {
+    /// The default numbers with another lease: how long a host may be silent before it is taken for dead.
+    pub fn with_lease(lease: Duration) -> Self {
+        let default = Self::default();
+        Self {
+            dead_after: lease,
+            beat_every: default.beat_every.min(lease / 8),
+            maintain_every: default.maintain_every.min(lease / 4),
+            ..default
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -5,6 +5,7 @@
 //! | `stream/directory/NAME` | [`crate::record::Directory`] | as long as the stream |
 //! | `stream/head/NAME/` chain | [`crate::record::Head`]; never missing for a chain of the directory | as long as the chain |
 //! | `stream/node/NAME/` chain, number | [`crate::record::Node`] or [`crate::record::Pack`] | until it is trimmed |
+//! | `stream/doomed/NAME` | [`crate::record::Doomed`] | from a stream's deletion until nothing is left of it |
 //! | `stream/hosts` | the last [`HostId`] given, 8 bytes; missing: none yet | for ever |
 //! | `stream/member/` host | [`crate::record::Member`] | until nothing is left that the host owned |
 //! | `stream/beat/` host | [`crate::record::Beat`] | as its member |
@@ -18,6 +19,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::{ChainId, HostId};
 
 pub(crate) const DIRECTORIES: &str = "stream/directory/";
+const DOOMED: &str = "stream/doomed/";
 const HEADS: &str = "stream/head/";
 const NODES: &str = "stream/node/";
 const MEMBERS: &str = "stream/member/";
@@ -57,6 +59,14 @@ pub(crate) fn directories() -> Key {
 
 pub(crate) fn directory(name: &str) -> Key {
     numbered(DIRECTORIES, name, &[])
+}
+
+pub(crate) fn doomed_all() -> Key {
+    Bytes::from_static(DOOMED.as_bytes())
+}
+
+pub(crate) fn doomed(name: &str) -> Key {
+    numbered(DOOMED, name, &[])
 }
 
 /// What all heads of a stream begin with.

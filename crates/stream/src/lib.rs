@@ -24,7 +24,10 @@ pub use config::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CommitWait, Config, Growth, HeadLimits, KEY_BYTES_MAX,
 };
 pub use event::{Event, EventId};
-pub use host::{ChainStat, CreateError, Handle, ListError, Options, Service, Sharing, StartError, Stat};
+pub use host::{
+    AlterError, ChainStat, CreateError, GuardedStore, Handle, ListError, Options, Service, SettingsChange, Sharing,
+    StartError, Stat, wait_for_silence,
+};
 pub use hybrid::ClockSkew;
 pub use log::{Log, Page, ReadError, ReadLimit};
 pub use name::{InvalidStreamId, StreamId};

@@ -54,6 +54,8 @@ pub struct Forward {
 /// A question for a host's promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromiseRequest {
+    /// Whose promise is wanted: another host may live at the address by now.
+    pub host: HostId,
     pub stream: StreamId,
     /// The asker's time: the promise reaches at least as far, if nothing is in the way.
     pub stamp: Stamp,

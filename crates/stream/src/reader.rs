@@ -33,6 +33,8 @@ const ATTEMPTS: u32 = 4;
 pub(crate) enum Trouble {
     /// A node that the view counts is gone: it has been trimmed since.
     Stale,
+    /// The stream has been deleted.
+    Gone,
     Unavailable(String),
     Damaged(String),
 }
@@ -60,6 +62,7 @@ impl Trouble {
                 stream,
                 reason: "it is being trimmed".to_owned(),
             },
+            Self::Gone => ReadError::NoSuchStream(stream),
             Self::Unavailable(reason) => ReadError::Unavailable { stream, reason },
             Self::Damaged(reason) => ReadError::Damaged { stream, reason },
         }
@@ -69,10 +72,11 @@ impl Trouble {
 #[async_trait]
 impl Log for Handle {
     async fn read(&self, stream: &StreamId, after: Position, limit: ReadLimit) -> Result<Page, ReadError> {
-        let stream = self.inner.to_read(stream).await?;
+        let host = self.inner();
+        let stream = host.to_read(stream).await?;
         let mut wanted = Freshness::Beyond(after);
         for _ in 0..ATTEMPTS {
-            match self.inner.page(&stream, after, limit, wanted).await? {
+            match host.page(&stream, after, limit, wanted).await? {
                 Some(page) => return Ok(page),
                 None => wanted = Freshness::New,
             }
@@ -81,23 +85,25 @@ impl Log for Handle {
     }
 
     async fn end(&self, stream: &StreamId) -> Result<Position, ReadError> {
-        let stream = self.inner.to_read(stream).await?;
-        let viewed = self.inner.view(&stream, Freshness::New).await;
+        let host = self.inner();
+        let stream = host.to_read(stream).await?;
+        let viewed = host.view(&stream, Freshness::New).await;
         let (view, _) = viewed.map_err(|trouble| trouble.of(&stream.id))?;
         Ok(view.end())
     }
 
     async fn wait(&self, stream: &StreamId, after: Position) {
-        let Ok(stream) = self.inner.to_read(stream).await else {
-            return tokio::time::sleep(self.inner.config.poll_every).await;
+        let host = self.inner();
+        let Ok(stream) = host.to_read(stream).await else {
+            return tokio::time::sleep(host.config.poll_every).await;
         };
-        let is_there = || stream.newest() >= after.stamp && self.inner.promised_here(&stream) >= after.stamp;
-        match self.inner.is_alone(&stream) {
+        let is_there = || stream.newest() >= after.stamp && host.promised_here(&stream) >= after.stamp;
+        match host.is_alone(&stream) {
             true => stream.news(is_there).await,
             false => {
                 let news = stream.news(is_there);
                 // Nobody announces other hosts' writes: look again.
-                let _ = tokio::time::timeout(self.inner.config.poll_every, news).await;
+                let _ = tokio::time::timeout(host.config.poll_every, news).await;
             }
         }
     }

@@ -4,6 +4,7 @@
 //! guessed at. Domain types live beside their codec, one file a record.
 
 mod directory;
+mod doomed;
 mod head;
 mod member;
 mod node;
@@ -14,6 +15,7 @@ pub(crate) mod wire;
 
 pub(crate) use self::directory::{ChainInfo, Directory};
 pub use self::directory::{ChainState, Settings};
+pub(crate) use self::doomed::Doomed;
 pub(crate) use self::head::Head;
 pub(crate) use self::member::{Beat, Member, MemberState};
 pub(crate) use self::node::{Node, Pack, Packed, Stored};

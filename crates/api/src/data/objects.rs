@@ -91,6 +91,9 @@ pub struct StoreView {
     error_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<u64>,
+    /// The stores on the same server or disk, which fail together with this one; missing if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    beside: Vec<String>,
     /// Objects whose second copies in other stores are not known to be gone; missing if it could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     unresolved: Option<u64>,
@@ -154,8 +157,9 @@ impl<'a> ObjectView<'a> {
 }
 
 impl StoreView {
-    fn of(status: &StoreStatus) -> Self {
+    fn of(status: &StoreStatus, beside: Vec<String>) -> Self {
         Self {
+            beside,
             store: status.store.to_string(),
             health: match status.health {
                 Health::Up => "up",
@@ -317,8 +321,13 @@ pub(super) async fn delete(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
 pub(super) async fn stores(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
     let status = ask.data.objects.status().await;
+    let neighbours = &ask.data.neighbours;
+    let view = |status: &StoreStatus| {
+        let beside = neighbours.get(status.store.as_str()).cloned();
+        StoreView::of(status, beside.unwrap_or_default())
+    };
     let page = ListPage {
-        items: status.iter().map(StoreView::of).collect(),
+        items: status.iter().map(view).collect(),
         next: None,
     };
     Ok(reply::json(StatusCode::OK, &page))

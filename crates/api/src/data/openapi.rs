@@ -17,6 +17,7 @@ use crate::reply;
     info(title = "Bowline"),
     paths(
         streams::events::append, streams::events::read, streams::create, streams::list, streams::show, streams::trim,
+        streams::set, streams::delete,
         sessions::create, sessions::list, sessions::show, sessions::delete, sessions::seek,
         sessions::batch::read, sessions::batch::ack, sessions::batch::nack, sessions::batch::extend,
         sessions::parked::list, sessions::parked::redrive, sessions::parked::discard,

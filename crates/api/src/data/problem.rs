@@ -8,7 +8,7 @@ use bowline_stream::session::{
     CreateError as SessionCreateError, DeleteError, ParkingError, ReadError as SessionReadError, SeekError,
     SettleError, ShowError,
 };
-use bowline_stream::{AppendError, CreateError, ListError, ReadError};
+use bowline_stream::{AlterError, AppendError, CreateError, ListError, ReadError};
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -70,6 +70,7 @@ codes! {
     UnknownStore NOT_FOUND "unknown_store";
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed";
     StreamExists CONFLICT "stream_exists";
+    StreamInUse CONFLICT "stream_in_use";
     TokenReused CONFLICT "token_reused";
     StaleToken CONFLICT "stale_token";
     ParkingFull CONFLICT "parking_full";
@@ -238,6 +239,18 @@ impl From<CreateError> for Problem {
             CreateError::Exists { .. } => Code::StreamExists,
             CreateError::Unavailable { .. } | CreateError::Fenced => Code::Unavailable,
             CreateError::Unknown { .. } => Code::OutcomeUnknown,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<AlterError> for Problem {
+    fn from(error: AlterError) -> Self {
+        let code = match &error {
+            AlterError::NoSuchStream(_) => Code::NoSuchStream,
+            AlterError::Unavailable { .. } => Code::Unavailable,
+            AlterError::Unknown { .. } => Code::OutcomeUnknown,
+            AlterError::Damaged { .. } => Code::Damaged,
         };
         Self::of(code, &error)
     }

@@ -252,7 +252,7 @@ impl Ask<'_> {
     }
 
     /// Who asks, for the audit rows.
-    fn session_caller(&self) -> Caller {
+    pub(super) fn session_caller(&self) -> Caller {
         Caller {
             who: self.call.account.to_string(),
             request_id: self.call.request_id.to_string(),

@@ -4,7 +4,7 @@ pub mod events;
 
 use std::time::Duration;
 
-use bowline_stream::{ChainState, Settings, Stat, StreamId};
+use bowline_stream::{ChainState, Settings, SettingsChange, Stat, StreamId};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,58 @@ pub struct Retention {
     /// Older parts of the stream move from the store to blobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tier_after_ms: Option<u64>,
+}
+
+/// What of a stream's settings changes; what is missing stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetStream {
+    #[serde(default)]
+    retention: RetentionChange,
+    /// Most chains that take events at the same time.
+    #[serde(default)]
+    chains_max: Option<u32>,
+}
+
+/// What of a retention changes; what is missing stays, `null` takes the limit away.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RetentionChange {
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    age_max_ms: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    bytes_max: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    tier_after_ms: Option<Option<u64>>,
+}
+
+/// What is given is something, even if it is null.
+fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+impl From<SetStream> for SettingsChange {
+    fn from(set: SetStream) -> Self {
+        let time = |given: Option<Option<u64>>| given.map(|millis| millis.map(Duration::from_millis));
+        Self {
+            age_max: time(set.retention.age_max_ms),
+            bytes_max: set.retention.bytes_max,
+            tier_after: time(set.retention.tier_after_ms),
+            chains_max: set.chains_max,
+        }
+    }
+}
+
+/// A stream's settings as they are now.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StreamSettings {
+    #[serde(flatten)]
+    name: StreamName,
+    retention: Retention,
+    chains_max: u32,
 }
 
 /// What names a stream.
@@ -255,5 +307,58 @@ pub(super) async fn trim(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, P
         }
     };
     ask.data.streams.trim(&ask.own_stream().await?, until).await?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// Change how long and how much a stream keeps, and how far it may grow.
+#[utoipa::path(patch, path = "/v1/streams/{stream}", tag = "streams", operation_id = "SetStream",
+    params(("stream" = String, Path, description = "Name or identifier")),
+    request_body = SetStream,
+    responses(
+        (status = 200, body = StreamSettings, description = "The settings as they are now"),
+        (status = "default", body = ProblemView, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn set(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
+    Params::read(ask.call.route.query, &[])?;
+    let change: SetStream = params::json(&body)?;
+    if change.chains_max == Some(0) {
+        return Err(Problem::new(
+            Code::InvalidBody,
+            "`chains_max` is 0, expected at least 1",
+        ));
+    }
+    let stream = ask.own_stream().await?;
+    let settings = ask
+        .data
+        .streams
+        .set(&ask.session_caller(), &stream, change.into())
+        .await?;
+    let view = StreamSettings {
+        name: StreamName::of(&stream),
+        retention: settings.into(),
+        chains_max: settings.chains_max,
+    };
+    Ok(reply::json(StatusCode::OK, &view))
+}
+
+/// Delete a stream with its events and its sessions.
+#[utoipa::path(delete, path = "/v1/streams/{stream}", tag = "streams", operation_id = "DeleteStream",
+    params(("stream" = String, Path, description = "Name or identifier")),
+    responses(
+        (status = 204, description = "Gone; its sessions are gone with it"),
+        (status = "default", body = ProblemView, description = "`stream_in_use`: event source mappings read it",
+            content_type = "application/problem+json"),
+    ))]
+pub(super) async fn delete(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
+    Params::read(ask.call.route.query, &[])?;
+    let stream = ask.own_stream().await?;
+    let mappings = ask.call.node.functions.mappings_of(stream.name());
+    if !mappings.is_empty() {
+        let mappings = mappings.join("`, `");
+        let detail = format!("stream `{stream}` is read by the event source mappings `{mappings}`: delete them first");
+        return Err(Problem::new(Code::StreamInUse, detail));
+    }
+    ask.data.streams.delete(&ask.session_caller(), &stream).await?;
+    ask.data.forget(stream.name());
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }

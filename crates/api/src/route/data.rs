@@ -41,6 +41,8 @@ rows! {
     CreateStream POST ["streams"];
     ListStreams GET ["streams"];
     ShowStream GET ["streams", "{stream}"];
+    SetStream PATCH ["streams", "{stream}"];
+    DeleteStream DELETE ["streams", "{stream}"];
     TrimStream POST ["streams", "{stream}", "trim"];
     CreateSession POST ["sessions"];
     ListSessions GET ["sessions"];

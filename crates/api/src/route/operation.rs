@@ -126,6 +126,8 @@ operations! {
     ListStreams,
     ShowStream,
     TrimStream,
+    SetStream,
+    DeleteStream,
     CreateSession,
     ListSessions,
     ShowSession,

@@ -25,10 +25,15 @@ pub struct SettingFlags {
     /// [default: `blobs` in the data folder].
     #[arg(long, value_name = "DIR")]
     pub blobs: Option<String>,
-    /// Independent stores of objects, `NAME=FILE` or `NAME=postgres://...`, two or more, with commas between
+    /// Independent stores of objects, `NAME=FILE` or `NAME=postgres://...`, two or more, with commas between;
+    /// only on servers or disks of their own they fail apart (`bowline stores status` tells)
     /// [default: two beside the store, `a` and `b`].
     #[arg(long, value_name = "LIST")]
     pub object_stores: Option<String>,
+    /// How long a node of a cluster may be silent before the others take it for dead; the same for all nodes
+    /// [default: 10].
+    #[arg(long, value_name = "SECONDS")]
+    pub lease_seconds: Option<String>,
     /// Region in names and in functions' environment [default: us-east-1].
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
@@ -67,6 +72,7 @@ impl SettingFlags {
             (Key::Store, self.store),
             (Key::Blobs, self.blobs),
             (Key::ObjectStores, self.object_stores),
+            (Key::LeaseSeconds, self.lease_seconds),
             (Key::Region, self.region),
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),

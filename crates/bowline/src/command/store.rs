@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use bowline_foundation::clock::Clock;
 use bowline_store::Store;
 use bowline_store::archive::{self, Existing, Progress as Moved, Summary, Target};
 use bowline_store::blob::Blobs;
-use bowline_store::member::{self, Watch};
 use clap::Subcommand;
 use serde_json::json;
 use tokio::fs::File;
@@ -17,13 +15,10 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::settings::SettingFlags;
 use super::up::runtime;
-use crate::config::{Config, Key, shown};
+use crate::config::{Config, Key, StoreChoice, shown};
 use crate::node::{data_folder, ground};
 use crate::output::Output;
 use crate::progress::{Progress, Step, size};
-
-/// How many leases are waited for before a store counts as used.
-const LEASES_WAITED_MAX: u32 = 2;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -92,6 +87,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
 struct Still {
     store: Arc<dyn Store>,
     blobs: Blobs,
+    cold: Blobs,
     name: String,
 }
 
@@ -99,42 +95,38 @@ impl Still {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let data = data_folder(&config.data)?;
         let store = ground::open_store(config, &data).await?;
-        wait_for_silence(&store).await?;
+        wait_for_silence(config, &store).await?;
         let folder = config.blobs.clone().unwrap_or_else(|| data.join("blobs"));
-        let cold = Blobs::open_shared_dir(&folder.join(ground::COLD))?.list().await?;
-        if !cold.is_empty() {
-            bail!(
-                "streams keep {} cold parts in `{}`, which archives do not hold yet: trim the streams first",
-                cold.len(),
-                folder.join(ground::COLD).display()
-            );
-        }
         Ok(Self {
             store,
             blobs: Blobs::open_dir(&folder)?,
+            cold: Blobs::open_dir(&folder.join(ground::COLD))?,
             name: name_of(config),
         })
     }
 }
 
-/// Makes sure that no node uses the store. One that was killed still looks alive: its lease is waited for.
-async fn wait_for_silence(store: &Arc<dyn Store>) -> anyhow::Result<()> {
-    let mut watch = Watch::new(store.clone(), Clock::system());
-    let step = Progress::stderr().step("looking for nodes that use the store");
-    for _ in 0..LEASES_WAITED_MAX {
-        for member in watch.silent().await? {
-            member::fence(&**store, &member).await?;
-        }
-        let members = member::members(&**store).await?;
-        let Some(longest) = members.iter().map(|member| member.lease).max() else {
-            step.done("no node uses the store");
-            return Ok(());
-        };
-        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
-        step.note(&format!("waiting whether {} still run", names.join(", ")));
-        tokio::time::sleep(longest + longest / 4).await;
+impl Still {
+    /// Packages, and cold parts of streams.
+    fn folders(&self) -> (Option<&Blobs>, Option<&Blobs>) {
+        (Some(&self.blobs), Some(&self.cold))
     }
-    bail!("nodes still use this store: stop them first (`bowline up` leaves it when it is stopped)")
+}
+
+/// Makes sure that no node uses a shared store; an embedded one is locked. A node that was killed still
+/// looks alive: its lease is waited for.
+async fn wait_for_silence(config: &Config, store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    if matches!(config.store, StoreChoice::Embedded) {
+        return Ok(());
+    }
+    let step = Progress::stderr().step("waiting whether nodes still use the store");
+    let living = bowline_stream::wait_for_silence(&**store, config.lease).await?;
+    if !living.is_empty() {
+        let names = living.join(", ");
+        bail!("nodes still use this store ({names}): stop them first (`bowline up` leaves it when it is stopped)");
+    }
+    step.done("no node uses the store");
+    Ok(())
 }
 
 /// A new file for this user's eyes only: an archive holds access keys and environments.
@@ -178,10 +170,7 @@ fn told(summary: &Summary) -> serde_json::Value {
 async fn check(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
     let still = Still::open(config).await?;
     let step = Progress::stderr().step(&format!("checking {}", still.name));
-    let report = archive::check(&*still.store, Some(&still.blobs), &mut |moved| {
-        note(&step, "read", moved)
-    })
-    .await?;
+    let report = archive::check(&*still.store, still.folders(), &mut |moved| note(&step, "read", moved)).await?;
     step.done(&format!("checked {}", still.name));
     let damaged: Vec<String> = report.damaged_blobs.iter().map(ToString::to_string).collect();
     let bad: Vec<String> = report
@@ -255,7 +244,7 @@ async fn write_out(still: &Still, file: File) -> anyhow::Result<Summary> {
     let step = Progress::stderr().step(&format!("exporting {}", still.name));
     let mut out = tokio::io::BufWriter::new(file);
     let on_progress = &mut |moved| note(&step, "exported", moved);
-    let summary = archive::export(&*still.store, Some(&still.blobs), &mut out, on_progress).await?;
+    let summary = archive::export(&*still.store, still.folders(), &mut out, on_progress).await?;
     out.flush().await?;
     out.into_inner().sync_all().await?;
     step.done(&format!(
@@ -279,6 +268,7 @@ async fn read_in(still: &Still, file: File, existing: Existing) -> anyhow::Resul
     let target = Target {
         store: &*still.store,
         blobs: Some(&still.blobs),
+        cold: Some(&still.cold),
         existing,
     };
     let on_progress = &mut |moved| note(&step, "imported", moved);

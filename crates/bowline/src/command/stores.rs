@@ -9,6 +9,11 @@ use super::cell;
 use crate::client::Remote;
 use crate::output::{Output, table};
 
+/// What is said below stores that lie beside each other.
+const NOT_INDEPENDENT: &str = "\nstores beside each other lie on one server or disk and fail together; to keep them apart, start the node with\n\
+    --object-stores a=postgres://USER:PASSWORD@HOST-1/DATABASE,b=postgres://USER:PASSWORD@HOST-2/DATABASE\n\
+    (files on two disks: a=/disk1/a.db,b=/disk2/b.db). A name never changes hands: objects carry it.";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -29,7 +34,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let mut page = remote.client().get("/v1/stores")?;
     let stores = page["items"].take();
     output.print(&json!({ "stores": stores }), || {
-        const SHOWN: [&str; 7] = [
+        const SHOWN: [&str; 8] = [
             "store",
             "health",
             "weight",
@@ -37,10 +42,16 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
             "latency_ms",
             "unresolved",
             "since",
+            "beside",
         ];
-        let row = |store: &Value| SHOWN.map(|member| cell(&store[member]));
+        let row = |store: &Value| {
+            SHOWN.map(|member| match &store[member] {
+                Value::Array(names) => names.iter().map(cell).collect::<Vec<_>>().join(", "),
+                value => cell(value),
+            })
+        };
         let rows: Vec<_> = stores.as_array().into_iter().flatten().map(row).collect();
-        table(
+        let mut text = table(
             [
                 "STORE",
                 "HEALTH",
@@ -49,9 +60,19 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
                 "LATENCY MS",
                 "UNRESOLVED",
                 "SINCE",
+                "BESIDE",
             ],
             &rows,
-        )
+        );
+        if stores
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|store| store["beside"].is_array())
+        {
+            text.push_str(NOT_INDEPENDENT);
+        }
+        text
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -41,6 +41,15 @@ enum Action {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Change how long and how much a stream keeps, and how far it may grow; what is not given stays.
+    Set(Set),
+    /// Delete a stream with its events and its sessions.
+    Rm {
+        /// The stream's name.
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Give up the oldest events.
     Trim {
         /// The stream's name.
@@ -68,6 +77,65 @@ struct Create {
     bytes_max: Option<u64>,
     #[command(flatten)]
     remote: Remote,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "settings", multiple = true, required = true, args = ["age_max_seconds", "bytes_max", "tier_after_seconds", "chains_max"])]
+struct Set {
+    /// The stream's name.
+    name: String,
+    /// Events older than this are trimmed; `none`: never.
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    age_max_seconds: Option<Limit>,
+    /// Once the stream is larger than this, its oldest events are trimmed; `none`: never.
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    bytes_max: Option<Limit>,
+    /// Older parts of the stream move to blobs; `none`: never.
+    #[arg(long, value_name = "N|none", value_parser = limit)]
+    tier_after_seconds: Option<Limit>,
+    /// Most chains that take events at the same time.
+    #[arg(long, value_name = "N")]
+    chains_max: Option<u32>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// A number, or none.
+#[derive(Clone, Copy, Debug)]
+struct Limit(Option<u64>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    let number = text.parse().map_err(|_| "expected a whole number or `none`".to_owned());
+    number.map(|number| Limit(Some(number)))
+}
+
+impl Set {
+    fn run(&self, output: Output) -> anyhow::Result<()> {
+        let mut body = json!({ "retention": {} });
+        for (member, given, factor) in [
+            ("age_max_ms", self.age_max_seconds, 1000),
+            ("bytes_max", self.bytes_max, 1),
+            ("tier_after_ms", self.tier_after_seconds, 1000),
+        ] {
+            if let Some(Limit(number)) = given {
+                body["retention"][member] = json!(number.map(|number| number.saturating_mul(factor)));
+            }
+        }
+        if let Some(chains) = self.chains_max {
+            body["chains_max"] = json!(chains);
+        }
+        let set = self.remote.client().patch(&path(&self.name, ""), &body)?;
+        output.print(&set, || {
+            let (retention, chains) = (&set["retention"], cell(&set["chains_max"]));
+            format!(
+                "stream {} keeps {retention}, {chains} chains at most",
+                cell(&set["name"])
+            )
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,6 +171,11 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         Action::Show { name, remote } => {
             let stream = remote.client().get(&path(&name, ""))?;
             output.print(&stream, || describe(&stream))?;
+        }
+        Action::Set(set) => set.run(output)?,
+        Action::Rm { name, remote } => {
+            remote.client().delete(&path(&name, ""))?;
+            output.print(&json!({ "deleted": name }), || format!("deleted stream `{name}`"))?;
         }
         Action::Trim { name, until, remote } => {
             remote

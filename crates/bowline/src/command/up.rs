@@ -27,14 +27,8 @@ async fn serve(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
     let mut stop = StopSignals::listen()?;
     let node = Node::start(config).await?;
     announce(&node, output)?;
-    tokio::select! {
-        () = stop.next() => Ok(stop_node(node, stop).await),
-        () = node.fenced() => {
-            tracing::error!("other nodes have taken this one for dead and have taken over; start it again");
-            stop_node(node, stop).await;
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    stop.next().await;
+    Ok(stop_node(node, stop).await)
 }
 
 /// The threads that serve: one a core.

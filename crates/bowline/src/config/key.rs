@@ -10,6 +10,7 @@ pub enum Key {
     Store,
     Blobs,
     ObjectStores,
+    LeaseSeconds,
     Region,
     Concurrency,
     KeepAliveSeconds,
@@ -22,12 +23,13 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Listen,
         Self::Data,
         Self::Store,
         Self::Blobs,
         Self::ObjectStores,
+        Self::LeaseSeconds,
         Self::Region,
         Self::Concurrency,
         Self::KeepAliveSeconds,
@@ -47,6 +49,7 @@ impl Key {
             Self::Store => "store",
             Self::Blobs => "blobs",
             Self::ObjectStores => "object_stores",
+            Self::LeaseSeconds => "lease_seconds",
             Self::Region => "region",
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
@@ -67,6 +70,7 @@ impl Key {
             Self::Store => "embedded",
             Self::Blobs => "DATA/blobs",
             Self::ObjectStores => "beside the store",
+            Self::LeaseSeconds => "10",
             Self::Region => "us-east-1",
             Self::Concurrency => "1000",
             Self::KeepAliveSeconds => "300",

@@ -1,16 +1,17 @@
 //! Streams, sessions and objects of a node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bowline_api::{Data, DataMetrics};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::events;
+use bowline_store::Store;
 use bowline_store::objects::{self, Objects};
-use bowline_stream::{Config, session};
+use bowline_stream::{Config, GuardedStore, Sharing, session};
 use prometheus_client::registry::Registry;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::door::Door;
@@ -21,18 +22,21 @@ pub struct DataService {
     handles: Arc<Data>,
     host: bowline_stream::Handle,
     sessions: session::Service,
+    /// What the node keeps beside its streams.
+    store: Arc<dyn Store>,
+    sharing: Sharing,
     streams: JoinHandle<()>,
     door: Option<JoinHandle<()>>,
     objects: JoinHandle<()>,
-    fenced: Arc<Notify>,
 }
 
 impl DataService {
-    /// Starts the engines over what the node stands on.
+    /// Starts the engines over what the node stands on; in a cluster, the node is a member from then on, as
+    /// long as it is not silent for `lease`.
     pub async fn start(
-        clock: &Clock,
-        entropy: &Entropy,
+        (clock, entropy): (&Clock, &Entropy),
         ground: &Ground,
+        lease: Duration,
         registry: &mut Registry,
     ) -> anyhow::Result<Self> {
         let objects = objects_over(ground, clock, entropy)?;
@@ -45,34 +49,33 @@ impl DataService {
             peers: door.peers(),
             address: door.address(),
             sharing: ground.sharing,
-            config: Config::default(),
+            config: Config::with_lease(lease),
         };
         let (streams, handle) = options.start().await.context("cannot bring back the streams")?;
+        let store: Arc<dyn Store> = match ground.sharing {
+            Sharing::Exclusive => Arc::clone(&ground.store),
+            Sharing::Shared => Arc::new(GuardedStore::new(Arc::clone(&ground.store), handle.clone())),
+        };
         let sessions = session::Service::start(session::Options {
             clock: clock.clone(),
             entropy: entropy.clone(),
-            store: Arc::clone(&ground.store),
+            store: Arc::clone(&store),
             log: Arc::new(handle.clone()),
         });
-        let fenced = Arc::new(Notify::new());
-        let streams = tokio::spawn({
-            let fenced = Arc::clone(&fenced);
-            async move {
-                // It returns only once other hosts have taken this one for dead.
-                streams.run().await;
-                fenced.notify_one();
-            }
-        });
+        let streams = tokio::spawn(streams.run());
         let door = door.serve(handle.clone());
         let metrics = DataMetrics::register(registry);
         let tending = objects.clone();
         Ok(Self {
             host: handle.clone(),
-            handles: Arc::new(Data::new(handle, sessions.handle(), objects, metrics)),
+            handles: Arc::new(
+                Data::new(handle, sessions.handle(), objects, metrics).with_neighbours(ground.neighbours.clone()),
+            ),
             sessions,
             streams,
             door,
-            fenced,
+            store,
+            sharing: ground.sharing,
             objects: tokio::spawn(async move { tending.run().await }),
         })
     }
@@ -91,17 +94,23 @@ impl DataService {
         }
     }
 
-    /// Returns when other nodes have taken this one for dead: its streams take nothing any more.
-    pub async fn fenced(&self) {
-        self.fenced.notified().await;
+    /// The store as the node may write it: not while others have taken it for dead.
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
     }
 
-    /// Ends the engines' tasks; what was acknowledged is durable already.
+    /// Ends the engines' tasks and leaves the cluster; what was acknowledged is durable already.
     pub async fn shut_down(self) {
         self.sessions.shut_down().await;
         for task in [self.streams, self.objects].into_iter().chain(self.door) {
             task.abort();
             let _ = task.await;
+        }
+        if self.sharing == Sharing::Shared
+            && let Err(error) = self.host.leave().await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "others will find out by themselves that this node is gone");
         }
     }
 }

@@ -1,22 +1,20 @@
-//! What a node's data stand on: its store, alone or as a member of a cluster, and its blobs.
+//! What a node's data stand on: its store, its own or a cluster's, and its blobs.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_store::blob::Blobs;
-use bowline_store::member::{GuardedStore, LEASE_DEFAULT, MemberOptions};
 use bowline_store::objects::NamedStore;
 use bowline_store::{
     CommitError, Condition, Key, PostgresOptions, PostgresStore, Sharing, SqliteStore, Store, Write, archive,
 };
 use bowline_stream::peers::tcp::Secret;
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 
 use crate::config::{Config, ObjectStore, StoreChoice};
 
@@ -36,15 +34,16 @@ pub struct Ground {
     /// not name.
     pub cold: Blobs,
     pub object_stores: Vec<NamedStore>,
+    /// The object stores that lie where another one lies too, with those: they fail together.
+    pub neighbours: BTreeMap<String, Vec<String>>,
     pub sharing: Sharing,
     /// Where the node listens, and what the nodes of its cluster know, if it is in one.
     pub cluster: Option<(SocketAddr, Secret)>,
-    member: Option<(Arc<GuardedStore>, JoinHandle<()>)>,
 }
 
 impl Ground {
-    /// Opens what the configuration names; `listen` is how other nodes of a cluster are told of this one.
-    pub async fn open(config: &Config, data: &Path, clock: &Clock, entropy: &Entropy) -> anyhow::Result<Self> {
+    /// Opens what the configuration names.
+    pub async fn open(config: &Config, data: &Path, entropy: &Entropy) -> anyhow::Result<Self> {
         let store = open_store(config, data).await?;
         let unfinished = archive::unfinished(&*store).await?;
         ensure!(
@@ -52,44 +51,31 @@ impl Ground {
             "an import into this store was cut off; run the same `bowline store import` again"
         );
         let folder = config.blobs.clone().unwrap_or_else(|| data.join("blobs"));
-        let object_stores = open_object_stores(config, data).await?;
+        let places = object_places(config, data)?;
+        let object_stores = open_object_stores(&places).await?;
+        let neighbours = neighbours(&places);
         match config.store {
             StoreChoice::Embedded => Ok(Self {
                 store,
                 blobs: Blobs::open_dir(&folder)?,
                 cold: Blobs::open_dir(&folder.join(COLD))?,
                 object_stores,
+                neighbours,
                 sharing: Sharing::Exclusive,
                 cluster: None,
-                member: None,
             }),
             StoreChoice::Postgres(_) => {
                 let secret = secret(&*store, entropy).await?;
-                let member = join(store, config.listen, clock).await?;
-                let keeping = tokio::spawn({
-                    let member = member.clone();
-                    async move { member.keep().await }
-                });
                 Ok(Self {
-                    store: member.clone(),
+                    store,
                     blobs: Blobs::open_shared_dir(&folder)?,
                     cold: Blobs::open_shared_dir(&folder.join(COLD))?,
                     object_stores,
+                    neighbours,
                     sharing: Sharing::Shared,
                     cluster: Some((config.listen, secret)),
-                    member: Some((member, keeping)),
                 })
             }
-        }
-    }
-
-    /// Leaves the cluster, if the node is in one.
-    pub async fn close(self) {
-        let Some((member, keeping)) = self.member else { return };
-        keeping.abort();
-        if let Err(error) = member.leave().await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "others will find out by themselves that this node is gone");
         }
     }
 }
@@ -121,9 +107,9 @@ fn private(path: &Path) -> std::io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
-/// Opens the stores of objects: those that are named, or two beside the store. Two schemas of one database
-/// fail together; they are there so that every node of a cluster finds the same objects.
-async fn open_object_stores(config: &Config, data: &Path) -> anyhow::Result<Vec<NamedStore>> {
+/// Where the stores of objects are: those that are named, or two beside the store. Two schemas of one
+/// database fail together; they are there so that every node of a cluster finds the same objects.
+fn object_places(config: &Config, data: &Path) -> anyhow::Result<Vec<(String, ObjectStore)>> {
     let mut places = config.object_stores.clone();
     if places.is_empty() {
         for name in OBJECT_STORES {
@@ -137,14 +123,33 @@ async fn open_object_stores(config: &Config, data: &Path) -> anyhow::Result<Vec<
             places.push((name.to_owned(), beside));
         }
     }
+    Ok(places)
+}
+
+/// Which stores lie on the server or the disk of another one.
+fn neighbours(places: &[(String, ObjectStore)]) -> BTreeMap<String, Vec<String>> {
+    let grounds: Vec<(&String, Vec<String>)> = places.iter().map(|(name, place)| (name, place.grounds())).collect();
+    let beside = |(name, own): &(&String, Vec<String>)| {
+        let others = grounds
+            .iter()
+            .filter(|(other, theirs)| other != name && theirs.iter().any(|ground| own.contains(ground)));
+        let others: Vec<String> = others.map(|(other, _)| (*other).clone()).collect();
+        (!others.is_empty()).then(|| ((*name).clone(), others))
+    };
+    grounds.iter().filter_map(beside).collect()
+}
+
+async fn open_object_stores(places: &[(String, ObjectStore)]) -> anyhow::Result<Vec<NamedStore>> {
     let mut stores = Vec::new();
     for (name, place) in places {
         let store: Arc<dyn Store> = match place {
             ObjectStore::File(path) => {
-                let store = SqliteStore::open(&path);
+                let store = SqliteStore::open(path);
                 Arc::new(store.with_context(|| format!("cannot use the object store `{}`", path.display()))?)
             }
-            ObjectStore::Postgres(url) => Arc::new(PostgresStore::connect(&PostgresOptions::new(*url)).await?),
+            ObjectStore::Postgres(url) => {
+                Arc::new(PostgresStore::connect(&PostgresOptions::new((**url).clone())).await?)
+            }
         };
         let name = name
             .parse()
@@ -169,15 +174,4 @@ async fn secret(store: &dyn Store, entropy: &Entropy) -> anyhow::Result<Secret> 
     let found = store.get(&key).await?.context("the cluster's secret has gone")?;
     let bytes = found.value.as_ref().try_into();
     Ok(Secret::new(bytes.context("the cluster's secret is damaged")?))
-}
-
-async fn join(store: Arc<dyn Store>, listen: SocketAddr, clock: &Clock) -> anyhow::Result<Arc<GuardedStore>> {
-    let options = MemberOptions {
-        name: listen.to_string(),
-        lease: LEASE_DEFAULT,
-    };
-    let member = GuardedStore::join(store, clock.clone(), options).await;
-    let member = member.context("cannot join the cluster on this store")?;
-    tracing::info!(host = member.host().0, "joined the cluster");
-    Ok(Arc::new(member))
 }

@@ -100,6 +100,14 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, id: String) -> Res
     Ok(shown)
 }
 
+/// The mappings that read a stream.
+pub(crate) fn of_stream(inner: &Inner, stream: &str) -> Vec<String> {
+    let all = inner.registry.mappings.all();
+    let reads = |mapping: &Mapping| arn::source(&mapping.source_arn).is_ok_and(|source| source == stream);
+    let found = all.iter().map(|entry| &entry.mapping).filter(|mapping| reads(mapping));
+    found.map(|mapping| mapping.id.clone()).collect()
+}
+
 /// Mappings of an account by identifier, of one function or source if it is given.
 pub(crate) fn list(
     inner: &Inner,

@@ -300,6 +300,11 @@ impl Handle {
             .await
     }
 
+    /// The mappings that read a stream, by identifier, whoever made them.
+    pub fn mappings_of(&self, stream: &str) -> Vec<String> {
+        mappings::of_stream(&self.0, stream)
+    }
+
     pub fn list_mappings(
         &self,
         caller: &Caller,

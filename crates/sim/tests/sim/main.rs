@@ -4,4 +4,5 @@
 
 mod controls;
 mod hosts;
+mod members;
 mod seeds;

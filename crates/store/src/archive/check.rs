@@ -50,10 +50,10 @@ pub enum CheckError {
     Blob(#[from] BlobError),
 }
 
-/// Reads all records and all blobs. The format number has been checked when the store was opened.
+/// Reads all records, all blobs and all cold parts of streams. The format number has been checked when the store was opened.
 pub async fn check(
     store: &dyn Store,
-    blobs: Option<&Blobs>,
+    (blobs, cold): (Option<&Blobs>, Option<&Blobs>),
     on_progress: OnProgress<'_>,
 ) -> Result<CheckReport, CheckError> {
     let mut report = CheckReport {
@@ -73,7 +73,7 @@ pub async fn check(
             break;
         }
     }
-    if let Some(blobs) = blobs {
+    for blobs in [blobs, cold].into_iter().flatten() {
         check_blobs(blobs, &mut report, on_progress).await?;
     }
     Ok(report)

@@ -24,21 +24,27 @@ pub enum ExportError {
     Unfinished { archive: String },
 }
 
-/// Writes all records of `store` and all of `blobs` to `out`, which the caller syncs. Nobody may write to
+/// Writes all records of `store`, all of `blobs` and all `cold` parts of streams to `out`, which the caller syncs. Nobody may write to
 /// the store meanwhile: each page of records sees its own moment.
 pub async fn export(
     store: &dyn Store,
-    blobs: Option<&Blobs>,
+    (blobs, cold): (Option<&Blobs>, Option<&Blobs>),
     out: &mut (dyn AsyncWrite + Unpin + Send),
     on_progress: OnProgress<'_>,
 ) -> Result<Summary, ExportError> {
     if let Some(archive) = unfinished(store).await? {
         return Err(ExportError::Unfinished { archive });
     }
-    let mut encoder = Encoder::new();
+    let has_cold = match cold {
+        Some(cold) => !cold.list().await?.is_empty(),
+        None => false,
+    };
+    let mut encoder = Encoder::new(has_cold);
     out.write_all(&encoder.header()).await?;
-    if let Some(blobs) = blobs {
-        export_blobs(blobs, &mut encoder, out, on_progress).await?;
+    for (blobs, is_cold) in [(blobs, false), (cold, true)] {
+        if let Some(blobs) = blobs {
+            export_blobs((blobs, is_cold), &mut encoder, out, on_progress).await?;
+        }
     }
     export_records(store, &mut encoder, out, on_progress).await?;
     let (trailer, summary) = encoder.trailer();
@@ -48,7 +54,7 @@ pub async fn export(
 }
 
 async fn export_blobs(
-    blobs: &Blobs,
+    (blobs, is_cold): (&Blobs, bool),
     encoder: &mut Encoder,
     out: &mut (dyn AsyncWrite + Unpin + Send),
     on_progress: OnProgress<'_>,
@@ -58,7 +64,12 @@ async fn export_blobs(
     for digest in digests {
         let bytes = blobs.get(&digest).await?;
         let mut encoded = BytesMut::new();
-        encoder.frame(&Frame::Blob(digest, &bytes), &mut encoded);
+        let frame = if is_cold {
+            Frame::Cold(digest, &bytes)
+        } else {
+            Frame::Blob(digest, &bytes)
+        };
+        encoder.frame(&frame, &mut encoded);
         out.write_all(&encoded).await?;
         on_progress(progress(encoder));
     }

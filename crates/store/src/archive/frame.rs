@@ -9,10 +9,13 @@ use super::Summary;
 use crate::limits::{BLOB_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 const MAGIC: &[u8; 16] = b"bowline-archive\n";
-/// The newest format that this build reads, and the one it writes.
-const FORMAT: u32 = 1;
+/// The newest format that this build reads.
+const FORMAT: u32 = 2;
+/// Without cold parts.
+const FORMAT_PLAIN: u32 = 1;
 const HEADER_BYTES: usize = 20;
 const BLOB: u8 = b'B';
+const COLD: u8 = b'C';
 const BLOB_HEAD_BYTES: usize = 1 + 32 + 4;
 const RECORD: u8 = b'R';
 const RECORD_HEAD_BYTES: usize = 1 + 4 + 4;
@@ -56,6 +59,7 @@ pub enum ArchiveError {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame<'a> {
     Blob(Digest, &'a [u8]),
+    Cold(Digest, &'a [u8]),
     Record(&'a [u8], &'a [u8]),
 }
 
@@ -69,19 +73,19 @@ struct Tally {
 }
 
 impl Tally {
-    fn new() -> Self {
+    fn new(format: u32) -> Self {
         Self {
             blobs: 0,
             records: 0,
             bytes: 0,
-            chain: Digest::of(&header()),
+            chain: Digest::of(&header(format)),
         }
     }
 
     /// Takes a frame's bytes into account.
     fn add(&mut self, frame: &Frame<'_>, encoded: &[u8]) {
         match frame {
-            Frame::Blob(_, bytes) => {
+            Frame::Blob(_, bytes) | Frame::Cold(_, bytes) => {
                 self.blobs += 1;
                 self.bytes += bytes.len() as u64;
             }
@@ -110,23 +114,24 @@ impl Tally {
     }
 }
 
-fn header() -> [u8; HEADER_BYTES] {
+fn header(format: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[..16].copy_from_slice(MAGIC);
-    bytes[16..].copy_from_slice(&FORMAT.to_be_bytes());
+    bytes[16..].copy_from_slice(&format.to_be_bytes());
     bytes
 }
 
 /// Makes an archive's bytes: [`Encoder::header`], any number of [`Encoder::frame`], [`Encoder::trailer`].
-pub(super) struct Encoder(Tally);
+pub(super) struct Encoder(Tally, u32);
 
 impl Encoder {
-    pub fn new() -> Self {
-        Self(Tally::new())
+    pub fn new(has_cold: bool) -> Self {
+        let format = if has_cold { FORMAT } else { FORMAT_PLAIN };
+        Self(Tally::new(format), format)
     }
 
     pub fn header(&self) -> [u8; HEADER_BYTES] {
-        header()
+        header(self.1)
     }
 
     /// Appends a frame to `out`.
@@ -134,8 +139,9 @@ impl Encoder {
         let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("the store's limits are far below 4 GiB");
         let begin = out.len();
         match frame {
-            Frame::Blob(digest, bytes) => {
-                out.put_u8(BLOB);
+            Frame::Blob(digest, bytes) | Frame::Cold(digest, bytes) => {
+                let is_cold = matches!(frame, Frame::Cold(..));
+                out.put_u8(if is_cold { COLD } else { BLOB });
                 out.put_slice(digest.as_bytes());
                 out.put_u32(length(bytes));
                 out.put_slice(bytes);
@@ -182,6 +188,7 @@ pub(super) enum Step<'a> {
 /// Reads an archive's bytes: each step looks at what is left and says how much of it is done.
 pub(super) struct Decoder {
     tally: Tally,
+    format: u32,
     /// The offset of the next byte.
     at: u64,
     /// The key or digest before, so that order and uniqueness show.
@@ -191,13 +198,15 @@ pub(super) struct Decoder {
 #[derive(PartialEq, PartialOrd)]
 enum Last {
     Blob(Digest),
+    Cold(Digest),
     Record(Vec<u8>),
 }
 
 impl Decoder {
     pub fn new() -> Self {
         Self {
-            tally: Tally::new(),
+            tally: Tally::new(FORMAT_PLAIN),
+            format: FORMAT_PLAIN,
             at: 0,
             last: None,
         }
@@ -215,9 +224,10 @@ impl Decoder {
     /// Parses what `bytes` begins with, the part after all earlier steps.
     pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<Step<'a>, ArchiveError> {
         let step = match bytes.first() {
-            _ if self.at == 0 => read_header(bytes)?,
+            _ if self.at == 0 => self.read_header(bytes)?,
             None => Step::Need(1),
-            Some(&BLOB) => self.read_blob(bytes)?,
+            Some(&BLOB) => self.read_blob(bytes, Frame::Blob)?,
+            Some(&COLD) if self.format >= FORMAT => self.read_blob(bytes, Frame::Cold)?,
             Some(&RECORD) => self.read_record(bytes)?,
             Some(&END) => self.read_trailer(bytes)?,
             Some(&kind) => return Err(ArchiveError::UnknownFrame { kind, at: self.at }),
@@ -234,7 +244,30 @@ impl Decoder {
         Ok(step)
     }
 
-    fn read_blob<'a>(&self, bytes: &'a [u8]) -> Result<Step<'a>, ArchiveError> {
+    fn read_header<'a>(&mut self, bytes: &'a [u8]) -> Result<Step<'a>, ArchiveError> {
+        let seen = bytes.len().min(MAGIC.len());
+        if bytes[..seen] != MAGIC[..seen] {
+            return Err(ArchiveError::NotAnArchive);
+        }
+        let Some(format) = bytes.get(MAGIC.len()..HEADER_BYTES) else {
+            return Ok(Step::Need(HEADER_BYTES));
+        };
+        match u32::from_be_bytes(format.try_into().expect("four bytes")) {
+            0 => Err(ArchiveError::NotAnArchive),
+            found @ FORMAT_PLAIN..=FORMAT => {
+                self.format = found;
+                self.tally = Tally::new(found);
+                Ok(Step::Header(HEADER_BYTES))
+            }
+            found => Err(ArchiveError::NewerFormat { found }),
+        }
+    }
+
+    fn read_blob<'a>(
+        &self,
+        bytes: &'a [u8],
+        frame: impl Fn(Digest, &'a [u8]) -> Frame<'a>,
+    ) -> Result<Step<'a>, ArchiveError> {
         let Some(head) = bytes.get(..BLOB_HEAD_BYTES) else {
             return Ok(Step::Need(BLOB_HEAD_BYTES));
         };
@@ -249,7 +282,7 @@ impl Decoder {
             let expected = told.parse().expect("32 bytes are 64 digits");
             return Err(ArchiveError::DamagedBlob { expected, actual });
         }
-        Ok(Step::Frame(Frame::Blob(actual, content), end))
+        Ok(Step::Frame(frame(actual, content), end))
     }
 
     fn read_record<'a>(&self, bytes: &'a [u8]) -> Result<Step<'a>, ArchiveError> {
@@ -302,10 +335,11 @@ impl Decoder {
         Ok(actual)
     }
 
-    /// Blobs come before records, and each kind in ascending order without repetition.
+    /// Blobs come before cold parts, these before records, and each kind in ascending order without repetition.
     fn check_order(&mut self, frame: &Frame<'_>) -> Result<(), ArchiveError> {
         let next = match frame {
             Frame::Blob(digest, _) => Last::Blob(*digest),
+            Frame::Cold(digest, _) => Last::Cold(*digest),
             Frame::Record(key, _) => Last::Record(key.to_vec()),
         };
         if self.last.as_ref().is_some_and(|last| *last >= next) {
@@ -313,21 +347,6 @@ impl Decoder {
         }
         self.last = Some(next);
         Ok(())
-    }
-}
-
-fn read_header(bytes: &[u8]) -> Result<Step<'_>, ArchiveError> {
-    let seen = bytes.len().min(MAGIC.len());
-    if bytes[..seen] != MAGIC[..seen] {
-        return Err(ArchiveError::NotAnArchive);
-    }
-    let Some(format) = bytes.get(MAGIC.len()..HEADER_BYTES) else {
-        return Ok(Step::Need(HEADER_BYTES));
-    };
-    match u32::from_be_bytes(format.try_into().expect("four bytes")) {
-        FORMAT => Ok(Step::Header(HEADER_BYTES)),
-        0 => Err(ArchiveError::NotAnArchive),
-        found => Err(ArchiveError::NewerFormat { found }),
     }
 }
 

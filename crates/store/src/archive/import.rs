@@ -29,6 +29,8 @@ pub enum Existing {
 pub struct Target<'a> {
     pub store: &'a dyn Store,
     pub blobs: Option<&'a Blobs>,
+    /// Where cold parts of streams go.
+    pub cold: Option<&'a Blobs>,
     pub existing: Existing,
 }
 
@@ -69,13 +71,22 @@ pub async fn verify(
     archive: &mut (dyn AsyncRead + Unpin + Send),
     on_progress: OnProgress<'_>,
 ) -> Result<Summary, ArchiveError> {
-    let mut reader = Reader::new(archive);
+    Ok(look_through(archive, on_progress).await?.0)
+}
+
+/// The same; and whether there are cold parts.
+async fn look_through(
+    archive: &mut (dyn AsyncRead + Unpin + Send),
+    on_progress: OnProgress<'_>,
+) -> Result<(Summary, bool), ArchiveError> {
+    let (mut reader, mut has_cold) = (Reader::new(archive), false);
     while let Some(item) = reader.next().await? {
-        if matches!(item, Item::Blob(_)) || reader.summary().records.is_multiple_of(PAGE as u64) {
+        has_cold |= matches!(item, Item::Cold(_));
+        if !matches!(item, Item::Record(..)) || reader.summary().records.is_multiple_of(PAGE as u64) {
             on_progress(progress(reader.summary(), None));
         }
     }
-    Ok(reader.summary())
+    Ok((reader.summary(), has_cold))
 }
 
 /// Verifies the archive, then puts its blobs and records into the target.
@@ -84,9 +95,9 @@ pub async fn import<A: AsyncRead + AsyncSeek + Unpin + Send>(
     target: Target<'_>,
     on_progress: OnProgress<'_>,
 ) -> Result<Summary, ImportError> {
-    let total = verify(archive, &mut |_| {}).await?;
+    let (total, has_cold) = look_through(archive, &mut |_| {}).await?;
     archive.seek(SeekFrom::Start(0)).await.map_err(ArchiveError::Io)?;
-    if total.blobs > 0 && target.blobs.is_none() {
+    if total.blobs > 0 && (target.blobs.is_none() || (has_cold && target.cold.is_none())) {
         return Err(ImportError::NoPlaceForBlobs(total.blobs));
     }
     begin(target, &total).await?;
@@ -94,16 +105,18 @@ pub async fn import<A: AsyncRead + AsyncSeek + Unpin + Send>(
     let mut writes = Vec::new();
     let mut bytes = 0;
     while let Some(item) = reader.next().await? {
-        match (item, target.blobs) {
-            (Item::Blob(content), Some(blobs)) => {
-                blobs.put(content).await?;
-                on_progress(progress(reader.summary(), Some(total)));
-            }
-            (Item::Blob(_), None) => {}
-            (Item::Record(key, value), _) => {
+        let (content, folder) = match item {
+            Item::Blob(content) => (content, target.blobs),
+            Item::Cold(content) => (content, target.cold),
+            Item::Record(key, value) => {
                 bytes += key.len() + value.len();
                 writes.push(Write::Put(key, value));
+                (Bytes::new(), None)
             }
+        };
+        if let Some(folder) = folder {
+            folder.put(content).await?;
+            on_progress(progress(reader.summary(), Some(total)));
         }
         if writes.len() == PAGE || bytes >= COMMIT_BYTES {
             target.store.commit(vec![], std::mem::take(&mut writes)).await?;
@@ -144,6 +157,7 @@ fn progress(now: Summary, total: Option<Summary>) -> Progress {
 
 enum Item {
     Blob(Bytes),
+    Cold(Bytes),
     Record(Key, Bytes),
 }
 
@@ -220,6 +234,7 @@ impl<'a> Reader<'a> {
 fn owned(frame: &Frame<'_>) -> Item {
     match frame {
         Frame::Blob(_, content) => Item::Blob(Bytes::copy_from_slice(content)),
+        Frame::Cold(_, content) => Item::Cold(Bytes::copy_from_slice(content)),
         Frame::Record(key, value) => Item::Record(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)),
     }
 }

@@ -8,6 +8,7 @@ use tokio_postgres::{Config, config::SslMode, config::TargetSessionAttrs};
 
 /// The schema that holds the tables unless the URL names another.
 const SCHEMA_DEFAULT: &str = "bowline";
+const PORT_DEFAULT: u16 = 5432;
 /// PostgreSQL cuts longer names off.
 const SCHEMA_BYTES_MAX: usize = 63;
 
@@ -41,6 +42,21 @@ impl PostgresUrl {
     /// Whether `text` has the form of such an address, usable or not.
     pub fn is_one(text: &str) -> bool {
         text.starts_with("postgres://") || text.starts_with("postgresql://")
+    }
+
+    /// The servers it names, by host and port: what fails together with any of their databases.
+    pub fn servers(&self) -> Vec<String> {
+        let ports = self.config.get_ports();
+        let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(PORT_DEFAULT);
+        let hosts = self.config.get_hosts().iter().enumerate();
+        let named = hosts.map(|(at, host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(at)),
+            Host::Unix(path) => format!("{}:{}", path.display(), port(at)),
+        });
+        let addresses = self.config.get_hostaddrs().iter().enumerate();
+        named
+            .chain(addresses.map(|(at, address)| format!("{address}:{}", port(at))))
+            .collect()
     }
 
     /// The schema that holds the store's tables.

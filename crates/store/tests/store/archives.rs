@@ -44,7 +44,7 @@ fn many() -> impl Iterator<Item = (Key, Bytes)> {
 
 async fn exported(store: &dyn Store, blobs: Option<&Blobs>) -> (Vec<u8>, Summary) {
     let mut file = Vec::new();
-    let summary = export(store, blobs, &mut file, &mut |_| {}).await.unwrap();
+    let summary = export(store, (blobs, None), &mut file, &mut |_| {}).await.unwrap();
     (file, summary)
 }
 
@@ -52,6 +52,7 @@ fn into(store: &dyn Store) -> Target<'_> {
     Target {
         store,
         blobs: None,
+        cold: None,
         existing: Existing::Refuse,
     }
 }
@@ -72,7 +73,12 @@ async fn everything_moves_from_sqlite_to_postgres_and_back() {
     assert!(same == file, "the same records make the same file");
     imported(&same, into(&*last.store())).await.unwrap();
     assert!(records_of(&*last.store()).await == records_of(&*first.store()).await);
-    assert!(check(&*last.store(), None, &mut |_| {}).await.unwrap().is_sound());
+    assert!(
+        check(&*last.store(), (None, None), &mut |_| {})
+            .await
+            .unwrap()
+            .is_sound()
+    );
 }
 
 #[tokio::test]
@@ -100,12 +106,15 @@ async fn a_whole_node_moves_with_its_blobs() {
         assert_eq!(there.get(digest).await.unwrap(), here.get(digest).await.unwrap());
     }
     std::fs::write(folder.path().join(digests[0].to_string()), "cod").unwrap();
-    let report = check(&store, Some(&here), &mut |_| {}).await.unwrap();
+    let report = check(&store, (Some(&here), None), &mut |_| {}).await.unwrap();
     assert_eq!((report.records, report.blobs), (1, 3));
     assert_eq!(report.damaged_blobs, [digests[0]]);
     assert!(!report.is_sound());
     assert!(
-        check(&target, Some(&there), &mut |_| {}).await.unwrap().is_sound(),
+        check(&target, (Some(&there), None), &mut |_| {})
+            .await
+            .unwrap()
+            .is_sound(),
         "control"
     );
 }
@@ -143,9 +152,52 @@ async fn an_archive_of_format_1_is_read_and_written() {
 }
 
 #[tokio::test]
+async fn cold_parts_of_streams_go_back_to_their_own_folder_in_format_2() {
+    let golden = include_bytes!("archive-2.bin");
+    let (store, blobs) = small().await;
+    let cold = Blobs::in_memory();
+    let both = (Some(&blobs), Some(&cold));
+    let mut plain = Vec::new();
+    export(&*store, both, &mut plain, &mut |_| {}).await.unwrap();
+    assert!(
+        plain == include_bytes!("archive-1.bin"),
+        "control: without cold parts it is format 1"
+    );
+    cold.put("a cold part".into()).await.unwrap();
+    let mut file = Vec::new();
+    let summary = export(&*store, both, &mut file, &mut |_| {}).await.unwrap();
+    assert!(file == golden, "the bytes of format 2 never change");
+    assert_eq!((parse(golden).unwrap(), summary.blobs), (summary, 2));
+    let (target, place, cold_place) = (MemoryStore::default(), Blobs::in_memory(), Blobs::in_memory());
+    let without = Target {
+        blobs: Some(&place),
+        ..into(&target)
+    };
+    let refused = imported(golden, without).await;
+    assert!(matches!(refused, Err(ImportError::NoPlaceForBlobs(2))), "{refused:?}");
+    let whole = Target {
+        cold: Some(&cold_place),
+        ..without
+    };
+    imported(golden, whole).await.unwrap();
+    assert_eq!(records_of(&target).await, records_of(&*store).await);
+    assert_eq!(place.list().await.unwrap(), blobs.list().await.unwrap());
+    assert_eq!(cold_place.list().await.unwrap(), cold.list().await.unwrap());
+    let mut old = golden.to_vec();
+    old[19] = 1;
+    let error = parse(&old).unwrap_err();
+    assert!(
+        matches!(error, ArchiveError::UnknownFrame { kind: b'C', .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn every_damage_is_found_and_named() {
     let (store, blobs) = small().await;
-    let (file, summary) = exported(&*store, Some(&blobs)).await;
+    let mut file = Vec::new();
+    let both = (Some(&blobs), Some(&blobs));
+    let summary = export(&*store, both, &mut file, &mut |_| {}).await.unwrap();
     assert_eq!(parse(&file).unwrap(), summary, "control: whole");
     for length in 0..file.len() {
         let cut = &file[..length];
@@ -167,9 +219,9 @@ async fn every_damage_is_found_and_named() {
     let read = verify(&mut &longer[..], &mut |_| {}).await;
     assert!(matches!(read, Err(ArchiveError::TrailingBytes { .. })));
     let mut newer = file.clone();
-    newer[19] = 2;
+    newer[19] = 3;
     let error = parse(&newer).unwrap_err();
-    assert!(matches!(error, ArchiveError::NewerFormat { found: 2 }));
+    assert!(matches!(error, ArchiveError::NewerFormat { found: 3 }));
     assert!(error.to_string().contains("use a newer build"));
     assert!(matches!(parse(b"something else"), Err(ArchiveError::NotAnArchive)));
     let target = MemoryStore::default();
@@ -230,8 +282,8 @@ async fn an_import_that_was_cut_off_goes_on_and_is_seen_until_then() {
         "control: it was cut off in the middle, after {some}"
     );
     assert_eq!(unfinished(&*inner).await.unwrap(), Some(summary.digest.to_string()));
-    assert!(!check(&*inner, None, &mut |_| {}).await.unwrap().is_sound());
-    let refused = export(&*inner, None, &mut Vec::new(), &mut |_| {}).await;
+    assert!(!check(&*inner, (None, None), &mut |_| {}).await.unwrap().is_sound());
+    let refused = export(&*inner, (None, None), &mut Vec::new(), &mut |_| {}).await;
     assert!(matches!(refused, Err(ExportError::Unfinished { .. })), "{refused:?}");
     let (other, _) = exported(&MemoryStore::default(), None).await;
     assert!(
@@ -249,7 +301,7 @@ async fn progress_rises_to_the_total() {
     fill(&store, many()).await;
     let mut told: Vec<Progress> = Vec::new();
     let mut file = Vec::new();
-    export(&store, None, &mut file, &mut |now| told.push(now))
+    export(&store, (None, None), &mut file, &mut |now| told.push(now))
         .await
         .unwrap();
     assert!(told.len() > 3 && told.is_sorted_by_key(|now| now.records));

@@ -9,7 +9,6 @@ mod crash;
 mod faults;
 mod fixtures;
 mod full_disk;
-mod members;
 mod model;
 mod opening;
 mod postgres;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bowline_store::{CommitError, Condition, ReadError, Write};
 
-use super::{Handle, Inner, Listed, Stream, directory};
+use super::{Handle, Inner, Listed, Stream, directory, lease};
 use crate::record::{ChainInfo, ChainState, Directory, Head, Settings};
 use crate::{ChainId, Position, StreamId, key};
 
@@ -20,8 +20,8 @@ pub enum CreateError {
     /// Made or not, unknown; try again and take [`CreateError::Exists`] for success.
     #[error("whether stream `{stream}` was made is unknown: {reason}")]
     Unknown { stream: StreamId, reason: String },
-    /// Other hosts have taken this host for dead; it must start anew.
-    #[error("this host has been fenced")]
+    /// Other hosts have taken this host for dead, and it is about to join anew; nothing was made.
+    #[error("this host has lost its lease and joins the cluster anew; try again")]
     Fenced,
 }
 
@@ -33,12 +33,13 @@ pub struct ListError(#[source] ReadError);
 impl Handle {
     /// Makes a stream whose chains this host owns: the directory and all heads in one commit.
     pub async fn create(&self, id: &StreamId, settings: Settings) -> Result<(), CreateError> {
-        let host = &self.inner;
+        let host = &self.inner();
         let floor = host.clock.now();
         let directory = first_directory(host, id, settings, floor);
         let mut conditions = vec![
             Condition::Absent(key::directory(id.name())),
-            Condition::AtVersion(key::member(host.id), host.member),
+            Condition::Absent(key::doomed(id.name())),
+            host.guard(),
         ];
         let mut writes = vec![Write::Put(key::directory(id.name()), directory.encode())];
         let head = Head::empty(host.id, floor);
@@ -65,10 +66,17 @@ impl Handle {
     }
 
     async fn why_not(&self, id: &StreamId, error: CommitError) -> CreateError {
-        let host = &self.inner;
+        let host = &self.inner();
         let (stream, reason) = (id.clone(), error.to_string());
         match error {
-            CommitError::Conflict(key) if key == key::member(host.id) => CreateError::Fenced,
+            CommitError::Conflict(key) if key == key::member(host.id) => {
+                lease::be_fenced(host);
+                CreateError::Fenced
+            }
+            CommitError::Conflict(key) if key == key::doomed(id.name()) => CreateError::Unavailable {
+                stream,
+                reason: "an earlier one of this name is still being removed".to_owned(),
+            },
             CommitError::Unknown(_) => {
                 // The chains are ours if it was made; the next round of maintenance finds and owns them.
                 CreateError::Unknown { stream, reason }
@@ -85,7 +93,7 @@ impl Handle {
 
     /// The streams there are, by name.
     pub async fn list(&self) -> Result<Vec<StreamId>, ListError> {
-        let streams = directory::all(&self.inner).await.map_err(ListError)?;
+        let streams = directory::all(&self.inner()).await.map_err(ListError)?;
         Ok(streams.iter().map(|(stream, _)| stream.id.clone()).collect())
     }
 }
@@ -110,6 +118,12 @@ fn first_directory(host: &Inner, id: &StreamId, settings: Settings, floor: crate
 }
 
 impl Inner {
+    /// Whether this is the stream that goes by its name here.
+    pub(crate) fn known_as(&self, stream: &Stream) -> bool {
+        let known = self.known(stream.id.name());
+        known.is_some_and(|known| known.serial == stream.serial)
+    }
+
     /// The stream of this name, from memory or the store.
     pub(crate) async fn find(&self, name: &str) -> Result<Option<Arc<Stream>>, ReadError> {
         if let Some(stream) = self.known(name) {
@@ -125,10 +139,18 @@ impl Inner {
 
     /// Takes note of a stream that was read or written.
     pub(super) fn meet(&self, id: StreamId, listed: Listed) -> Arc<Stream> {
+        let known = self.known(id.name());
+        if let Some(other) = known.filter(|known| !known.is(&listed.directory)) {
+            // What was read late may be of the earlier one.
+            if listed.version < other.listed().version {
+                return Arc::new(Stream::new(id, self.cache.serial(), listed));
+            }
+            self.forget(&other);
+        }
         let mut streams = self.streams.write();
         let stream = streams
             .entry(id.name().to_owned())
-            .or_insert_with(|| Arc::new(Stream::new(id, listed.clone())));
+            .or_insert_with(|| Arc::new(Stream::new(id, self.cache.serial(), listed.clone())));
         stream.learn(listed);
         Arc::clone(stream)
     }

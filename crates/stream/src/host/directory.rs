@@ -73,8 +73,23 @@ impl From<lease::StartError> for ChangeError {
     }
 }
 
+/// A known stream's directory as it is stored now; none if the stream is no more.
+pub(crate) async fn current(host: &Inner, stream: &Arc<Stream>) -> Result<Option<Listed>, ReadError> {
+    let found = read(host, stream.id.name()).await?;
+    match found.filter(|found| stream.is(&found.directory)) {
+        Some(listed) => {
+            stream.learn(listed.clone());
+            Ok(Some(listed))
+        }
+        None => {
+            host.forget(stream);
+            Ok(None)
+        }
+    }
+}
+
 /// Reads a directory.
-pub(crate) async fn read(host: &Inner, name: &str) -> Result<Option<Listed>, ReadError> {
+pub(super) async fn read(host: &Inner, name: &str) -> Result<Option<Listed>, ReadError> {
     let found = host.store.get(&key::directory(name)).await?;
     found
         .map(|entry| {
@@ -90,8 +105,20 @@ fn decode(value: &bytes::Bytes) -> Result<Directory, ReadError> {
     Directory::decode(value).map_err(|error| ReadError::Damaged(error.to_string()))
 }
 
-/// All streams with their directories, freshly read.
+/// All streams with their directories, freshly read. Known ones that are no more are forgotten.
 pub(super) async fn all(host: &Inner) -> Result<Vec<(Arc<Stream>, Listed)>, ReadError> {
+    // One that is made meanwhile is not among these.
+    let known = host.streams();
+    let streams = scan_all(host).await?;
+    let is_there = |known: &Arc<Stream>| streams.iter().any(|(there, _)| there.id.name() == known.id.name());
+    known
+        .iter()
+        .filter(|known| !is_there(known))
+        .for_each(|gone| host.forget(gone));
+    Ok(streams)
+}
+
+async fn scan_all(host: &Inner) -> Result<Vec<(Arc<Stream>, Listed)>, ReadError> {
     let (prefix, mut after, mut streams) = (key::directories(), None, Vec::new());
     loop {
         let page = host.store.scan(&prefix, after.as_ref(), STREAMS_AT_ONCE).await?;
@@ -183,7 +210,7 @@ pub(super) async fn commit(
     let (directory_key, head_key) = (key::directory(name), key::head(name, change.chain));
     let conditions = vec![
         Condition::AtVersion(directory_key.clone(), before.version),
-        Condition::AtVersion(key::member(host.id), host.member),
+        host.guard(),
         match change.over {
             Some(version) => Condition::AtVersion(head_key.clone(), version),
             None => Condition::Absent(head_key.clone()),
@@ -225,7 +252,7 @@ async fn floor(host: &Inner, stream: &Stream, directory: &Directory) -> Result<S
 }
 
 /// Step one of a new chain: everybody can see that it comes.
-pub(super) async fn register(host: &Inner, stream: &Stream, owner: HostId) -> Result<ChainId, ChangeError> {
+pub(super) async fn register(host: &Inner, stream: &Arc<Stream>, owner: HostId) -> Result<ChainId, ChangeError> {
     let _one_at_a_time = stream.changing.lock().await;
     let before = fresh(host, stream).await?;
     let mut directory = Directory::clone(&before.directory);
@@ -282,11 +309,9 @@ pub(super) async fn activate(host: &Arc<Inner>, stream: &Arc<Stream>, chain: Cha
 }
 
 /// The directory as it is stored now.
-pub(super) async fn fresh(host: &Inner, stream: &Stream) -> Result<Listed, ChangeError> {
-    let found = read(host, stream.id.name()).await?;
-    let listed = found.ok_or_else(|| ChangeError::Damaged("the directory is gone".to_owned()))?;
-    stream.learn(listed.clone());
-    Ok(listed)
+pub(super) async fn fresh(host: &Inner, stream: &Arc<Stream>) -> Result<Listed, ChangeError> {
+    // One that was deleted cannot be changed any more.
+    current(host, stream).await?.ok_or(ChangeError::Raced)
 }
 
 /// Adopts the chains of all fenced hosts, in all streams.
@@ -397,7 +422,7 @@ async fn remove(
     let (directory_key, head_key) = (key::directory(stream.id.name()), key::head(stream.id.name(), chain));
     let conditions = vec![
         Condition::AtVersion(directory_key.clone(), before.version),
-        Condition::AtVersion(key::member(host.id), host.member),
+        host.guard(),
         Condition::AtVersion(head_key.clone(), over),
     ];
     let writes = vec![Write::Put(directory_key, directory.encode()), Write::Delete(head_key)];

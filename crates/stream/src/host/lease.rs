@@ -4,11 +4,15 @@
 //!   start:  hosts n → n+1, member(n+1) live, beat(n+1)         one commit
 //!   beat:   {member is ours} → beat: promise, limit            every `beat_every`, or when a promise needs it
 //!   fence:  {member and beat as seen} → member fenced          by anyone, after `dead_after` of silence
+//!   leave:  {member is ours} → member fenced                   by itself, when it ends
 //!   adopt:  {member of the adopter, directory, head} → …       see `directory.rs`
 //! ```
-//! Nobody's clock decides whether a lease is valid: the store does. A fenced host finds its member record
-//! changed and stops; until it does, its promises end at the limit of its last beat, and its appends at the
-//! versions of the heads, which the adopters have changed.
+//! This is all the membership that a cluster has: whatever else a node commits has its member record as a
+//! condition too ([`super::GuardedStore`]). Nobody's clock decides whether a lease is valid: the store does.
+//! A fenced host finds its member record changed, stops, and joins anew under another number; until it does,
+//! its promises end at the limit of its last beat, and its appends at the versions of the heads, which the
+//! adopters have changed. Silence counts only while the watcher could look, so that after an outage of the
+//! store everybody has the time of a lease to be heard again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bowline_foundation::clock::Monotonic;
-use bowline_store::{CommitError, Condition, Entry, ReadError, Version, Write};
+use bowline_store::{CommitError, Condition, Entry, ReadError, Store, Version, Write};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
@@ -54,6 +58,8 @@ impl From<Damaged> for StartError {
 pub(crate) struct Neighbours {
     /// The version of each host's beat, and since when it has been that.
     heard: BTreeMap<HostId, (Version, Monotonic)>,
+    /// When the hosts were last looked at.
+    looked: Option<Monotonic>,
     pub live: BTreeMap<HostId, Neighbour>,
 }
 
@@ -158,13 +164,17 @@ type Beats = BTreeMap<HostId, (Beat, Version)>;
 
 /// All members and, read after them, all beats.
 pub(crate) async fn read_hosts(host: &Inner) -> Result<(Members, Beats), StartError> {
+    read_records(&*host.store).await
+}
+
+async fn read_records(store: &dyn Store) -> Result<(Members, Beats), StartError> {
     let (mut members, mut beats) = (Members::new(), Beats::new());
-    for (key, entry) in host.store.scan(&key::members(), None, HOSTS_MAX).await? {
+    for (key, entry) in store.scan(&key::members(), None, HOSTS_MAX).await? {
         if let Some(id) = key::host_of(&key) {
             members.insert(id, (Member::decode(&entry.value)?, entry.version));
         }
     }
-    for (key, entry) in host.store.scan(&key::beats(), None, HOSTS_MAX).await? {
+    for (key, entry) in store.scan(&key::beats(), None, HOSTS_MAX).await? {
         if let Some(id) = key::host_of(&key) {
             beats.insert(id, (Beat::decode(&entry.value)?, entry.version));
         }
@@ -185,19 +195,78 @@ async fn fence(
     (member, member_version): (&Member, Version),
     beat: Version,
 ) -> Result<(), CommitError> {
+    let conditions = vec![
+        host.guard(),
+        Condition::AtVersion(key::member(id), member_version),
+        Condition::AtVersion(key::beat(id), beat),
+    ];
+    host.store.commit(conditions, vec![fenced(id, member)]).await?;
+    tracing::warn!(host = id.0, "a silent host has been fenced");
+    Ok(())
+}
+
+fn fenced(id: HostId, member: &Member) -> Write {
     let fenced = Member {
         state: MemberState::Fenced,
         ..member.clone()
     };
-    let conditions = vec![
-        Condition::AtVersion(key::member(host.id), host.member),
-        Condition::AtVersion(key::member(id), member_version),
-        Condition::AtVersion(key::beat(id), beat),
-    ];
-    let writes = vec![Write::Put(key::member(id), fenced.encode())];
-    host.store.commit(conditions, writes).await?;
-    tracing::warn!(host = id.0, "a silent host has been fenced");
-    Ok(())
+    Write::Put(key::member(id), fenced.encode())
+}
+
+/// Gives up the host's own right to act. Being fenced already is no error.
+pub(super) async fn leave(host: &Inner) -> Result<(), CommitError> {
+    host.is_fenced.store(true, Ordering::Release);
+    let member = Member {
+        state: MemberState::Live,
+        address: host.address.clone(),
+    };
+    match host
+        .store
+        .commit(vec![host.guard()], vec![fenced(host.id, &member)])
+        .await
+    {
+        Err(CommitError::Conflict(_)) => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Whether no host lives on `store` any more. Those that stay silent for `lease` are fenced meanwhile; after
+/// two of them the addresses of those that live are returned.
+pub async fn wait_for_silence(store: &dyn Store, lease: Duration) -> Result<Vec<String>, StartError> {
+    let mut heard = living(store).await?;
+    for _ in 0..2 {
+        if heard.is_empty() {
+            return Ok(Vec::new());
+        }
+        tokio::time::sleep(lease + lease / 4).await;
+        let now = living(store).await?;
+        for (&id, (member, version, beat)) in &now {
+            if heard.get(&id).is_some_and(|(_, _, before)| before == beat) {
+                let conditions = vec![
+                    Condition::AtVersion(key::member(id), *version),
+                    Condition::AtVersion(key::beat(id), *beat),
+                ];
+                match store.commit(conditions, vec![fenced(id, member)]).await {
+                    Ok(_) | Err(CommitError::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        heard = living(store).await?;
+    }
+    Ok(heard.into_values().map(|(member, ..)| member.address).collect())
+}
+
+type Living = BTreeMap<HostId, (Member, Version, Version)>;
+
+/// The hosts that nobody has fenced, with the versions of their member records and beats.
+async fn living(store: &dyn Store) -> Result<Living, StartError> {
+    let (members, beats) = read_records(store).await?;
+    let living = members.into_iter().filter_map(|(id, (member, version))| {
+        let (_, beat) = beats.get(&id)?;
+        (member.state == MemberState::Live).then_some((id, (member, version, *beat)))
+    });
+    Ok(living.collect())
 }
 
 /// Beats for as long as the host lives.
@@ -229,10 +298,7 @@ pub(crate) async fn raise_limit(host: &Inner, wanted: Stamp) {
         wall: host.clock.wall().now(),
     };
     // A beat whose end is unknown may arrive late; it must not undo a newer one.
-    let conditions = vec![
-        Condition::AtVersion(key::member(host.id), host.member),
-        Condition::AtVersion(key::beat(host.id), *version),
-    ];
+    let conditions = vec![host.guard(), Condition::AtVersion(key::beat(host.id), *version)];
     let writes = vec![Write::Put(key::beat(host.id), beat.encode())];
     match host.store.commit(conditions, writes).await {
         Ok(written) => {
@@ -249,20 +315,38 @@ pub(crate) async fn raise_limit(host: &Inner, wanted: Stamp) {
     }
 }
 
-fn be_fenced(host: &Inner) {
+/// Notes that others have taken this host for dead.
+pub(super) fn be_fenced(host: &Inner) {
+    if host.is_fenced.swap(true, Ordering::AcqRel) {
+        return;
+    }
     tracing::error!(host = host.id.0, "this host has been fenced");
-    host.is_fenced.store(true, Ordering::Release);
     host.spawn(async {}); // Wakes the service, so that it sees it.
 }
 
-/// Looks at the other hosts: learns who lives, and fences who has been silent for too long.
-pub(crate) async fn watch(host: &Arc<Inner>) -> Result<(), StartError> {
+/// Looks at the other hosts every `maintain_every` for as long as the host lives. A round of maintenance
+/// may take longer, and what is not looked at is not silent.
+pub(super) async fn watch_others(host: Arc<Inner>) {
+    while host.sharing == Sharing::Shared && !host.is_fenced() {
+        if let Err(error) = watch(&host).await {
+            tracing::debug!(%error, "the other hosts are not seen");
+        }
+        tokio::time::sleep(host.config.maintain_every).await;
+    }
+}
+
+/// Looks once: learns who lives, and fences who has been silent for too long.
+async fn watch(host: &Arc<Inner>) -> Result<(), StartError> {
     let (members, beats) = read_hosts(host).await?;
     let (now, wall) = (host.clock.wall().monotonic(), host.clock.wall().now());
     let mut ahead = None;
     let mut silent = Vec::new();
     {
         let mut neighbours = host.neighbours.lock();
+        let looked = neighbours.looked.replace(now);
+        if looked.is_some_and(|looked| now.since(looked) > host.config.dead_after / 2) {
+            neighbours.heard.clear();
+        }
         neighbours.live.clear();
         neighbours.heard.retain(|id, _| members.contains_key(id));
         for (&id, (member, _)) in members.iter().filter(|(id, _)| **id != host.id) {

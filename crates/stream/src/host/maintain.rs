@@ -1,4 +1,4 @@
-//! The rounds of work beside appends: watching other hosts, adoption, growth, sealing, retention, tiering.
+//! The rounds of work beside appends: adoption, growth, sealing, retention, tiering.
 //!
 //! Each round looks at every stream and decides; what changes a chain is done by its owner between two
 //! batches, on the same condition as an append. Sealed chains have no owner: whoever comes first does it.
@@ -14,17 +14,28 @@ use bowline_store::Write;
 use super::directory::ChangeError;
 use super::owner::Owner;
 use super::queue::{Outcome, Work};
-use super::{Inner, Owned, Sharing, Stream, directory, lease, retention};
+use super::{Inner, Owned, Stream, directory, removal, retention};
 use crate::record::{ChainState, Directory, Head};
 use crate::{ChainId, HostId, Stamp, key};
 
 /// Chains that were seen pending, and since when.
 pub(crate) type Pending = BTreeMap<(String, ChainId), Monotonic>;
 
+/// How often blobs that no stream names are looked for, and how old they must be.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
 /// Does a round every `maintain_every` for as long as the host lives.
 pub(super) async fn run(host: Arc<Inner>) {
     let mut pending = Pending::new();
+    let mut swept = host.clock.wall().monotonic();
     while !host.is_fenced() {
+        let now = host.clock.wall().monotonic();
+        if now.since(swept) >= SWEEP_EVERY {
+            swept = now;
+            if let Err(reason) = retention::sweep_blobs(&host, SWEEP_EVERY).await {
+                tracing::warn!(reason, "blobs that no stream names stay until the next sweep");
+            }
+        }
         if let Err(error) = round(&host, &mut pending).await {
             tracing::debug!(%error, "a round of maintenance was cut short");
         }
@@ -33,8 +44,8 @@ pub(super) async fn run(host: Arc<Inner>) {
 }
 
 async fn round(host: &Arc<Inner>, pending: &mut Pending) -> Result<(), ChangeError> {
-    if host.sharing == Sharing::Shared {
-        lease::watch(host).await?;
+    if let Err(error) = removal::round(host).await {
+        tracing::debug!(%error, "what is left of deleted streams goes later");
     }
     directory::adopt_round(host).await?;
     for stream in host.streams() {
@@ -170,7 +181,7 @@ async fn seal(owner: &mut Owner, next_index: u64) -> Outcome {
     let directory_key = key::directory(stream.id.name());
     let conditions = vec![
         Condition::AtVersion(directory_key.clone(), before.version),
-        Condition::AtVersion(key::member(host.id), host.member),
+        host.guard(),
     ];
     let writes = vec![Write::Put(directory_key, listed.encode())];
     let version = owner

@@ -139,7 +139,7 @@ impl Owner {
         for (number, node) in extended.nodes {
             self.host
                 .cache
-                .put(&self.stream.id, self.owned.chain, number, Arc::new(node));
+                .put(self.stream.serial, self.owned.chain, number, Arc::new(node));
         }
         self.become_head(extended.head, version);
         self.host.clock.settle(self.owned.slot);

@@ -37,8 +37,9 @@ const STEPS_MAX: usize = 256;
 impl Handle {
     /// Gives up all events at or under `until`: readers are told, and their nodes go in time.
     pub async fn trim(&self, stream: &StreamId, until: Position) -> Result<(), ReadError> {
-        let found = self.inner.to_read(stream).await?;
-        let trimmed = raise_trimmed(&self.inner, &found, until).await;
+        let host = self.inner();
+        let found = host.to_read(stream).await?;
+        let trimmed = raise_trimmed(&host, &found, until).await;
         trimmed.map_err(|error| ReadError::Unavailable {
             stream: stream.clone(),
             reason: error.to_string(),
@@ -48,20 +49,24 @@ impl Handle {
     /// Deletes blobs that no pack names and that were last put longer ago than `older_than`, which must
     /// exceed the time between a blob's put and its commit. The blob store must be that of streams alone.
     pub async fn sweep_blobs(&self, older_than: Duration) -> Result<usize, String> {
-        let host = &self.inner;
-        let Some(blobs) = &host.blobs else { return Ok(0) };
-        let infos = blobs.infos().await.map_err(|error| error.to_string())?;
-        let named = named(host).await.map_err(|error| error.to_string())?;
-        let now = host.clock.wall().now().as_micros();
-        let age = u64::try_from(older_than.as_micros()).unwrap_or(u64::MAX);
-        let cutoff = bowline_foundation::clock::Timestamp::from_micros(now.saturating_sub(age));
-        let mut deleted = 0;
-        for orphan in infos.iter().filter(|info| !named.contains(&info.digest)) {
-            let gone = blobs.delete_if_older(&orphan.digest, cutoff).await;
-            deleted += usize::from(gone.map_err(|error| error.to_string())?);
-        }
-        Ok(deleted)
+        sweep_blobs(&self.inner(), older_than).await
     }
+}
+
+/// See [`Handle::sweep_blobs`].
+pub(super) async fn sweep_blobs(host: &Inner, older_than: Duration) -> Result<usize, String> {
+    let Some(blobs) = &host.blobs else { return Ok(0) };
+    let infos = blobs.infos().await.map_err(|error| error.to_string())?;
+    let named = named(host).await.map_err(|error| error.to_string())?;
+    let now = host.clock.wall().now().as_micros();
+    let age = u64::try_from(older_than.as_micros()).unwrap_or(u64::MAX);
+    let cutoff = bowline_foundation::clock::Timestamp::from_micros(now.saturating_sub(age));
+    let mut deleted = 0;
+    for orphan in infos.iter().filter(|info| !named.contains(&info.digest)) {
+        let gone = blobs.delete_if_older(&orphan.digest, cutoff).await;
+        deleted += usize::from(gone.map_err(|error| error.to_string())?);
+    }
+    Ok(deleted)
 }
 
 /// The blobs that packs name, in all streams.
@@ -148,7 +153,7 @@ async fn on_chain(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId, wante
 }
 
 /// Notes in the directory that everything at or under `until` is given up.
-async fn raise_trimmed(host: &Inner, stream: &Stream, until: Position) -> Result<(), ChangeError> {
+async fn raise_trimmed(host: &Inner, stream: &Arc<Stream>, until: Position) -> Result<(), ChangeError> {
     if stream.listed().directory.trimmed >= until {
         return Ok(());
     }
@@ -185,7 +190,7 @@ async fn trim_by_age(host: &Arc<Inner>, stream: &Arc<Stream>, cut: Stamp) -> Res
         match last_node_under(host, stream, (chain.id, &head), cut).await {
             Ok(Some(last)) => until = until.max(Position::before(last.next())),
             // Trimmed under us: the next round sees what is left.
-            Ok(None) | Err(Trouble::Stale) => {}
+            Ok(None) | Err(Trouble::Stale | Trouble::Gone) => {}
             Err(Trouble::Unavailable(reason)) => return Err(ChangeError::Unavailable(reason)),
             Err(Trouble::Damaged(reason)) => return Err(ChangeError::Damaged(reason)),
         }

@@ -62,9 +62,12 @@ impl Handle {
     /// **Waiting.** For as long as the store does not say how a commit ended: the caller limits the time.
     pub async fn append(&self, stream: &StreamId, records: Vec<Record>) -> Result<Vec<Position>, AppendError> {
         check(&records)?;
-        let found = self.inner.of(stream).await?;
-        let drafts = self.inner.drafts(records);
-        self.inner.route(&found, drafts).await
+        let host = self.inner();
+        let found = host.of(stream).await?;
+        let drafts = host.drafts(records);
+        let positions = host.route(&found, drafts).await?;
+        self.hear(&host, &positions);
+        Ok(positions)
     }
 }
 
@@ -109,8 +112,11 @@ impl Inner {
             if self.is_fenced() && !may_be_stored {
                 return Err(AppendError::Fenced);
             }
-            if attempt > 0 {
-                self.look_again(stream).await;
+            if attempt > 0 && !self.look_again(stream).await {
+                return Err(match may_be_stored {
+                    true => unknown(&stream.id, "the stream has been deleted".to_owned()),
+                    false => AppendError::NoSuchStream(stream.id.clone()),
+                });
             }
             let left = match drafts[0].is_given.then(|| home(stream, drafts[0].id)) {
                 Some(chain) => self.store_in(stream, chain, drafts).await,
@@ -132,12 +138,10 @@ impl Inner {
         }
     }
 
-    /// Reads the directory again, after a pause: what we knew of it led nowhere.
-    async fn look_again(&self, stream: &Stream) {
+    /// Reads the directory again, after a pause: what we knew of it led nowhere. Whether there is a stream.
+    async fn look_again(&self, stream: &Arc<Stream>) -> bool {
         tokio::time::sleep(self.config.retry_pause).await;
-        if let Ok(Some(listed)) = directory::read(self, stream.id.name()).await {
-            stream.learn(listed);
-        }
+        !matches!(directory::current(self, stream).await, Ok(None))
     }
 
     async fn store_in(&self, stream: &Arc<Stream>, chain: ChainId, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {

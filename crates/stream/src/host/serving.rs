@@ -14,7 +14,7 @@ impl Handle {
     /// A chain that the sender has just registered for us is opened first. **Idempotence.** Events with given
     /// identifiers are stored once; copies of others are told apart by their origin.
     pub async fn accept(&self, forward: Forward) -> Result<Vec<Position>, PeerError> {
-        let host = &self.inner;
+        let host = &self.inner();
         if host.is_fenced() {
             return Err(PeerError::Refused("this host has been fenced".to_owned()));
         }
@@ -48,9 +48,12 @@ impl Handle {
     }
 
     /// Promises a stamp: everything that this host has stored or will store in the stream at or under it
-    /// can be read already.
+    /// can be read already. Only for the life that is asked: of an earlier one, commits may be under way.
     pub async fn promise(&self, request: PromiseRequest) -> Result<Stamp, PeerError> {
-        let host = &self.inner;
+        let host = &self.inner();
+        if request.host != host.id {
+            return Err(PeerError::Refused(format!("host `{}` is no more", request.host.0)));
+        }
         // A clock that is too far ahead is not followed, but our own promise holds all the same.
         let _ = host.clock.observe(request.stamp);
         if host.clock.limit() < request.stamp {

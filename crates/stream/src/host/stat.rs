@@ -45,8 +45,9 @@ pub struct ChainStat {
 impl Handle {
     /// Looks at a stream.
     pub async fn stat(&self, stream: &StreamId) -> Result<Stat, ReadError> {
-        let found = self.inner.to_read(stream).await?;
-        stat(&self.inner, &found).await.map_err(|trouble| trouble.of(stream))
+        let host = self.inner();
+        let found = host.to_read(stream).await?;
+        stat(&host, &found).await.map_err(|trouble| trouble.of(stream))
     }
 }
 

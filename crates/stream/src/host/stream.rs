@@ -41,6 +41,8 @@ pub(crate) struct Listed {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub id: StreamId,
+    /// Tells streams of one name that followed each other apart, in this process.
+    pub serial: u64,
     listed: RwLock<Listed>,
     owned: RwLock<BTreeMap<ChainId, Arc<Owned>>>,
     /// A chain that was added on another host, which has not heard of it yet.
@@ -57,9 +59,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub fn new(id: StreamId, listed: Listed) -> Self {
+    pub fn new(id: StreamId, serial: u64, listed: Listed) -> Self {
         Self {
             id,
+            serial,
             listed: RwLock::new(listed),
             owned: RwLock::default(),
             grown: Mutex::default(),
@@ -78,7 +81,13 @@ impl Stream {
         self.listed.read().clone()
     }
 
-    /// Takes note of a directory, unless a newer one is known.
+    /// Whether a directory is this stream's, not that of another one which got its name later.
+    pub fn is(&self, found: &Directory) -> bool {
+        let created = self.listed.read().directory.created;
+        found.chains_at_first == self.id.chains() && found.created == created
+    }
+
+    /// Takes note of a directory of this stream, unless a newer one is known.
     pub fn learn(&self, found: Listed) {
         let mut listed = self.listed.write();
         if found.version > listed.version {

@@ -1,7 +1,7 @@
 //! What hosts say to each other over a connection, as bytes.
 //!
 //! ```text
-//!   forward  = 1 'F' stream chain? stamp origin? hosts chains events      promise = 1 'P' stream stamp
+//!   forward  = 1 'F' stream chain? stamp origin? hosts chains events      promise = 1 'Q' host stream stamp
 //!   answer   = 1 'K' positions | 1 'S' stamp | 1 'R' text | 1 'U' text
 //! ```
 //! Numbers are big-endian; texts, lists and bodies have their length before them as a `u32`.
@@ -118,7 +118,8 @@ impl Question {
                 put_forward(forward, &mut out);
             }
             Self::Promise(request) => {
-                out.put_u8(b'P');
+                out.put_u8(b'Q');
+                out.put_u64(request.host.0);
                 put_text(&request.stream.to_string(), &mut out);
                 out.put_u64(request.stamp.0);
             }
@@ -131,7 +132,8 @@ impl Question {
         let mut fields = Fields::new("question of a host", FORMAT, bytes)?;
         let question = match fields.u8()? {
             b'F' => Self::Forward(forward(&mut fields)?),
-            b'P' => Self::Promise(PromiseRequest {
+            b'Q' => Self::Promise(PromiseRequest {
+                host: HostId(fields.u64()?),
                 stream: stream(&mut fields)?,
                 stamp: Stamp(fields.u64()?),
             }),
@@ -286,6 +288,7 @@ mod tests {
             ..full.clone()
         };
         let promise = PromiseRequest {
+            host: HostId(3),
             stream,
             stamp: Stamp(u64::MAX),
         };
@@ -324,7 +327,7 @@ mod tests {
             let longer = [&whole[..], b"x"].concat();
             assert!(Question::decode(&longer.into()).is_err());
         }
-        let newer = Question::decode(&Bytes::from_static(b"\x02P"));
+        let newer = Question::decode(&Bytes::from_static(b"\x02Q"));
         assert!(newer.is_err_and(|error| error.to_string().contains("newer build")));
     }
 }

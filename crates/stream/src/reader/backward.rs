@@ -26,12 +26,13 @@ impl Handle {
         before: Position,
         limit: ReadLimit,
     ) -> Result<Backward, ReadError> {
-        let stream = self.inner.to_read(stream).await?;
+        let host = self.inner();
+        let stream = host.to_read(stream).await?;
         let mut wanted = Freshness::Beyond(before);
         for _ in 0..ATTEMPTS {
-            let viewed = self.inner.view(&stream, wanted).await;
+            let viewed = host.view(&stream, wanted).await;
             let (view, _) = viewed.map_err(|trouble| trouble.of(&stream.id))?;
-            match page(&self.inner, &stream, &view, (before, limit)).await {
+            match page(&host, &stream, &view, (before, limit)).await {
                 Err(Trouble::Stale) => wanted = Freshness::New,
                 page => return page.map_err(|trouble| trouble.of(&stream.id)),
             }

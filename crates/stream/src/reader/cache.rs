@@ -2,21 +2,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::ChainId;
 use crate::record::Node;
-use crate::{ChainId, StreamId};
 
 /// What a node takes in memory beside its bytes.
 const OVERHEAD_BYTES: usize = 256;
 
-type Name = (StreamId, ChainId, u64);
+/// A stream by its serial, a chain, and a node by its number.
+type Name = (u64, ChainId, u64);
 
 /// Nodes up to a number of bytes; the one that came first goes first.
 #[derive(Debug)]
 pub(crate) struct Cache {
     bytes_max: usize,
+    serials: AtomicU64,
     held: Mutex<Held>,
 }
 
@@ -31,20 +34,26 @@ impl Cache {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
+            serials: AtomicU64::default(),
             held: Mutex::default(),
         }
     }
 
-    pub fn get(&self, stream: &StreamId, chain: ChainId, number: u64) -> Option<Arc<Node>> {
-        let name = (stream.clone(), chain, number);
+    /// A number for a stream, by which its nodes go here: its name may be given again.
+    pub fn serial(&self) -> u64 {
+        self.serials.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn get(&self, stream: u64, chain: ChainId, number: u64) -> Option<Arc<Node>> {
+        let name = (stream, chain, number);
         self.held.lock().nodes.get(&name).cloned()
     }
 
-    pub fn put(&self, stream: &StreamId, chain: ChainId, number: u64, node: Arc<Node>) {
-        let name = (stream.clone(), chain, number);
+    pub fn put(&self, stream: u64, chain: ChainId, number: u64, node: Arc<Node>) {
+        let name = (stream, chain, number);
         let mut held = self.held.lock();
         held.bytes += size(&node);
-        match held.nodes.insert(name.clone(), node) {
+        match held.nodes.insert(name, node) {
             Some(before) => held.bytes -= size(&before),
             None => held.oldest_first.push_back(name),
         }
@@ -69,8 +78,8 @@ mod tests {
 
     #[test]
     fn the_first_goes_first_when_it_is_full() {
-        let stream = StreamId::new("a", 2).unwrap();
         let cache = Cache::new(3 * 300);
+        let (stream, other) = (cache.serial(), cache.serial());
         let node = Arc::new(Node {
             first_stamp: Stamp(1),
             last_stamp: Stamp(1),
@@ -78,10 +87,11 @@ mod tests {
             runs: Vec::new(),
         });
         for number in 0..5 {
-            cache.put(&stream, ChainId(1), number, Arc::clone(&node));
+            cache.put(stream, ChainId(1), number, Arc::clone(&node));
         }
-        assert!(cache.get(&stream, ChainId(1), 0).is_none());
-        assert!(cache.get(&stream, ChainId(1), 4).is_some());
-        assert!(cache.get(&stream, ChainId(2), 4).is_none());
+        assert!(cache.get(stream, ChainId(1), 0).is_none());
+        assert!(cache.get(stream, ChainId(1), 4).is_some());
+        assert!(cache.get(stream, ChainId(2), 4).is_none());
+        assert!(cache.get(other, ChainId(1), 4).is_none());
     }
 }

@@ -139,7 +139,7 @@ impl Source<'_> {
     /// A node from memory or the store; up to `ahead` nodes, itself included, are read at once.
     pub async fn node(&self, chain: ChainId, number: u64, ahead: usize) -> Result<Arc<Node>, Trouble> {
         let cache = &self.host.cache;
-        if let Some(node) = cache.get(&self.stream.id, chain, number) {
+        if let Some(node) = cache.get(self.stream.serial, chain, number) {
             return Ok(node);
         }
         let name = self.stream.id.name();
@@ -155,7 +155,7 @@ impl Source<'_> {
             match Stored::decode(&entry.value)? {
                 Stored::Node(node) => {
                     let node = Arc::new(node);
-                    cache.put(&self.stream.id, chain, last, Arc::clone(&node));
+                    cache.put(self.stream.serial, chain, last, Arc::clone(&node));
                     if last == number {
                         wanted = Some(node);
                     }
@@ -163,7 +163,7 @@ impl Source<'_> {
                 Stored::Pack(pack) if wanted.is_none() && pack.first_number <= number => {
                     for (offset, node) in self.unpack(&pack).await?.into_iter().enumerate() {
                         let (node, at) = (Arc::new(node), pack.first_number + offset as u64);
-                        cache.put(&self.stream.id, chain, at, Arc::clone(&node));
+                        cache.put(self.stream.serial, chain, at, Arc::clone(&node));
                         if at == number {
                             wanted = Some(node);
                         }

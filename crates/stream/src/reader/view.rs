@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Freshness, Trouble};
-use crate::host::{Inner, Listed, Sharing, Stream, raise_limit, read_beat, read_directory, read_heads};
+use crate::host::{Inner, Listed, Sharing, Stream, current_directory, raise_limit, read_beat, read_heads};
 use crate::peers::PromiseRequest;
 use crate::record::{ChainState, Directory, Head};
 use crate::{ChainId, HostId, Position, Stamp};
@@ -81,11 +81,12 @@ impl Inner {
         let greatest = last.map_or(Stamp(0), |view| view.safe);
         for _ in 0..ATTEMPTS {
             let before = self.directory_now(stream).await?;
-            let (heads, safe) = self.look(stream, &before.directory).await?;
+            let looked = self.look(stream, &before.directory).await;
             let after = self.directory_now(stream).await?;
             if after.version != before.version {
                 continue;
             }
+            let (heads, safe) = looked?;
             let safe = if before.directory.has_pending() { Stamp(0) } else { safe };
             return Ok(View {
                 directory: before.directory,
@@ -98,14 +99,15 @@ impl Inner {
     }
 
     /// The directory as it is stored. Where the store is ours alone, nobody else can have changed it.
-    async fn directory_now(&self, stream: &Stream) -> Result<Listed, Trouble> {
+    async fn directory_now(&self, stream: &Arc<Stream>) -> Result<Listed, Trouble> {
         if self.sharing == Sharing::Exclusive {
-            return Ok(stream.listed());
+            return if self.known_as(stream) {
+                Ok(stream.listed())
+            } else {
+                Err(Trouble::Gone)
+            };
         }
-        let found = read_directory(self, stream.id.name()).await?;
-        let listed = found.ok_or_else(|| Trouble::Damaged("the directory is gone".to_owned()))?;
-        stream.learn(listed.clone());
-        Ok(listed)
+        current_directory(self, stream).await?.ok_or(Trouble::Gone)
     }
 
     /// Promises, then heads; the safe time over the active chains. Raises our limit once if it is in the way.
@@ -195,6 +197,7 @@ impl Inner {
     async fn ask_for_promise(&self, stream: &Stream, owner: HostId) -> Option<Stamp> {
         let to = self.peer(owner).await?;
         let request = PromiseRequest {
+            host: owner,
             stream: stream.id.clone(),
             stamp: self.clock.now(),
         };

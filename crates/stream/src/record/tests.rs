@@ -84,6 +84,13 @@ fn directory() -> Directory {
     }
 }
 
+fn doomed() -> Doomed {
+    Doomed {
+        chains_at_first: 2,
+        chains: vec![ChainId(1), ChainId(258)],
+    }
+}
+
 fn member() -> Member {
     Member {
         state: MemberState::Fenced,
@@ -115,6 +122,7 @@ fn records_are_written_as_they_were() {
         ("directory", directory().encode()),
         ("member", member().encode()),
         ("beat", beat().encode()),
+        ("doomed", doomed().encode()),
     ];
     let written: String = written
         .iter()
@@ -125,6 +133,7 @@ fn records_are_written_as_they_were() {
 
 #[test]
 fn records_come_back() {
+    assert_eq!(Doomed::decode(&doomed().encode()), Ok(doomed()));
     assert_eq!(Head::decode(&head().encode()), Ok(head()));
     let node = Node::of(vec![run()]);
     assert_eq!(node.bytes(), node.encode().len() as u64);

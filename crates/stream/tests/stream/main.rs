@@ -5,5 +5,6 @@
 mod appending;
 mod node;
 mod peers;
+mod removal;
 mod restart;
 mod retention;

@@ -149,6 +149,11 @@ impl Checked<'_> {
             .await;
         self.send(("get", one), "/v1/streams/orders", Value::Null).await;
         self.send(("get", one), "/v1/streams/nothing", Value::Null).await;
+        let body = json!({ "retention": { "bytes_max": 9 }, "chains_max": 8 });
+        self.send(("patch", one), "/v1/streams/bills", body).await;
+        for _deleted_then_refused in 0..2 {
+            self.send(("delete", one), "/v1/streams/bills", Value::Null).await;
+        }
     }
 
     async fn sessions(&self) {

@@ -277,3 +277,58 @@ async fn a_node_without_engines_says_so() {
     node.get("/v1/streams").await.problem(503, "unavailable");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn settings_are_changed_one_by_one_and_null_takes_a_limit_away() {
+    let node = node().await;
+    let path = "/v1/streams/orders";
+    let patch = async |body: Value| {
+        let headers = [("content-type", "application/json")];
+        node.send(request("PATCH", path, &headers, body.to_string().into()))
+            .await
+    };
+    let set = patch(json!({ "retention": { "age_max_ms": 5000, "bytes_max": 7 }, "chains_max": 5 })).await;
+    assert_eq!(set.status, 200, "{set:?}");
+    let set = patch(json!({ "retention": { "age_max_ms": null } })).await.json();
+    let expected = json!({ "bytes_max": 7 });
+    assert_eq!((&set["retention"], &set["chains_max"]), (&expected, &json!(5)));
+    let shown = node.get(path).await.json();
+    assert_eq!((&shown["retention"], &shown["chains_max"]), (&expected, &json!(5)));
+    let wrong = [
+        json!({ "retention": { "age": 1 } }),
+        json!({ "chains_max": 0 }),
+        json!({ "name": "other" }),
+    ];
+    for body in wrong {
+        patch(body).await.problem(400, "invalid_body");
+    }
+    assert_eq!(node.get(path).await.json()["chains_max"], 5, "nothing was changed");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_stream_and_its_sessions_are_refused_by_name() {
+    let node = node().await;
+    node.append_bodies(&["a", "b"]).await;
+    let made = node.post("/v1/sessions", &json!({ "stream": "orders" })).await.json();
+    let batches = format!(
+        "/v1/sessions/{}/batches",
+        made["session"].as_str().expect("an identifier")
+    );
+    assert_eq!(node.post(&batches, &json!({})).await.status, 200, "control");
+    assert_eq!(node.delete("/v1/streams/orders").await.status, 204);
+    let gone = "no_such_stream";
+    node.get("/v1/streams/orders").await.problem(404, gone);
+    node.get(EVENTS).await.problem(404, gone);
+    let append = json!({ "events": [{ "body": "c" }] });
+    node.post(EVENTS, &append).await.problem(404, gone);
+    node.delete("/v1/streams/orders").await.problem(404, gone);
+    node.post(&batches, &json!({})).await.problem(404, "no_such_session");
+    let made = node
+        .post("/v1/streams", &json!({ "name": "orders", "chains": 2 }))
+        .await;
+    assert_eq!(made.status, 201, "the name is free: {made:?}");
+    assert_eq!(node.page("from=oldest").await["events"], json!([]));
+    node.delete("/v1/streams/bowline.audit").await.problem(404, gone);
+    node.stop().await;
+}

@@ -9,9 +9,10 @@ use super::Record;
 pub(in crate::session) struct AuditRecord {
     pub who: String,
     pub request_id: String,
-    /// `CreateSession`, `SeekSession`, `DeleteSession`, `RedriveSession` or `DropParked`.
+    /// `CreateSession`, `SeekSession`, `DeleteSession`, `RedriveSession` or `DropParked`; `SetStream` or
+    /// `DeleteStream`.
     pub action: String,
-    /// The session.
+    /// The session or the stream.
     pub subject: String,
     /// What it changed, in words.
     pub before: Option<String>,
