@@ -91,19 +91,40 @@ fn store(words: &[&str], url: &str) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("no JSON")
 }
 
+/// Makes a stream with cold parts; its events.
+fn cold_stream(node: &Node) -> Result<Vec<String>> {
+    let lambda = node.lambda();
+    let made = json!({ "name": "orders", "chains": 2, "retention": { "tier_after_ms": 1 } });
+    lambda.post("/v1/streams", &made)?.expect(201)?;
+    for round in 0..40 {
+        let body = format!("{round} {}", "x".repeat(4000));
+        let events = json!({ "events": [{ "body": body }, { "body": "between" }] });
+        lambda.post("/v1/streams/orders/events", &events)?.expect(201)?;
+    }
+    let cold = node.data().join("blobs/cold");
+    let tiered = || std::fs::read_dir(&cold).ok()?.next().map(|_| ());
+    patience::until(SEEN_MAX, tiered).context("nothing becomes cold")?;
+    let all = patience::until(SEEN_MAX, || bodies(node).ok().filter(|bodies| bodies.len() == 80));
+    all.context("not all events are seen")
+}
+
 #[test]
 fn everything_moves_to_postgres_and_back() -> Result<()> {
     let Some(server) = database()? else { return Ok(()) };
     let mut node = Node::start()?;
     node.lambda().deploy("hello", &Artifact::command()?, json!({}))?;
     let before = answer(&node.lambda(), "hello")?;
+    let events = cold_stream(&node)?;
     let data = node.data();
     let data = data.to_str().context("the path is text")?.to_owned();
     node.terminate()?;
     node.wait_for_end()?;
 
     let moved = store(&["migrate", "--data", &data, "--to", &server.url()], "embedded")?;
-    ensure!(moved["packages"] == 1 && moved["records"].as_u64() > Some(1), "{moved}");
+    ensure!(
+        moved["packages"].as_u64() > Some(1) && moved["records"].as_u64() > Some(1),
+        "{moved}"
+    );
     let checked = store(&["check", "--data", &data], &server.url())?;
     ensure!(
         checked["sound"] == true && checked["records"] == moved["records"],
@@ -113,6 +134,7 @@ fn everything_moves_to_postgres_and_back() -> Result<()> {
     let blobs = Path::new(&data).join("blobs");
     let mut clustered = member(&server.url(), &blobs)?;
     ensure!(answer(&clustered.lambda(), "hello")? == before);
+    ensure!(bodies(&clustered)? == events, "the stream has changed on the way");
     clustered.lambda().deploy("more", &Artifact::reactor()?, json!({}))?;
     clustered.terminate()?;
     clustered.wait_for_end()?;
@@ -128,6 +150,7 @@ fn everything_moves_to_postgres_and_back() -> Result<()> {
     })?;
     ensure!(answer(&node.lambda(), "hello")? == before);
     answer(&node.lambda(), "more")?;
+    ensure!(bodies(&node)? == events, "the stream has changed on the way back");
     Ok(())
 }
 

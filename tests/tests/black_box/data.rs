@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bowline_tests::{Lambda, Node, node, patience};
+use bowline_tests::{Artifact, Lambda, Node, node, patience};
 use serde_json::{Value, json};
 
 const EVENTS: usize = 30;
@@ -227,5 +227,64 @@ fn objects_survive_kill_nine_with_their_versions_and_keys() -> Result<()> {
     ensure!(bowline(&node, &["object", "events", &gone])?.contains("delete"));
     let stores: Value = serde_json::from_str(&bowline(&node, &["stores", "status", "--json"])?)?;
     ensure!(stores["stores"].as_array().map(Vec::len) == Some(2), "{stores}");
+    Ok(())
+}
+
+#[test]
+fn a_stream_is_changed_and_deleted_by_the_command_line() -> Result<()> {
+    let mut node = Node::start()?;
+    let http = filled(&node)?;
+    let set = ["stream", "set", "orders", "--bytes-max", "100000", "--chains-max", "6"];
+    bowline(&node, &set)?;
+    bowline(
+        &node,
+        &[
+            "stream",
+            "set",
+            "orders",
+            "--bytes-max",
+            "none",
+            "--age-max-seconds",
+            "3600",
+        ],
+    )?;
+    node.kill()?;
+    node.start_again()?;
+    let shown: Value = serde_json::from_str(&bowline(&node, &["stream", "show", "orders", "--json"])?)?;
+    ensure!(
+        shown["retention"] == json!({ "age_max_ms": 3_600_000 }) && shown["chains_max"] == 6,
+        "{shown}"
+    );
+    http.deploy("hello", &Artifact::command()?, json!({}))?;
+    let mapping = json!({
+        "FunctionName": "hello",
+        "EventSourceArn": "arn:aws:kinesis:us-east-1:000000000000:stream/orders",
+        "StartingPosition": "LATEST",
+    });
+    let mapping = http
+        .post("/2015-03-31/event-source-mappings", &mapping)?
+        .expect(202)?
+        .json();
+    let id = mapping["UUID"].as_str().context("an id")?;
+    let said = refused(&node, &["stream", "rm", "orders"])?;
+    ensure!(said.contains("stream_in_use") && said.contains(id), "{said}");
+    http.delete(&format!("/2015-03-31/event-source-mappings/{id}"))?
+        .expect(202)?;
+    let session = bowline(&node, &["session", "create", "orders"])?.trim().to_owned();
+    bowline(&node, &["stream", "rm", "orders"])?;
+    for _before_and_after_a_kill in 0..2 {
+        let said = refused(&node, &["stream", "read", "orders"])?;
+        ensure!(said.contains("no_such_stream"), "{said}");
+        let said = refused(&node, &["session", "read", &session])?;
+        ensure!(said.contains("no_such_session"), "{said}");
+        node.kill()?;
+        node.start_again()?;
+    }
+    bowline(&node, &["stream", "create", "orders"])?;
+    bowline(&node, &["stream", "append", "orders", "anew"])?;
+    seen(&http, "anew")?;
+    ensure!(bowline(&node, &["stream", "read", "orders"])? == "anew\n");
+    let said = refused(&node, &["stream", "rm", "bowline.audit"])?;
+    ensure!(said.contains("reserved_name"), "{said}");
     Ok(())
 }
