@@ -19,6 +19,23 @@ pub struct Artifact {
     pub code: Vec<u8>,
 }
 
+/// Appends one section of a WebAssembly module.
+fn section(id: u8, content: &[u8], module: &mut Vec<u8>) {
+    module.push(id);
+    module.extend(leb128(u32::try_from(content.len()).expect("sections are short")));
+    module.extend_from_slice(content);
+}
+
+fn leb128(mut number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
 /// What a Cargo project is built for.
 #[derive(Clone, Copy)]
 enum Target {
@@ -61,6 +78,27 @@ impl Artifact {
         let program = build("native-hello", Target::Static)?;
         let code = std::fs::read(&program)?;
         Ok(Self::provided(zip_of(&[("bootstrap", &code)])?))
+    }
+
+    /// A WebAssembly command that answers with `text`, whatever it is sent.
+    pub fn answering(text: &str) -> Result<Self> {
+        // `fd_write(1, iovec at 8, 1, 0)`; the iovec points at 16, where the text lies.
+        let mut module = b"\0asm\x01\0\0\0".to_vec();
+        section(1, b"\x02\x60\x04\x7f\x7f\x7f\x7f\x01\x7f\x60\0\0", &mut module);
+        section(2, b"\x01\x16wasi_snapshot_preview1\x08fd_write\0\0", &mut module);
+        section(3, b"\x01\x01", &mut module);
+        section(5, b"\x01\0\x01", &mut module);
+        section(7, b"\x02\x06_start\0\x01\x06memory\x02\0", &mut module);
+        let code = b"\x01\x0d\0\x41\x01\x41\x08\x41\x01\x41\0\x10\0\x1a\x0b";
+        section(10, code, &mut module);
+        let length = u32::try_from(text.len())?;
+        let mut data = b"\x01\0\x41\x08\x0b".to_vec();
+        data.extend(leb128(length + 8));
+        data.extend(16u32.to_le_bytes());
+        data.extend(length.to_le_bytes());
+        data.extend(text.as_bytes());
+        section(11, &data, &mut module);
+        Ok(Self::provided(zip_of(&[("bootstrap.wasm", &module)])?))
     }
 
     /// The tests' own Python function, for the interpreter this machine has.

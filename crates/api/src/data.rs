@@ -19,7 +19,7 @@ mod problem;
 mod sessions;
 mod streams;
 mod tail;
-mod time;
+pub(crate) mod time;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::{AccountId, RequestId};
 use bowline_foundation::limits::{CREATE_REQUEST_BYTES_MAX, SYNC_PAYLOAD_BYTES_MAX};
 use bowline_functions::Handle;
+use bowline_functions::durable::limits::CHECKPOINT_BODY_BYTES_MAX;
 use bowline_functions::model::Caller;
 use bowline_functions::name::FunctionRef;
 use bytes::Bytes;
@@ -219,6 +220,7 @@ fn bytes_max(operation: Operation) -> usize {
         Operation::CreateFunction | Operation::UpdateFunctionCode | Operation::PublishLayerVersion => {
             CREATE_REQUEST_BYTES_MAX
         }
+        Operation::CheckpointDurableExecution => CHECKPOINT_BODY_BYTES_MAX,
         _ => CONTROL_BYTES_MAX,
     }
 }

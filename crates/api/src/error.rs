@@ -3,6 +3,7 @@
 
 use bowline_functions::error::{Error, Throttle};
 use bowline_functions::name::InvalidName;
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
@@ -17,8 +18,10 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exception {
     AccessDenied,
+    CallbackTimeout,
     CodeSigningConfigNotFound,
     CodeStorageExceeded,
+    DurableExecutionAlreadyStarted,
     IncompleteSignature,
     InvalidParameterValue,
     InvalidRequestContent,
@@ -47,8 +50,12 @@ impl Exception {
         const UPPER: bool = true;
         match self {
             Self::AccessDenied => (StatusCode::FORBIDDEN, "AccessDeniedException", UPPER),
+            Self::CallbackTimeout => (StatusCode::BAD_REQUEST, "CallbackTimeoutException", UPPER),
             Self::CodeSigningConfigNotFound => (StatusCode::NOT_FOUND, "CodeSigningConfigNotFoundException", UPPER),
             Self::CodeStorageExceeded => (StatusCode::BAD_REQUEST, "CodeStorageExceededException", LOWER),
+            Self::DurableExecutionAlreadyStarted => {
+                (StatusCode::CONFLICT, "DurableExecutionAlreadyStartedException", UPPER)
+            }
             Self::IncompleteSignature => (StatusCode::FORBIDDEN, "IncompleteSignatureException", LOWER),
             Self::InvalidParameterValue => (StatusCode::BAD_REQUEST, "InvalidParameterValueException", LOWER),
             Self::InvalidRequestContent => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", LOWER),
@@ -146,8 +153,8 @@ impl ApiError {
         Self { exception, ..self }
     }
 
-    /// The answer that carries the refusal.
-    pub fn response(&self) -> Response<Body> {
+    /// The refusal's status, its name and its body.
+    pub fn parts(&self) -> (StatusCode, &'static str, Bytes) {
         let (status, name, upper) = self.exception.shape();
         let body = ErrorBody {
             fault: if status.is_server_error() { "Service" } else { "User" },
@@ -155,7 +162,14 @@ impl ApiError {
             lower: (!upper).then_some(&self.message),
             reason: self.reason,
         };
-        let mut response = reply::json(status, &body);
+        let body = serde_json::to_vec(&body).expect("texts always serialise");
+        (status, name, body.into())
+    }
+
+    /// The answer that carries the refusal.
+    pub fn response(&self) -> Response<Body> {
+        let (status, name, body) = self.parts();
+        let mut response = reply::json_bytes(status, body);
         let headers = response.headers_mut();
         headers.insert(reply::ERROR_TYPE, HeaderValue::from_static(name));
         if self.exception == Exception::TooManyRequests {
@@ -168,7 +182,9 @@ impl ApiError {
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let exception = match &error {
-            Error::InvalidParameter(_) => Exception::InvalidParameterValue,
+            Error::AlreadyStarted(_) => Exception::DurableExecutionAlreadyStarted,
+            Error::CallbackTimeout(_) => Exception::CallbackTimeout,
+            Error::InvalidParameter(_) | Error::Durable => Exception::InvalidParameterValue,
             Error::InvalidRequestContent(_) => Exception::InvalidRequestContent,
             Error::Validation(_) => Exception::Validation,
             Error::CodeStorageExceeded(_) => Exception::CodeStorageExceeded,

@@ -7,6 +7,7 @@ mod code;
 mod concurrency;
 mod configuration;
 mod destination;
+mod durable;
 mod event_invoke;
 mod features;
 mod function;
@@ -26,6 +27,7 @@ use crate::dispatch::Call;
 use crate::error::ApiError;
 use crate::route::Operation;
 
+pub use durable::GuestWire;
 pub use invoke::invoke;
 
 /// Runs any operation but Invoke, which has its own way for speed.
@@ -70,6 +72,9 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::PutResourcePolicy => policy::put_document(call, &body).await,
         Operation::DeleteResourcePolicy => policy::delete_document(call).await,
         Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
-        _ => absent::answer(call, &body),
+        _ => match durable::answer(call, &body).await {
+            Some(answer) => answer,
+            None => absent::answer(call, &body),
+        },
     }
 }

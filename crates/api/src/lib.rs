@@ -23,5 +23,6 @@ mod reply;
 
 pub use data::Data;
 pub use data::metrics::DataMetrics;
+pub use lambda::GuestWire;
 pub use server::tls::{Tls, TlsError};
 pub use server::{BindError, Options, Running, Server};

@@ -6,7 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, config, demo, deploy, functions, invoke, keys, logs, object, session, store, stores, stream, up, versions,
+    aliases, config, demo, deploy, executions, functions, invoke, keys, logs, object, session, store, stores, stream,
+    up, versions,
 };
 use crate::output::Output;
 
@@ -42,6 +43,8 @@ enum Command {
     Versions(versions::Args),
     /// List, show, set and remove aliases of a function.
     Aliases(aliases::Args),
+    /// List, show and stop durable executions.
+    Executions(executions::Args),
     /// Make, fill, read and follow ordered event streams.
     Stream(stream::Args),
     /// Read a stream from a place that the service remembers.
@@ -76,6 +79,7 @@ impl Cli {
             Command::Functions(args) => functions::run(args, output),
             Command::Versions(args) => versions::run(args, output),
             Command::Aliases(args) => aliases::run(args, output),
+            Command::Executions(args) => executions::run(args, output),
             Command::Stream(args) => stream::run(args, output),
             Command::Session(args) => session::run(args, output),
             Command::Object(args) => object::run(args, output),

@@ -4,6 +4,7 @@ pub mod aliases;
 pub mod config;
 pub mod demo;
 pub mod deploy;
+pub mod executions;
 pub mod functions;
 pub mod invoke;
 pub mod keys;

@@ -60,6 +60,7 @@ impl Node {
         let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
             events: Some(data_service.events()),
+            durable: durable_executions(),
             clock: clock.clone(),
             entropy: entropy.clone(),
             store: data_service.store(),
@@ -183,5 +184,13 @@ fn refused(error: BindError) -> anyhow::Error {
             anyhow::anyhow!("this user may not listen on `{listen}`; choose a port from 1024 on with --listen")
         }
         _ => error.into(),
+    }
+}
+
+/// Durable functions ask the platform by the wire that callers use.
+fn durable_executions() -> bowline_functions::durable::Options {
+    bowline_functions::durable::Options {
+        guests: Some(bowline_api::GuestWire::make),
+        ..Default::default()
     }
 }

@@ -48,6 +48,19 @@ impl CrashPoints {
         "audit.published",
     ];
 
+    /// The same for durable executions, in the order in which one reaches them.
+    pub const DURABLE_NAMES: &[&str] = &[
+        "execution.started",
+        "execution.claimed",
+        "execution.checkpointed",
+        "chained.made",
+        "callback.completed",
+        "execution.invoked",
+        "execution.finished",
+        "chained.told",
+        "execution.stopped",
+    ];
+
     /// Calls `hook` with each name that is reached.
     pub fn with(hook: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
@@ -55,7 +68,9 @@ impl CrashPoints {
 
     pub(crate) fn reach(&self, name: &'static str) {
         debug_assert!(
-            Self::NAMES.contains(&name) || Self::EVENT_NAMES.contains(&name),
+            [Self::NAMES, Self::EVENT_NAMES, Self::DURABLE_NAMES]
+                .iter()
+                .any(|names| names.contains(&name)),
             "`{name}` is not listed"
         );
         if let Some(hook) = &self.0 {

@@ -31,6 +31,15 @@ pub enum Error {
     /// `ResourceConflictException`, 409.
     #[error("{0}")]
     Conflict(String),
+    /// `DurableExecutionAlreadyStartedException`, 409: the name is taken, by another event.
+    #[error("{0}")]
+    AlreadyStarted(String),
+    /// `CallbackTimeoutException`, 400: nobody waits for the callback any more.
+    #[error("{0}")]
+    CallbackTimeout(String),
+    /// `InvalidParameterValueException`, 400: the function is durable, and cannot be invoked in this way.
+    #[error("The function is a durable function, which cannot be invoked in this way.")]
+    Durable,
     /// `PreconditionFailedException`, 412: the RevisionId is stale.
     #[error("{0}")]
     PreconditionFailed(String),

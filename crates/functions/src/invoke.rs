@@ -16,7 +16,7 @@ mod streaming;
 mod sweeper;
 
 pub(crate) use admission::{Accounts, FunctionLive, Running};
-pub(crate) use payload::check_event;
+pub(crate) use payload::{check, check_event};
 pub(crate) use pool::{Pool, PoolParts};
 pub(crate) use resolve::Target;
 pub(crate) use run::Finish;

@@ -6,6 +6,7 @@
 
 pub mod access;
 mod crash;
+pub mod durable;
 pub mod error;
 pub mod events;
 mod invoke;

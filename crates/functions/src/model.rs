@@ -11,6 +11,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use bytes::Bytes;
 
+use crate::durable::DurableConfig;
 use crate::name::{AliasName, FunctionName, Qualifier, Version};
 use crate::policy::Policy;
 
@@ -52,6 +53,8 @@ pub struct Configuration {
     /// Settings that are stored and shown but have no effect on one node (VPC, tracing, KMS key and
     /// the like), as the wire's JSON object; keys are the wire's names.
     pub inert: serde_json::Map<String, serde_json::Value>,
+    /// Whether invocations are durable executions, and their limits. Set when the function is created.
+    pub durable: Option<DurableConfig>,
 }
 
 /// The processor a function was built for.
@@ -159,6 +162,14 @@ pub struct Settings {
     pub ephemeral_storage_mib: Option<i64>,
     pub environment: Option<BTreeMap<String, String>>,
     pub inert: serde_json::Map<String, serde_json::Value>,
+    pub durable: Option<DurableSettings>,
+}
+
+/// The limits of durable executions as they are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurableSettings {
+    pub execution_timeout_seconds: Option<i64>,
+    pub retention_days: Option<i64>,
 }
 
 /// What `UpdateFunctionConfiguration` takes.

@@ -1,6 +1,7 @@
 //! The one entry to functions.
 
 mod absent;
+mod executions;
 mod follow;
 mod handle;
 mod inner;
@@ -46,6 +47,7 @@ pub struct Options {
     pub stream_bytes_per_second: Option<u32>,
     /// What keeps events; without it none is accepted, and no function reads a stream.
     pub events: Option<crate::events::Options>,
+    pub durable: crate::durable::Options,
     /// One backend for each kind of sandbox this node offers.
     pub backends: Vec<Arc<dyn Backend>>,
     /// What the service counts; register it where `/metrics` is served.
@@ -71,6 +73,8 @@ pub struct InvocationResponse {
     pub executed_version: Version,
     /// The last 4 KiB of the invocation's log, if wanted.
     pub log_tail: Option<Vec<u8>>,
+    /// The execution that it was, if the function is durable.
+    pub execution: Option<crate::durable::ExecutionArn>,
 }
 
 /// What a synchronous invocation gives whose answer is taken while the function still writes it.
@@ -102,10 +106,15 @@ impl Service {
 
     /// The same, for tests that stop the process at a named moment.
     pub async fn start_with(options: Options, crash: CrashPoints) -> Result<Self, Error> {
+        let guests = options.durable.guests;
         let (inner, log_thread) = Inner::open(options, crash)?;
         inner.load().await?;
         inner.collect_orphans().await?;
         inner.start_events();
+        if let Some(guests) = guests {
+            inner.durable.serve(guests(Handle::new(inner.clone())));
+        }
+        inner.start_durable_work();
         let mut background = vec![
             tokio::spawn(inner.sweeper.clone().run()),
             tokio::spawn(inner.clone().collect_garbage()),
@@ -131,7 +140,10 @@ impl Service {
         if let Some(events) = &self.inner.events {
             events.stop();
         }
+        self.inner.durable.stop();
         self.inner.running.close().await;
+        self.inner.durable.join().await;
+        self.inner.durable.close();
         if let Some(events) = &self.inner.events {
             events.join().await;
         }

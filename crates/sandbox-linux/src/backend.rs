@@ -14,7 +14,7 @@ use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::limits::PROCESSES_MAX;
 use bowline_sandbox::{
-    Backend, CreateError, FunctionError, LogSink, PrepareError, Runtime, Sandbox, SandboxKind, VersionSpec,
+    Backend, CreateError, FunctionError, LogSink, PrepareError, RUNTIME_API, Runtime, Sandbox, SandboxKind, VersionSpec,
 };
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
@@ -289,7 +289,7 @@ fn departure(recipe: &Recipe, control: UnixStream, version: &VersionSpec) -> Dep
 fn base_environment(runtime: Runtime) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::from(
         [
-            ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001"),
+            ("AWS_LAMBDA_RUNTIME_API", RUNTIME_API),
             ("HOME", "/tmp"),
             ("LAMBDA_RUNTIME_DIR", RUNTIME_DIR),
             ("LAMBDA_TASK_ROOT", TASK_ROOT),

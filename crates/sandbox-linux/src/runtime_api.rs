@@ -12,6 +12,7 @@ mod connection;
 mod extension;
 mod http;
 mod machine;
+mod platform;
 mod server;
 mod telemetry;
 

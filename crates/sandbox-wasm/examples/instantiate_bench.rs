@@ -148,6 +148,7 @@ async fn invoke(sandbox: &mut Box<dyn Sandbox>, version: &VersionSpec, clock: &C
         client_context: None,
         trace_id: None,
         sink: None,
+        platform: None,
     };
     let report = sandbox.invoke(invocation).await;
     assert!(matches!(report.outcome, Outcome::Success(_)), "{report:?}");

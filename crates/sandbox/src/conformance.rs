@@ -299,6 +299,7 @@ impl Live {
             client_context: None,
             trace_id: None,
             sink: None,
+            platform: None,
         }
     }
 

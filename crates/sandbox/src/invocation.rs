@@ -1,5 +1,6 @@
 //! One invocation: what goes into a sandbox and what comes out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::{Monotonic, Timestamp};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::AnswerSink;
+use crate::platform::Platform;
 
 /// When an invocation must have ended, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Invocation {
     pub trace_id: Option<String>,
     /// Where the answer goes while the function still writes it, if the caller takes it so.
     pub sink: Option<AnswerSink>,
+    /// What the guest may ask the platform meanwhile, if anything.
+    pub platform: Option<Arc<dyn Platform>>,
 }
 
 /// How an invocation ended, with what it used.

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod conformance;
 mod invocation;
 mod log;
+mod platform;
 mod version;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
+pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};
 pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};
 
 /// Makes sandboxes of one kind.

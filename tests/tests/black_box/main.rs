@@ -7,6 +7,7 @@ mod crash;
 mod crowd;
 mod data;
 mod demo;
+mod durable;
 mod independent;
 mod lifecycle;
 mod neighbours;

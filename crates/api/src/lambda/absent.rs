@@ -49,7 +49,6 @@ fn of_a_function(operation: Operation) -> bool {
             | GetProvisionedConcurrencyConfig
             | DeleteProvisionedConcurrencyConfig
             | ListProvisionedConcurrencyConfigs
-            | ListDurableExecutionsByFunction
     )
 }
 
@@ -69,7 +68,6 @@ fn about_function(call: &Call<'_>, target: &FunctionRef, body: &[u8]) -> Result<
         PutRuntimeManagementConfig => put_runtime_management(call.route.operation, body, &arn()),
         ListFunctionUrlConfigs => shown(json!({ "FunctionUrlConfigs": [] })),
         ListProvisionedConcurrencyConfigs => shown(json!({ "ProvisionedConcurrencyConfigs": [] })),
-        ListDurableExecutionsByFunction => shown(json!({ "DurableExecutions": [] })),
         GetProvisionedConcurrencyConfig | DeleteProvisionedConcurrencyConfig => Err(ApiError::new(
             Exception::ProvisionedConcurrencyConfigNotFound,
             "No Provisioned Concurrency Config found for this function",
@@ -104,18 +102,7 @@ fn about_account(operation: Operation) -> Result<Response<Body>, ApiError> {
         | GetCapacityProvider
         | UpdateCapacityProvider
         | DeleteCapacityProvider
-        | ListFunctionVersionsByCapacityProvider
-        | GetDurableExecution
-        | DeleteDurableExecution
-        | GetDurableExecutionHistory
-        | GetDurableExecutionState
-        | CheckpointDurableExecution
-        | StopDurableExecution
-        | PauseDurableExecution
-        | ResumeDurableExecution
-        | SendDurableExecutionCallbackSuccess
-        | SendDurableExecutionCallbackFailure
-        | SendDurableExecutionCallbackHeartbeat => Err(ApiError::no_such_resource()),
+        | ListFunctionVersionsByCapacityProvider => Err(ApiError::no_such_resource()),
         other => Err(denied(other)),
     }
 }

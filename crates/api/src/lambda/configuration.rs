@@ -10,6 +10,7 @@ use bowline_functions::name::{Qualifier, Version};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::durable::DurableConfigShape;
 use crate::dispatch::Node;
 
 /// The wire's shape of one version.
@@ -45,6 +46,8 @@ pub struct FunctionConfiguration {
     architectures: [&'static str; 1],
     ephemeral_storage: Size,
     runtime_version_config: RuntimeVersionConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durable_config: Option<DurableConfigShape>,
     /// `TracingConfig`, `SnapStart`, `LoggingConfig` and whatever else is kept without effect.
     #[serde(flatten)]
     inert: Map<String, Value>,
@@ -122,6 +125,7 @@ impl FunctionConfiguration {
             runtime_version_config: RuntimeVersionConfig {
                 runtime_version_arn: runtime_version_arn(&node.region, &runtime),
             },
+            durable_config: configuration.durable.map(DurableConfigShape::from),
             inert: inert(configuration.name.as_str(), configuration.inert),
             function_name: configuration.name.to_string(),
             runtime,

@@ -23,7 +23,6 @@ struct Members {
     image_config: Option<Map<String, Value>>,
     code_signing_config_arn: Option<String>,
     capacity_provider_config: Option<Map<String, Value>>,
-    durable_config: Option<Map<String, Value>>,
     tenancy_config: Option<Map<String, Value>>,
     publish_to: Option<String>,
 }
@@ -103,7 +102,6 @@ impl Members {
             ("ImageConfig", filled(&self.image_config)),
             ("CodeSigningConfigArn", self.code_signing_config_arn.is_some()),
             ("CapacityProviderConfig", filled(&self.capacity_provider_config)),
-            ("DurableConfig", filled(&self.durable_config)),
             ("TenancyConfig", filled(&self.tenancy_config)),
             ("PublishTo", self.publish_to.is_some()),
             (

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::code::{CodeSource, architecture};
 use super::concurrency::Concurrency;
 use super::configuration::{ArnForm, FunctionConfiguration};
+use super::durable;
 use super::features;
 use super::read::{self, Violations};
 use crate::auth::sigv4::{Presign, presigned_query};
@@ -181,6 +182,7 @@ fn settings(body: &[u8]) -> Result<Settings, ApiError> {
             .environment
             .map(|environment| environment.variables.unwrap_or_default()),
         inert,
+        durable: durable::settings(body)?,
     })
 }
 

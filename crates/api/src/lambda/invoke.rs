@@ -5,6 +5,7 @@ pub mod streaming;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_foundation::limits::CLIENT_CONTEXT_BYTES_MAX;
+use bowline_functions::durable::{ExecutionArn, ExecutionName};
 use bowline_functions::name::{FunctionRef, Version};
 use bowline_functions::{InvocationRequest, InvocationResponse};
 use bytes::Bytes;
@@ -26,6 +27,7 @@ const DURABLE_NAME: HeaderName = HeaderName::from_static("x-amz-durable-executio
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+const DURABLE_ARN: HeaderName = HeaderName::from_static("x-amz-durable-execution-arn");
 const REMAPPED_LENGTH: HeaderName = HeaderName::from_static("x-amzn-remapped-content-length");
 
 const UNHANDLED: HeaderValue = HeaderValue::from_static("Unhandled");
@@ -52,11 +54,19 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     if kind == InvocationType::DryRun {
         return dry_run(call, &target);
     }
+    let name = execution_name(headers)?;
+    let functions = &call.node.functions;
     if kind == InvocationType::Event {
-        call.node.functions.accept(&target, request).await?;
-        return Ok(accepted(headers.get(TRACE_ID)));
+        let execution = match name {
+            None => functions.accept(&target, request).await?,
+            Some(name) => Some(functions.accept_execution(&target, request, name).await?),
+        };
+        return Ok(accepted(execution, headers.get(TRACE_ID)));
     }
-    let answered = call.node.functions.invoke(&target, request).await?;
+    let answered = match name {
+        None => functions.invoke(&target, request).await?,
+        Some(name) => functions.invoke_execution(&target, request, name).await?,
+    };
     Ok(respond(answered, headers.get(TRACE_ID)))
 }
 
@@ -95,10 +105,11 @@ pub async fn invoke_async(call: &Call<'_>, payload: Bytes) -> Result<Response<Bo
 }
 
 /// The event is on disk; there is nothing more to say.
-fn accepted(trace_id: Option<&HeaderValue>) -> Response<Body> {
+fn accepted(execution: Option<ExecutionArn>, trace_id: Option<&HeaderValue>) -> Response<Body> {
     let mut response = reply::empty(StatusCode::ACCEPTED);
     let headers = response.headers_mut();
     headers.insert(REMAPPED_LENGTH, ZERO);
+    name_execution(headers, execution);
     if let Some(trace_id) = trace_id {
         headers.insert(TRACE_ID, trace_id.clone());
     }
@@ -114,6 +125,7 @@ fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Resp
     let headers = response.headers_mut();
     headers.insert(REMAPPED_LENGTH, ZERO);
     headers.insert(EXECUTED_VERSION, version_value(answered.executed_version));
+    name_execution(headers, answered.execution);
     if failed {
         headers.insert(FUNCTION_ERROR, UNHANDLED);
     }
@@ -125,6 +137,13 @@ fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Resp
         headers.insert(TRACE_ID, trace_id.clone());
     }
     response
+}
+
+fn name_execution(headers: &mut HeaderMap, execution: Option<ExecutionArn>) {
+    let arn = execution.and_then(|arn| HeaderValue::from_str(&arn.to_string()).ok());
+    if let Some(arn) = arn {
+        headers.insert(DURABLE_ARN, arn);
+    }
 }
 
 fn version_value(version: Version) -> HeaderValue {
@@ -177,13 +196,19 @@ fn refuse_modes(headers: &HeaderMap) -> Result<(), ApiError> {
              Remove the tenant id from the request and try again.",
         ));
     }
-    if headers.contains_key(DURABLE_NAME) {
-        return Err(ApiError::invalid(
-            "The invoked function is not a durable function. \
-             Remove the durable execution name from the request and try again.",
-        ));
-    }
     Ok(())
+}
+
+/// The name that an execution is to have; only durable functions take one.
+fn execution_name(headers: &HeaderMap) -> Result<Option<ExecutionName>, ApiError> {
+    let Some(name) = text(headers, &DURABLE_NAME)? else {
+        return Ok(None);
+    };
+    let read = name.parse().map(Some);
+    read.map_err(|_| {
+        let constraint = "Member must satisfy regular expression pattern: [a-zA-Z0-9-_]{1,64}";
+        read::invalid(name, "durableExecutionName", constraint)
+    })
 }
 
 /// The client context, decoded; it must be JSON.

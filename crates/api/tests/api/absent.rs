@@ -65,7 +65,6 @@ async fn what_is_not_there_is_not_found() {
             "CodeSigningConfigNotFoundException",
         ),
         ("/2018-10-31/layers/l/versions/1", missing),
-        ("/2025-12-01/durable-executions/arn", missing),
         ("/2020-06-30/functions/nobody/code-signing-config", missing),
     ] {
         node.get(path).await.refused(404, name);

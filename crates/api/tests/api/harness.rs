@@ -87,6 +87,10 @@ impl TestNode {
         let streams = Streams::start(store.clone(), &clock, &entropy).await;
         let service = Service::start(bowline_functions::Options {
             events: Some(streams.options()),
+            durable: bowline_functions::durable::Options {
+                guests: Some(bowline_api::GuestWire::make),
+                ..Default::default()
+            },
             clock: clock.clone(),
             entropy: entropy.clone(),
             store,

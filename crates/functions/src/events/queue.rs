@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::arn::INTERNAL;
 use super::envelope::{Envelope, Origin};
+use crate::durable::ExecutionArn;
 use crate::error::{Error, Throttle};
 use crate::invoke::check_event;
 use crate::name::FunctionRef;
@@ -27,12 +28,15 @@ pub(super) fn owner(stream: &str) -> Option<(&str, &str)> {
 }
 
 impl Inner {
-    /// Accepts an event; once this returns, the event is on disk.
+    /// Accepts an event; once this returns, the event is on disk. That of a durable function is an execution.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         target: &FunctionRef,
         request: InvocationRequest,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<ExecutionArn>, Error> {
+        if self.is_durable(target)? {
+            return self.accept_durable(target, request, None).await.map(Some);
+        }
         self.streams()?;
         let _entered = self
             .running
@@ -54,7 +58,7 @@ impl Inner {
         self.enqueue(Envelope::new(origin, payload), None).await?;
         self.crash.reach("event.accepted");
         self.metrics.events.accepted(target.name.as_str());
-        Ok(())
+        Ok(None)
     }
 
     /// Puts an event into its function's stream. The same identifier again has no second effect.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::Admission;
+use bowline_sandbox::Platform;
+
+use super::admission::{Admission, Entered};
 use super::payload;
 use super::pool::Pool;
 use super::resolve::Readiness;
@@ -16,48 +18,100 @@ use crate::service::{Inner, InvocationRequest, InvocationResponse};
 /// How long an invocation waits for a function that is being created.
 const PENDING_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// What an invocation is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Call,
+    /// A durable execution wants its function.
+    Execution,
+}
+
+/// An invocation that may begin.
+struct Admitted {
+    entered: Entered,
+    pool: Arc<Pool>,
+    admission: Admission,
+}
+
+impl Admitted {
+    fn job(self, target: &FunctionRef, request: InvocationRequest, platform: Option<Arc<dyn Platform>>) -> Job {
+        Job {
+            invoked_arn: invoked_arn(&self.pool, target),
+            pool: self.pool,
+            request,
+            admission: self.admission,
+            entered: self.entered,
+            platform,
+        }
+    }
+}
+
 impl Inner {
+    /// Invokes a function and waits for its answer; of a durable one, for the end of an execution.
     pub async fn invoke(
         self: &Arc<Self>,
         target: &FunctionRef,
         request: InvocationRequest,
     ) -> Result<InvocationResponse, Error> {
-        let job = self.enter(target, request).await?;
+        let admitted = match self.let_in(target, Purpose::Call).await {
+            Err(Error::Durable) => return Box::pin(self.invoke_durable(target, request, None)).await,
+            admitted => admitted?,
+        };
+        let payload = payload::check(request.payload)?;
+        let job = admitted.job(target, InvocationRequest { payload, ..request }, None);
         Finish::new(run(self.clone(), job, None), self.runtime.clone()).await
     }
 
-    /// Checks an invocation and lets it in.
+    /// Checks an invocation and lets it in; that of a durable function is refused.
     pub(super) async fn enter(
         self: &Arc<Self>,
         target: &FunctionRef,
         mut request: InvocationRequest,
     ) -> Result<Job, Error> {
+        let admitted = self.let_in(target, Purpose::Call).await?;
+        request.payload = payload::check(request.payload)?;
+        Ok(admitted.job(target, request, None))
+    }
+
+    /// Invokes a durable function for one of its executions, with an event that was made here.
+    pub async fn invoke_for_execution(
+        self: &Arc<Self>,
+        target: &FunctionRef,
+        request: InvocationRequest,
+        platform: Option<Arc<dyn Platform>>,
+    ) -> Result<InvocationResponse, Error> {
+        let admitted = self.let_in(target, Purpose::Execution).await?;
+        let job = admitted.job(target, request, platform);
+        Finish::new(run(self.clone(), job, None), self.runtime.clone()).await
+    }
+
+    async fn let_in(&self, target: &FunctionRef, purpose: Purpose) -> Result<Admitted, Error> {
         let entered = self
             .running
             .enter()
             .ok_or_else(|| Error::Service("the node is stopping".into()))?;
-        request.payload = payload::check(request.payload)?;
-        let (pool, admission) = match self.admit(target)? {
+        let (pool, admission) = match self.admit(target, purpose)? {
             Some(admitted) => admitted,
-            None => self.await_ready(target).await?,
+            None => self.await_ready(target, purpose).await?,
         };
-        Ok(Job {
-            invoked_arn: invoked_arn(&pool, target),
-            pool,
-            request,
-            admission,
+        Ok(Admitted {
             entered,
+            pool,
+            admission,
         })
     }
 
     /// Lets an invocation in; `None` while the version is being created.
-    fn admit(&self, target: &FunctionRef) -> Result<Option<(Arc<Pool>, Admission)>, Error> {
+    fn admit(&self, target: &FunctionRef, purpose: Purpose) -> Result<Option<(Arc<Pool>, Admission)>, Error> {
         let entry = self.entry(target)?;
         let pool = match self.target(&entry, target)?.readiness() {
             Readiness::Ready(pool) => pool.clone(),
             Readiness::Pending => return Ok(None),
             Readiness::Failed => return Err(refusals::in_state("Failed")),
         };
+        if pool.parts.is_durable && purpose == Purpose::Call {
+            return Err(Error::Durable);
+        }
         let admission = entry.live.admit(entry.reserved).map_err(|throttle| {
             self.metrics.throttled(target.name.as_str(), throttle);
             Error::Throttled(throttle)
@@ -66,14 +120,14 @@ impl Inner {
     }
 
     /// Waits for the end of a creation, as long as the function may run and no longer than a while.
-    async fn await_ready(&self, target: &FunctionRef) -> Result<(Arc<Pool>, Admission), Error> {
+    async fn await_ready(&self, target: &FunctionRef, purpose: Purpose) -> Result<(Arc<Pool>, Admission), Error> {
         let entry = self.entry(target)?;
         let mut changes = entry.live.changes.subscribe();
         let timeout = self.target(&entry, target)?.configuration.timeout_seconds;
         let wait = Duration::from_secs(timeout.into()).min(PENDING_WAIT_MAX);
         let ready = async {
             loop {
-                if let Some(admitted) = self.admit(target)? {
+                if let Some(admitted) = self.admit(target, purpose)? {
                     return Ok(admitted);
                 }
                 if changes.changed().await.is_err() {

@@ -23,6 +23,8 @@ pub(crate) struct PoolParts {
     pub backend: Arc<dyn Backend>,
     pub metrics: FunctionMetrics,
     pub live: Arc<FunctionLive>,
+    /// Whether invocations are durable executions.
+    pub is_durable: bool,
     /// Keeps the code on disk.
     pub _code: Arc<CodeHold>,
 }

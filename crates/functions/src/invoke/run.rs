@@ -8,7 +8,7 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Report};
+use bowline_sandbox::{AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report};
 use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
@@ -26,6 +26,8 @@ pub(crate) struct Job {
     pub invoked_arn: String,
     pub admission: Admission,
     pub entered: Entered,
+    /// What the guest may ask meanwhile.
+    pub platform: Option<Arc<dyn Platform>>,
 }
 
 /// Runs an invocation to its end. With a `sink` the answer goes there if the function streams it; what it
@@ -37,6 +39,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         invoked_arn,
         admission,
         entered,
+        platform,
     } = job;
     pool.parts.metrics.invocations.inc();
     let (mut slot, init) = match warm(&pool) {
@@ -55,6 +58,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         client_context: request.client_context,
         trace_id: request.trace_id,
         sink,
+        platform,
     };
     let report = slot.sandbox.invoke(invocation).await;
     let memory_bytes_max = match report.usage.memory_bytes_max {
@@ -82,6 +86,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         result: result(report),
         executed_version: pool.parts.version,
         log_tail,
+        execution: None,
     })
 }
 
@@ -188,6 +193,7 @@ fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) ->
         result: Err(error),
         executed_version: pool.parts.version,
         log_tail,
+        execution: None,
     })
 }
 

@@ -9,6 +9,7 @@ use bowline_store::Version as StoreVersion;
 
 use super::code::{CheckedCode, Steps};
 use super::{audit, refusals, validate};
+use crate::durable::DEFAULT_CONFIG;
 use crate::error::Error;
 use crate::model::{Caller, Configuration, CreateFunction, LastUpdate, State};
 use crate::name::Version;
@@ -68,6 +69,7 @@ fn configuration(
         state: State::Pending,
         last_update: LastUpdate::Successful,
         inert: serde_json::Map::new(),
+        durable: request.settings.durable.map(|_| DEFAULT_CONFIG),
     };
     validate::apply(&request.settings, &mut configuration)?;
     configuration.kind = code.kind(request.runtime)?;

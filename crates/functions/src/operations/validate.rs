@@ -9,6 +9,7 @@ use bowline_foundation::limits::{
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::Runtime;
 
+use crate::durable::limits::{EXECUTION_SECONDS_MAX, RETENTION_DAYS_MAX};
 use crate::error::Error;
 use crate::events::arn::{Purpose, Target};
 use crate::model::{Configuration, Settings};
@@ -67,8 +68,28 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
         to.environment.clone_from(variables);
     }
     dead_letters(settings, to)?;
+    durable(settings, to)?;
     to.inert
         .extend(settings.inert.iter().map(|(key, value)| (key.clone(), value.clone())));
+    Ok(())
+}
+
+/// A function is durable from its creation, or never; its limits may change.
+fn durable(settings: &Settings, to: &mut Configuration) -> Result<(), Error> {
+    let Some(given) = settings.durable else { return Ok(()) };
+    let Some(config) = &mut to.durable else {
+        return Err(Error::InvalidParameter(
+            "DurableConfig can only be set when a function is created; this function was created without it."
+                .to_owned(),
+        ));
+    };
+    if let Some(seconds) = given.execution_timeout_seconds {
+        let seconds = within("durableConfig.executionTimeout", seconds, 1, EXECUTION_SECONDS_MAX)?;
+        config.execution_timeout_seconds = seconds;
+    }
+    if let Some(days) = given.retention_days {
+        config.retention_days = within("durableConfig.retentionPeriodInDays", days, 1, RETENTION_DAYS_MAX)?;
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use bowline_foundation::id::AccountId;
 use bytes::Bytes;
 
 use super::{Inner, InvocationRequest, InvocationResponse, StreamingResponse};
+use crate::durable::ExecutionArn;
 use crate::error::Error;
 use crate::invoke::Finish;
 use crate::model::events::{
@@ -32,8 +33,12 @@ impl Handle {
         Self(inner)
     }
 
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
     /// Runs a mutation, to its end even if the caller goes away.
-    async fn finish<T: Send + 'static>(
+    pub(super) async fn finish<T: Send + 'static>(
         &self,
         mutation: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
@@ -245,7 +250,12 @@ impl Handle {
     }
 
     /// Accepts an event for the function; once this returns it is on disk, and is processed at least once.
-    pub async fn accept(&self, target: &FunctionRef, request: InvocationRequest) -> Result<(), Error> {
+    /// Returns the execution that it is, if the function is durable.
+    pub async fn accept(
+        &self,
+        target: &FunctionRef,
+        request: InvocationRequest,
+    ) -> Result<Option<ExecutionArn>, Error> {
         let (inner, target) = (self.0.clone(), target.clone());
         self.finish(async move { inner.accept(&target, request).await }).await
     }

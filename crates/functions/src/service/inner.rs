@@ -1,5 +1,6 @@
 //! What all operations share.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::{AccountId, RequestId};
-use bowline_sandbox::{Backend, CodeDir, SandboxKind, VersionSpec};
+use bowline_sandbox::{Backend, CodeDir, RUNTIME_API, SandboxKind, VersionSpec};
 use bowline_store::Version as StoreVersion;
 use bowline_store::blob::Blobs;
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use super::Options;
 use super::absent::Absent;
 use crate::crash::CrashPoints;
+use crate::durable;
 use crate::error::Error;
 use crate::events::Engine;
 use crate::invoke::{Accounts, FunctionLive, Pool, PoolParts, Running, Sweeper, Target};
@@ -59,6 +61,7 @@ pub(crate) struct Inner {
     pub runtime: RuntimeHandle,
     pub crash: CrashPoints,
     pub events: Option<Arc<Engine>>,
+    pub durable: durable::Engine,
     /// Held for mutations of mappings.
     pub mapping_lock: tokio::sync::Mutex<()>,
     /// Background ends of creations and updates.
@@ -80,7 +83,14 @@ impl Inner {
         let code = CodeCache::open(code_root, &boot, garbage.wake.clone()).map_err(Error::service)?;
         let dropped = options.metrics.log_bytes_dropped.clone();
         let (logs, log_thread) = LogWriter::start(dropped).map_err(Error::service)?;
+        let durable = durable::Engine::new(
+            options.store.clone(),
+            options.sharing,
+            options.durable.timing,
+            options.entropy.number(),
+        );
         let inner = Self {
+            durable,
             registry: Registry::new(
                 options.store,
                 options.sharing,
@@ -314,6 +324,7 @@ impl Inner {
                 .metrics
                 .of_function(configuration.name.as_str(), configuration.kind),
             live: entry.live.clone(),
+            is_durable: configuration.durable.is_some(),
             _code: self.code.hold(&configuration.code.digest),
         })
     }
@@ -342,7 +353,7 @@ impl Inner {
             memory: configuration.memory,
             ephemeral_storage: configuration.ephemeral_storage,
             timeout: Duration::from_secs(configuration.timeout_seconds.into()),
-            environment: configuration.environment.clone(),
+            environment: environment(configuration),
         }
     }
 
@@ -416,4 +427,22 @@ impl Inner {
             }
         }
     }
+}
+
+/// The owner's variables; those of a durable function lead the SDKs to the platform by its loopback.
+fn environment(configuration: &Configuration) -> BTreeMap<String, String> {
+    let mut variables = configuration.environment.clone();
+    if configuration.durable.is_some() {
+        let endpoint = format!("http://{RUNTIME_API}");
+        let added = [
+            ("AWS_ENDPOINT_URL_LAMBDA", endpoint.as_str()),
+            // The loopback asks for no proof, but the SDKs sign whatever they send.
+            ("AWS_ACCESS_KEY_ID", "sandbox"),
+            ("AWS_SECRET_ACCESS_KEY", "sandbox"),
+        ];
+        for (name, value) in added {
+            variables.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    variables
 }

@@ -1,6 +1,8 @@
 //! A backend that does what the event tells it, and lets a test hold it up at will.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +49,9 @@ pub enum Script {
     Broken,
 }
 
+/// What a durable function does with its event.
+pub type DurableGuest = Arc<dyn Fn(Value) -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
+
 /// The controls of a fake backend; the backend itself is [`Fake::backend`].
 pub struct Fake {
     kind: SandboxKind,
@@ -61,6 +66,8 @@ pub struct Fake {
     /// All events, in the order in which their invocations began.
     seen: Mutex<Vec<Value>>,
     room: Mutex<Option<usize>>,
+    /// Answers the events of durable executions.
+    pub durable: watch::Sender<Option<DurableGuest>>,
 }
 
 impl Fake {
@@ -75,6 +82,7 @@ impl Fake {
             creating: Mutex::default(),
             seen: Mutex::default(),
             room: Mutex::default(),
+            durable: watch::Sender::new(None),
         })
     }
 
@@ -249,6 +257,11 @@ impl FakeSandbox {
 
     async fn act(&mut self, invocation: &mut Invocation) -> Outcome {
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
+        if event["DurableExecutionArn"].is_string() {
+            let mut guests = self.fake.durable.subscribe();
+            let guest = guests.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+            return Outcome::Success(Bytes::from(guest(event).await.to_string()));
+        }
         let earlier = {
             let mut seen = self.fake.seen.lock();
             let earlier = seen.iter().filter(|earlier| **earlier == event).count();

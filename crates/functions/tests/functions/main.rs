@@ -5,6 +5,7 @@
 mod access;
 mod aliases;
 mod crash;
+mod durable;
 mod events;
 mod fake;
 mod faults;

@@ -185,6 +185,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         keep_alive: settings.keep_alive,
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
+        durable: bowline_functions::durable::Options::default(),
         backends: Vec::new(),
         metrics: Metrics::default(),
     }

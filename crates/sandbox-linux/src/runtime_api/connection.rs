@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::http::{Part, Reject, RequestReader, Streamed, Taken};
+use super::platform::{self, Pending};
 
 /// What is read at once, unless a large body is known to come.
 const READ_BYTES: usize = 8 * 1024;
@@ -41,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) carries_answer: bool,
     /// Is closed after the streamed answer on it.
     pub(crate) closes_after_stream: bool,
+    /// Waits for the platform.
+    pub(crate) pending: Option<Pending>,
 }
 
 impl Connection {
@@ -59,6 +62,7 @@ impl Connection {
             closing: false,
             carries_answer: false,
             closes_after_stream: false,
+            pending: None,
         })
     }
 
@@ -93,6 +97,22 @@ impl Connection {
             self.inbox = BytesMut::with_capacity(READ_BYTES);
         }
         Ok(part)
+    }
+
+    /// Whether requests wait until an earlier one is answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.parked || self.pending.is_some()
+    }
+
+    /// Takes the platform's answer over, if it is there; whether it was.
+    pub(crate) fn poll_platform(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pending) = &mut self.pending else { return false };
+        let Poll::Ready(response) = pending.poll(cx) else {
+            return false;
+        };
+        self.pending = None;
+        platform::write(&mut self.outbox, &response);
+        true
     }
 
     /// How many bytes were read and not understood yet.

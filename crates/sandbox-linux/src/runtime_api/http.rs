@@ -9,8 +9,8 @@ mod chunks;
 mod stream;
 
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::FunctionError;
 use bowline_sandbox::answer::STREAM_PIECE_BYTES;
+use bowline_sandbox::{FunctionError, PLATFORM_BODY_BYTES_MAX};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::extension::request::{self, Call};
@@ -29,6 +29,9 @@ const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// Longest request id in a path: a UUID has 36 characters.
 const ID_BYTES_MAX: usize = 64;
 
+/// Where paths begin that are answered by the platform.
+const PLATFORM_PREFIX: &str = "/2025-12-01/";
+
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -44,8 +47,19 @@ pub enum Route {
     Extension(Box<Call>),
     /// `GET /2018-06-01/ping`.
     Ping,
+    /// A request to the platform.
+    Platform(Box<Asked>),
     /// Anything else.
     Unknown,
+}
+
+/// The request line of a request to the platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The method.
+    pub method: Box<str>,
+    /// The path and the query.
+    pub target: Box<str>,
 }
 
 /// The head of a request: what matters of it.
@@ -289,7 +303,7 @@ fn interpret(request: &httparse::Request<'_, '_>) -> Result<(Head, BodyReader), 
     let body = match (length, chunked) {
         (Some(_), true) => return Err(Reject::Framing),
         (None, true) => BodyReader::Chunked(Collected::default()),
-        (length, false) => BodyReader::of_length(length.unwrap_or(0))?,
+        (length, false) => BodyReader::of_length(length.unwrap_or(0), body_bytes_max(&head.route))?,
     };
     Ok((head, body))
 }
@@ -321,7 +335,20 @@ fn parse_length(value: &[u8]) -> Result<u64, Reject> {
     value.parse().map_err(|_| Reject::Framing)
 }
 
+fn body_bytes_max(route: &Route) -> usize {
+    match route {
+        Route::Platform(_) => PLATFORM_BODY_BYTES_MAX,
+        _ => SYNC_PAYLOAD_BYTES_MAX,
+    }
+}
+
 fn route(method: &str, path: &str) -> Route {
+    if path.starts_with(PLATFORM_PREFIX) {
+        return Route::Platform(Box::new(Asked {
+            method: method.into(),
+            target: path.into(),
+        }));
+    }
     let Some(path) = path.strip_prefix("/2018-06-01/runtime/") else {
         return request::route(method, path);
     };
@@ -357,9 +384,9 @@ enum BodyReader {
 }
 
 impl BodyReader {
-    fn of_length(length: u64) -> Result<Self, Reject> {
+    fn of_length(length: u64, bytes_max: usize) -> Result<Self, Reject> {
         match usize::try_from(length) {
-            Ok(length) if length <= SYNC_PAYLOAD_BYTES_MAX => Ok(Self::Length(length)),
+            Ok(length) if length <= bytes_max => Ok(Self::Length(length)),
             _ if length > DISCARDED_BYTES_MAX => Err(Reject::BodyTooLarge),
             _ => Ok(Self::Discard {
                 left: length,

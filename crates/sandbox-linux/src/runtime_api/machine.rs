@@ -97,8 +97,10 @@ impl Machine {
             Route::Response(id) => self.take_answer(id, Verdict::TakeAnswer),
             Route::Error(id) => self.take_answer(id, Verdict::TakeError),
             Route::InitError => self.take_init_error(),
-            // Neither is the runtime's: the server takes them before they come here.
-            Route::Extension(_) | Route::Ping | Route::Unknown => Verdict::Refuse(Refusal::NotFound),
+            // None of these is the runtime's: the server takes them before they come here.
+            Route::Extension(_) | Route::Ping | Route::Platform(_) | Route::Unknown => {
+                Verdict::Refuse(Refusal::NotFound)
+            }
         }
     }
 

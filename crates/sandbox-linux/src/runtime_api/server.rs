@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::extension::Extensions;
 use super::http::{Body, Head, Reject, Request, Route, Streamed, Taken};
 use super::machine::{Machine, Phase, Refusal, Verdict};
+use super::platform::Pending;
 
 /// Connections a guest may have at once; further ones wait in the listener's queue.
 ///
@@ -259,7 +260,10 @@ impl Server {
     /// Moves one connection on as far as it goes; an error means that it is of no more use.
     fn serve(&mut self, at: usize, cx: &mut Context<'_>) -> Result<(), Closed> {
         for _ in 0..REQUESTS_PER_TURN {
-            let flow = self.take_requests(at, cx);
+            let mut flow = self.take_requests(at, cx);
+            while self.connections[at].poll_platform(cx) {
+                flow = self.take_requests(at, cx);
+            }
             // One that closed while it waited must not get the event.
             let parked = self.connections[at].parked;
             if parked && self.fill(at, cx)?.is_pending() {
@@ -273,7 +277,7 @@ impl Server {
             if connection.has_unwritten() && !connection.parked && connection.poll_flush(cx)?.is_pending() {
                 return Ok(());
             }
-            if connection.closing {
+            if connection.closing && connection.pending.is_none() {
                 return Err(Closed::InOrder);
             }
             if flow == Flow::Held {
@@ -292,7 +296,9 @@ impl Server {
         match connection.poll_fill(cx)? {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(0) => Err(Closed::InOrder),
-            Poll::Ready(_) if connection.parked && connection.unread_bytes() > EARLY_BYTES_MAX => Err(Closed::InOrder),
+            Poll::Ready(_) if connection.is_waiting() && connection.unread_bytes() > EARLY_BYTES_MAX => {
+                Err(Closed::InOrder)
+            }
             Poll::Ready(_) => Ok(Poll::Ready(())),
         }
     }
@@ -302,7 +308,7 @@ impl Server {
             Some(_) => Streamed::InParts,
             None => Streamed::Collected,
         };
-        while !self.connections[at].parked && !self.connections[at].closing {
+        while !self.connections[at].is_waiting() && !self.connections[at].closing {
             if self.connections[at].is_in_stream() {
                 match self.take_parts(at, cx) {
                     Ok(Flow::Goes) => continue,
@@ -339,6 +345,11 @@ impl Server {
         match head.route {
             Route::Extension(call) => return self.take_call(at, *call, body),
             Route::Ping => return self.pong(at),
+            Route::Platform(asked) => {
+                let platform = self.event.as_ref().and_then(|event| event.platform.clone());
+                connection.pending = Some(Pending::new(platform, *asked, body));
+                return;
+            }
             route => head.route = route,
         }
         let verdict = if head.invalid_mode {

@@ -140,6 +140,7 @@ impl Live {
             client_context: None,
             trace_id: Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()),
             sink: None,
+            platform: None,
         }
     }
 

@@ -91,6 +91,7 @@ impl Bench {
             client_context: None,
             trace_id: None,
             sink: None,
+            platform: None,
         }
     }
 

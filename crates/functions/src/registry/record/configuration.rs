@@ -9,6 +9,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use serde::{Deserialize, Serialize};
 
+use crate::durable::DurableConfig;
 use crate::model::{Architecture, CodePackage, Configuration, LastUpdate, State};
 use crate::name::{FunctionName, Version};
 
@@ -33,6 +34,14 @@ pub(in crate::registry) struct ConfigurationRecord {
     last_update: LastUpdateRecord,
     #[serde(default)]
     inert: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    durable: Option<DurableRecord>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct DurableRecord {
+    execution_timeout_seconds: u32,
+    retention_days: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +91,10 @@ impl From<&Configuration> for ConfigurationRecord {
             state: (&from.state).into(),
             last_update: (&from.last_update).into(),
             inert: from.inert.clone(),
+            durable: from.durable.map(|durable| DurableRecord {
+                execution_timeout_seconds: durable.execution_timeout_seconds,
+                retention_days: durable.retention_days,
+            }),
         }
     }
 }
@@ -115,6 +128,10 @@ impl ConfigurationRecord {
             state: self.state.into(),
             last_update: self.last_update.into(),
             inert: self.inert,
+            durable: self.durable.map(|durable| DurableConfig {
+                execution_timeout_seconds: durable.execution_timeout_seconds,
+                retention_days: durable.retention_days,
+            }),
         }
     }
 }

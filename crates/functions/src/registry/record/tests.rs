@@ -48,6 +48,7 @@ fn configuration(state: State, last_update: LastUpdate) -> Configuration {
         revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
         state,
         last_update,
+        durable: None,
         inert: json!({"TracingConfig": {"Mode": "PassThrough"}})
             .as_object()
             .unwrap()

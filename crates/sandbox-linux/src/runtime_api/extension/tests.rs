@@ -44,6 +44,7 @@ fn invocation() -> Invocation {
         client_context: None,
         trace_id: Some("Root=1".to_owned()),
         sink: None,
+        platform: None,
     }
 }
 

@@ -68,6 +68,7 @@ fn event(seed: u64, payload: &str) -> Event {
         client_context: Some("{\"custom\":\n\"\u{e9}\u{1f980}\"}".to_owned()),
         trace_id: Some("Root=1\r\nX-Forged: yes".to_owned()),
         sink: None,
+        platform: None,
     }
 }
 
@@ -297,4 +298,85 @@ async fn a_client_may_wait_for_leave_to_send() {
     };
     assert_eq!(beside(&mut server, play).await, 202);
     assert_eq!(body_of(answer(&mut server).await), "four");
+}
+
+/// Answers with what it was asked.
+struct Echo;
+
+#[async_trait::async_trait]
+impl bowline_sandbox::Platform for Echo {
+    async fn ask(&self, request: bowline_sandbox::PlatformRequest) -> bowline_sandbox::PlatformResponse {
+        // An answer that is not there at once.
+        tokio::task::yield_now().await;
+        let body = format!("{} {} {}", request.method, request.target, request.body.len());
+        bowline_sandbox::PlatformResponse {
+            status: 200,
+            exception: None,
+            body: body.into(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_platform_is_asked_within_an_invocation_that_may() {
+    let (mut server, mut guest, address) = pair().await;
+    let mut other = Guest(TcpStream::connect(address).await.expect("the listener listens"));
+    let checkpoint = "POST /2025-12-01/durable-executions/x/checkpoint HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+    let talk = async {
+        guest.send(NEXT).await;
+        guest.receive().await;
+        // Two at once, on a connection of their own.
+        other.send(&format!("{checkpoint}{checkpoint}")).await;
+        for _ in 0..2 {
+            let (head, body) = other.receive().await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            assert_eq!(body, b"POST /2025-12-01/durable-executions/x/checkpoint 2");
+        }
+        let large = vec![b'x'; SYNC_PAYLOAD_BYTES_MAX + 1];
+        let head = format!("POST /2025-12-01/y HTTP/1.1\r\nContent-Length: {}\r\n\r\n", large.len());
+        other.send(&head).await;
+        other.0.write_all(&large).await.expect("the server reads");
+        let (_, body) = other.receive().await;
+        assert!(
+            body.ends_with(large.len().to_string().as_bytes()),
+            "larger than an answer may be"
+        );
+    };
+    let mut event = event(1, "{}");
+    event.platform = Some(Arc::new(Echo));
+    let serve = async {
+        poll_fn(|cx| server.poll_ready(cx)).await.expect("the guest asks");
+        assert!(server.start(event));
+        let _ = poll_fn(|cx| server.poll_answer(cx)).await;
+    };
+    tokio::select! {
+        () = talk => {}
+        () = serve => panic!("nobody has answered the event"),
+    }
+}
+
+#[tokio::test]
+async fn the_platform_is_out_of_reach_of_any_other_invocation() {
+    let (mut server, mut guest, address) = pair().await;
+    let mut other = Guest(TcpStream::connect(address).await.expect("the listener listens"));
+    let talk = async {
+        guest.send(NEXT).await;
+        guest.receive().await;
+        other
+            .send("GET /2025-12-01/durable-executions/x/state HTTP/1.1\r\n\r\n")
+            .await;
+        let (head, body) = other.receive().await;
+        assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+        assert!(head.contains("x-amzn-ErrorType: AccessDeniedException"), "{head}");
+        assert!(String::from_utf8_lossy(&body).contains("Message"));
+    };
+    let serve = async {
+        poll_fn(|cx| server.poll_ready(cx)).await.expect("the guest asks");
+        assert!(server.start(event(1, "{}")));
+        let _ = poll_fn(|cx| server.poll_answer(cx)).await;
+    };
+    tokio::select! {
+        () = talk => {}
+        () = serve => panic!("nobody has answered the event"),
+    }
 }
