@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bowline_aws::s3::S3;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::{AccountId, RequestId};
@@ -50,6 +51,8 @@ pub struct Node {
     pub http_registry: Registry,
     pub registry: Arc<Registry>,
     pub data: Option<Arc<Data>>,
+    /// Where packages may be fetched from.
+    pub objects: Option<S3>,
     /// Turns true when the server stops; long answers end then.
     pub stopping: watch::Receiver<bool>,
 }
@@ -70,6 +73,7 @@ impl Node {
             metrics,
             registry: options.registry,
             data: options.data,
+            objects: options.objects,
             stopping,
         }
     }

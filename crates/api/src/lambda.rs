@@ -15,6 +15,7 @@ mod invoke;
 mod mapping;
 mod policy;
 mod read;
+mod stored;
 mod tag;
 mod version;
 

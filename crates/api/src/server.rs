@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_aws::s3::S3;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
@@ -48,6 +49,8 @@ pub struct Options {
     pub registry: Arc<Registry>,
     /// Streams, sessions and objects; without them the node serves functions only.
     pub data: Option<Arc<Data>>,
+    /// Objects that packages may be fetched from.
+    pub objects: Option<S3>,
     /// Connections beyond these wait to be accepted.
     pub connections_max: usize,
     /// How long a connection may take to send a request's head, idle time included.
@@ -69,6 +72,7 @@ impl Options {
             account,
             registry: Arc::new(Registry::default()),
             data: None,
+            objects: None,
             connections_max: 16_384,
             header_timeout: Duration::from_secs(75),
         }

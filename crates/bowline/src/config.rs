@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bowline_aws::{Endpoint, InvalidEndpoint};
 use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
 use bowline_store::PostgresUrl;
 pub use file::FileError;
@@ -117,6 +118,10 @@ pub struct Config {
     pub prewarmed: usize,
     /// What the node serves HTTPS with; plain HTTP without.
     pub certificate: Option<Certificate>,
+    /// Where code packages in buckets are fetched from.
+    pub s3_endpoint: Option<Endpoint>,
+    /// Where the queues are that functions read.
+    pub sqs_endpoint: Option<Endpoint>,
     values: BTreeMap<Key, Value>,
 }
 
@@ -187,6 +192,8 @@ impl Config {
             log_level: read.with(Key::LogLevel, log_level)?,
             prewarmed: read.with(Key::Prewarmed, |text| number(text, 0, 64))? as usize,
             certificate: certificate(&read)?,
+            s3_endpoint: read.with(Key::S3Endpoint, endpoint)?,
+            sqs_endpoint: read.with(Key::SqsEndpoint, endpoint)?,
             values,
         })
     }
@@ -324,6 +331,13 @@ fn bandwidth(text: &str) -> Result<Option<u32>, String> {
     }
     let number = number(text, STREAM_BYTES_PER_SECOND_MIN, STREAM_BYTES_PER_SECOND_MAX);
     number.map(Some).map_err(|error| format!("{error}, or `unlimited`"))
+}
+
+fn endpoint(text: &str) -> Result<Option<Endpoint>, String> {
+    if text == Key::S3Endpoint.default() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error: InvalidEndpoint| error.to_string())
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

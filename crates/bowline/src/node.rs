@@ -6,6 +6,7 @@ mod door;
 pub mod ground;
 pub mod keys;
 pub mod log;
+mod remote;
 mod sandboxes;
 
 use std::io::ErrorKind;
@@ -29,6 +30,7 @@ use crate::config::Config;
 use data::DataService;
 use ground::Ground;
 use keys::KeyService;
+use remote::Remote;
 use sandboxes::Sandboxes;
 
 /// A node that serves.
@@ -56,11 +58,13 @@ impl Node {
         let mut keys = KeyService::start(access, auth.clone(), &data).await?;
         may_listen(config, &keys, tls.as_deref())?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
+        let remote = Remote::new(config, &clock)?;
         let mut registry = Registry::with_prefix("bowline");
         let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
             events: Some(data_service.events()),
             durable: durable_executions(),
+            events: Some(data_service.events(remote.queues)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             store: data_service.store(),
@@ -80,6 +84,7 @@ impl Node {
             clock,
             entropy,
             data: Some(data_service.handles()),
+            objects: remote.objects,
             region: config.region.clone(),
             registry: Arc::new(registry),
             auth,

@@ -6,6 +6,7 @@
 //!                        └── relay, when it is due ◀── bowline.async-delay-1, -2
 //!
 //!   a stream ─▶ session of the mapping, ordered by key ─▶ worker ─▶ invocation ─▶ acknowledged
+//!   a queue beside the node ─▶ poller ─▶ invocation ─▶ deleted there
 //! ```
 //! **Durability.** An event is accepted once it lies in its function's stream. It is acknowledged only after
 //! its outcome is where the configuration wants it, or it lies in a delay line: a crash before that repeats
@@ -27,6 +28,7 @@ mod envelope;
 mod gate;
 mod mapping;
 mod outcome;
+mod poll;
 mod policy;
 mod pump;
 mod queue;
@@ -36,3 +38,4 @@ mod set;
 pub use engine::{Options, Timing};
 
 pub(crate) use engine::Engine;
+pub(crate) use poll::find as find_queue;

@@ -14,5 +14,6 @@ mod neighbours;
 mod outages;
 mod permissions;
 mod proxy;
+mod sources;
 mod stop;
 mod streaming;

@@ -2,11 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bowline_aws::s3::ObjectRef;
 use bowline_functions::model::Architecture;
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::read::{Text, invalid};
+use crate::dispatch::Node;
 use crate::error::{ApiError, Exception};
 
 /// `FunctionCode`, and the same members of `UpdateFunctionCode`.
@@ -17,21 +19,20 @@ pub struct CodeSource<'a> {
     zip_file: Option<Text<'a>>,
     s3_bucket: Option<String>,
     s3_key: Option<String>,
+    s3_object_version: Option<String>,
     image_uri: Option<String>,
 }
 
 impl CodeSource<'_> {
-    /// The package.
-    pub fn package(&self) -> Result<Bytes, ApiError> {
+    /// The package, fetched if it lies elsewhere.
+    pub async fn package(&self, node: &Node) -> Result<Bytes, ApiError> {
         if self.image_uri.is_some() {
             return Err(ApiError::invalid(
                 "Container images are not configured on this node; send a deployment package as `ZipFile`.",
             ));
         }
         if self.s3_bucket.is_some() || self.s3_key.is_some() {
-            return Err(ApiError::invalid(
-                "Reading code from S3 is not configured on this node; send the deployment package as `ZipFile`.",
-            ));
+            return self.fetch(node).await;
         }
         let Some(Text(encoded)) = &self.zip_file else {
             return Err(ApiError::invalid("Please provide a source for function code."));
@@ -40,6 +41,19 @@ impl CodeSource<'_> {
             .decode(encoded.as_bytes())
             .map_err(|error| ApiError::new(Exception::Serialization, format!("`ZipFile` is not base64: {error}")))?;
         Ok(package.into())
+    }
+
+    async fn fetch(&self, node: &Node) -> Result<Bytes, ApiError> {
+        if self.zip_file.is_some() {
+            return Err(ApiError::invalid(
+                "Please do not provide other FunctionCode parameters when providing a ZipFile.",
+            ));
+        }
+        let (Some(bucket), Some(key)) = (&self.s3_bucket, &self.s3_key) else {
+            return Err(ApiError::invalid("S3Bucket and S3Key are needed together."));
+        };
+        let version = self.s3_object_version.as_deref();
+        super::stored::fetch(node, ObjectRef { bucket, key, version }).await
     }
 }
 

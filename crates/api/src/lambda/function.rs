@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bowline_functions::model::{CreateFunction, Settings, UpdateCode, UpdateConfiguration};
 use bowline_functions::name::{FunctionRef, Qualifier};
 use bowline_sandbox::Runtime;
+use bytes::Bytes;
 use http::header::HOST;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ struct ListFunctionsResponse {
 /// `CreateFunction`.
 pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
     let request: CreateRequest<'_> = read::json(body)?;
-    let (account, creation) = creation(call, request, body)?;
+    let (account, creation) = creation(call, request, body).await?;
     let mut caller = call.caller();
     caller.account = account;
     let created = call
@@ -120,7 +121,7 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     Ok(reply::json(StatusCode::CREATED, &shown))
 }
 
-fn creation(
+async fn creation(
     call: &Call<'_>,
     request: CreateRequest<'_>,
     body: &[u8],
@@ -156,7 +157,10 @@ fn creation(
         architecture: architecture(request.architectures.as_deref())?,
         tags: request.tags.unwrap_or_default(),
         publish: request.publish.unwrap_or(false),
-        code: request.code.map(|code| code.package()).transpose()?.unwrap_or_default(),
+        code: match request.code {
+            Some(code) => code.package(call.node).await?,
+            None => Bytes::new(),
+        },
     };
     Ok((target.account, creation))
 }
@@ -281,7 +285,7 @@ pub async fn update_code(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>,
     let request: UpdateCodeRequest = read::json(body)?;
     let source: CodeSource<'_> = read::json(body)?;
     let update = UpdateCode {
-        code: source.package()?,
+        code: source.package(call.node).await?,
         architecture: architecture(request.architectures.as_deref())?,
         publish: request.publish.unwrap_or(false),
         dry_run: request.dry_run.unwrap_or(false),

@@ -17,7 +17,7 @@ use crate::error::{ApiError, Exception};
 use crate::reply;
 
 /// Members that belong to sources or features that this node does not have.
-const UNKNOWN_MEMBERS: [&str; 14] = [
+const UNKNOWN_MEMBERS: [&str; 13] = [
     "AmazonManagedKafkaEventSourceConfig",
     "DocumentDBEventSourceConfig",
     "KMSKeyArn",
@@ -25,7 +25,6 @@ const UNKNOWN_MEMBERS: [&str; 14] = [
     "MetricsConfig",
     "ProvisionedPollerConfig",
     "Queues",
-    "ScalingConfig",
     "SelfManagedEventSource",
     "SelfManagedKafkaEventSourceConfig",
     "SourceAccessConfigurations",
@@ -60,6 +59,14 @@ struct Members {
     function_response_types: Option<Vec<String>>,
     filter_criteria: Option<FilterCriteria>,
     destination_config: Option<DestinationConfig>,
+    scaling_config: Option<ScalingConfig>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ScalingConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maximum_concurrency: Option<i64>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -86,19 +93,29 @@ struct Shown {
     state_transition_reason: &'static str,
     last_processing_result: String,
     last_modified: f64,
+    batch_size: u32,
+    maximum_batching_window_in_seconds: u32,
+    function_response_types: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter_criteria: Option<FilterCriteria>,
+    #[serde(flatten)]
+    of_stream: Option<OfStream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scaling_config: Option<ScalingConfig>,
+}
+
+/// What only a mapping of a stream shows.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct OfStream {
     starting_position: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     starting_position_timestamp: Option<f64>,
-    batch_size: u32,
-    maximum_batching_window_in_seconds: u32,
     parallelization_factor: u32,
     maximum_record_age_in_seconds: i64,
     maximum_retry_attempts: i64,
     bisect_batch_on_function_error: bool,
     tumbling_window_in_seconds: u32,
-    function_response_types: Vec<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filter_criteria: Option<FilterCriteria>,
     destination_config: DestinationConfig,
 }
 
@@ -110,16 +127,36 @@ struct ListResponse {
     next_marker: Option<String>,
 }
 
-impl Shown {
-    fn new(node: &Node, mapping: Mapping) -> Self {
-        let settings = mapping.settings;
+impl OfStream {
+    fn new(mapping: &Mapping) -> Self {
+        let settings = &mapping.settings;
         let (starting_position, at) = match mapping.start {
             MappingStart::TrimHorizon => ("TRIM_HORIZON", None),
             MappingStart::Latest => ("LATEST", None),
             MappingStart::AtTimestamp(at) => ("AT_TIMESTAMP", Some(at)),
         };
-        let function = &mapping.function;
         let endless = |limit: Option<u32>| limit.map_or(-1, i64::from);
+        Self {
+            starting_position,
+            starting_position_timestamp: at.map(seconds),
+            parallelization_factor: settings.parallelization,
+            maximum_record_age_in_seconds: endless(settings.age_seconds_max),
+            maximum_retry_attempts: endless(settings.retries_max),
+            bisect_batch_on_function_error: settings.bisects,
+            tumbling_window_in_seconds: 0,
+            destination_config: DestinationConfig {
+                on_success: None,
+                on_failure: Some(Destination::new(settings.on_failure.clone())),
+            },
+        }
+    }
+}
+
+impl Shown {
+    fn new(node: &Node, mapping: Mapping) -> Self {
+        let of_stream = (!mapping.reads_a_queue()).then(|| OfStream::new(&mapping));
+        let settings = mapping.settings;
+        let function = &mapping.function;
         let filters = settings.filters.into_iter();
         let filters: Vec<Filter> = filters.map(|pattern| Filter { pattern: Some(pattern) }).collect();
         Self {
@@ -136,25 +173,18 @@ impl Shown {
             state_transition_reason: "User action",
             last_processing_result: mapping.last_result,
             last_modified: seconds(mapping.last_modified),
-            starting_position,
-            starting_position_timestamp: at.map(seconds),
             batch_size: settings.batch_size,
             maximum_batching_window_in_seconds: settings.window_seconds,
-            parallelization_factor: settings.parallelization,
-            maximum_record_age_in_seconds: endless(settings.age_seconds_max),
-            maximum_retry_attempts: endless(settings.retries_max),
-            bisect_batch_on_function_error: settings.bisects,
-            tumbling_window_in_seconds: 0,
             function_response_types: if settings.reports_failures {
                 RESPONSE_TYPES.to_vec()
             } else {
                 Vec::new()
             },
             filter_criteria: (!filters.is_empty()).then_some(FilterCriteria { filters: Some(filters) }),
-            destination_config: DestinationConfig {
-                on_success: None,
-                on_failure: Some(Destination::new(settings.on_failure)),
-            },
+            of_stream,
+            scaling_config: settings.concurrency_max.map(|max| ScalingConfig {
+                maximum_concurrency: Some(max.into()),
+            }),
         }
     }
 }
@@ -177,7 +207,7 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     violations.finish()?;
     let Some(source_arn) = request.event_source_arn.clone() else {
         return Err(ApiError::invalid(
-            "EventSourceArn is required: an event source on this node is a stream.",
+            "EventSourceArn is required: an event source on this node is a stream or an SQS queue.",
         ));
     };
     may_read(call, &source_arn)?;
@@ -252,12 +282,9 @@ fn function(call: &Call<'_>, name: Option<&str>) -> Result<Option<FunctionRef>, 
     name.map(|name| call.named_function(name, None)).transpose()
 }
 
-fn start(request: &CreateRequest) -> Result<MappingStart, ApiError> {
+fn start(request: &CreateRequest) -> Result<Option<MappingStart>, ApiError> {
     let Some(position) = &request.starting_position else {
-        return Err(ApiError::invalid(
-            "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member must \
-             not be null.",
-        ));
+        return Ok(None);
     };
     let mut violations = Violations::default();
     violations.one_of("startingPosition", position, &START_POSITIONS);
@@ -268,15 +295,14 @@ fn start(request: &CreateRequest) -> Result<MappingStart, ApiError> {
         )),
         ("AT_TIMESTAMP", Some(seconds)) if seconds.is_finite() && seconds >= 0.0 => {
             // Far beyond what a stream holds nothing is lost by the rounding.
-            Ok(MappingStart::AtTimestamp(Timestamp::from_micros(
-                (seconds * 1e6) as u64,
-            )))
+            let at = Timestamp::from_micros((seconds * 1e6) as u64);
+            Ok(Some(MappingStart::AtTimestamp(at)))
         }
         (_, Some(_)) => Err(ApiError::invalid(
             "StartingPositionTimestamp must be a moment since 1970, and is only for AT_TIMESTAMP.",
         )),
-        ("LATEST", None) => Ok(MappingStart::Latest),
-        (_, None) => Ok(MappingStart::TrimHorizon),
+        ("LATEST", None) => Ok(Some(MappingStart::Latest)),
+        (_, None) => Ok(Some(MappingStart::TrimHorizon)),
     }
 }
 
@@ -295,7 +321,8 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
         .find(|member| given.get(**member).is_some_and(is_set));
     if let Some(member) = unknown {
         return Err(ApiError::invalid(format!(
-            "`{member}` is not available on this node: an event source is a stream, read without tumbling windows."
+            "`{member}` is not available on this node: an event source is a stream, read without tumbling windows, or \
+             an SQS queue."
         )));
     }
     let members: Members = read::json(body)?;
@@ -330,5 +357,6 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
         reports_failures: types.map(|types| !types.is_empty()),
         filters,
         on_failure: destinations.on_failure.map(Destination::arn),
+        concurrency_max: members.scaling_config.map(|config| config.maximum_concurrency),
     })
 }

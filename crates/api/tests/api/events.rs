@@ -53,6 +53,7 @@ impl Streams {
             host: self.host.clone(),
             sessions: self.sessions.handle(),
             timing: Default::default(),
+            queues: None,
         }
     }
 

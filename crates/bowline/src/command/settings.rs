@@ -61,6 +61,13 @@ pub struct SettingFlags {
     /// File with the certificate's private key (PEM).
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
+    /// Where code packages in S3 buckets are fetched from, `http://127.0.0.1:9090` say; the keys are read
+    /// from the environment, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY [default: none].
+    #[arg(long, value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Where the SQS queues are that functions read, with the same keys [default: none].
+    #[arg(long, value_name = "URL")]
+    pub sqs_endpoint: Option<String>,
 }
 
 impl SettingFlags {
@@ -82,6 +89,8 @@ impl SettingFlags {
             (Key::Prewarmed, self.prewarmed),
             (Key::TlsCert, self.tls_cert),
             (Key::TlsPrivate, self.tls_key),
+            (Key::S3Endpoint, self.s3_endpoint),
+            (Key::SqsEndpoint, self.sqs_endpoint),
         ];
         Config::load(Sources {
             file: self.config,

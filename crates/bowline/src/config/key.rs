@@ -20,10 +20,12 @@ pub enum Key {
     Prewarmed,
     TlsCert,
     TlsPrivate,
+    S3Endpoint,
+    SqsEndpoint,
 }
 
 impl Key {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -39,6 +41,8 @@ impl Key {
         Self::Prewarmed,
         Self::TlsCert,
         Self::TlsPrivate,
+        Self::S3Endpoint,
+        Self::SqsEndpoint,
     ];
 
     /// The name in the file.
@@ -59,6 +63,8 @@ impl Key {
             Self::Prewarmed => "prewarmed",
             Self::TlsCert => "tls_cert",
             Self::TlsPrivate => "tls_key",
+            Self::S3Endpoint => "s3_endpoint",
+            Self::SqsEndpoint => "sqs_endpoint",
         }
     }
 
@@ -79,6 +85,7 @@ impl Key {
             Self::LogLevel => "info",
             Self::Prewarmed => "2",
             Self::TlsCert | Self::TlsPrivate => "none",
+            Self::S3Endpoint | Self::SqsEndpoint => "none",
         }
     }
 

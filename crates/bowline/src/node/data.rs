@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bowline_api::{Data, DataMetrics};
+use bowline_aws::sqs::Sqs;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::events;
@@ -86,11 +87,12 @@ impl DataService {
     }
 
     /// What functions' events are kept in.
-    pub fn events(&self) -> events::Options {
+    pub fn events(&self, queues: Option<Sqs>) -> events::Options {
         events::Options {
             host: self.host.clone(),
             sessions: self.sessions.handle(),
             timing: events::Timing::default(),
+            queues,
         }
     }
 

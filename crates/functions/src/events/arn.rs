@@ -72,33 +72,68 @@ impl Target {
     }
 }
 
-/// The name of the stream that an event source's ARN means.
-pub(crate) fn source(arn: &str) -> Result<String, Error> {
+/// What an event source's ARN means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A stream of this node, by its name.
+    Stream(String),
+    /// A queue at the endpoint that the node is configured with.
+    Queue(QueueName),
+}
+
+/// A queue by its owner and name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueueName {
+    pub account: AccountId,
+    pub name: String,
+}
+
+impl QueueName {
+    /// Whether it keeps the order of its messages.
+    pub fn is_ordered(&self) -> bool {
+        self.name.ends_with(".fifo")
+    }
+}
+
+/// Reads an event source's ARN.
+pub(crate) fn source(arn: &str) -> Result<Source, Error> {
     let unrecognised = || {
         Error::InvalidParameter(format!(
-            "Unrecognized event source, must be kinesis: `{arn}`. An event source on this node is a stream: \
-             arn:aws:kinesis:REGION:ACCOUNT:stream/NAME or arn:bowline:stream:REGION:ACCOUNT:NAME."
+            "Unrecognized event source, must be kinesis, sqs: `{arn}`. An event source is a stream of this node, \
+             arn:aws:kinesis:REGION:ACCOUNT:stream/NAME or arn:bowline:stream:REGION:ACCOUNT:NAME, or a queue, \
+             arn:aws:sqs:REGION:ACCOUNT:NAME."
         ))
     };
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let [_, partition, service, _region, account, resource] = parts[..] else {
+    let ["arn", partition, service, _region, account, resource] = parts[..] else {
         return Err(unrecognised());
     };
+    let account: AccountId = account.parse().map_err(|_| unrecognised())?;
     let name = match (partition, service) {
         ("bowline", "stream") => resource,
         (partition, "kinesis") if partition.starts_with("aws") => {
             resource.strip_prefix("stream/").ok_or_else(unrecognised)?
         }
+        (partition, "sqs") if partition.starts_with("aws") && is_queue_name(resource) => {
+            return Ok(Source::Queue(QueueName {
+                account,
+                name: resource.to_owned(),
+            }));
+        }
         _ => return Err(unrecognised()),
     };
-    if parts[0] != "arn" || account.parse::<AccountId>().is_err() {
-        return Err(unrecognised());
-    }
     if name != AUDIT_STREAM {
         check_name(name)
             .map_err(|why| Error::InvalidParameter(format!("The event source ARN {arn} is invalid: {why}.")))?;
     }
-    Ok(name.to_owned())
+    Ok(Source::Stream(name.to_owned()))
+}
+
+/// 1 to 80 letters, digits, hyphens and underscores, `.fifo` at the end permitted.
+fn is_queue_name(name: &str) -> bool {
+    let stem = name.strip_suffix(".fifo").unwrap_or(name);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !stem.is_empty() && name.len() <= 80 && stem.bytes().all(allowed)
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -164,16 +199,28 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_streams() {
+    fn sources_are_streams_and_queues() {
+        let stream = |name: &str| Ok(Source::Stream(name.to_owned()));
+        let queue = |name: &str| {
+            Ok(Source::Queue(QueueName {
+                account: AccountId::default_account(),
+                name: name.to_owned(),
+            }))
+        };
         let found = |arn| source(arn).map_err(|error| error.to_string());
-        assert_eq!(found("arn:aws:kinesis:r:000000000000:stream/s"), Ok("s".to_owned()));
-        assert_eq!(found("arn:bowline:stream:r:000000000000:s"), Ok("s".to_owned()));
+        assert_eq!(found("arn:aws:kinesis:r:000000000000:stream/s"), stream("s"));
+        assert_eq!(found("arn:bowline:stream:r:000000000000:s"), stream("s"));
         assert_eq!(
             found("arn:bowline:stream:r:000000000000:bowline.audit"),
-            Ok(AUDIT_STREAM.to_owned())
+            stream(AUDIT_STREAM)
         );
+        assert_eq!(found("arn:aws:sqs:r:000000000000:jobs_1"), queue("jobs_1"));
+        assert_eq!(found("arn:aws:sqs:r:000000000000:jobs.fifo"), queue("jobs.fifo"));
         for bad in [
-            "arn:aws:sqs:r:000000000000:s",
+            "arn:aws:sqs:r:000000000000:a.b",
+            "arn:aws:sqs:r:000000000000:.fifo",
+            "arn:aws:sqs:r:12:s",
+            "arn:other:sqs:r:000000000000:s",
             "arn:aws:dynamodb:r:000000000000:table/t/stream/s",
             "arn:aws:kinesis:r:000000000000:stream/bowline.async.000000000000.f",
             "s",

@@ -151,23 +151,27 @@ struct Failures {
 
 /// Reads the answer of a function that reports which events failed.
 pub(crate) fn answer(answer: &[u8], events: &[&Event]) -> Answer {
-    let text = answer.trim_ascii();
-    if text.is_empty() || matches!(text, b"null" | b"\"\"") {
-        return Answer::Processed;
-    }
-    let Ok(Failures { batch_item_failures }) = serde_json::from_slice(text) else {
-        return Answer::Unintelligible;
+    let index = |name: &String| {
+        let is_named = |event: &&Event| sequence_number(event.position) == *name;
+        events.iter().position(is_named)
     };
-    let failures = batch_item_failures.unwrap_or_default();
-    let index = |failure: &Value| {
-        let named = failure.get("itemIdentifier")?.as_str()?;
-        events.iter().position(|event| sequence_number(event.position) == named)
-    };
-    let indices: Option<Vec<usize>> = failures.iter().map(index).collect();
+    let indices = failures(answer).and_then(|names| names.iter().map(index).collect::<Option<Vec<_>>>());
     match indices {
         None => Answer::Unintelligible,
         Some(indices) => indices.into_iter().min().map_or(Answer::Processed, Answer::FailedFrom),
     }
+}
+
+/// The items that an answer says have failed; none if it names something other than a text.
+pub(crate) fn failures(answer: &[u8]) -> Option<Vec<String>> {
+    let text = answer.trim_ascii();
+    if text.is_empty() || matches!(text, b"null" | b"\"\"") {
+        return Some(Vec::new());
+    }
+    let Failures { batch_item_failures } = serde_json::from_slice(text).ok()?;
+    let failures = batch_item_failures.unwrap_or_default();
+    let name = |failure: &Value| Some(failure.get("itemIdentifier")?.as_str()?.to_owned());
+    failures.iter().map(name).collect()
 }
 
 #[cfg(test)]

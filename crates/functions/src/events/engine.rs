@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_aws::sqs::Sqs;
 use bowline_stream::session::{self, CreateError as SessionCreateError, SessionId, Start};
 use bowline_stream::{CreateError, Handle, Settings, StreamId};
 use parking_lot::Mutex;
@@ -36,6 +37,8 @@ pub struct Options {
     pub host: Handle,
     pub sessions: session::Handle,
     pub timing: Timing,
+    /// Where queues are, if the node is configured with a place.
+    pub queues: Option<Sqs>,
 }
 
 /// How long things wait.
@@ -73,6 +76,7 @@ pub(crate) struct Engine {
     pub host: Handle,
     pub sessions: session::Handle,
     pub timing: Timing,
+    queues: Option<Sqs>,
     /// Streams that have been seen, by name.
     streams: Mutex<HashMap<String, StreamId>>,
     /// What runs for each function's stream.
@@ -90,6 +94,7 @@ impl Engine {
             host: options.host,
             sessions: options.sessions,
             timing: options.timing,
+            queues: options.queues,
             streams: Mutex::default(),
             pumps: Mutex::default(),
             workers: Mutex::default(),
@@ -97,6 +102,17 @@ impl Engine {
             tasks: Mutex::default(),
             runtime: RuntimeHandle::current(),
         }
+    }
+
+    /// Where queues are.
+    pub fn queues(&self) -> Result<&Sqs, Error> {
+        self.queues.as_ref().ok_or_else(|| {
+            Error::InvalidParameter(
+                "No SQS endpoint is configured on this node; start it with --sqs-endpoint http://HOST:PORT to read \
+                 queues."
+                    .to_owned(),
+            )
+        })
     }
 
     /// Runs a task that ends soon after the engine is told to stop.

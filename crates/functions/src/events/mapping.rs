@@ -22,14 +22,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::arn;
+use super::arn::{self, Source};
 use super::attempt::Ending;
 use super::batch::{self, Answer, Frame, SHARD};
 use super::engine::Engine;
 use super::outcome::{BatchCondition, LostBatch, Response, Verdict};
 use super::policy::{self, AfterBatchError};
 use crate::error::Error;
-use crate::model::events::{MappingSettings, MappingStart};
+use crate::model::events::{Mapping, MappingSettings, MappingStart};
 use crate::name::FunctionRef;
 use crate::operations::mappings;
 use crate::pattern::Pattern;
@@ -43,8 +43,8 @@ const BATCH_BYTES_MAX: usize = 3_500_000;
 /// How often a gathering worker looks whether there is more.
 const GATHER_EVERY: Duration = Duration::from_millis(100);
 
-const FAILED: &str = "PROBLEM: Function call failed";
-const THROTTLED: &str = "PROBLEM: Function call was throttled";
+pub(super) const FAILED: &str = "PROBLEM: Function call failed";
+pub(super) const THROTTLED: &str = "PROBLEM: Function call was throttled";
 
 /// One worker's tools.
 struct Worker {
@@ -56,7 +56,7 @@ struct Worker {
     frame: Frame,
     stream: StreamId,
     session: SessionId,
-    stop: watch::Receiver<bool>,
+    until: Until,
 }
 
 /// Some consecutive events of a batch on their way.
@@ -118,9 +118,12 @@ impl Inner {
             let Some(entry) = self.registry.mappings.get(&id) else {
                 return;
             };
-            match self.worker(&engine, &entry, stop.clone()).await {
-                Ok(worker) if entry.mapping.settings.is_enabled => return self.run_workers(worker).await,
-                Ok(_) => return,
+            let until = Until {
+                engine: engine.clone(),
+                stop: stop.clone(),
+            };
+            match self.run_enabled(&engine, &entry, until).await {
+                Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(
                         mapping = id,
@@ -140,15 +143,41 @@ impl Inner {
         }
     }
 
+    /// Works a mapping's source off as long as it is enabled.
+    async fn run_enabled(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        entry: &MappingEntry,
+        until: Until,
+    ) -> Result<(), Error> {
+        let is_enabled = entry.mapping.settings.is_enabled;
+        match arn::source(&entry.mapping.source_arn)? {
+            Source::Stream(stream) => {
+                let worker = self.worker(engine, entry, until, &stream).await?;
+                if is_enabled {
+                    self.clone().run_workers(worker).await;
+                }
+            }
+            Source::Queue(queue) => {
+                let poller = self.poller(entry, until, &queue).await?;
+                if is_enabled {
+                    self.clone().run_poller(poller).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the mapping's session if there is none yet.
     async fn worker(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
         entry: &MappingEntry,
-        stop: watch::Receiver<bool>,
+        until: Until,
+        stream: &str,
     ) -> Result<Worker, Error> {
         let mapping = &entry.mapping;
-        let stream = self.stream(&arn::source(&mapping.source_arn)?).await?;
+        let stream = self.stream(stream).await?;
         let known = entry.session.as_ref().and_then(|session| session.parse().ok());
         let session = match known {
             Some(session) => session,
@@ -165,13 +194,12 @@ impl Inner {
                 session
             }
         };
-        let parsed = mapping.settings.filters.iter().map(|filter| Pattern::parse(filter));
         Ok(Worker {
             engine: engine.clone(),
             id: mapping.id.clone(),
             function: mapping.function.clone(),
             settings: mapping.settings.clone(),
-            filters: parsed.collect::<Result<_, _>>().map_err(Error::service)?,
+            filters: filters(mapping)?,
             frame: Frame {
                 source_arn: mapping.source_arn.clone(),
                 region: self.region().to_owned(),
@@ -182,7 +210,7 @@ impl Inner {
             },
             stream,
             session,
-            stop,
+            until,
         })
     }
 
@@ -197,7 +225,7 @@ impl Inner {
 
     async fn run_worker(self: Arc<Self>, worker: Arc<Worker>) {
         let mut failures = 0;
-        while worker.runs() {
+        while worker.until.runs() {
             worker.gather().await;
             match worker.read().await {
                 Ok(None) => failures = 0,
@@ -215,7 +243,7 @@ impl Inner {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(mapping = worker.id, %error, "a mapping's stream cannot be read");
-                    worker.pause(worker.engine.backoff().after(failures)).await;
+                    worker.until.pause(worker.engine.backoff().after(failures)).await;
                 }
             }
         }
@@ -240,7 +268,7 @@ impl Inner {
         }
         let mut throttles = 0;
         while let Some(mut part) = parts.pop_front() {
-            if !worker.runs() {
+            if !worker.until.runs() {
                 parts.push_front(part);
                 break;
             }
@@ -258,7 +286,7 @@ impl Inner {
                     if let Some(from) = rest {
                         part.events.start += from;
                         part.tries = 1;
-                        worker.pause(worker.engine.backoff().after(1)).await;
+                        worker.until.pause(worker.engine.backoff().after(1)).await;
                         parts.push_front(part);
                     }
                 }
@@ -277,7 +305,7 @@ impl Inner {
                     );
                     self.registry.mappings.note(&worker.id, THROTTLED);
                     throttles += 1;
-                    worker.pause(worker.engine.backoff().after(throttles)).await;
+                    worker.until.pause(worker.engine.backoff().after(throttles)).await;
                     parts.push_front(part);
                 }
                 Tried::TooLarge => halve(&mut parts, part),
@@ -305,7 +333,7 @@ impl Inner {
             ),
             AfterBatchError::Retry => {
                 self.metrics.events.retried(worker.function.name.as_str());
-                worker.pause(worker.engine.backoff().after(part.tries)).await;
+                worker.until.pause(worker.engine.backoff().after(part.tries)).await;
                 parts.push_front(part);
             }
             AfterBatchError::Exhausted => {
@@ -420,6 +448,12 @@ fn judge(worker: &Worker, response: InvocationResponse, events: &[&Event]) -> Tr
     }
 }
 
+/// The patterns of a mapping.
+pub(super) fn filters(mapping: &Mapping) -> Result<Vec<Pattern>, Error> {
+    let parsed = mapping.settings.filters.iter().map(|filter| Pattern::parse(filter));
+    parsed.collect::<Result<_, _>>().map_err(Error::service)
+}
+
 /// The two halves of a part take its place.
 fn halve(parts: &mut VecDeque<Part>, part: Part) {
     let middle = part.events.start + (part.events.len() / 2).max(1);
@@ -434,12 +468,19 @@ fn halve(parts: &mut VecDeque<Part>, part: Part) {
     parts.push_front(half(part.events.start..middle));
 }
 
-impl Worker {
-    fn runs(&self) -> bool {
+/// How long a mapping's workers go on: until the mapping changes or the node stops.
+#[derive(Clone)]
+pub(super) struct Until {
+    pub engine: Arc<Engine>,
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Until {
+    pub fn runs(&self) -> bool {
         !*self.stop.borrow() && !self.engine.is_stopping()
     }
 
-    async fn stopped(&self) {
+    pub async fn stopped(&self) {
         let mut stop = self.stop.clone();
         tokio::select! {
             // A sender that is gone belongs to a mapping that is gone.
@@ -448,13 +489,15 @@ impl Worker {
         }
     }
 
-    async fn pause(&self, time: Duration) {
+    pub async fn pause(&self, time: Duration) {
         tokio::select! {
             () = self.stopped() => {}
             () = tokio::time::sleep(time) => {}
         }
     }
+}
 
+impl Worker {
     async fn read(&self) -> Result<Option<Batch>, ReadError> {
         let request = ReadRequest {
             events_max: self.settings.batch_size.min(BATCH_EVENTS_MAX) as usize,
@@ -464,7 +507,7 @@ impl Worker {
             worker: self.id.clone(),
         };
         tokio::select! {
-            () = self.stopped() => Ok(None),
+            () = self.until.stopped() => Ok(None),
             read = self.engine.sessions.read(&self.session, request) => read,
         }
     }
@@ -476,7 +519,7 @@ impl Worker {
         }
         let window = Duration::from_secs(self.settings.window_seconds.into());
         let mut first_seen = None;
-        while self.runs() {
+        while self.until.runs() {
             let Ok((events, bytes)) = self.waiting().await else {
                 return;
             };
@@ -489,7 +532,7 @@ impl Worker {
                     return;
                 }
             }
-            self.pause(GATHER_EVERY.min(window)).await;
+            self.until.pause(GATHER_EVERY.min(window)).await;
         }
     }
 

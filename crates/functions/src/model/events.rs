@@ -3,6 +3,7 @@
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 
+use crate::events::arn;
 use crate::name::{FunctionName, FunctionRef, Qualifier};
 
 /// How the events of one function, version or alias are retried and where their outcomes go.
@@ -44,7 +45,7 @@ pub enum PutMode {
     Merge,
 }
 
-/// A stream whose events a function is invoked with.
+/// A stream or a queue whose events a function is invoked with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
     /// A UUID.
@@ -52,6 +53,7 @@ pub struct Mapping {
     pub account: AccountId,
     pub function: FunctionRef,
     pub source_arn: String,
+    /// Without meaning for a queue.
     pub start: MappingStart,
     pub settings: MappingSettings,
     pub last_modified: Timestamp,
@@ -68,6 +70,13 @@ pub enum MappingStart {
     AtTimestamp(Timestamp),
 }
 
+impl Mapping {
+    /// Whether it reads a queue, not a stream.
+    pub fn reads_a_queue(&self) -> bool {
+        matches!(arn::source(&self.source_arn), Ok(arn::Source::Queue(_)))
+    }
+}
+
 /// What a mapping is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MappingState {
@@ -82,7 +91,7 @@ pub enum MappingState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingSettings {
     pub is_enabled: bool,
-    /// 1 to 10,000; a batch has no more than 1,000 events whatever is asked.
+    /// 1 to 10,000; a batch of a stream has no more than 1,000 events whatever is asked.
     pub batch_size: u32,
     /// How long to gather a batch: 0 to 300.
     pub window_seconds: u32,
@@ -100,6 +109,8 @@ pub struct MappingSettings {
     pub filters: Vec<String>,
     /// The ARN of a function or stream.
     pub on_failure: Option<String>,
+    /// Of a queue: invocations at once, 2 to 1,000; none: no limit of its own.
+    pub concurrency_max: Option<u32>,
 }
 
 impl Default for MappingSettings {
@@ -115,6 +126,7 @@ impl Default for MappingSettings {
             reports_failures: false,
             filters: Vec::new(),
             on_failure: None,
+            concurrency_max: None,
         }
     }
 }
@@ -124,7 +136,8 @@ impl Default for MappingSettings {
 pub struct CreateMapping {
     pub function: FunctionRef,
     pub source_arn: String,
-    pub start: MappingStart,
+    /// A stream needs one, a queue has none.
+    pub start: Option<MappingStart>,
     pub settings: MappingChange,
 }
 
@@ -145,6 +158,8 @@ pub struct MappingChange {
     pub filters: Option<Vec<String>>,
     /// An empty ARN removes it.
     pub on_failure: Option<String>,
+    /// `Some(None)` removes the limit.
+    pub concurrency_max: Option<Option<i64>>,
 }
 
 /// Which mappings a list shows.

@@ -7,8 +7,11 @@ use bowline_store::Version as StoreVersion;
 
 use super::{list, refusals, validate};
 use crate::error::Error;
-use crate::events::arn::{self, Purpose};
-use crate::model::events::{CreateMapping, Mapping, MappingChange, MappingFilter, MappingSettings, MappingState};
+use crate::events::arn::{self, Purpose, QueueName, Source};
+use crate::events::find_queue;
+use crate::model::events::{
+    CreateMapping, Mapping, MappingChange, MappingFilter, MappingSettings, MappingStart, MappingState,
+};
 use crate::model::{Caller, Page, PageRequest};
 use crate::name::FunctionRef;
 use crate::pattern::Pattern;
@@ -17,22 +20,34 @@ use crate::service::Inner;
 
 /// Most patterns of one mapping.
 const FILTERS_MAX: usize = 5;
-/// What a filter can look at.
-const FILTER_KEYS: [&str; 2] = ["data", "partitionKey"];
+/// What a filter of a stream's events can look at.
+const STREAM_FILTER_KEYS: [&str; 2] = ["data", "partitionKey"];
+/// What a filter of a queue's messages can look at.
+const QUEUE_FILTER_KEYS: [&str; 6] = [
+    "messageId",
+    "receiptHandle",
+    "body",
+    "attributes",
+    "messageAttributes",
+    "md5OfBody",
+];
+/// What one request to a queue brings: larger batches need a window.
+const RECEIVE_MAX: u32 = 10;
 
 pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, request: CreateMapping) -> Result<Mapping, Error> {
-    let stream = arn::source(&request.source_arn)?;
-    inner.stream(&stream).await?;
+    let source = arn::source(&request.source_arn)?;
+    check_start(&source, request.start)?;
     let function = inner.entry(&request.function)?;
-    inner.target(&function, &request.function)?;
+    let timeout = inner.target(&function, &request.function)?.configuration.timeout_seconds;
     check_destination(&inner, &request.settings, &caller).await?;
-    let settings = apply(MappingSettings::default(), request.settings)?;
+    let settings = apply(&source, defaults(&source), request.settings)?;
+    check_source(&inner, &source, timeout).await?;
     let mapping = Mapping {
         id: RequestId::random(&inner.entropy).to_string(),
         account: caller.account.clone(),
         function: request.function,
         source_arn: request.source_arn,
-        start: request.start,
+        start: request.start.unwrap_or(MappingStart::TrimHorizon),
         settings,
         last_modified: inner.clock.now(),
         state: MappingState::Creating,
@@ -71,7 +86,8 @@ pub(crate) async fn update(
         entry.mapping.function = function.clone();
         unique(&inner, &entry.mapping)?;
     }
-    entry.mapping.settings = apply(entry.mapping.settings, request)?;
+    let source = arn::source(&entry.mapping.source_arn)?;
+    entry.mapping.settings = apply(&source, entry.mapping.settings, request)?;
     entry.mapping.last_modified = inner.clock.now();
     entry.mapping.state = match (&entry.session, entry.mapping.settings.is_enabled) {
         (None, _) => MappingState::Creating,
@@ -128,7 +144,7 @@ pub(crate) fn list(
     list::mappings(found, page)
 }
 
-/// The session that reads a new mapping's stream has been made.
+/// The session that reads a new mapping's stream has been made, or its queue found.
 pub(crate) async fn settle(inner: &Arc<Inner>, id: &str, session: String) -> Result<(), Error> {
     let _alone = inner.mapping_lock.lock().await;
     let Some(old) = inner.registry.mappings.get(id) else {
@@ -205,8 +221,88 @@ async fn check_destination(inner: &Inner, change: &MappingChange, caller: &Calle
     }
 }
 
-fn apply(mut to: MappingSettings, from: MappingChange) -> Result<MappingSettings, Error> {
+fn check_start(source: &Source, start: Option<MappingStart>) -> Result<(), Error> {
+    match (source, start) {
+        (Source::Stream(_), None) => Err(Error::InvalidParameter(
+            "1 validation error detected: Value null at 'startingPosition' failed to satisfy constraint: Member must \
+             not be null."
+                .to_owned(),
+        )),
+        (Source::Queue(_), Some(_)) => Err(Error::InvalidParameter(
+            "StartingPosition is not valid for SQS event sources.".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a source that is not there, or that would give out again what its function still works on.
+async fn check_source(inner: &Inner, source: &Source, timeout_seconds: u32) -> Result<(), Error> {
+    match source {
+        Source::Stream(stream) => inner.stream(stream).await.map(drop),
+        Source::Queue(queue) => {
+            let (_, visibility) = find_queue(inner.streams()?.queues()?, queue).await?;
+            if visibility.as_secs() < u64::from(timeout_seconds) {
+                return Err(Error::InvalidParameter(format!(
+                    "Queue visibility timeout: {} seconds is less than Function timeout: {timeout_seconds} seconds",
+                    visibility.as_secs()
+                )));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn defaults(source: &Source) -> MappingSettings {
+    let defaults = MappingSettings::default();
+    match source {
+        Source::Stream(_) => defaults,
+        Source::Queue(_) => MappingSettings {
+            batch_size: RECEIVE_MAX,
+            ..defaults
+        },
+    }
+}
+
+/// What only one kind of source has.
+fn check_kind(source: &Source, from: &MappingChange) -> Result<(), Error> {
+    let (kind, foreign) = match source {
+        Source::Stream(_) => ("a stream", [("ScalingConfig", from.concurrency_max.is_some())].to_vec()),
+        Source::Queue(_) => (
+            "an SQS queue",
+            vec![
+                ("ParallelizationFactor", from.parallelization.is_some()),
+                ("MaximumRecordAgeInSeconds", from.age_seconds_max.is_some()),
+                ("MaximumRetryAttempts", from.retries_max.is_some()),
+                ("BisectBatchOnFunctionError", from.bisects == Some(true)),
+                ("DestinationConfig", from.on_failure.as_ref().is_some_and(|arn| !arn.is_empty())),
+            ],
+        ),
+    };
+    match foreign.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((member, _)) => Err(Error::InvalidParameter(format!(
+            "{member} is not supported for {kind} as event source."
+        ))),
+    }
+}
+
+fn check_batch(queue: &QueueName, settings: &MappingSettings) -> Result<(), Error> {
+    let refused = |text: &str| Err(Error::InvalidParameter(text.to_owned()));
+    let (size, window) = (settings.batch_size, settings.window_seconds);
+    if queue.is_ordered() && (size > RECEIVE_MAX || window > 0) {
+        return refused("A FIFO queue takes a batch size of 10 at most, and no batching window.");
+    }
+    if size > RECEIVE_MAX && window == 0 {
+        return refused(
+            "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10",
+        );
+    }
+    Ok(())
+}
+
+fn apply(source: &Source, mut to: MappingSettings, from: MappingChange) -> Result<MappingSettings, Error> {
     use validate::within;
+    check_kind(source, &from)?;
     to.is_enabled = from.is_enabled.unwrap_or(to.is_enabled);
     if let Some(size) = from.batch_size {
         to.batch_size = within("batchSize", size, 1, 10_000)?;
@@ -232,29 +328,41 @@ fn apply(mut to: MappingSettings, from: MappingChange) -> Result<MappingSettings
     to.bisects = from.bisects.unwrap_or(to.bisects);
     to.reports_failures = from.reports_failures.unwrap_or(to.reports_failures);
     if let Some(filters) = from.filters {
-        check_filters(&filters)?;
+        check_filters(source, &filters)?;
         to.filters = filters;
+    }
+    if let Some(max) = from.concurrency_max {
+        let max = max.map(|max| within("scalingConfig.maximumConcurrency", max, 2, 1000));
+        to.concurrency_max = max.transpose()?;
     }
     if let Some(arn) = from.on_failure {
         to.on_failure = Some(arn).filter(|arn| !arn.is_empty());
     }
+    if let Source::Queue(queue) = source {
+        check_batch(queue, &to)?;
+    }
     Ok(to)
 }
 
-fn check_filters(filters: &[String]) -> Result<(), Error> {
+fn check_filters(source: &Source, filters: &[String]) -> Result<(), Error> {
     if filters.len() > FILTERS_MAX {
         return Err(Error::InvalidParameter(format!(
             "Number of filters exceeds the limit of {FILTERS_MAX}."
         )));
     }
+    let keys: &[&str] = match source {
+        Source::Stream(_) => &STREAM_FILTER_KEYS,
+        Source::Queue(_) => &QUEUE_FILTER_KEYS,
+    };
     for filter in filters {
         let invalid =
             |why: String| Error::InvalidParameter(format!("Invalid filter pattern definition: {why} (`{filter}`)."));
         let pattern = Pattern::parse(filter).map_err(|error| invalid(error.to_string()))?;
-        let unknown = pattern.keys().into_iter().find(|key| !FILTER_KEYS.contains(key));
+        let unknown = pattern.keys().into_iter().find(|key| !keys.contains(key));
         if let Some(key) = unknown {
             return Err(invalid(format!(
-                "a filter looks at `data` and `partitionKey`, not at `{key}`"
+                "a filter looks at {}, not at `{key}`",
+                keys.join(", ")
             )));
         }
     }

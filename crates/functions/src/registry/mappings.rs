@@ -16,7 +16,7 @@ use crate::model::events::Mapping;
 #[derive(Clone)]
 pub(crate) struct MappingEntry {
     pub mapping: Mapping,
-    /// The session that reads its stream; none until it is made.
+    /// The session that reads its stream, or the address of its queue; none until it is known.
     pub session: Option<String>,
     pub at: StoreVersion,
 }

@@ -15,7 +15,7 @@ pub(in crate::registry) struct MappingRecord {
     function: String,
     source_arn: String,
     start: StartRecord,
-    /// The session that reads the stream; none until it is made.
+    /// The session that reads the stream, or the address of the queue; none until it is made.
     session: Option<String>,
     is_enabled: bool,
     batch_size: u32,
@@ -28,6 +28,8 @@ pub(in crate::registry) struct MappingRecord {
     filters: Vec<String>,
     on_failure: Option<String>,
     last_modified: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    concurrency_max: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,6 +71,7 @@ impl MappingRecord {
             filters: settings.filters,
             on_failure: settings.on_failure,
             last_modified: from.last_modified,
+            concurrency_max: settings.concurrency_max,
         }
     }
 
@@ -101,6 +104,7 @@ impl MappingRecord {
                 reports_failures: self.reports_failures,
                 filters: self.filters,
                 on_failure: self.on_failure,
+                concurrency_max: self.concurrency_max,
             },
             last_modified: self.last_modified,
             state,

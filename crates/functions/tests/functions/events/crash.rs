@@ -133,7 +133,7 @@ async fn prepare() -> Arc<TempDir> {
     let request = bowline_functions::model::events::CreateMapping {
         function: crate::world::target("reader"),
         source_arn: super::harness::source("s"),
-        start: bowline_functions::model::events::MappingStart::TrimHorizon,
+        start: Some(bowline_functions::model::events::MappingStart::TrimHorizon),
         settings: strict,
     };
     let mapping = events.world.handle.create_mapping(&caller, request).await.unwrap();

@@ -70,6 +70,7 @@ impl Streams {
             host: self.host.clone(),
             sessions: self.sessions.handle(),
             timing: timing(),
+            queues: None,
         }
     }
 
@@ -218,7 +219,7 @@ impl Events {
         let request = CreateMapping {
             function: target(name),
             source_arn: source(stream),
-            start: MappingStart::TrimHorizon,
+            start: Some(MappingStart::TrimHorizon),
             settings,
         };
         let mapping = self.world.handle.create_mapping(&caller(), request).await.unwrap();

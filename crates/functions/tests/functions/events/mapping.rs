@@ -254,7 +254,7 @@ async fn a_mapping_lives_from_creation_to_deletion() {
     let again = CreateMapping {
         function: target("f"),
         source_arn: source("s"),
-        start: MappingStart::Latest,
+        start: Some(MappingStart::Latest),
         settings: MappingChange::default(),
     };
     let refused = handle.create_mapping(&caller(), again.clone()).await;
@@ -327,7 +327,7 @@ async fn mappings_that_cannot_work_are_refused() {
         let request = CreateMapping {
             function: target(name),
             source_arn: arn.to_owned(),
-            start: MappingStart::TrimHorizon,
+            start: Some(MappingStart::TrimHorizon),
             settings,
         };
         let refused = events.world.handle.create_mapping(&caller(), request).await;
