@@ -119,7 +119,8 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, id: String) -> Res
 /// The mappings that read a stream.
 pub(crate) fn of_stream(inner: &Inner, stream: &str) -> Vec<String> {
     let all = inner.registry.mappings.all();
-    let reads = |mapping: &Mapping| arn::source(&mapping.source_arn).is_ok_and(|source| source == stream);
+    let wanted = Source::Stream(stream.to_owned());
+    let reads = |mapping: &Mapping| arn::source(&mapping.source_arn).is_ok_and(|source| source == wanted);
     let found = all.iter().map(|entry| &entry.mapping).filter(|mapping| reads(mapping));
     found.map(|mapping| mapping.id.clone()).collect()
 }
