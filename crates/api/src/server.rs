@@ -6,6 +6,7 @@
 
 mod connection;
 mod detach;
+mod settle;
 mod timer;
 pub mod tls;
 

@@ -58,3 +58,39 @@ fn a_python_file_is_deployed_invoked_and_removed() -> Result<()> {
     );
     Ok(())
 }
+
+/// Runs `bowline invoke --local` on a Python file in an empty folder; no node runs.
+fn invoke_locally(source: &str, words: &[&str]) -> Result<(Output, tempfile::TempDir)> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("once.py"), source)?;
+    let output = Command::new(node::binary()?)
+        .args(["invoke", "--local", "once.py"])
+        .args(words)
+        .current_dir(folder.path())
+        .env("BOWLINE_ENDPOINT", "http://127.0.0.1:1")
+        .output()?;
+    Ok((output, folder))
+}
+
+#[test]
+fn a_file_is_invoked_once_without_a_node() -> Result<()> {
+    if !place::is_installed("python3") {
+        skip("there is no python3");
+        return Ok(());
+    }
+    let source = "import os\ndef handler(event, context):\n    print('seen')\n    return [event, os.environ['SHADE']]\n";
+    let (output, folder) = invoke_locally(source, &["-d", "7", "--env", "SHADE=blue"])?;
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{log}");
+    ensure!(output.stdout == b"[7, \"blue\"]\n", "{output:?}");
+    ensure!(log.contains("seen") && log.contains("REPORT RequestId:"), "{log}");
+    let left: Vec<_> = std::fs::read_dir(folder.path())?.collect();
+    ensure!(left.len() == 1, "more than the source is left: {left:?}");
+    let (failed, _folder) = invoke_locally("def handler(event, context):\n    raise KeyError('no')\n", &[])?;
+    ensure!(!failed.status.success(), "a failing function must fail the command");
+    ensure!(
+        String::from_utf8_lossy(&failed.stdout).contains("KeyError"),
+        "{failed:?}"
+    );
+    Ok(())
+}

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use super::detach::Detach;
+use super::settle::Settle;
 use super::timer::ConnectionTimer;
 use crate::auth::Peer;
 use crate::dispatch::{self, Node};
@@ -34,7 +35,11 @@ pub struct Connection {
 
 impl Connection {
     /// Serves the connection until either side ends it.
-    pub async fn run(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    pub async fn run(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        Settle::new(self.serve(stream)).await;
+    }
+
+    async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let (node, alive, peer) = (self.node, self.alive, self.peer);
         let service = service_fn(move |request| {
             let outlives = !dispatch::ends_with_its_caller(&request);

@@ -1,5 +1,6 @@
 //! `bowline deploy`: makes a package and creates or updates the function through the Lambda API.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,10 +27,19 @@ const POLL_MAX: Duration = Duration::from_millis(200);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A Cargo project, a `.py`, `.js` or `.mjs` file, a folder, a `.zip` or a `.wasm`.
-    path: std::path::PathBuf,
+    path: PathBuf,
     /// The function's name [default: what the path is called].
     #[arg(long)]
     name: Option<String>,
+    #[command(flatten)]
+    making: Making,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// How a package is made and configured; what is not given is detected, or stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+pub struct Making {
     /// Lambda's name of the runtime [default: detected].
     #[arg(long)]
     runtime: Option<String>,
@@ -54,8 +64,34 @@ pub struct Args {
     /// Which program of a Cargo project.
     #[arg(long, value_name = "NAME")]
     bin: Option<String>,
-    #[command(flatten)]
-    remote: Remote,
+}
+
+impl Making {
+    /// What is to be packaged, and what it is to be called.
+    pub fn wanted(&self, path: PathBuf, name: Option<String>) -> Wanted {
+        Wanted {
+            path,
+            name,
+            runtime: self.runtime.clone(),
+            handler: self.handler.clone(),
+            target: self
+                .target
+                .as_deref()
+                .map(Target::named)
+                .or(self.native.then(Target::native)),
+            bin: self.bin.clone(),
+        }
+    }
+
+    pub fn settings(&self) -> Settings {
+        let variable = |(name, value): &(String, String)| (name.clone(), json!(value));
+        let environment: Map<_, _> = self.environment.iter().map(variable).collect();
+        Settings {
+            memory_mb: self.memory,
+            timeout_seconds: self.timeout,
+            environment: (!environment.is_empty()).then_some(environment),
+        }
+    }
 }
 
 /// What a deployment sets besides the package; what is `None` stays as it is.
@@ -69,28 +105,8 @@ pub struct Settings {
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let progress = Progress::stderr();
     let client = args.remote.client();
-    let wanted = Wanted {
-        path: args.path,
-        name: args.name,
-        runtime: args.runtime,
-        handler: args.handler,
-        target: args
-            .target
-            .as_deref()
-            .map(Target::named)
-            .or(args.native.then(Target::native)),
-        bin: args.bin,
-    };
-    let environment: Map<_, _> = args
-        .environment
-        .into_iter()
-        .map(|(name, value)| (name, json!(value)))
-        .collect();
-    let settings = Settings {
-        memory_mb: args.memory,
-        timeout_seconds: args.timeout,
-        environment: (!environment.is_empty()).then_some(environment),
-    };
+    let wanted = args.making.wanted(args.path, args.name);
+    let settings = args.making.settings();
     // Asked first, so that nobody waits for a build only to learn that there is no node.
     client.get("/2016-08-19/account-settings")?;
     let package = package::assemble(&wanted, &progress)?;

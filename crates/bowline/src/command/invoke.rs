@@ -1,23 +1,28 @@
 //! `bowline invoke`: runs a function and prints its answer.
 
+mod local;
 mod stream;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use ureq::http::{HeaderMap, HeaderValue, Method};
 
+use super::deploy::Making;
 use crate::client::{Client, ClientError, Remote, escape, function_path};
 use crate::output::{self, Output};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Name or ARN of the function, with `:QUALIFIER` if wanted.
+    /// Name or ARN of the function, with `:QUALIFIER` if wanted; with `--local` the path of its code.
     name: String,
+    /// Run the code at this path once, without a node: whatever `bowline deploy` takes.
+    #[arg(long, conflicts_with = "qualifier")]
+    local: bool,
     /// The event: JSON, `@FILE`, or `-` for standard input.
     #[arg(short, long, value_name = "JSON", default_value = "{}")]
     data: String,
@@ -28,10 +33,12 @@ pub struct Args {
     #[arg(long)]
     tail: bool,
     /// Print the answer while the function writes it.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "local")]
     stream: bool,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten, next_help_heading = "With --local")]
+    making: Making,
 }
 
 /// What an invocation gave.
@@ -48,8 +55,16 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     if args.stream {
         return stream::run(&args, event, output);
     }
-    let invoked = invoke(&args.remote.client(), &args.name, args.qualifier.as_deref(), event)?;
-    if args.tail
+    let invoked = if args.local {
+        local::invoke(args.name.as_ref(), &args.making, event)?
+    } else {
+        if args.making != Making::default() {
+            bail!("how code is packaged and configured can be said with --local only; `bowline deploy` does it on a node");
+        }
+        invoke(&args.remote.client(), &args.name, args.qualifier.as_deref(), event)?
+    };
+    // A local function has no other log.
+    if (args.tail || args.local)
         && let Some(log) = &invoked.log_tail
     {
         std::io::stderr().write_all(log)?;
@@ -62,15 +77,25 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
             output::bytes(b"\n")?;
         }
     }
-    Ok(ended(&args.name, invoked.function_error.as_deref()))
+    let hint = if args.local {
+        "its log is above".to_owned()
+    } else {
+        elsewhere(&args.name)
+    };
+    Ok(ended(&args.name, invoked.function_error.as_deref(), &hint))
 }
 
-/// Says that the function failed, if it did.
-fn ended(name: &str, error: Option<&str>) -> ExitCode {
+/// Where the log of a function on a node is shown.
+fn elsewhere(name: &str) -> String {
+    format!("`bowline logs {name}` shows its log")
+}
+
+/// Says that the function failed, if it did, and where to look.
+fn ended(name: &str, error: Option<&str>, hint: &str) -> ExitCode {
     let Some(error) = error else {
         return ExitCode::SUCCESS;
     };
-    eprintln!("`{name}` failed ({error}); `bowline logs {name}` shows its log");
+    eprintln!("`{name}` failed ({error}); {hint}");
     ExitCode::FAILURE
 }
 

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bowline_api::event_stream::{Decoder, Message};
 use serde::Deserialize;
 
-use super::{Args, ended, query};
+use super::{Args, elsewhere, ended, query};
 use crate::client::{escape, header};
 use crate::output::{self, Output};
 
@@ -40,7 +40,7 @@ pub fn run(args: &Args, event: Vec<u8>, output: Output) -> anyhow::Result<ExitCo
     if let Some(details) = end.error_details {
         eprintln!("{details}");
     }
-    Ok(ended(&args.name, end.error_code.as_deref()))
+    Ok(ended(&args.name, end.error_code.as_deref(), &elsewhere(&args.name)))
 }
 
 /// Prints the pieces as they come, up to the end.
