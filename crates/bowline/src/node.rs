@@ -62,7 +62,6 @@ impl Node {
         let mut registry = Registry::with_prefix("bowline");
         let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
-            events: Some(data_service.events()),
             durable: durable_executions(),
             events: Some(data_service.events(remote.queues)),
             clock: clock.clone(),
