@@ -1,6 +1,7 @@
 //! The registry's nouns, as the API shows them.
 
 pub mod events;
+pub mod layers;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,9 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use bytes::Bytes;
 
+use self::layers::LayerUse;
 use crate::name::{AliasName, FunctionName, Qualifier, Version};
+use crate::package;
 use crate::policy::Policy;
 
 /// Who besides the owner may use a function, a version or an alias.
@@ -44,6 +47,8 @@ pub struct Configuration {
     pub architecture: Architecture,
     /// Digest and size of the deployment package as uploaded.
     pub code: CodePackage,
+    /// What lies in `/opt`; a later one wins over an earlier.
+    pub layers: Vec<LayerUse>,
     pub last_modified: Timestamp,
     /// Changes with every mutation; a UUID.
     pub revision_id: String,
@@ -52,6 +57,20 @@ pub struct Configuration {
     /// Settings that are stored and shown but have no effect on one node (VPC, tracing, KMS key and
     /// the like), as the wire's JSON object; keys are the wire's names.
     pub inert: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Configuration {
+    /// The digests of the layers' archives, in order.
+    pub(crate) fn layer_digests(&self) -> Vec<Digest> {
+        self.layers.iter().map(|layer| layer.code.digest).collect()
+    }
+
+    /// Whatever of the blobs and the unpacked code the version runs on.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
+        let layers = self.layer_digests();
+        let combination = package::layers::combination(&layers);
+        std::iter::once(self.code.digest).chain(layers).chain(combination)
+    }
 }
 
 /// The processor a function was built for.
@@ -158,6 +177,8 @@ pub struct Settings {
     pub memory_mib: Option<i64>,
     pub ephemeral_storage_mib: Option<i64>,
     pub environment: Option<BTreeMap<String, String>>,
+    /// ARNs of layer versions.
+    pub layers: Option<Vec<String>>,
     pub inert: serde_json::Map<String, serde_json::Value>,
 }
 

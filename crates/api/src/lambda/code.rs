@@ -33,14 +33,19 @@ impl CodeSource<'_> {
                 "Reading code from S3 is not configured on this node; send the deployment package as `ZipFile`.",
             ));
         }
-        let Some(Text(encoded)) = &self.zip_file else {
-            return Err(ApiError::invalid("Please provide a source for function code."));
-        };
-        let package = STANDARD
-            .decode(encoded.as_bytes())
-            .map_err(|error| ApiError::new(Exception::Serialization, format!("`ZipFile` is not base64: {error}")))?;
-        Ok(package.into())
+        match &self.zip_file {
+            Some(zip) => decode_zip(zip),
+            None => Err(ApiError::invalid("Please provide a source for function code.")),
+        }
     }
+}
+
+/// The bytes of a `ZipFile`.
+pub fn decode_zip(Text(encoded): &Text<'_>) -> Result<Bytes, ApiError> {
+    let decoded = STANDARD.decode(encoded.as_bytes());
+    decoded
+        .map(Bytes::from)
+        .map_err(|error| ApiError::new(Exception::Serialization, format!("`ZipFile` is not base64: {error}")))
 }
 
 /// `Architectures`: a list that holds exactly one.

@@ -45,6 +45,7 @@ struct SettingsMembers {
     memory_size: Option<i64>,
     environment: Option<Environment>,
     ephemeral_storage: Option<EphemeralStorage>,
+    layers: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -180,6 +181,7 @@ fn settings(body: &[u8]) -> Result<Settings, ApiError> {
         environment: members
             .environment
             .map(|environment| environment.variables.unwrap_or_default()),
+        layers: members.layers,
         inert,
     })
 }
