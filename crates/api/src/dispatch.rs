@@ -214,6 +214,7 @@ async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError
         Operation::Metrics => native::metrics(call.node).await,
         Operation::ReadLogs => native::read_logs(call),
         Operation::ReadCode => native::read_code(call).await,
+        Operation::ReadLayer => native::read_layer(call).await,
         _ => lambda::manage(call, body).await,
     }
 }

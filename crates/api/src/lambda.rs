@@ -12,6 +12,8 @@ mod event_invoke;
 mod features;
 mod function;
 mod invoke;
+mod layer;
+mod layer_policy;
 mod mapping;
 mod policy;
 mod read;
@@ -73,6 +75,15 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::PutResourcePolicy => policy::put_document(call, &body).await,
         Operation::DeleteResourcePolicy => policy::delete_document(call).await,
         Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
+        Operation::PublishLayerVersion => layer::publish(call, &body).await,
+        Operation::GetLayerVersion => layer::get(call).await,
+        Operation::GetLayerVersionByArn => layer::get_by_arn(call).await,
+        Operation::ListLayers => layer::list(call),
+        Operation::ListLayerVersions => layer::list_versions(call),
+        Operation::DeleteLayerVersion => layer::delete(call).await,
+        Operation::AddLayerVersionPermission => layer_policy::add(call, &body).await,
+        Operation::GetLayerVersionPolicy => layer_policy::get(call).await,
+        Operation::RemoveLayerVersionPermission => layer_policy::remove(call).await,
         _ => match durable::answer(call, &body).await {
             Some(answer) => answer,
             None => absent::answer(call, &body),

@@ -3,6 +3,7 @@
 mod logs;
 
 use bowline_functions::name::FunctionRef;
+use bowline_functions::name::layer::LayerRef;
 use http::{HeaderValue, Response, StatusCode};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 
@@ -57,6 +58,21 @@ pub async fn read_code(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     let target = function(call)?;
     let package = call.node.functions.read_code(&target).await?;
     Ok(reply::whole(StatusCode::OK, OCTETS, package))
+}
+
+/// `GET /v1/layers/{name}/versions/{number}/content`: the archive as uploaded. `account` may stand in
+/// the query, for links carry no headers; a node that looks at no signatures takes its word for it.
+pub async fn read_layer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let account = call.route.query.get("account").and_then(|text| text.parse().ok());
+    let owner = account.unwrap_or_else(|| call.account.clone());
+    let layer = LayerRef::parse(&call.route.resource, &owner)?;
+    let mut caller = call.caller();
+    if call.key.is_none() {
+        caller.account = owner;
+    }
+    let number = call.route.part.parse().map_err(|_| ApiError::no_such_resource())?;
+    let archive = call.node.functions.read_layer(&caller, &layer, number).await?;
+    Ok(reply::whole(StatusCode::OK, OCTETS, archive))
 }
 
 /// The function in the path; `version` and `account` may stand in the query, for links carry no headers. A node that

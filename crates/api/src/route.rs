@@ -26,6 +26,8 @@ pub struct Route<'a> {
     pub resource: Cow<'a, str>,
     /// The fourth segment after the prefix: an alias, say. Empty if there is none.
     pub part: Cow<'a, str>,
+    /// The sixth segment after the prefix: a layer's statement. Empty if there is none.
+    pub leaf: Cow<'a, str>,
     pub query: Query<'a>,
 }
 
@@ -55,6 +57,7 @@ pub fn resolve<'a>(method: &str, path_and_query: &'a str) -> Result<Route<'a>, R
         operation: operation.ok_or(RouteError::Unknown)?,
         resource: decode(rest.get(1).copied().unwrap_or_default())?,
         part: decode(rest.get(3).copied().unwrap_or_default())?,
+        leaf: decode(rest.get(5).copied().unwrap_or_default())?,
         query,
     })
 }
@@ -163,6 +166,7 @@ fn native(method: &str, rest: &[&str]) -> Option<Operation> {
     match (method, rest) {
         ("GET", ["functions", _, "logs"]) => Some(Operation::ReadLogs),
         ("GET", ["functions", _, "code"]) => Some(Operation::ReadCode),
+        ("GET", ["layers", _, "versions", _, "content"]) => Some(Operation::ReadLayer),
         _ => None,
     }
 }

@@ -20,7 +20,9 @@ pub const CREATE_REQUEST_BYTES_MAX: usize = 70_167_211;
 pub const ZIPPED_CODE_BYTES_MAX: usize = 52_428_800;
 /// Largest deployment package once unpacked, layers included.
 pub const UNZIPPED_CODE_BYTES_MAX: u64 = 262_144_000;
-/// Total of all deployment packages of an account.
+/// Layers of a function.
+pub const LAYERS_MAX: usize = 5;
+/// Total of all deployment packages and layers of an account.
 pub const CODE_STORAGE_BYTES_MAX: u64 = 80_530_636_800;
 /// Largest sum of the names and values of the environment variables.
 pub const ENVIRONMENT_BYTES_MAX: usize = 4096;

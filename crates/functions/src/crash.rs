@@ -26,6 +26,11 @@ impl CrashPoints {
         "delete-alias.committed",
         "delete-version.committed",
         "delete.committed",
+        "publish-layer.stored",
+        "publish-layer.committed",
+        "add-layer-permission.committed",
+        "remove-layer-permission.committed",
+        "delete-layer.committed",
         "collect.unpacked-removed",
         "collect.stored-removed",
     ];

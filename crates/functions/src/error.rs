@@ -16,15 +16,15 @@ pub enum Error {
     /// `ValidationException`, 400.
     #[error("{0}")]
     Validation(String),
+    /// `AccessDeniedException`, 403.
+    #[error("{0}")]
+    AccessDenied(String),
     /// `CodeStorageExceededException`, 400.
     #[error("{0}")]
     CodeStorageExceeded(String),
     /// `PolicyLengthExceededException`, 400.
     #[error("{0}")]
     PolicyLengthExceeded(String),
-    /// `AccessDeniedException`, 403.
-    #[error("{0}")]
-    AccessDenied(String),
     /// `ResourceNotFoundException`, 404.
     #[error("{0}")]
     NotFound(String),

@@ -1,6 +1,7 @@
 //! The registry's nouns, as the API shows them.
 
 pub mod events;
+pub mod layers;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,9 @@ use bowline_sandbox::{Runtime, SandboxKind};
 use bytes::Bytes;
 
 use crate::durable::DurableConfig;
+use self::layers::LayerUse;
 use crate::name::{AliasName, FunctionName, Qualifier, Version};
+use crate::package;
 use crate::policy::Policy;
 
 /// Who besides the owner may use a function, a version or an alias.
@@ -45,6 +48,8 @@ pub struct Configuration {
     pub architecture: Architecture,
     /// Digest and size of the deployment package as uploaded.
     pub code: CodePackage,
+    /// What lies in `/opt`; a later one wins over an earlier.
+    pub layers: Vec<LayerUse>,
     pub last_modified: Timestamp,
     /// Changes with every mutation; a UUID.
     pub revision_id: String,
@@ -55,6 +60,20 @@ pub struct Configuration {
     pub inert: serde_json::Map<String, serde_json::Value>,
     /// Whether invocations are durable executions, and their limits. Set when the function is created.
     pub durable: Option<DurableConfig>,
+}
+
+impl Configuration {
+    /// The digests of the layers' archives, in order.
+    pub(crate) fn layer_digests(&self) -> Vec<Digest> {
+        self.layers.iter().map(|layer| layer.code.digest).collect()
+    }
+
+    /// Whatever of the blobs and the unpacked code the version runs on.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
+        let layers = self.layer_digests();
+        let combination = package::layers::combination(&layers);
+        std::iter::once(self.code.digest).chain(layers).chain(combination)
+    }
 }
 
 /// The processor a function was built for.
@@ -161,6 +180,8 @@ pub struct Settings {
     pub memory_mib: Option<i64>,
     pub ephemeral_storage_mib: Option<i64>,
     pub environment: Option<BTreeMap<String, String>>,
+    /// ARNs of layer versions.
+    pub layers: Option<Vec<String>>,
     pub inert: serde_json::Map<String, serde_json::Value>,
     pub durable: Option<DurableSettings>,
 }

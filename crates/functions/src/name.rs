@@ -1,5 +1,7 @@
 //! Names of functions, versions and aliases, and the ARNs that carry them.
 
+pub mod layer;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -10,6 +10,7 @@ mod access_keys;
 mod commit;
 mod entry;
 mod keys;
+mod layers;
 mod load;
 mod mappings;
 mod outbox;
@@ -19,6 +20,7 @@ mod snapshot;
 pub use access_keys::{AccessKeyError, AccessKeys};
 pub(crate) use commit::{Audit, Change};
 pub(crate) use entry::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
+pub(crate) use layers::{LayerEntry, LayerVersionEntry};
 pub(crate) use load::{LoadError, Loaded};
 pub(crate) use mappings::MappingEntry;
 pub(crate) use snapshot::{Snapshot, fold};
@@ -36,6 +38,7 @@ pub(crate) struct Registry {
     pub sharing: Sharing,
     pub snapshot: Snapshot,
     pub mappings: mappings::Mappings,
+    pub layers: layers::Layers,
     /// Whether audit rows go into a stream too.
     publishes: bool,
     /// Told of rows for the stream.

@@ -82,24 +82,15 @@ fn about_function(call: &Call<'_>, target: &FunctionRef, body: &[u8]) -> Result<
 fn about_account(operation: Operation) -> Result<Response<Body>, ApiError> {
     use Operation::*;
     match operation {
-        ListLayers => shown(json!({ "Layers": [] })),
-        ListLayerVersions => shown(json!({ "LayerVersions": [] })),
         ListCodeSigningConfigs => shown(json!({ "CodeSigningConfigs": [] })),
         ListCapacityProviders => shown(json!({ "CapacityProviders": [] })),
-        // Deleting a layer version that never was succeeds in the service too.
-        DeleteLayerVersion => Ok(reply::empty(StatusCode::NO_CONTENT)),
         GetCodeSigningConfig | UpdateCodeSigningConfig | DeleteCodeSigningConfig | ListFunctionsByCodeSigningConfig => {
             Err(ApiError::new(
                 Exception::CodeSigningConfigNotFound,
                 "The code signing configuration cannot be found.",
             ))
         }
-        GetLayerVersion
-        | GetLayerVersionByArn
-        | GetLayerVersionPolicy
-        | AddLayerVersionPermission
-        | RemoveLayerVersionPermission
-        | GetCapacityProvider
+        GetCapacityProvider
         | UpdateCapacityProvider
         | DeleteCapacityProvider
         | ListFunctionVersionsByCapacityProvider => Err(ApiError::no_such_resource()),

@@ -34,13 +34,10 @@ impl CodeSource<'_> {
         if self.s3_bucket.is_some() || self.s3_key.is_some() {
             return self.fetch(node).await;
         }
-        let Some(Text(encoded)) = &self.zip_file else {
-            return Err(ApiError::invalid("Please provide a source for function code."));
-        };
-        let package = STANDARD
-            .decode(encoded.as_bytes())
-            .map_err(|error| ApiError::new(Exception::Serialization, format!("`ZipFile` is not base64: {error}")))?;
-        Ok(package.into())
+        match &self.zip_file {
+            Some(zip) => decode_zip(zip),
+            None => Err(ApiError::invalid("Please provide a source for function code.")),
+        }
     }
 
     async fn fetch(&self, node: &Node) -> Result<Bytes, ApiError> {
@@ -55,6 +52,14 @@ impl CodeSource<'_> {
         let version = self.s3_object_version.as_deref();
         super::stored::fetch(node, ObjectRef { bucket, key, version }).await
     }
+}
+
+/// The bytes of a `ZipFile`.
+pub fn decode_zip(Text(encoded): &Text<'_>) -> Result<Bytes, ApiError> {
+    let decoded = STANDARD.decode(encoded.as_bytes());
+    decoded
+        .map(Bytes::from)
+        .map_err(|error| ApiError::new(Exception::Serialization, format!("`ZipFile` is not base64: {error}")))
 }
 
 /// `Architectures`: a list that holds exactly one.

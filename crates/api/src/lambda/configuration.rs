@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_foundation::digest::Digest;
+use bowline_functions::model::layers::LayerUse;
 use bowline_functions::model::{Architecture, Configuration, LastUpdate, State};
 use bowline_functions::name::{Qualifier, Version};
 use serde::Serialize;
@@ -45,6 +46,8 @@ pub struct FunctionConfiguration {
     package_type: &'static str,
     architectures: [&'static str; 1],
     ephemeral_storage: Size,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<Layer>,
     runtime_version_config: RuntimeVersionConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     durable_config: Option<DurableConfigShape>,
@@ -69,6 +72,13 @@ struct Size {
 #[serde(rename_all = "PascalCase")]
 struct RuntimeVersionConfig {
     runtime_version_arn: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Layer {
+    arn: String,
+    code_size: u64,
 }
 
 /// How the ARN of a version is written.
@@ -122,6 +132,7 @@ impl FunctionConfiguration {
             ephemeral_storage: Size {
                 size: configuration.ephemeral_storage.0,
             },
+            layers: configuration.layers.into_iter().map(Layer::new).collect(),
             runtime_version_config: RuntimeVersionConfig {
                 runtime_version_arn: runtime_version_arn(&node.region, &runtime),
             },
@@ -133,7 +144,17 @@ impl FunctionConfiguration {
     }
 }
 
-fn architecture(architecture: Architecture) -> &'static str {
+impl Layer {
+    fn new(layer: LayerUse) -> Self {
+        Self {
+            arn: layer.arn,
+            code_size: layer.code.bytes,
+        }
+    }
+}
+
+/// The wire's name of a processor.
+pub fn architecture(architecture: Architecture) -> &'static str {
     match architecture {
         Architecture::X86_64 => "x86_64",
         Architecture::Arm64 => "arm64",

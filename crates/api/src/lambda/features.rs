@@ -17,7 +17,6 @@ struct Members {
     tracing_config: Option<TracingConfig>,
     logging_config: Option<LoggingConfig>,
     snap_start: Option<SnapStart>,
-    layers: Option<Vec<String>>,
     file_system_configs: Option<Vec<Value>>,
     dead_letter_config: Option<DeadLetterConfig>,
     image_config: Option<Map<String, Value>>,
@@ -94,7 +93,6 @@ impl Members {
     fn refuse(&self) -> Result<(), ApiError> {
         let filled = |map: &Option<Map<String, Value>>| map.as_ref().is_some_and(|map| !map.is_empty());
         let wanted = [
-            ("Layers", self.layers.as_ref().is_some_and(|layers| !layers.is_empty())),
             (
                 "FileSystemConfigs",
                 self.file_system_configs.as_ref().is_some_and(|list| !list.is_empty()),

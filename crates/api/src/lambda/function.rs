@@ -47,6 +47,7 @@ struct SettingsMembers {
     memory_size: Option<i64>,
     environment: Option<Environment>,
     ephemeral_storage: Option<EphemeralStorage>,
+    layers: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -185,6 +186,7 @@ fn settings(body: &[u8]) -> Result<Settings, ApiError> {
         environment: members
             .environment
             .map(|environment| environment.variables.unwrap_or_default()),
+        layers: members.layers,
         inert,
         durable: durable::settings(body)?,
     })

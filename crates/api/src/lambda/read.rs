@@ -34,7 +34,8 @@ pub fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     })
 }
 
-fn mismatch(message: &str) -> ApiError {
+/// A value of the wrong type.
+pub fn mismatch(message: &str) -> ApiError {
     ApiError::new(Exception::Serialization, message)
 }
 

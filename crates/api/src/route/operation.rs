@@ -120,6 +120,7 @@ operations! {
     Metrics,
     ReadLogs,
     ReadCode,
+    ReadLayer,
     AppendEvents,
     ReadEvents,
     CreateStream,

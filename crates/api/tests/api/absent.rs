@@ -26,7 +26,6 @@ async fn reads_find_the_default_or_nothing() {
             "/2015-03-31/event-source-mappings?FunctionName=hello",
             json!({ "EventSourceMappings": [] }),
         ),
-        ("/2018-10-31/layers", json!({ "Layers": [] })),
         ("/2021-10-31/functions/hello/urls", json!({ "FunctionUrlConfigs": [] })),
         (
             "/2019-09-30/functions/hello/provisioned-concurrency?List=ALL",
@@ -64,7 +63,6 @@ async fn what_is_not_there_is_not_found() {
             "/2020-04-22/code-signing-configs/arn",
             "CodeSigningConfigNotFoundException",
         ),
-        ("/2018-10-31/layers/l/versions/1", missing),
         ("/2020-06-30/functions/nobody/code-signing-config", missing),
     ] {
         node.get(path).await.refused(404, name);
@@ -78,7 +76,6 @@ async fn turning_a_feature_on_is_denied() {
     node.create("hello").await;
     for (method, path) in [
         ("POST", "/2021-10-31/functions/hello/url"),
-        ("POST", "/2018-10-31/layers/l/versions"),
         ("PUT", "/2019-09-30/functions/hello/provisioned-concurrency"),
         ("PUT", "/2024-08-31/functions/hello/recursion-config"),
     ] {

@@ -124,7 +124,6 @@ async fn creation_refuses_what_the_service_refuses() {
     check("Code", json!({ "ImageUri": "i" }), 400, invalid).await;
     check("Architectures", json!(["mips"]), 400, "ValidationException").await;
     for (member, value) in [
-        ("Layers", json!(["arn:aws:lambda:eu-central-1:000000000000:layer:l:1"])),
         ("FileSystemConfigs", json!([{}])),
         ("SnapStart", json!({ "ApplyOn": "PublishedVersions" })),
     ] {

@@ -12,6 +12,7 @@ mod events;
 mod functions;
 mod invoke;
 mod keys;
+mod layers;
 mod native;
 mod policies;
 mod settings;

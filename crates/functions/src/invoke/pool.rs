@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::Monotonic;
+use bowline_foundation::digest::Digest;
 use bowline_sandbox::{Backend, Sandbox, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -25,8 +26,10 @@ pub(crate) struct PoolParts {
     pub live: Arc<FunctionLive>,
     /// Whether invocations are durable executions.
     pub is_durable: bool,
-    /// Keeps the code on disk.
-    pub _code: Arc<CodeHold>,
+    /// The layers whose combination the specification names.
+    pub layers: Vec<Digest>,
+    /// Keeps the code and the layers on disk.
+    pub _code: Vec<Arc<CodeHold>>,
 }
 
 /// Where one version, as configured at one moment, runs. A change of code or configuration makes another

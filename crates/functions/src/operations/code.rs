@@ -103,7 +103,7 @@ impl Inner {
         }
     }
 
-    fn within_code_storage(&self, account: &AccountId, package: CodePackage) -> Result<(), Error> {
+    pub(super) fn within_code_storage(&self, account: &AccountId, package: CodePackage) -> Result<(), Error> {
         let stored = self.code_bytes(account);
         if stored + package.bytes > CODE_STORAGE_BYTES_MAX {
             return Err(Error::CodeStorageExceeded("Code storage limit exceeded.".to_owned()));
@@ -111,13 +111,16 @@ impl Inner {
         Ok(())
     }
 
-    /// What all packages of an account add up to.
+    /// What all packages and layers of an account add up to.
     pub(crate) fn code_bytes(&self, account: &AccountId) -> u64 {
         let functions = self.registry.snapshot.of_account(account);
         let of_function = |entry: &Arc<crate::registry::FunctionEntry>| {
             let versions = entry.versions.values().map(|version| version.configuration.code.bytes);
             entry.latest.code.bytes + versions.sum::<u64>()
         };
-        functions.iter().map(of_function).sum()
+        let layers = self.registry.layers.of_account(account);
+        let versions = layers.iter().flat_map(|(_, layer)| layer.versions.values());
+        let of_layers: u64 = versions.map(|entry| entry.version.code.bytes).sum();
+        of_layers + functions.iter().map(of_function).sum::<u64>()
     }
 }

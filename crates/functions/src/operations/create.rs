@@ -31,8 +31,12 @@ pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFuncti
     validate::tags(&request.tags)?;
     let code = CheckedCode::check(request.code.clone()).await?;
     inner.crash.reach("create.checked");
-    let configuration = configuration(&inner, &caller, &request, &code)?;
+    let mut configuration = configuration(&inner, &caller, &request, &code)?;
     let _kept = inner.code_gate.read().await;
+    if let Some(arns) = &request.settings.layers {
+        configuration.layers = inner.use_layers(&caller.account, arns).await?;
+        inner.check_layers(&configuration, code.shape.unzipped_bytes)?;
+    }
     inner.take_in(code, &configuration, &STEPS).await?;
     let _alone = inner.lock(&caller.account, &request.name).await;
     let digest = configuration.code.digest;
@@ -64,6 +68,7 @@ fn configuration(
         environment: BTreeMap::new(),
         architecture: request.architecture.unwrap_or_default(),
         code: code.package,
+        layers: Vec::new(),
         last_modified: inner.clock.now(),
         revision_id: inner.revision(),
         state: State::Pending,

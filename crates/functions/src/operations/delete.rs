@@ -65,7 +65,7 @@ async fn version(inner: &Arc<Inner>, caller: &Caller, target: &FunctionRef, numb
     inner.crash.reach("delete-version.committed");
     inner.replace(entry);
     inner.retire(version.pool.clone());
-    inner.garbage.add(version.configuration.code.digest);
+    inner.garbage.add_all(version.configuration.digests());
     tracing::info!(request_id = caller.request_id, function = %old.name, version = number, "version deleted");
     Ok(())
 }

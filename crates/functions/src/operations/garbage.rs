@@ -1,4 +1,4 @@
-//! Collection of code that no function names any more: unpacked folders first, then stored packages.
+//! Collection of code that no function and no layer names any more: unpacked folders first, then stored packages.
 //!
 //! A start looks at everything, since a crash may have left anything; later only what an operation gave
 //! up is looked at. Code that somebody may still run is looked at again later.
@@ -33,7 +33,11 @@ pub(crate) struct Garbage {
 
 impl Garbage {
     pub fn add(&self, digest: Digest) {
-        self.candidates.lock().insert(digest);
+        self.add_all([digest]);
+    }
+
+    pub fn add_all(&self, digests: impl IntoIterator<Item = Digest>) {
+        self.candidates.lock().extend(digests);
         self.wake.notify_one();
     }
 }
@@ -119,6 +123,7 @@ impl Inner {
     fn code_in_use(&self) -> HashSet<Digest> {
         let functions = self.registry.snapshot.all();
         let configurations = functions.iter().flat_map(|entry| entry.configurations());
-        configurations.map(|configuration| configuration.code.digest).collect()
+        let of_functions = configurations.flat_map(|configuration| configuration.digests());
+        of_functions.chain(self.registry.layers.digests()).collect()
     }
 }

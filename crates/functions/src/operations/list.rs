@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::aliases::points_at;
 use crate::error::Error;
 use crate::model::events::{EventInvokeConfig, Mapping};
+use crate::model::layers::LayerVersion;
 use crate::model::{Alias, Configuration, Page, PageRequest};
 use crate::name::Version;
 use crate::registry::FunctionEntry;
@@ -104,7 +105,7 @@ fn read_position(text: &str) -> Result<(&str, u64), Error> {
     Ok((name, number.parse().map_err(|_| invalid_marker())?))
 }
 
-fn marker(page: &PageRequest) -> Result<Option<String>, Error> {
+pub(super) fn marker(page: &PageRequest) -> Result<Option<String>, Error> {
     let Some(marker) = page.marker.as_deref().filter(|marker| !marker.is_empty()) else {
         return Ok(None);
     };
@@ -112,11 +113,11 @@ fn marker(page: &PageRequest) -> Result<Option<String>, Error> {
     String::from_utf8(bytes).map(Some).map_err(|_| invalid_marker())
 }
 
-fn invalid_marker() -> Error {
+pub(super) fn invalid_marker() -> Error {
     Error::InvalidParameter("Invalid pagination marker.".to_owned())
 }
 
-fn paged<'a, R, T>(
+pub(super) fn paged<'a, R, T>(
     rest: impl Iterator<Item = &'a R>,
     page: &PageRequest,
     mark: impl Fn(&T) -> String,
@@ -153,7 +154,7 @@ fn limit(page: &PageRequest) -> Result<usize, Error> {
 }
 
 /// What a list is made of: the model itself, or shared.
-trait AsModel<T> {
+pub(super) trait AsModel<T> {
     fn model(&self) -> &T;
 }
 
@@ -171,6 +172,12 @@ impl AsModel<Alias> for Alias {
 
 impl AsModel<EventInvokeConfig> for EventInvokeConfig {
     fn model(&self) -> &EventInvokeConfig {
+        self
+    }
+}
+
+impl AsModel<LayerVersion> for LayerVersion {
+    fn model(&self) -> &LayerVersion {
         self
     }
 }

@@ -81,6 +81,7 @@ fn is_copy_of(version: &VersionEntry, latest: &Configuration) -> bool {
     let published = &version.configuration;
     version.source_description == latest.description
         && published.code == latest.code
+        && published.layers == latest.layers
         && published.runtime == latest.runtime
         && published.kind == latest.kind
         && published.role == latest.role

@@ -43,6 +43,14 @@ pub(super) fn stale_revision() -> Error {
     )
 }
 
+pub(super) fn stale_layer_policy() -> Error {
+    Error::PreconditionFailed(
+        "The RevisionId provided does not match the latest RevisionId. Call the GetLayerPolicy API to retrieve the latest \
+         RevisionId for your resource."
+            .to_owned(),
+    )
+}
+
 pub(super) fn no_event_invoke(arn: &str) -> Error {
     Error::NotFound(format!("The function {arn} doesn't have an EventInvokeConfig"))
 }

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::invoke::Pool;
 use crate::model::{Caller, Configuration, LastUpdate, State};
 use crate::name::FunctionName;
+use crate::package::layers::combination;
 use crate::registry::{Change, FunctionEntry};
 use crate::service::Inner;
 
@@ -52,17 +53,34 @@ impl Inner {
         Ok(self.code.unpack(digest, package).await?)
     }
 
+    /// Makes sure that the layers lie over one another.
+    async fn ensure_combined(&self, layers: &[Digest]) -> Result<(), UnpackError> {
+        match combination(layers) {
+            Some(combination) if !self.code.contains(&combination) => {
+                for layer in layers {
+                    self.ensure_unpacked(layer).await?;
+                }
+                Ok(self.code.combine(&combination, layers).await?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Unpacks and prepares a version.
-    async fn prepare(&self, spec: &VersionSpec) -> Result<(), PrepareError> {
+    async fn prepare(&self, spec: &VersionSpec, layers: &[Digest]) -> Result<(), PrepareError> {
         let _permit = self.prepare_permits.acquire().await;
-        let unpacked = self.ensure_unpacked(&spec.code.digest).await;
-        unpacked.map_err(|error| PrepareError::Backend(std::io::Error::other(error)))?;
+        let backend = |error| PrepareError::Backend(std::io::Error::other(error));
+        self.ensure_unpacked(&spec.code.digest).await.map_err(backend)?;
+        self.ensure_combined(layers).await.map_err(backend)?;
         self.backend(spec.kind).prepare(spec).await
     }
 
     /// Prepares a pool's version unless this process has done so.
     pub(crate) async fn ensure_prepared(&self, pool: &Pool) -> Result<(), Error> {
-        let prepared = pool.prepared.get_or_try_init(|| self.prepare(&pool.parts.spec)).await;
+        let prepared = pool
+            .prepared
+            .get_or_try_init(|| self.prepare(&pool.parts.spec, &pool.parts.layers))
+            .await;
         prepared.copied().map_err(|error| match error {
             PrepareError::MissingRuntime(reason) | PrepareError::InvalidCode(reason) => Error::InvalidRuntime(reason),
             error @ PrepareError::Backend(_) => Error::service(error),
@@ -71,8 +89,9 @@ impl Inner {
 
     async fn try_prepare(&self, configuration: &Configuration) -> Prepared {
         let spec = self.spec(configuration);
+        let layers = configuration.layer_digests();
         for attempt in 1.. {
-            let (code, reason) = match self.prepare(&spec).await {
+            let (code, reason) = match self.prepare(&spec, &layers).await {
                 Ok(()) => return Ok(()),
                 Err(PrepareError::InvalidCode(reason)) => ("FunctionError", reason),
                 Err(PrepareError::MissingRuntime(reason)) => ("InvalidRuntime", reason),
@@ -168,10 +187,10 @@ async fn commit(inner: &Arc<Inner>, caller: &Caller, old: &FunctionEntry, prepar
         "function settled");
     inner.replace(entry);
     inner.retire(retired);
-    inner.garbage.add(old.latest.code.digest);
+    inner.garbage.add_all(old.latest.digests());
     old.serving
         .iter()
-        .for_each(|serving| inner.garbage.add(serving.code.digest));
+        .for_each(|serving| inner.garbage.add_all(serving.digests()));
     Ok(())
 }
 

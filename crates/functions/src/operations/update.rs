@@ -43,6 +43,7 @@ pub(crate) async fn code(
         return Ok(new);
     }
     begin_update(&inner, &mut new);
+    inner.check_layers(&new, code.shape.unzipped_bytes)?;
     let digest = new.code.digest;
     inner.take_in(code, &new, &STEPS).await?;
     let what = Update {
@@ -64,6 +65,7 @@ pub(crate) async fn configuration(
     request: UpdateConfiguration,
 ) -> Result<Configuration, Error> {
     latest_only(&target)?;
+    let _kept = inner.code_gate.read().await;
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;
     updatable(&inner, &old, request.revision_id.as_deref())?;
@@ -80,6 +82,14 @@ pub(crate) async fn configuration(
         let has_wasm = inner.code.path(&new.code.digest).join(package::WASM_NAME).is_file();
         new.kind = code::kind(new.runtime, has_wasm);
         inner.try_runtime(&new).await?;
+    }
+    if let Some(arns) = &request.settings.layers {
+        new.layers = inner.use_layers(&new.account, arns).await?;
+    }
+    if !new.layers.is_empty() {
+        inner.ensure_unpacked(&new.code.digest).await.map_err(Error::service)?;
+        let unzipped = inner.code.file_bytes(&new.code.digest).await;
+        inner.check_layers(&new, unzipped.map_err(Error::service)?)?;
     }
     begin_update(&inner, &mut new);
     let what = Update {
@@ -144,6 +154,6 @@ async fn commit(
     inner.replace(entry);
     inner.settle_later(&account, &name, caller);
     // A failed update may have named code that nobody needs any more.
-    inner.garbage.add(old.latest.code.digest);
+    inner.garbage.add_all(old.latest.digests());
     Ok(shown)
 }

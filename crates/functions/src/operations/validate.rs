@@ -231,7 +231,7 @@ pub(super) fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32
     }
 }
 
-fn at_most(member: &str, value: &str, chars_max: usize) -> Result<(), Error> {
+pub(super) fn at_most(member: &str, value: &str, chars_max: usize) -> Result<(), Error> {
     if value.chars().count() <= chars_max {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The folders of unpacked code, one for each package digest.
+//! The folders of unpacked code, one for each package digest and each combination of layers.
 //!
 //! The cache is soft state: whatever is missing is unpacked again from the blob. A folder gets its name
 //! by a rename once it is whole. Files are not synced one by one; a cache that an earlier boot of the
@@ -22,6 +22,7 @@ use zip::read::ZipFile;
 
 use super::WASM_NAME;
 use super::check::{entry_path, link_target};
+use super::layers::{file_bytes, overlay};
 
 const STAGING_PREFIX: &str = ".staging-";
 const BOOT_FILE: &str = ".boot";
@@ -105,6 +106,29 @@ impl CodeCache {
 
     /// Unpacks a checked package unless its folder is there.
     pub async fn unpack(&self, digest: &Digest, package: Bytes) -> io::Result<()> {
+        self.lay_out(digest, move |staging| unpack_to(staging, &package)).await
+    }
+
+    /// Lays unpacked layers over one another unless that folder is there.
+    pub async fn combine(&self, combination: &Digest, layers: &[Digest]) -> io::Result<()> {
+        let layers: Vec<_> = layers.iter().map(|layer| self.path(layer)).collect();
+        self.lay_out(combination, move |staging| overlay(staging, &layers))
+            .await
+    }
+
+    /// What the files of an unpacked package add up to.
+    pub async fn file_bytes(&self, digest: &Digest) -> io::Result<u64> {
+        let path = self.path(digest);
+        spawn_blocking(move || file_bytes(&path))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    async fn lay_out(
+        &self,
+        digest: &Digest,
+        fill: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
         let _one_at_a_time = self.locks[usize::from(digest.as_bytes()[0]) % LOCKS].lock().await;
         if self.contains(digest) {
             return Ok(());
@@ -113,11 +137,11 @@ impl CodeCache {
         let staging = self.root.join(format!("{STAGING_PREFIX}{number}"));
         let target = self.path(digest);
         spawn_blocking(move || {
-            let unpacked = unpack_to(&staging, &package).and_then(|()| fs::rename(&staging, &target));
-            if unpacked.is_err() {
+            let filled = fill(&staging).and_then(|()| fs::rename(&staging, &target));
+            if filled.is_err() {
                 let _ = remove(&staging);
             }
-            unpacked
+            filled
         })
         .await
         .map_err(io::Error::other)?

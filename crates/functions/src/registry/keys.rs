@@ -7,6 +7,7 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 use bowline_store::Key;
 
+use crate::name::layer::LayerName;
 use crate::name::{AliasName, FunctionName};
 
 pub(super) const FUNCTIONS: &str = "functions/function/";
@@ -19,6 +20,8 @@ pub(super) const CHANGED: &str = "functions/changed";
 pub(super) const EVENT_INVOKES: &str = "functions/event-invoke/";
 pub(super) const ACCESS_KEYS: &str = "functions/access-key/";
 pub(super) const POLICIES: &str = "functions/policy/";
+pub(super) const LAYERS: &str = "functions/layer/";
+pub(super) const LAYER_VERSIONS: &str = "functions/layer-version/";
 pub(super) const MAPPINGS: &str = "functions/mapping/";
 pub(super) const OVERFLOWS: &str = "functions/overflow/";
 pub(super) const OUTBOX: &str = "functions/outbox/";
@@ -96,6 +99,20 @@ pub(super) fn overflow(at: Timestamp, request_id: &str) -> Key {
 /// Lives from its mutation until the stream has it. Missing: the stream has it, or there is none.
 pub(super) fn outbox(at: Timestamp, row: u64) -> Key {
     format!("{OUTBOX}{:020}-{row:08}", at.as_micros()).into()
+}
+
+/// `functions/layer/ACCOUNT/NAME`: a [`LayerRecord`](super::record::LayerRecord). Lives from the first
+/// PublishLayerVersion of the name for ever, so that a number is never used again. Missing: numbering begins
+/// at 1.
+pub(super) fn layer(account: &AccountId, name: &LayerName) -> Key {
+    format!("{LAYERS}{account}/{name}").into()
+}
+
+/// `functions/layer-version/ACCOUNT/NAME/NUMBER` (20 digits): a
+/// [`LayerVersionRecord`](super::record::LayerVersionRecord). Lives from PublishLayerVersion to
+/// DeleteLayerVersion. Missing: the version was never published or is gone.
+pub(super) fn layer_version(account: &AccountId, name: &LayerName, number: u64) -> Key {
+    format!("{LAYER_VERSIONS}{account}/{name}/{number:020}").into()
 }
 
 /// Takes a key apart behind its prefix.

@@ -103,6 +103,7 @@ impl Registry {
             sharing,
             snapshot: Snapshot::default(),
             mappings: Default::default(),
+            layers: Default::default(),
             publishes: false,
             outbox_news: Default::default(),
             audit_rows: AtomicU64::new(row),

@@ -71,6 +71,7 @@ impl Inner {
             self.catch_up(&function.0, &function.1).await?;
         }
         self.follow_mappings().await?;
+        self.follow_layers().await?;
         for (function, versions) in &stored {
             let current = known.get(function);
             if current.is_none_or(|entry| of_entry(entry) != *versions || self.is_abandoned(entry)) {
@@ -85,6 +86,12 @@ impl Inner {
         for id in self.registry.load_mappings().await? {
             self.mapping_changed(&id);
         }
+        Ok(())
+    }
+
+    async fn follow_layers(&self) -> Result<(), LoadError> {
+        let _alone = self.layer_lock.lock().await;
+        self.garbage.add_all(self.registry.load_layers().await?);
         Ok(())
     }
 

@@ -13,14 +13,17 @@ use crate::invoke::Finish;
 use crate::model::events::{
     CreateMapping, EventInvokeConfig, Mapping, MappingChange, MappingFilter, PutEventInvoke, PutMode,
 };
+use crate::model::layers::{LayerFilter, LayerStatement, LayerVersion, PolicyTarget, PublishLayer, ShownPolicy};
 use crate::model::{
     AccountUsage, Alias, Caller, Configuration, CreateAlias, CreateFunction, FunctionView, Page, PageRequest,
     PublishVersion, ResourcePolicy, UpdateAlias, UpdateCode, UpdateConfiguration,
 };
+use crate::name::layer::LayerRef;
 use crate::name::{AliasName, FunctionName, FunctionRef, Qualifier, Version};
 use crate::operations::tags::Edit;
 use crate::operations::{
-    aliases, concurrency, create, delete, event_invoke, list, mappings, policies, publish, tags, update,
+    aliases, concurrency, create, delete, event_invoke, layer_policy, layers, list, mappings, policies, publish, tags,
+    update,
 };
 use crate::policy::{Grant, Statement, UrlAuth};
 
@@ -393,6 +396,94 @@ impl Handle {
         auth: UrlAuth,
     ) -> Result<(), Error> {
         policies::authorize_url(&self.0, account, auth, target)
+    }
+
+    pub async fn publish_layer(
+        &self,
+        caller: &Caller,
+        layer: &LayerRef,
+        request: PublishLayer,
+    ) -> Result<LayerVersion, Error> {
+        self.finish(layers::publish(self.0.clone(), caller.clone(), layer.clone(), request))
+            .await
+    }
+
+    pub async fn get_layer_version(
+        &self,
+        caller: &Caller,
+        layer: &LayerRef,
+        number: u64,
+    ) -> Result<LayerVersion, Error> {
+        layers::get(&self.0, caller, layer, number).await
+    }
+
+    /// The archive as uploaded.
+    pub async fn read_layer(&self, caller: &Caller, layer: &LayerRef, number: u64) -> Result<Bytes, Error> {
+        let version = layers::get(&self.0, caller, layer, number).await?;
+        self.0.blobs.get(&version.code.digest).await.map_err(Error::service)
+    }
+
+    /// The newest matching version of each layer of the account, by name.
+    pub fn list_layers(
+        &self,
+        caller: &Caller,
+        filter: &LayerFilter,
+        page: &PageRequest,
+    ) -> Result<Page<LayerVersion>, Error> {
+        layers::list(&self.0, caller, filter, page)
+    }
+
+    /// Newest first.
+    pub fn list_layer_versions(
+        &self,
+        caller: &Caller,
+        layer: &LayerRef,
+        filter: &LayerFilter,
+        page: &PageRequest,
+    ) -> Result<Page<LayerVersion>, Error> {
+        layers::list_versions(&self.0, caller, layer, filter, page)
+    }
+
+    /// Functions that use the version keep it.
+    pub async fn delete_layer_version(&self, caller: &Caller, layer: &LayerRef, number: u64) -> Result<(), Error> {
+        self.finish(layers::delete(self.0.clone(), caller.clone(), layer.clone(), number))
+            .await
+    }
+
+    /// Gives the statement that was added.
+    pub async fn add_layer_permission(
+        &self,
+        caller: &Caller,
+        target: PolicyTarget,
+        statement: LayerStatement,
+    ) -> Result<ShownPolicy, Error> {
+        self.finish(layer_policy::add(self.0.clone(), caller.clone(), target, statement))
+            .await
+    }
+
+    pub async fn get_layer_policy(&self, caller: &Caller, layer: &LayerRef, number: u64) -> Result<ShownPolicy, Error> {
+        layer_policy::get(&self.0, caller, layer, number).await
+    }
+
+    pub async fn remove_layer_permission(
+        &self,
+        caller: &Caller,
+        target: PolicyTarget,
+        statement_id: &str,
+    ) -> Result<(), Error> {
+        let statement_id = statement_id.to_owned();
+        self.finish(layer_policy::remove(
+            self.0.clone(),
+            caller.clone(),
+            target,
+            statement_id,
+        ))
+        .await
+    }
+
+    /// The ARN of a layer, or of one of its versions.
+    pub fn layer_arn(&self, layer: &LayerRef, number: Option<u64>) -> String {
+        self.0.layer_arn(layer, number)
     }
 
     /// The newest bytes of the function's log, at most `bytes_max`, beginning at a line's start.

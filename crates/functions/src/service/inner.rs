@@ -32,6 +32,7 @@ use crate::name::{FunctionName, FunctionRef, Qualifier};
 use crate::operations::garbage::Garbage;
 use crate::operations::refusals::not_found;
 use crate::package::cache::CodeCache;
+use crate::package::layers::combination;
 use crate::registry::{Audit, Change, FunctionEntry, LoadError, Loaded, Registry, fold};
 
 /// Mutations of functions whose names fall in the same of so many classes wait for each other.
@@ -64,6 +65,8 @@ pub(crate) struct Inner {
     pub durable: durable::Engine,
     /// Held for mutations of mappings.
     pub mapping_lock: tokio::sync::Mutex<()>,
+    /// Held for mutations of layers.
+    pub layer_lock: tokio::sync::Mutex<()>,
     /// Background ends of creations and updates.
     pub tasks: Mutex<JoinSet<()>>,
     pub prepare_permits: Semaphore,
@@ -100,6 +103,7 @@ impl Inner {
             .publishing(options.events.is_some()),
             events: options.events.map(|events| Arc::new(Engine::new(events))),
             mapping_lock: tokio::sync::Mutex::default(),
+            layer_lock: tokio::sync::Mutex::default(),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),
             clock: options.clock,
             entropy: options.entropy,
@@ -142,6 +146,7 @@ impl Inner {
             }
         }
         self.registry.load_mappings().await.map_err(Error::service)?;
+        self.registry.load_layers().await.map_err(Error::service)?;
         for entry in self.registry.snapshot.all() {
             self.accounts
                 .set_reserved(&entry.account, self.reserved(&entry.account));
@@ -284,7 +289,7 @@ impl Inner {
         entry.pools().for_each(|pool| self.retire(Some(pool.clone())));
         entry
             .configurations()
-            .for_each(|configuration| self.garbage.add(configuration.code.digest));
+            .for_each(|configuration| self.garbage.add_all(configuration.digests()));
         self.logs.delete(&entry.live.log);
         self.accounts
             .set_reserved(&entry.account, self.reserved(&entry.account));
@@ -325,7 +330,8 @@ impl Inner {
                 .of_function(configuration.name.as_str(), configuration.kind),
             live: entry.live.clone(),
             is_durable: configuration.durable.is_some(),
-            _code: self.code.hold(&configuration.code.digest),
+            layers: configuration.layer_digests(),
+            _code: configuration.digests().map(|digest| self.code.hold(&digest)).collect(),
         })
     }
 
@@ -348,7 +354,10 @@ impl Inner {
                 digest: configuration.code.digest,
                 path: self.code.path(&configuration.code.digest),
             },
-            layers: None,
+            layers: combination(&configuration.layer_digests()).map(|digest| CodeDir {
+                path: self.code.path(&digest),
+                digest,
+            }),
             kind: configuration.kind,
             memory: configuration.memory,
             ephemeral_storage: configuration.ephemeral_storage,

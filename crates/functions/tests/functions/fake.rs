@@ -212,6 +212,20 @@ impl FakeSandbox {
         std::fs::read_to_string(self.version.code.path.join("code")).unwrap_or_default()
     }
 
+    /// The texts of the files at the top of `/opt`, by name.
+    fn opt(&self) -> Value {
+        let Some(layers) = &self.version.layers else {
+            return Value::Null;
+        };
+        let files = std::fs::read_dir(&layers.path).expect("the layers are laid out");
+        let files = files.map(|entry| {
+            let entry = entry.unwrap();
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            (entry.file_name().into_string().unwrap(), Value::from(text))
+        });
+        Value::Object(files.collect())
+    }
+
     /// What the first event of a batch that asks for something asks for.
     async fn act_on_batch(&self, records: &[Value]) -> Outcome {
         for record in records {
@@ -307,6 +321,7 @@ impl FakeSandbox {
             "served": self.served,
             "arn": invocation.invoked_arn,
             "variables": self.version.environment,
+            "opt": self.opt(),
         });
         Outcome::Success(Bytes::from(answer.to_string()))
     }

@@ -11,6 +11,7 @@ mod fake;
 mod faults;
 mod follow;
 mod invoke;
+mod layers;
 mod lifecycle;
 mod limits;
 mod logs;

@@ -10,6 +10,7 @@ use bowline_sandbox::{Runtime, SandboxKind};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::DurableConfig;
+use super::layer::LayerUseRecord;
 use crate::model::{Architecture, CodePackage, Configuration, LastUpdate, State};
 use crate::name::{FunctionName, Version};
 
@@ -28,6 +29,8 @@ pub(in crate::registry) struct ConfigurationRecord {
     architecture: ArchitectureRecord,
     code_digest: Digest,
     code_bytes: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<LayerUseRecord>,
     last_modified_micros: u64,
     revision_id: String,
     state: StateRecord,
@@ -46,7 +49,7 @@ struct DurableRecord {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum ArchitectureRecord {
+pub(super) enum ArchitectureRecord {
     #[serde(rename = "x86_64")]
     X86_64,
     Arm64,
@@ -80,12 +83,10 @@ impl From<&Configuration> for ConfigurationRecord {
             memory_mib: from.memory.0,
             ephemeral_storage_mib: from.ephemeral_storage.0,
             environment: from.environment.clone(),
-            architecture: match from.architecture {
-                Architecture::X86_64 => ArchitectureRecord::X86_64,
-                Architecture::Arm64 => ArchitectureRecord::Arm64,
-            },
+            architecture: from.architecture.into(),
             code_digest: from.code.digest,
             code_bytes: from.code.bytes,
+            layers: from.layers.iter().map(Into::into).collect(),
             last_modified_micros: from.last_modified.as_micros(),
             revision_id: from.revision_id.clone(),
             state: (&from.state).into(),
@@ -115,14 +116,12 @@ impl ConfigurationRecord {
             memory: Mebibytes(self.memory_mib),
             ephemeral_storage: Mebibytes(self.ephemeral_storage_mib),
             environment: self.environment,
-            architecture: match self.architecture {
-                ArchitectureRecord::X86_64 => Architecture::X86_64,
-                ArchitectureRecord::Arm64 => Architecture::Arm64,
-            },
+            architecture: self.architecture.into(),
             code: CodePackage {
                 digest: self.code_digest,
                 bytes: self.code_bytes,
             },
+            layers: self.layers.into_iter().map(Into::into).collect(),
             last_modified: Timestamp::from_micros(self.last_modified_micros),
             revision_id: self.revision_id,
             state: self.state.into(),
@@ -132,6 +131,24 @@ impl ConfigurationRecord {
                 execution_timeout_seconds: durable.execution_timeout_seconds,
                 retention_days: durable.retention_days,
             }),
+        }
+    }
+}
+
+impl From<Architecture> for ArchitectureRecord {
+    fn from(from: Architecture) -> Self {
+        match from {
+            Architecture::X86_64 => Self::X86_64,
+            Architecture::Arm64 => Self::Arm64,
+        }
+    }
+}
+
+impl From<ArchitectureRecord> for Architecture {
+    fn from(from: ArchitectureRecord) -> Self {
+        match from {
+            ArchitectureRecord::X86_64 => Self::X86_64,
+            ArchitectureRecord::Arm64 => Self::Arm64,
         }
     }
 }

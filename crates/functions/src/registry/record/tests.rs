@@ -14,6 +14,7 @@ use crate::access::{AccessKey, Secret};
 use crate::model::events::{
     EventInvokeConfig, EventInvokeSettings, Mapping, MappingSettings, MappingStart, MappingState,
 };
+use crate::model::layers::{LayerPolicy, LayerPrincipal, LayerStatement, LayerUse, LayerVersion};
 use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, ResourcePolicy, State};
 use crate::name::{FunctionRef, Version};
 use crate::policy::{Grant, Policy};
@@ -44,6 +45,7 @@ fn configuration(state: State, last_update: LastUpdate) -> Configuration {
             digest: Digest::of(b"code"),
             bytes: 4,
         },
+        layers: Vec::new(),
         last_modified: Timestamp::from_micros(1_795_217_079_123_456),
         revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
         state,
@@ -179,6 +181,68 @@ fn access_keys() {
     check(&record, include_str!("golden/access-key-1.json"));
     assert!(!format!("{record:?}").contains(key.secret.reveal()));
     assert_eq!(record.into_model(key.id.clone()), key);
+}
+
+#[test]
+fn versions_with_layers() {
+    let mut configuration = configuration(State::Active, LastUpdate::Successful);
+    configuration.layers = vec![LayerUse {
+        arn: "arn:aws:lambda:us-east-1:000000000000:layer:knots:1".to_owned(),
+        code: CodePackage {
+            digest: Digest::of(b"layer"),
+            bytes: 5,
+        },
+        unzipped_bytes: 50,
+    }];
+    let record = VersionRecord {
+        configuration: (&configuration).into(),
+        source_description: String::new(),
+    };
+    check(&record, include_str!("golden/version-1-layers.json"));
+    let (account, name) = (configuration.account.clone(), configuration.name.clone());
+    assert_eq!(
+        record.configuration.into_model(account, name, Version::Latest),
+        configuration
+    );
+}
+
+#[test]
+fn layers() {
+    check(&LayerRecord { next_version: 4 }, include_str!("golden/layer-1.json"));
+    let version = LayerVersion {
+        account: AccountId::default_account(),
+        name: "knots".parse().unwrap(),
+        number: 3,
+        description: "knots for all".to_owned(),
+        license: Some("MIT".to_owned()),
+        runtimes: vec!["python3.12".to_owned()],
+        architectures: vec![Architecture::Arm64],
+        code: CodePackage {
+            digest: Digest::of(b"layer"),
+            bytes: 5,
+        },
+        unzipped_bytes: 50,
+        created: Timestamp::from_micros(1_795_217_079_123_456),
+        policy: LayerPolicy {
+            revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+            statements: vec![
+                LayerStatement {
+                    id: "one".to_owned(),
+                    principal: LayerPrincipal::Account("123456789012".parse().unwrap()),
+                    organization: None,
+                },
+                LayerStatement {
+                    id: "all".to_owned(),
+                    principal: LayerPrincipal::Everybody,
+                    organization: Some("o-t194hfs8cz".to_owned()),
+                },
+            ],
+        },
+    };
+    let record = LayerVersionRecord::from(&version);
+    check(&record, include_str!("golden/layer-version-1.json"));
+    let back = record.into_model(version.account.clone(), version.name.clone(), 3);
+    assert_eq!(back, version);
 }
 
 #[test]

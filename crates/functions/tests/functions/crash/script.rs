@@ -4,10 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_foundation::digest::Digest;
 use bowline_functions::Handle;
+use bowline_functions::error::Error;
+use bowline_functions::model::layers::{
+    LayerFilter, LayerPrincipal, LayerStatement, LayerVersion, PolicyTarget, PublishLayer,
+};
 use bowline_functions::model::{
     CreateAlias, CreateFunction, PageRequest, PublishVersion, Settings, UpdateAlias, UpdateCode, UpdateConfiguration,
 };
-use bowline_functions::name::Version;
+use bowline_functions::name::layer::LayerRef;
+use bowline_functions::name::{FunctionRef, Version};
 use serde_json::json;
 
 use crate::world::{World, caller, creation, package, target, update};
@@ -50,9 +55,28 @@ pub enum Step {
     Delete {
         name: &'static str,
     },
+    /// The function's layer is this version of the layer `knots`.
+    UseLayer {
+        name: &'static str,
+        version: u64,
+    },
+    Layer(LayerStep),
 }
 
-use Step::{Alias, Create, Delete, DeleteAlias, DeleteVersion, Describe, MoveAlias, Publish, UpdateCode as Update};
+/// One mutation of the layer `knots`.
+#[derive(Clone, Copy, Debug)]
+pub enum LayerStep {
+    /// Publishes the next version, with a file `code` of this text.
+    Publish(&'static str),
+    Permit(u64),
+    Forbid(u64),
+    Delete(u64),
+}
+
+use Step::{
+    Alias, Create, Delete, DeleteAlias, DeleteVersion, Describe, Layer, MoveAlias, Publish, UpdateCode as Update,
+    UseLayer,
+};
 
 pub const SCRIPT: &[Step] = &[
     Create {
@@ -60,7 +84,13 @@ pub const SCRIPT: &[Step] = &[
         code: "f1",
         publish: false,
     },
+    Layer(LayerStep::Publish("l1")),
+    Layer(LayerStep::Permit(1)),
+    UseLayer { name: "f", version: 1 },
     Publish { name: "f" },
+    Layer(LayerStep::Publish("l2")),
+    Layer(LayerStep::Forbid(1)),
+    Layer(LayerStep::Delete(1)),
     Update {
         name: "f",
         code: "f2",
@@ -100,6 +130,7 @@ pub const SCRIPT: &[Step] = &[
     },
     DeleteAlias { name: "g" },
     Delete { name: "g" },
+    UseLayer { name: "f", version: 2 },
     Update {
         name: "f",
         code: "f4",
@@ -110,9 +141,14 @@ pub const SCRIPT: &[Step] = &[
 impl Step {
     /// Does the step, and waits for what it leaves to the background.
     pub async fn perform(self, handle: &Handle) {
+        if let Layer(step) = self {
+            return step.perform(handle).await;
+        }
         let (caller, name) = (caller(), self.name());
         let target = target(name);
         match self {
+            Layer(_) => unreachable!("done above"),
+            UseLayer { version, .. } => use_layer(handle, &target, version).await,
             Create { code, publish, .. } => {
                 let create = CreateFunction {
                     publish,
@@ -184,7 +220,9 @@ impl Step {
             | MoveAlias { name, .. }
             | DeleteAlias { name }
             | DeleteVersion { name, .. }
+            | UseLayer { name, .. }
             | Delete { name } => name,
+            Layer(_) => "knots",
         }
     }
 
@@ -193,14 +231,22 @@ impl Step {
         let action = match self {
             Create { .. } => "CreateFunction",
             Update { .. } => "UpdateFunctionCode",
-            Describe { .. } => "UpdateFunctionConfiguration",
+            Describe { .. } | UseLayer { .. } => "UpdateFunctionConfiguration",
             Publish { .. } => "PublishVersion",
             Alias { .. } => "CreateAlias",
             MoveAlias { .. } => "UpdateAlias",
             DeleteAlias { .. } => "DeleteAlias",
             DeleteVersion { .. } | Delete { .. } => "DeleteFunction",
+            Layer(LayerStep::Publish(_)) => "PublishLayerVersion",
+            Layer(LayerStep::Permit(_)) => "AddLayerVersionPermission",
+            Layer(LayerStep::Forbid(_)) => "RemoveLayerVersionPermission",
+            Layer(LayerStep::Delete(_)) => "DeleteLayerVersion",
         };
         let qualifier = match self {
+            Layer(LayerStep::Publish(_)) => return ("000000000000/layer:knots:*".to_owned(), action),
+            Layer(LayerStep::Permit(version) | LayerStep::Forbid(version) | LayerStep::Delete(version)) => {
+                return (format!("000000000000/layer:knots:{version}"), action);
+            }
             DeleteVersion { version, .. } => format!(":{version}"),
             // The script publishes by itself only the first and the second version of `f`.
             Publish { .. } => ":*".to_owned(),
@@ -211,6 +257,61 @@ impl Step {
     }
 }
 
+impl LayerStep {
+    async fn perform(self, handle: &Handle) {
+        let (caller, layer) = (caller(), knots());
+        let target = |number| PolicyTarget {
+            layer: knots(),
+            number,
+            revision_id: None,
+        };
+        match self {
+            Self::Publish(text) => {
+                let request = PublishLayer {
+                    description: String::new(),
+                    license: None,
+                    runtimes: Vec::new(),
+                    architectures: Vec::new(),
+                    content: package(text),
+                };
+                handle.publish_layer(&caller, &layer, request).await.map(drop)
+            }
+            Self::Permit(version) => {
+                let statement = LayerStatement {
+                    id: "all".to_owned(),
+                    principal: LayerPrincipal::Everybody,
+                    organization: None,
+                };
+                handle
+                    .add_layer_permission(&caller, target(version), statement)
+                    .await
+                    .map(drop)
+            }
+            Self::Forbid(version) => handle.remove_layer_permission(&caller, target(version), "all").await,
+            Self::Delete(version) => handle.delete_layer_version(&caller, &layer, version).await,
+        }
+        .unwrap_or_else(|error| panic!("{self:?}: {error:?}"));
+    }
+}
+
+async fn use_layer(handle: &Handle, target: &FunctionRef, version: u64) -> Result<(), Error> {
+    let settings = Settings {
+        layers: Some(vec![format!(
+            "arn:aws:lambda:us-east-1:000000000000:layer:knots:{version}"
+        )]),
+        ..Settings::default()
+    };
+    let update = UpdateConfiguration {
+        settings,
+        ..UpdateConfiguration::default()
+    };
+    handle.update_configuration(&caller(), target, update).await.map(drop)
+}
+
+fn knots() -> LayerRef {
+    LayerRef::parse("knots", &caller().account).unwrap()
+}
+
 /// A function's code (the text in its package) and description, its versions' code, its alias's version.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Function {
@@ -218,12 +319,15 @@ struct Function {
     description: String,
     versions: BTreeMap<u64, String>,
     alias: Option<u64>,
+    layer: Option<String>,
 }
 
 /// Everything the store should hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
     functions: BTreeMap<String, Function>,
+    /// Versions of `knots`: the text in it, whether everybody may use it.
+    layers: BTreeMap<u64, (String, bool)>,
     rows: BTreeMap<String, Vec<String>>,
 }
 
@@ -242,9 +346,13 @@ impl Model {
         let (subject, action) = step.row();
         let subject = subject.replace('*', &next_version.to_string());
         self.rows.entry(subject).or_default().push(action.to_owned());
-        if let Delete { name } = step {
-            self.functions.remove(name);
-            return;
+        match step {
+            Delete { name } => {
+                self.functions.remove(name);
+                return;
+            }
+            Layer(step) => return self.apply_to_layer(step, next_version),
+            _ => {}
         }
         let function = self.functions.entry(step.name().to_owned()).or_default();
         match step {
@@ -253,7 +361,8 @@ impl Model {
             Alias { version, .. } | MoveAlias { version, .. } => function.alias = Some(version),
             DeleteAlias { .. } => function.alias = None,
             DeleteVersion { version, .. } => drop(function.versions.remove(&version)),
-            Publish { .. } | Delete { .. } => {}
+            UseLayer { version, .. } => function.layer = Some(self.layers[&version].0.clone()),
+            Publish { .. } | Delete { .. } | Layer(_) => {}
         }
         if matches!(
             step,
@@ -261,6 +370,18 @@ impl Model {
         ) {
             function.versions.insert(*next_version, function.code.clone());
             *next_version += 1;
+        }
+    }
+
+    fn apply_to_layer(&mut self, step: LayerStep, next_version: &mut u64) {
+        match step {
+            LayerStep::Publish(text) => {
+                self.layers.insert(*next_version, (text.to_owned(), false));
+                *next_version += 1;
+            }
+            LayerStep::Permit(version) => self.layers.entry(version).or_default().1 = true,
+            LayerStep::Forbid(version) => self.layers.entry(version).or_default().1 = false,
+            LayerStep::Delete(version) => drop(self.layers.remove(&version)),
         }
     }
 
@@ -300,7 +421,24 @@ impl Model {
                 Version::Number(number) => number,
                 Version::Latest => 0,
             });
+            function.layer = latest.layers.first().map(|layer| {
+                let known = TEXTS
+                    .into_iter()
+                    .find(|text| Digest::of(&package(text)) == layer.code.digest);
+                known.expect("the layer is one of the script's").to_owned()
+            });
             model.functions.insert(name, function);
+        }
+        for version in layer_versions(world) {
+            let stored = world
+                .handle
+                .read_layer(&caller(), &knots(), version.number)
+                .await
+                .unwrap();
+            let permitted = !version.policy.statements.is_empty();
+            model
+                .layers
+                .insert(version.number, (text_of(&stored).to_owned(), permitted));
         }
         for subject in subjects() {
             let mut rows = world.handle.audited(&subject).await.unwrap();
@@ -317,7 +455,9 @@ impl Model {
         for (name, function) in &self.functions {
             let settled = world.handle.settled(&target(name)).await.unwrap();
             assert_eq!(settled.state, bowline_functions::model::State::Active);
-            assert_eq!(world.answer(name, json!({})).await["code"], function.code.as_str());
+            let answer = world.answer(name, json!({})).await;
+            assert_eq!(answer["code"], function.code.as_str());
+            assert_eq!(answer["opt"]["code"].as_str(), function.layer.as_deref());
             for (number, code) in &function.versions {
                 let version = format!("{name}:{number}");
                 assert_eq!(world.answer(&version, json!({})).await["code"], code.as_str());
@@ -331,9 +471,21 @@ async fn code_of(world: &World, name: &str) -> String {
     let stored = world.handle.read_code(&target(name)).await.unwrap();
     let shown = world.handle.get_function(&target(name)).unwrap().configuration;
     assert_eq!(Digest::of(&stored), shown.code.digest);
-    let texts = ["f1", "f2", "f3", "f4", "g1"];
-    let known = texts.into_iter().find(|text| package(text) == stored);
-    known.expect("the package is one of the script's").to_owned()
+    text_of(&stored).to_owned()
+}
+
+const TEXTS: [&str; 7] = ["f1", "f2", "f3", "f4", "g1", "l1", "l2"];
+
+fn text_of(stored: &[u8]) -> &'static str {
+    let known = TEXTS.into_iter().find(|text| package(text) == stored);
+    known.expect("the package is one of the script's")
+}
+
+fn layer_versions(world: &World) -> Vec<LayerVersion> {
+    let page = PageRequest::default();
+    let filter = LayerFilter::default();
+    let found = world.handle.list_layer_versions(&caller(), &knots(), &filter, &page);
+    found.unwrap().items
 }
 
 fn subjects() -> BTreeSet<String> {
@@ -341,15 +493,14 @@ fn subjects() -> BTreeSet<String> {
     all.rows.into_keys().collect()
 }
 
-/// The packages that functions name.
+/// The packages that functions and layers name.
 pub fn digests(world: &World) -> BTreeSet<Digest> {
     let shown = world
         .handle
         .list_functions(&caller(), true, &PageRequest::default())
         .unwrap();
-    shown
-        .items
-        .iter()
-        .map(|configuration| configuration.code.digest)
-        .collect()
+    let code = shown.items.iter().map(|configuration| configuration.code.digest);
+    let used = shown.items.iter().flat_map(|configuration| &configuration.layers);
+    let layers = layer_versions(world).into_iter().map(|version| version.code.digest);
+    code.chain(used.map(|layer| layer.code.digest)).chain(layers).collect()
 }
