@@ -175,6 +175,7 @@ impl From<Error> for ApiError {
             Error::PolicyLengthExceeded(_) => Exception::PolicyLengthExceeded,
             Error::AccessDenied(_) => Exception::AccessDenied,
             Error::NotFound(_) => Exception::ResourceNotFound,
+            Error::ProvisionedNotFound(_) => Exception::ProvisionedConcurrencyConfigNotFound,
             Error::Conflict(_) => Exception::ResourceConflict,
             Error::PreconditionFailed(_) => Exception::PreconditionFailed,
             Error::RequestTooLarge(_) => Exception::RequestTooLarge,

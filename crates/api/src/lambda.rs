@@ -11,10 +11,13 @@ mod event_invoke;
 mod features;
 mod function;
 mod invoke;
+mod kept;
 mod mapping;
 mod policy;
+mod provisioned;
 mod read;
 mod tag;
+mod url;
 mod version;
 
 use bowline_functions::model::events::PutMode;
@@ -70,6 +73,19 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::PutResourcePolicy => policy::put_document(call, &body).await,
         Operation::DeleteResourcePolicy => policy::delete_document(call).await,
         Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
-        _ => absent::answer(call, &body),
+        Operation::PutProvisionedConcurrencyConfig => provisioned::put(call, &body).await,
+        Operation::GetProvisionedConcurrencyConfig => provisioned::get(call),
+        Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(call).await,
+        Operation::ListProvisionedConcurrencyConfigs => provisioned::list(call),
+        Operation::PutRuntimeManagementConfig => kept::put_runtime_management(call, &body).await,
+        Operation::GetRuntimeManagementConfig => kept::runtime_management(call),
+        Operation::PutFunctionRecursionConfig => kept::put_recursion(call, &body).await,
+        Operation::GetFunctionRecursionConfig => kept::recursion(call),
+        Operation::CreateFunctionUrlConfig => url::create(call, &body).await,
+        Operation::GetFunctionUrlConfig => url::get(call),
+        Operation::UpdateFunctionUrlConfig => url::update(call, &body).await,
+        Operation::DeleteFunctionUrlConfig => url::delete(call).await,
+        Operation::ListFunctionUrlConfigs => url::list(call),
+        _ => absent::answer(call),
     }
 }

@@ -18,7 +18,7 @@ mod snapshot;
 
 pub use access_keys::{AccessKeyError, AccessKeys};
 pub(crate) use commit::{Audit, Change};
-pub(crate) use entry::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
+pub(crate) use entry::{AliasEntry, AttachedEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
 pub(crate) use load::{LoadError, Loaded};
 pub(crate) use mappings::MappingEntry;
 pub(crate) use snapshot::{Snapshot, fold};

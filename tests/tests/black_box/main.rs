@@ -7,6 +7,7 @@ mod crash;
 mod data;
 mod demo;
 mod lifecycle;
+mod model;
 mod neighbours;
 mod permissions;
 mod stop;

@@ -146,6 +146,7 @@ operations! {
     ListObjectEvents,
     ListStores,
     GetOpenApi,
+    InvokeFunctionUrl,
 }
 
 impl Operation {

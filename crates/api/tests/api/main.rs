@@ -14,6 +14,8 @@ mod invoke;
 mod keys;
 mod native;
 mod policies;
+mod provisioned;
 mod settings;
 mod streaming;
+mod urls;
 mod versions;

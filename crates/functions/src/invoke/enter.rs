@@ -58,7 +58,7 @@ impl Inner {
             Readiness::Pending => return Ok(None),
             Readiness::Failed => return Err(refusals::in_state("Failed")),
         };
-        let admission = entry.live.admit(entry.reserved).map_err(|throttle| {
+        let admission = entry.live.admit(entry.reserved, &pool.quota.lane).map_err(|throttle| {
             self.metrics.throttled(target.name.as_str(), throttle);
             Error::Throttled(throttle)
         })?;

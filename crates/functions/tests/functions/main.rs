@@ -4,6 +4,7 @@
 
 mod access;
 mod aliases;
+mod attached;
 mod crash;
 mod events;
 mod fake;
@@ -15,5 +16,6 @@ mod limits;
 mod logs;
 mod packages;
 mod policies;
+mod provisioned;
 mod streaming;
 mod world;

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_foundation::digest::Digest;
 use bowline_functions::Handle;
+use bowline_functions::error::Error;
+use bowline_functions::model::attached::{PutUrl, UrlAuth};
 use bowline_functions::model::{
     CreateAlias, CreateFunction, PageRequest, PublishVersion, Settings, UpdateAlias, UpdateCode, UpdateConfiguration,
 };
-use bowline_functions::name::Version;
+use bowline_functions::name::{FunctionRef, Version};
 use serde_json::json;
 
 use crate::world::{World, caller, creation, package, target, update};
@@ -47,12 +49,22 @@ pub enum Step {
         name: &'static str,
         version: u64,
     },
+    /// Gives the alias `live` a URL.
+    Url {
+        name: &'static str,
+    },
+    DeleteUrl {
+        name: &'static str,
+    },
     Delete {
         name: &'static str,
     },
 }
 
-use Step::{Alias, Create, Delete, DeleteAlias, DeleteVersion, Describe, MoveAlias, Publish, UpdateCode as Update};
+use Step::{
+    Alias, Create, Delete, DeleteAlias, DeleteUrl, DeleteVersion, Describe, MoveAlias, Publish, UpdateCode as Update,
+    Url,
+};
 
 pub const SCRIPT: &[Step] = &[
     Create {
@@ -77,9 +89,13 @@ pub const SCRIPT: &[Step] = &[
         publish: true,
     },
     Alias { name: "f", version: 1 },
+    Url { name: "f" },
     MoveAlias { name: "f", version: 2 },
     DeleteVersion { name: "f", version: 1 },
     Alias { name: "g", version: 1 },
+    Url { name: "g" },
+    DeleteUrl { name: "g" },
+    Url { name: "g" },
     Update {
         name: "g",
         code: "f2",
@@ -166,6 +182,8 @@ impl Step {
                 let target = crate::world::target(&format!("{name}:{version}"));
                 handle.delete_function(&caller, &target).await
             }
+            Url { .. } => open_url(handle, name).await,
+            DeleteUrl { .. } => handle.delete_url(&caller, &aliased(name)).await,
             Delete { .. } => handle.delete_function(&caller, &target).await,
         }
         .unwrap_or_else(|error| panic!("{self:?}: {error:?}"));
@@ -184,6 +202,8 @@ impl Step {
             | MoveAlias { name, .. }
             | DeleteAlias { name }
             | DeleteVersion { name, .. }
+            | Url { name }
+            | DeleteUrl { name }
             | Delete { name } => name,
         }
     }
@@ -198,26 +218,29 @@ impl Step {
             Alias { .. } => "CreateAlias",
             MoveAlias { .. } => "UpdateAlias",
             DeleteAlias { .. } => "DeleteAlias",
+            Url { .. } => "CreateFunctionUrlConfig",
+            DeleteUrl { .. } => "DeleteFunctionUrlConfig",
             DeleteVersion { .. } | Delete { .. } => "DeleteFunction",
         };
         let qualifier = match self {
             DeleteVersion { version, .. } => format!(":{version}"),
             // The script publishes by itself only the first and the second version of `f`.
             Publish { .. } => ":*".to_owned(),
-            Alias { .. } | MoveAlias { .. } | DeleteAlias { .. } => ":live".to_owned(),
+            Alias { .. } | MoveAlias { .. } | DeleteAlias { .. } | Url { .. } | DeleteUrl { .. } => ":live".to_owned(),
             _ => String::new(),
         };
         (format!("000000000000/{}{qualifier}", self.name()), action)
     }
 }
 
-/// A function's code (the text in its package) and description, its versions' code, its alias's version.
+/// A function's code (the text in its package) and description, its versions' code, its alias's version and URL.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Function {
     code: String,
     description: String,
     versions: BTreeMap<u64, String>,
     alias: Option<u64>,
+    has_url: bool,
 }
 
 /// Everything the store should hold.
@@ -251,7 +274,8 @@ impl Model {
             Create { code, .. } | Update { code, .. } => function.code = code.to_owned(),
             Describe { text, .. } => function.description = text.to_owned(),
             Alias { version, .. } | MoveAlias { version, .. } => function.alias = Some(version),
-            DeleteAlias { .. } => function.alias = None,
+            DeleteAlias { .. } => (function.alias, function.has_url) = (None, false),
+            Url { .. } | DeleteUrl { .. } => function.has_url = matches!(step, Url { .. }),
             DeleteVersion { version, .. } => drop(function.versions.remove(&version)),
             Publish { .. } | Delete { .. } => {}
         }
@@ -300,6 +324,7 @@ impl Model {
                 Version::Number(number) => number,
                 Version::Latest => 0,
             });
+            function.has_url = world.handle.get_url(&aliased(&name)).is_ok();
             model.functions.insert(name, function);
         }
         for subject in subjects() {
@@ -324,6 +349,19 @@ impl Model {
             }
         }
     }
+}
+
+fn aliased(name: &str) -> FunctionRef {
+    target(&format!("{name}:live"))
+}
+
+/// Gives the alias a URL.
+async fn open_url(handle: &Handle, name: &str) -> Result<(), Error> {
+    let open = PutUrl {
+        auth: Some(UrlAuth::None),
+        ..PutUrl::default()
+    };
+    handle.create_url(&caller(), &aliased(name), open).await.map(drop)
 }
 
 /// The text in the package that is stored for a version.
