@@ -136,7 +136,7 @@ def main():
     for step in (function, others, destroy):
         step(client, case)
         print(f"{step.__name__} ok")
-    wire.finish(expected_min=60)
+    wire.finish(expected_min=55)
 
 
 main()

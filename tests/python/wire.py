@@ -122,7 +122,8 @@ class Checker:
         in_body = {
             member.serialization.get("name", name): member
             for name, member in shape.members.items()
-            if member.serialization.get("location") in (None, "body")
+            # The status of InvokeAsync stands in the body too.
+            if member.serialization.get("location") in (None, "body", "statusCode")
         }
         for name, item in value.items():
             if name not in in_body:

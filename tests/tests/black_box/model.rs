@@ -45,9 +45,8 @@ fn terraforms_reads_and_retries_find_what_they_look_for() -> Result<()> {
 fn run_with_a_package(python: &Python, script: &str, node: &Node) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let artifact = Artifact::python()?;
-    let zip = artifact.write_to(folder.path())?;
-    let words = [artifact.runtime.as_str(), &artifact.handler, &zip.to_string_lossy()];
-    python.run_script(script, &node.endpoint(), &words)
+    let zip = artifact.write_to(folder.path())?.to_string_lossy().into_owned();
+    python.run_script(script, &node.endpoint(), &[&artifact.runtime, &artifact.handler, &zip])
 }
 
 #[test]
