@@ -12,6 +12,7 @@ mod cors;
 pub mod event;
 mod iam;
 mod refusal;
+mod stream;
 mod target;
 
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_functions::InvocationRequest;
-use bowline_functions::model::attached::{UrlAuth, UrlConfig};
+use bowline_functions::model::attached::{InvokeMode, UrlAuth, UrlConfig};
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, EXPECT};
 use http::request::Parts;
@@ -106,16 +107,25 @@ impl UrlRequest<'_> {
             trace_id: Some(trace_id.clone()),
             log_tail: false,
         };
+        let mut response = match config.url.mode {
+            InvokeMode::Buffered => self.buffered(config, request).await?,
+            InvokeMode::ResponseStream => stream::answer(self, config, request).await?,
+        };
+        if let Ok(trace_id) = HeaderValue::from_str(&trace_id) {
+            response.headers_mut().entry(TRACE_ID).or_insert(trace_id);
+        }
+        Ok(response)
+    }
+
+    /// Waits for the whole answer.
+    async fn buffered(&self, config: &UrlConfig, request: InvocationRequest) -> Result<Response<Body>, Refusal> {
         let answered = self.node.functions.invoke(&config.target, request).await?;
         let payload = answered.result.map_err(|_| Refusal::BadGateway)?;
-        let mut response = answer::read(&payload).map_err(|invalid| {
+        let response = answer::read(&payload).map_err(|invalid| {
             tracing::info!(request_id = %self.request_id, function = %config.target.name, %invalid,
                 "the answer cannot be sent as HTTP");
             Refusal::BadGateway
         })?;
-        if let Ok(trace_id) = HeaderValue::from_str(&trace_id) {
-            response.headers_mut().entry(TRACE_ID).or_insert(trace_id);
-        }
         Ok(response.map(Body::from))
     }
 
