@@ -9,7 +9,8 @@ import sys
 import zipfile
 
 import awslambdaric
-import boto3
+
+import wire
 
 # The system's interpreter, as the sandbox sees it: an absolute path below /usr or on the sandbox's path.
 BOOTSTRAP = """#!/bin/sh
@@ -40,7 +41,7 @@ def package():
 
 
 def main():
-    client = boto3.client("lambda")
+    client = wire.client()
     client.create_function(
         FunctionName="public", Runtime="provided.al2023", Handler="app.handler", Timeout=20,
         Role="arn:aws:iam::123456789012:role/any", Code={"ZipFile": package()})

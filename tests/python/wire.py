@@ -1,14 +1,16 @@
-"""A boto3 client that checks every answer against the service's model.
+"""What every answer is held against: the service's own model.
 
 botocore drops members it does not know and never misses one that is absent, so the raw answer is compared
-with the model here: no member that the model lacks, none of a wrong type, the exact status code, and, of
-an error, an exception that the operation may give, with its own status and members.
+with the model here: no member that the model lacks, none of a wrong type, no value outside an enumeration, none
+that is required missing, the exact status code, and, of an error, an exception that the operation may give, with
+its own status and members. `sitecustomize.py` has every client watched.
 """
 import json
 import sys
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 ALWAYS = {
     "FunctionConfiguration": [
@@ -35,14 +37,19 @@ SCALARS = {
 
 
 class Checker:
-    def __init__(self, service_model):
-        self.service_model = service_model
+    def __init__(self):
         self.seen = 0
         self.faults = []
+        self.operations = set()
+        self.watched = []
 
-    def __call__(self, response_dict=None, event_name=None, **_):
-        operation = self.service_model.operation_model(event_name.rsplit(".", 1)[1])
+    def __call__(self, service_model, response_dict=None, event_name=None, **_):
+        operation = service_model.operation_model(event_name.rsplit(".", 1)[1])
+        if response_dict is None:
+            # There was no answer at all, which the client reports itself.
+            return
         self.seen += 1
+        self.operations.add(operation.name)
         if response_dict["status_code"] < 300:
             self.check_success(operation, response_dict)
         else:
@@ -115,7 +122,8 @@ class Checker:
         in_body = {
             member.serialization.get("name", name): member
             for name, member in shape.members.items()
-            if member.serialization.get("location") in (None, "body")
+            # The status of InvokeAsync stands in the body too.
+            if member.serialization.get("location") in (None, "body", "statusCode")
         }
         for name, item in value.items():
             if name not in in_body:
@@ -127,19 +135,50 @@ class Checker:
                 self.fault(operation, f"{path}.{name} is missing")
 
 
-def client():
-    """A client that never retries, and the checker that has seen all its answers."""
-    config = Config(retries={"total_max_attempts": 1}, parameter_validation=True, read_timeout=60)
-    lambda_client = boto3.client("lambda", config=config)
-    checker = Checker(lambda_client.meta.service_model)
-    lambda_client.meta.events.register("response-received.lambda.*", checker)
-    return lambda_client, checker
+SERVICE = "lambda"
+ROLE = "arn:aws:iam::123456789012:role/any"
+# One for each process: a client of any session is watched by it.
+CHECKER = Checker()
 
 
-def finish(checker, expected_min):
-    """Fails if an answer broke the model, or if fewer answers were seen than there must have been."""
-    for fault in dict.fromkeys(checker.faults):
+def watch(session):
+    """Has all answers that clients of `session` get checked."""
+    if session.get_component("event_emitter") not in CHECKER.watched:
+        CHECKER.watched.append(session.get_component("event_emitter"))
+        model = session.get_service_model
+        session.register(f"response-received.{SERVICE}", lambda **event: CHECKER(model(SERVICE), **event))
+
+
+def client(**settings):
+    """A client that never retries."""
+    settings = {"retries": {"total_max_attempts": 1}, "parameter_validation": True, "read_timeout": 60, **settings}
+    return boto3.client(SERVICE, config=Config(**settings))
+
+
+def report():
+    """Says what was wrong with the answers so far; whether anything was."""
+    for fault in dict.fromkeys(CHECKER.faults):
         print("FAULT:", fault, file=sys.stderr)
-    if checker.faults or checker.seen < expected_min:
-        sys.exit(f"{len(checker.faults)} faults in {checker.seen} answers (at least {expected_min} expected)")
-    print(f"{checker.seen} answers agree with the model")
+    return bool(CHECKER.faults)
+
+
+def finish(expected_min):
+    """Fails if an answer broke the model, or if fewer answers were seen than there must have been."""
+    if report() or CHECKER.seen < expected_min:
+        sys.exit(f"{len(CHECKER.faults)} faults in {CHECKER.seen} answers (at least {expected_min} expected)")
+    print(f"{CHECKER.seen} answers agree with the model")
+
+
+def expect_error(code, status, call, **arguments):
+    try:
+        call(**arguments)
+    except ClientError as error:
+        got = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        assert got == (code, status), f"{call.__name__}: {got}, expected {(code, status)}: {error}"
+        return error.response
+    raise AssertionError(f"{call.__name__} succeeded, expected {code}")
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()

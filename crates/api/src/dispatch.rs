@@ -1,6 +1,6 @@
 //! From a request to its answer: route, read the body, run the operation, count and log it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bowline_aws::s3::S3;
@@ -32,6 +32,7 @@ use crate::origin;
 use crate::reply;
 use crate::route::{self, Operation, Route};
 use crate::server::Options;
+use crate::url::{self, Target, UrlRequest};
 
 /// Largest body of the operations that carry neither code nor an event.
 const CONTROL_BYTES_MAX: usize = 1024 * 1024;
@@ -138,34 +139,31 @@ impl Call<'_> {
 pub fn ends_with_its_caller(request: &Request<Incoming>) -> bool {
     let path = request.uri().path();
     route::data::is_target(path)
+        && !url::is_url_host(request.uri(), request.headers())
         && route::resolve(request.method().as_str(), path)
             .is_ok_and(|route| route::data::ends_with_its_caller(route.operation))
 }
 
 /// Answers one request; never fails, for every failure has an answer.
-pub async fn answer(node: Arc<Node>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+pub async fn answer(node: Arc<Node>, request: Request<Incoming>, (peer, from): (Peer, IpAddr)) -> Response<Body> {
     let began = node.clock.monotonic();
     let request_id = RequestId::random(&node.entropy);
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let (operation, result) = match route::resolve(head.method.as_str(), target) {
-        Ok(route) => {
-            let operation = route.operation;
-            let asked = Asked {
-                proof: node.auth.begin(&head, &route, node.clock.now(), peer),
+    let url = Target::of(&head);
+    let (operation, result) = match url {
+        None => operate(&node, &head, (target, peer), body, request_id).await,
+        Some(url) => {
+            let request = UrlRequest {
+                node: &node,
+                source_ip: from,
                 head: &head,
-                route,
+                target: url,
                 request_id,
             };
-            let result = if route::data::has(operation) {
-                Ok(Box::pin(data::answer(&node, asked, body)).await)
-            } else {
-                run(&node, asked, body).await
-            };
-            (Some(operation), result)
+            let response = Box::pin(request.answer(body)).await;
+            (Some(Operation::InvokeFunctionUrl), Ok(response))
         }
-        Err(error) if route::data::is_target(target) => (None, Ok(data::unrouted(error, target))),
-        Err(error) => (None, Err(ApiError::from(error))),
     };
     let mut response = result.unwrap_or_else(|error| refuse(&error, request_id));
     let id = HeaderValue::from_str(request_id.as_str()).expect("a UUID is a header value");
@@ -174,6 +172,34 @@ pub async fn answer(node: Arc<Node>, request: Request<Incoming>, peer: Peer) -> 
         .answered(operation, response.status(), began, node.clock.monotonic());
     log(operation, &head, &response, request_id);
     response
+}
+
+async fn operate(
+    node: &Node,
+    head: &Parts,
+    (target, peer): (&str, Peer),
+    body: Incoming,
+    request_id: RequestId,
+) -> (Option<Operation>, Result<Response<Body>, ApiError>) {
+    match route::resolve(head.method.as_str(), target) {
+        Ok(route) => {
+            let operation = route.operation;
+            let asked = Asked {
+                proof: node.auth.begin(head, &route, node.clock.now(), peer),
+                head,
+                route,
+                request_id,
+            };
+            let result = if route::data::has(operation) {
+                Ok(Box::pin(data::answer(node, asked, body)).await)
+            } else {
+                run(node, asked, body).await
+            };
+            (Some(operation), result)
+        }
+        Err(error) if route::data::is_target(target) => (None, Ok(data::unrouted(error, target))),
+        Err(error) => (None, Err(ApiError::from(error))),
+    }
 }
 
 /// A request whose operation is known, but not yet who asks.
@@ -247,7 +273,8 @@ fn refuse(error: &ApiError, request_id: RequestId) -> Response<Body> {
 
 /// The access log. Only the path is shown: a query may hold a signature, a body a secret.
 fn log(operation: Option<Operation>, head: &Parts, response: &Response<Body>, request_id: RequestId) {
-    let is_frequent = operation == Some(Operation::Invoke) || operation.is_some_and(route::data::is_frequent);
+    let is_frequent = matches!(operation, Some(Operation::Invoke | Operation::InvokeFunctionUrl))
+        || operation.is_some_and(route::data::is_frequent);
     let quiet = is_frequent || head.method == http::Method::GET;
     let operation = operation.map_or("UnknownOperation", Operation::name);
     let status = response.status().as_u16();

@@ -191,6 +191,7 @@ impl From<Error> for ApiError {
             Error::CodeStorageExceeded(_) => Exception::CodeStorageExceeded,
             Error::PolicyLengthExceeded(_) => Exception::PolicyLengthExceeded,
             Error::NotFound(_) => Exception::ResourceNotFound,
+            Error::ProvisionedNotFound(_) => Exception::ProvisionedConcurrencyConfigNotFound,
             Error::Conflict(_) => Exception::ResourceConflict,
             Error::PreconditionFailed(_) => Exception::PreconditionFailed,
             Error::RequestTooLarge(_) => Exception::RequestTooLarge,

@@ -12,13 +12,16 @@ mod event_invoke;
 mod features;
 mod function;
 mod invoke;
+mod kept;
 mod layer;
 mod layer_policy;
 mod mapping;
 mod policy;
+mod provisioned;
 mod read;
 mod stored;
 mod tag;
+mod url;
 mod version;
 
 use bowline_functions::model::events::PutMode;
@@ -75,6 +78,19 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::PutResourcePolicy => policy::put_document(call, &body).await,
         Operation::DeleteResourcePolicy => policy::delete_document(call).await,
         Operation::DeleteFunctionConcurrency => concurrency::delete(call).await,
+        Operation::PutProvisionedConcurrencyConfig => provisioned::put(call, &body).await,
+        Operation::GetProvisionedConcurrencyConfig => provisioned::get(call),
+        Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(call).await,
+        Operation::ListProvisionedConcurrencyConfigs => provisioned::list(call),
+        Operation::PutRuntimeManagementConfig => kept::put_runtime_management(call, &body).await,
+        Operation::GetRuntimeManagementConfig => kept::runtime_management(call),
+        Operation::PutFunctionRecursionConfig => kept::put_recursion(call, &body).await,
+        Operation::GetFunctionRecursionConfig => kept::recursion(call),
+        Operation::CreateFunctionUrlConfig => url::create(call, &body).await,
+        Operation::GetFunctionUrlConfig => url::get(call),
+        Operation::UpdateFunctionUrlConfig => url::update(call, &body).await,
+        Operation::DeleteFunctionUrlConfig => url::delete(call).await,
+        Operation::ListFunctionUrlConfigs => url::list(call),
         Operation::PublishLayerVersion => layer::publish(call, &body).await,
         Operation::GetLayerVersion => layer::get(call).await,
         Operation::GetLayerVersionByArn => layer::get_by_arn(call).await,
@@ -86,7 +102,7 @@ pub async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiE
         Operation::RemoveLayerVersionPermission => layer_policy::remove(call).await,
         _ => match durable::answer(call, &body).await {
             Some(answer) => answer,
-            None => absent::answer(call, &body),
+            None => absent::answer(call),
         },
     }
 }

@@ -10,6 +10,7 @@ pub mod data;
 pub mod event_stream;
 pub mod route;
 pub mod server;
+pub mod url;
 
 mod account;
 mod body;

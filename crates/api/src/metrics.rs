@@ -11,9 +11,11 @@ use prometheus_client::metrics::MetricType;
 
 use crate::route::Operation;
 
-/// The statuses the node answers with; anything else is counted under the last.
-const STATUSES: [u16; 20] = [
-    200, 201, 202, 204, 400, 402, 403, 404, 405, 408, 409, 410, 412, 413, 415, 429, 502, 503, 504, 500,
+/// The statuses the node answers with, and those that functions commonly answer with at their URLs; anything
+/// else is counted under the last.
+const STATUSES: [u16; 31] = [
+    200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 401, 406, 422, 501, 400, 402, 403, 404, 405, 408, 409, 410,
+    412, 413, 415, 429, 502, 503, 504, 500,
 ];
 /// One row an operation, and one for requests that mean none.
 const ROWS: usize = Operation::ALL.len() + 1;

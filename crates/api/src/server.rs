@@ -184,6 +184,7 @@ impl Acceptor {
         self.node.metrics.connected();
         let connection = Connection {
             node: Arc::clone(&self.node),
+            from,
             stopping: self.stopping.clone(),
             alive: self.alive.clone(),
             header_timeout: self.header_timeout,

@@ -24,6 +24,7 @@ impl CrashPoints {
         "create-alias.committed",
         "update-alias.committed",
         "delete-alias.committed",
+        "attach.committed",
         "delete-version.committed",
         "delete.committed",
         "publish-layer.stored",

@@ -28,6 +28,9 @@ pub enum Error {
     /// `ResourceNotFoundException`, 404.
     #[error("{0}")]
     NotFound(String),
+    /// `ProvisionedConcurrencyConfigNotFoundException`, 404.
+    #[error("{0}")]
+    ProvisionedNotFound(String),
     /// `ResourceConflictException`, 409.
     #[error("{0}")]
     Conflict(String),

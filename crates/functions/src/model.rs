@@ -1,5 +1,6 @@
 //! The registry's nouns, as the API shows them.
 
+pub mod attached;
 pub mod events;
 pub mod layers;
 

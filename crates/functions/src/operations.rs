@@ -4,23 +4,27 @@
 //! function, and end in one commit.
 
 pub(crate) mod aliases;
+mod attach;
 mod code;
 pub(crate) mod concurrency;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod event_invoke;
 pub(crate) mod garbage;
+pub(crate) mod kept;
 pub(crate) mod layer_policy;
 mod layer_use;
 pub(crate) mod layers;
 pub(crate) mod list;
 pub(crate) mod mappings;
 pub(crate) mod policies;
+pub(crate) mod provisioned;
 pub(crate) mod publish;
 pub(crate) mod refusals;
 pub(crate) mod settle;
 pub(crate) mod tags;
 pub(crate) mod update;
+pub(crate) mod urls;
 mod validate;
 
 use bowline_foundation::id::AccountId;

@@ -19,7 +19,7 @@ mod snapshot;
 
 pub use access_keys::{AccessKeyError, AccessKeys};
 pub(crate) use commit::{Audit, Change};
-pub(crate) use entry::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
+pub(crate) use entry::{AliasEntry, AttachedEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
 pub(crate) use layers::{LayerEntry, LayerVersionEntry};
 pub(crate) use load::{LoadError, Loaded};
 pub(crate) use mappings::MappingEntry;

@@ -119,6 +119,7 @@ impl Service {
             tokio::spawn(inner.sweeper.clone().run()),
             tokio::spawn(inner.clone().collect_garbage()),
             tokio::spawn(inner.clone().warm_up()),
+            tokio::spawn(inner.clone().keep_provisioned()),
         ];
         if inner.registry.sharing == bowline_store::Sharing::Shared {
             background.push(tokio::spawn(follow::run(inner.clone())));

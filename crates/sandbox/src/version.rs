@@ -152,12 +152,15 @@ impl VersionSpec {
             ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", self.function)),
             ("AWS_LAMBDA_LOG_STREAM_NAME", self.version.clone()),
             ("AWS_LAMBDA_LOG_FORMAT", "Text".to_owned()),
-            ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_DEFAULT_REGION", self.region.clone()),
             ("_HANDLER", self.handler.clone()),
         ];
         variables.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+        // The platform's own too, but not the same for every sandbox of a version.
+        variables
+            .entry("AWS_LAMBDA_INITIALIZATION_TYPE".to_owned())
+            .or_insert_with(|| "on-demand".to_owned());
         variables
     }
 }

@@ -30,6 +30,8 @@ def handler(event, context):
         held = []
         while True:
             held.append(bytearray(1 << 20))
+    if action == "type":
+        return {"type": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]}
     if action == "exit":
         os._exit(3)
     print("echoing")

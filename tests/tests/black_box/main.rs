@@ -10,6 +10,7 @@ mod demo;
 mod durable;
 mod independent;
 mod lifecycle;
+mod model;
 mod neighbours;
 mod outages;
 mod permissions;

@@ -6,10 +6,8 @@
 
 use bowline_functions::name::FunctionRef;
 use http::{Response, StatusCode};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::read;
 use crate::body::Body;
 use crate::dispatch::Call;
 use crate::error::{ApiError, Exception};
@@ -17,11 +15,11 @@ use crate::reply;
 use crate::route::Operation;
 
 /// Answers any operation that no other file of the wire has.
-pub fn answer(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
+pub fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     if of_a_function(call.route.operation) {
         let target = call.qualified_function()?;
         call.node.functions.get_function(&target)?;
-        about_function(call, &target, body)
+        about_function(call.route.operation, &target)
     } else {
         about_account(call.route.operation)
     }
@@ -34,47 +32,22 @@ fn of_a_function(operation: Operation) -> bool {
         GetFunctionCodeSigningConfig
             | PutFunctionCodeSigningConfig
             | DeleteFunctionCodeSigningConfig
-            | GetFunctionRecursionConfig
-            | PutFunctionRecursionConfig
-            | GetRuntimeManagementConfig
-            | PutRuntimeManagementConfig
             | GetFunctionScalingConfig
             | PutFunctionScalingConfig
-            | CreateFunctionUrlConfig
-            | GetFunctionUrlConfig
-            | UpdateFunctionUrlConfig
-            | DeleteFunctionUrlConfig
-            | ListFunctionUrlConfigs
-            | PutProvisionedConcurrencyConfig
-            | GetProvisionedConcurrencyConfig
-            | DeleteProvisionedConcurrencyConfig
-            | ListProvisionedConcurrencyConfigs
     )
 }
 
-fn about_function(call: &Call<'_>, target: &FunctionRef, body: &[u8]) -> Result<Response<Body>, ApiError> {
+fn about_function(operation: Operation, target: &FunctionRef) -> Result<Response<Body>, ApiError> {
     use Operation::*;
-    let arn = || {
-        let qualifier = target.qualifier.as_ref();
-        call.node.functions.arn(&target.account, &target.name, qualifier)
-    };
     let name = target.name.as_str();
-    match call.route.operation {
+    match operation {
         GetFunctionCodeSigningConfig => shown(json!({ "CodeSigningConfigArn": "", "FunctionName": name })),
         DeleteFunctionCodeSigningConfig => Ok(reply::empty(StatusCode::NO_CONTENT)),
-        GetFunctionRecursionConfig => shown(json!({ "RecursiveLoop": "Terminate" })),
-        PutFunctionRecursionConfig => put_recursion(call.route.operation, body),
-        GetRuntimeManagementConfig => shown(json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": arn() })),
-        PutRuntimeManagementConfig => put_runtime_management(call.route.operation, body, &arn()),
-        ListFunctionUrlConfigs => shown(json!({ "FunctionUrlConfigs": [] })),
-        ListProvisionedConcurrencyConfigs => shown(json!({ "ProvisionedConcurrencyConfigs": [] })),
-        GetProvisionedConcurrencyConfig | DeleteProvisionedConcurrencyConfig => Err(ApiError::new(
-            Exception::ProvisionedConcurrencyConfigNotFound,
-            "No Provisioned Concurrency Config found for this function",
+        PutFunctionCodeSigningConfig => Err(ApiError::new(
+            Exception::CodeSigningConfigNotFound,
+            "The code signing configuration cannot be found. Check that the provided configuration is not deleted.",
         )),
-        GetFunctionUrlConfig | UpdateFunctionUrlConfig | DeleteFunctionUrlConfig | GetFunctionScalingConfig => {
-            Err(ApiError::no_such_resource())
-        }
+        GetFunctionScalingConfig => Err(ApiError::no_such_resource()),
         other => Err(denied(other)),
     }
 }
@@ -84,13 +57,11 @@ fn about_account(operation: Operation) -> Result<Response<Body>, ApiError> {
     match operation {
         ListCodeSigningConfigs => shown(json!({ "CodeSigningConfigs": [] })),
         ListCapacityProviders => shown(json!({ "CapacityProviders": [] })),
-        GetCodeSigningConfig | UpdateCodeSigningConfig | DeleteCodeSigningConfig | ListFunctionsByCodeSigningConfig => {
-            Err(ApiError::new(
-                Exception::CodeSigningConfigNotFound,
-                "The code signing configuration cannot be found.",
-            ))
-        }
-        GetCapacityProvider
+        GetCodeSigningConfig
+        | UpdateCodeSigningConfig
+        | DeleteCodeSigningConfig
+        | ListFunctionsByCodeSigningConfig
+        | GetCapacityProvider
         | UpdateCapacityProvider
         | DeleteCapacityProvider
         | ListFunctionVersionsByCapacityProvider => Err(ApiError::no_such_resource()),
@@ -110,33 +81,4 @@ fn denied(operation: Operation) -> ApiError {
 
 fn shown(value: Value) -> Result<Response<Body>, ApiError> {
     Ok(reply::json(StatusCode::OK, &value))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RecursionRequest {
-    recursive_loop: Option<String>,
-}
-
-/// Asking for what holds anyway succeeds.
-fn put_recursion(operation: Operation, body: &[u8]) -> Result<Response<Body>, ApiError> {
-    let request: RecursionRequest = read::json(body)?;
-    match request.recursive_loop.as_deref() {
-        Some("Terminate") => shown(json!({ "RecursiveLoop": "Terminate" })),
-        _ => Err(denied(operation)),
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RuntimeManagementRequest {
-    update_runtime_on: Option<String>,
-}
-
-fn put_runtime_management(operation: Operation, body: &[u8], arn: &str) -> Result<Response<Body>, ApiError> {
-    let request: RuntimeManagementRequest = read::json(body)?;
-    match request.update_runtime_on.as_deref() {
-        Some("Auto") => shown(json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": arn })),
-        _ => Err(denied(operation)),
-    }
 }

@@ -149,6 +149,7 @@ operations! {
     ListObjectEvents,
     ListStores,
     GetOpenApi,
+    InvokeFunctionUrl,
 }
 
 impl Operation {

@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its last.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const HEADERS_MAX: usize = 100;
 /// What a connection needs beside its socket.
 pub struct Connection {
     pub node: Arc<Node>,
+    /// Where the other end is.
+    pub from: SocketAddr,
     pub stopping: watch::Receiver<bool>,
     /// Held while anything of the connection runs.
     pub alive: mpsc::Sender<()>,
@@ -40,10 +43,10 @@ impl Connection {
     }
 
     async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let (node, alive, peer) = (self.node, self.alive, self.peer);
+        let (node, alive, peer, from) = (self.node, self.alive, self.peer, self.from.ip());
         let service = service_fn(move |request| {
             let outlives = !dispatch::ends_with_its_caller(&request);
-            let answer = Box::pin(dispatch::answer(Arc::clone(&node), request, peer));
+            let answer = Box::pin(dispatch::answer(Arc::clone(&node), request, (peer, from)));
             let answer = Detach::new(answer, outlives.then(|| alive.clone()));
             async move { Ok::<_, Infallible>(answer.await) }
         });

@@ -8,28 +8,14 @@ use crate::harness::{FUNCTIONS, TestNode};
 async fn reads_find_the_default_or_nothing() {
     let node = TestNode::start().await;
     node.create("hello").await;
-    let arn = "arn:aws:lambda:eu-central-1:000000000000:function:hello";
     for (path, expected) in [
         (
             "/2020-06-30/functions/hello/code-signing-config",
             json!({ "CodeSigningConfigArn": "", "FunctionName": "hello" }),
         ),
         (
-            "/2024-08-31/functions/hello/recursion-config",
-            json!({ "RecursiveLoop": "Terminate" }),
-        ),
-        (
-            "/2021-07-20/functions/hello/runtime-management-config",
-            json!({ "UpdateRuntimeOn": "Auto", "FunctionArn": arn }),
-        ),
-        (
             "/2015-03-31/event-source-mappings?FunctionName=hello",
             json!({ "EventSourceMappings": [] }),
-        ),
-        ("/2021-10-31/functions/hello/urls", json!({ "FunctionUrlConfigs": [] })),
-        (
-            "/2019-09-30/functions/hello/provisioned-concurrency?List=ALL",
-            json!({ "ProvisionedConcurrencyConfigs": [] }),
         ),
         (
             "/2019-09-25/functions/hello/event-invoke-config/list",
@@ -49,20 +35,8 @@ async fn what_is_not_there_is_not_found() {
     let missing = "ResourceNotFoundException";
     for (path, name) in [
         ("/2015-03-31/functions/hello/policy", missing),
-        ("/2021-10-31/functions/hello/url", missing),
         ("/2019-09-25/functions/hello/event-invoke-config", missing),
-        (
-            "/2019-09-30/functions/hello/provisioned-concurrency?Qualifier=1",
-            missing,
-        ),
-        (
-            "/2019-09-30/functions/hello/provisioned-concurrency",
-            "ProvisionedConcurrencyConfigNotFoundException",
-        ),
-        (
-            "/2020-04-22/code-signing-configs/arn",
-            "CodeSigningConfigNotFoundException",
-        ),
+        ("/2020-04-22/code-signing-configs/arn", missing),
         ("/2020-06-30/functions/nobody/code-signing-config", missing),
     ] {
         node.get(path).await.refused(404, name);
@@ -75,9 +49,8 @@ async fn turning_a_feature_on_is_denied() {
     let node = TestNode::start().await;
     node.create("hello").await;
     for (method, path) in [
-        ("POST", "/2021-10-31/functions/hello/url"),
-        ("PUT", "/2019-09-30/functions/hello/provisioned-concurrency"),
-        ("PUT", "/2024-08-31/functions/hello/recursion-config"),
+        ("POST", "/2020-04-22/code-signing-configs"),
+        ("POST", "/2025-11-30/capacity-providers"),
     ] {
         let message = node
             .request(method, path, "{}".into())

@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 
 /// Echoes events. `{"fail": true}` fails, `{"say": "x"}` logs x, `{"wait": true}` waits for the gate,
 /// `{"pieces": ["a", "b"]}` streams them, waiting for the gate before each but the first, and then does the
-/// rest (`fail`, `break`); `{"context": true}` answers with what the runtime was told beside the event.
+/// rest (`fail`, `break`); `{"context": true}` answers with what the runtime was told beside the event. An
+/// event of a URL is answered with its body if its path is `/answer`, and fails if that is `/fail`.
 pub struct Scripted {
     pub gate: Arc<Semaphore>,
     /// One permit for each invocation that began to wait.
@@ -59,6 +60,7 @@ impl Sandbox for ScriptedSandbox {
         if let Some(words) = event["say"].as_str() {
             self.log.write(format!("{words}\n").as_bytes());
         }
+        let path = event["rawPath"].as_str();
         let streamed = match (event["pieces"].as_array(), invocation.sink.take()) {
             (Some(pieces), Some(sink)) => {
                 self.stream(pieces, sink).await;
@@ -70,8 +72,10 @@ impl Sandbox for ScriptedSandbox {
             Outcome::Broken("it broke".to_owned())
         } else if streamed && event["fail"] != true {
             Outcome::Success(Bytes::new())
-        } else if event["fail"] == true {
+        } else if event["fail"] == true || path == Some("/fail") {
             Outcome::Failed(FunctionError::new("Sad", "it failed"))
+        } else if path == Some("/answer") {
+            Outcome::Success(event["body"].as_str().unwrap_or_default().to_owned().into())
         } else if event["context"] == true {
             Outcome::Success(context(&invocation))
         } else {

@@ -15,6 +15,8 @@ mod keys;
 mod layers;
 mod native;
 mod policies;
+mod provisioned;
 mod settings;
 mod streaming;
+mod urls;
 mod versions;

@@ -192,10 +192,10 @@ impl Inner {
         record: Bytes,
         (id, hops): (EventId, u32),
     ) -> Result<(), Failure> {
-        if hops > HOPS_MAX {
+        let entry = self.entry(function).map_err(never)?;
+        if hops > HOPS_MAX && !entry.recursion_allowed {
             return Err(Failure::Never(format!("`{HOPS_MAX}` outcomes have led to one another")));
         }
-        let entry = self.entry(function).map_err(never)?;
         self.target(&entry, function).map_err(never)?;
         let origin = Origin {
             request_id: RequestId::random(&self.entropy).to_string(),

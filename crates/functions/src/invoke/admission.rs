@@ -8,6 +8,7 @@ use bowline_foundation::id::AccountId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::provision::Lane;
 use crate::error::Throttle;
 use crate::logs::FunctionLog;
 
@@ -77,8 +78,15 @@ impl FunctionLive {
         })
     }
 
-    /// Lets an invocation in, or says which limit it would pass.
-    pub fn admit(self: &Arc<Self>, reserved: Option<u32>) -> Result<Admission, Throttle> {
+    /// Lets an invocation in, or says which limit it would pass. What is provisioned for its version is used
+    /// before what all functions share.
+    pub fn admit(self: &Arc<Self>, reserved: Option<u32>, lane: &Arc<Lane>) -> Result<Admission, Throttle> {
+        if reserved.is_none() && lane.enter() {
+            return Ok(Admission {
+                function: self.clone(),
+                counted: Counted::Lane(lane.clone()),
+            });
+        }
         let (counter, max, throttle) = match reserved {
             Some(max) => (&self.running, max, Throttle::ReservedConcurrency),
             None => (
@@ -93,7 +101,10 @@ impl FunctionLive {
         }
         Ok(Admission {
             function: self.clone(),
-            reserved: reserved.is_some(),
+            counted: match reserved {
+                Some(_) => Counted::Function,
+                None => Counted::Account,
+            },
         })
     }
 }
@@ -101,15 +112,22 @@ impl FunctionLive {
 /// The right to run one invocation; given back when dropped.
 pub(crate) struct Admission {
     function: Arc<FunctionLive>,
-    reserved: bool,
+    counted: Counted,
+}
+
+/// Where an invocation is counted.
+enum Counted {
+    Account,
+    Function,
+    Lane(Arc<Lane>),
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let counter = if self.reserved {
-            &self.function.running
-        } else {
-            &self.function.account.running
+        let counter = match &self.counted {
+            Counted::Account => &self.function.account.running,
+            Counted::Function => &self.function.running,
+            Counted::Lane(lane) => return lane.leave(),
         };
         counter.fetch_sub(1, Ordering::AcqRel);
     }

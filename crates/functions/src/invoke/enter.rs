@@ -112,7 +112,7 @@ impl Inner {
         if pool.parts.is_durable && purpose == Purpose::Call {
             return Err(Error::Durable);
         }
-        let admission = entry.live.admit(entry.reserved).map_err(|throttle| {
+        let admission = entry.live.admit(entry.reserved, &pool.quota.lane).map_err(|throttle| {
             self.metrics.throttled(target.name.as_str(), throttle);
             Error::Throttled(throttle)
         })?;

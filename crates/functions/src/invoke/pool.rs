@@ -10,10 +10,14 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::admission::FunctionLive;
+use super::provision::Quota;
 use crate::logs::SandboxLog;
 use crate::metrics::FunctionMetrics;
 use crate::name::Version;
 use crate::package::cache::CodeHold;
+
+/// The variable that tells a function why it was initialised; an owner cannot set it.
+const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
 
 /// What a pool is made of.
 pub(crate) struct PoolParts {
@@ -39,6 +43,8 @@ pub(crate) struct Pool {
     pub version_text: Box<str>,
     /// Set once the backend has prepared the version in this process.
     pub prepared: OnceCell<()>,
+    /// How many sandboxes are kept initialised.
+    pub quota: Quota,
     idle: Mutex<Idle>,
 }
 
@@ -46,6 +52,8 @@ pub(crate) struct Pool {
 struct Idle {
     /// Longest idle first.
     slots: Vec<Slot>,
+    /// Idle ones that are kept whether they are used or not.
+    kept: Vec<Slot>,
     /// Nothing is kept any more.
     retired: bool,
     /// The sweeper knows of this pool.
@@ -58,6 +66,8 @@ pub(crate) struct Slot {
     pub log: Arc<SandboxLog>,
     idle_since: Monotonic,
     trimmed: bool,
+    /// Whether it counts against the pool's quota.
+    kept: bool,
     /// What the memory gauge counts for it.
     memory_bytes: u64,
 }
@@ -77,13 +87,16 @@ impl Pool {
             version_text: parts.version.to_string().into(),
             parts,
             prepared: OnceCell::new(),
+            quota: Quota::default(),
             idle: Mutex::default(),
         })
     }
 
-    /// Takes the sandbox that was used last.
+    /// Takes a sandbox that is kept, or else the one that was used last.
     pub fn take(&self) -> Option<Slot> {
-        let slot = self.idle.lock().slots.pop()?;
+        let mut idle = self.idle.lock();
+        let slot = idle.kept.pop().or_else(|| idle.slots.pop())?;
+        drop(idle);
         self.parts.metrics.idle.dec();
         self.parts.metrics.busy.inc();
         Some(slot)
@@ -97,10 +110,48 @@ impl Pool {
             log,
             idle_since: Monotonic::default(),
             trimmed: false,
+            kept: false,
             memory_bytes: 0,
         };
         self.measure(&mut slot);
         slot
+    }
+
+    /// Counts a new sandbox in that is to be kept.
+    pub fn created_to_keep(&self, sandbox: Box<dyn Sandbox>, log: Arc<SandboxLog>) -> Slot {
+        self.quota.came();
+        let mut slot = self.created(sandbox, log);
+        slot.kept = true;
+        slot
+    }
+
+    /// What a sandbox that is kept must know: the function is told why it was initialised.
+    pub fn kept_spec(&self) -> Arc<VersionSpec> {
+        let mut spec = VersionSpec::clone(&self.parts.spec);
+        let kind = "provisioned-concurrency".to_owned();
+        spec.environment.insert(INITIALIZATION_TYPE.to_owned(), kind);
+        Arc::new(spec)
+    }
+
+    /// Takes kept sandboxes that have died.
+    pub fn take_dead(&self) -> Vec<Slot> {
+        let mut idle = self.idle.lock();
+        let dead = idle.kept.extract_if(.., |slot| !slot.sandbox.is_alive()).collect();
+        drop(idle);
+        self.taken(dead)
+    }
+
+    /// Takes idle kept sandboxes that are not wanted any more.
+    pub fn take_surplus(&self) -> Vec<Slot> {
+        let mut idle = self.idle.lock();
+        let count = idle.kept.len().min(self.quota.surplus() as usize);
+        let surplus = idle.kept.drain(..count).collect();
+        drop(idle);
+        self.taken(surplus)
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.idle.lock().retired
     }
 
     /// Gives a sandbox back after an invocation.
@@ -111,8 +162,18 @@ impl Pool {
         if idle.retired {
             return Kept::No(slot);
         }
-        idle.slots.push(slot);
-        let enlist = !std::mem::replace(&mut idle.enlisted, true);
+        if slot.kept && self.quota.surplus() > 0 {
+            // It goes on as any other.
+            slot.kept = false;
+            self.quota.ended();
+        }
+        let enlist = if slot.kept {
+            idle.kept.push(slot);
+            false
+        } else {
+            idle.slots.push(slot);
+            !std::mem::replace(&mut idle.enlisted, true)
+        };
         drop(idle);
         self.parts.metrics.busy.dec();
         self.parts.metrics.idle.inc();
@@ -190,13 +251,17 @@ impl Pool {
     pub fn retire(&self) -> Vec<Slot> {
         let mut idle = self.idle.lock();
         idle.retired = true;
-        let taken = std::mem::take(&mut idle.slots);
+        let mut taken = std::mem::take(&mut idle.slots);
+        taken.append(&mut idle.kept);
         drop(idle);
         self.taken(taken)
     }
 
     /// Ends a sandbox that was taken or never given back.
     pub async fn destroy(self: Arc<Self>, slot: Slot) {
+        if slot.kept {
+            self.quota.ended();
+        }
         slot.sandbox.destroy().await;
         self.parts.metrics.busy.dec();
         self.parts.metrics.memory.dec_by(signed(slot.memory_bytes));

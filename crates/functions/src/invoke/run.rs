@@ -8,7 +8,9 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report};
+use bowline_sandbox::{
+    AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report, Sandbox, VersionSpec,
+};
 use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
@@ -120,27 +122,33 @@ fn deadline(clock: &Clock, budget: Duration) -> Deadline {
 }
 
 /// Why there is no sandbox.
-enum NotCreated {
+pub(super) enum NotCreated {
     /// The function failed while it initialised.
     Init(FunctionError, Arc<SandboxLog>, Duration),
     Refused(Error),
 }
 
-/// Creates a sandbox; if there is no room, at the cost of the one that has been idle longest.
+/// Creates a sandbox for an invocation that waits for it.
 async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<(Slot, Duration), NotCreated> {
+    let (sandbox, log, init) = create(inner, pool, pool.parts.spec.clone()).await?;
+    pool.parts.metrics.cold_starts.inc();
+    pool.parts.metrics.init_durations.observe(init.as_secs_f64());
+    Ok((pool.created(sandbox, log), init))
+}
+
+/// A sandbox with its log, and how long it took to initialise.
+type Created = (Box<dyn Sandbox>, Arc<SandboxLog>, Duration);
+
+/// Creates a sandbox; if there is no room, at the cost of the one that has been idle longest.
+pub(super) async fn create(inner: &Arc<Inner>, pool: &Pool, spec: Arc<VersionSpec>) -> Result<Created, NotCreated> {
     let begin = inner.clock.monotonic();
     inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
     let log = SandboxLog::new(pool.parts.live.log.clone(), inner.logs.clone());
     let mut evicted = false;
     loop {
         let sink = Arc::new(Sink(log.clone()));
-        let failure = match pool.parts.backend.create(pool.parts.spec.clone(), sink).await {
-            Ok(sandbox) => {
-                let init = inner.clock.monotonic().since(begin);
-                pool.parts.metrics.cold_starts.inc();
-                pool.parts.metrics.init_durations.observe(init.as_secs_f64());
-                return Ok((pool.created(sandbox, log), init));
-            }
+        let failure = match pool.parts.backend.create(spec.clone(), sink).await {
+            Ok(sandbox) => return Ok((sandbox, log, inner.clock.monotonic().since(begin))),
             Err(failure) => failure,
         };
         match failure {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bowline_store::Version as StoreVersion;
 
-use super::{audit, refusals, validate};
+use super::{audit, provisioned, refusals, validate};
 use crate::error::Error;
 use crate::model::{Alias, Caller, CreateAlias, UpdateAlias};
 use crate::name::{AliasName, FunctionRef, Qualifier, Version};
@@ -66,6 +66,7 @@ pub(crate) async fn update(
     alias.routing = request.routing.unwrap_or(alias.routing);
     alias.revision_id = inner.revision();
     check_versions(&inner, &old, &alias)?;
+    provisioned::check_alias(&old, &alias)?;
     let what = Mutation {
         action: "UpdateAlias",
         crash: "update-alias.committed",
@@ -94,6 +95,9 @@ pub(crate) async fn delete(
     }
     if let Some(policy) = entry.policies.remove(name.as_str()) {
         change.policy(Some(&policy), None);
+    }
+    if let Some(attached) = entry.attached.remove(name.as_str()) {
+        change.attached(&old, name.as_str(), Some(&attached), None);
     }
     let row = audit(&caller, "DeleteAlias", (&old.account, &old.name), Some(&name));
     inner.commit(row, &mut change, &old).await?;

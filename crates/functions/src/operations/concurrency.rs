@@ -23,9 +23,11 @@ pub(crate) async fn set(
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;
     if let Some(wanted) = reserved {
-        let others = inner
-            .reserved(&target.account)
-            .saturating_sub(old.reserved.unwrap_or(0));
+        let others = inner.reserved(&target.account).saturating_sub(old.held());
+        let provisioned = old.provisioned();
+        if wanted < provisioned {
+            return Err(refusals::reserved_below_provisioned(wanted, provisioned));
+        }
         let left = inner.accounts.unreserved(others.saturating_add(wanted));
         let fits = others.checked_add(wanted).is_some() && left >= UNRESERVED_CONCURRENCY_MIN;
         if wanted > 0 && !fits {
@@ -43,8 +45,5 @@ pub(crate) async fn set(
     let row = audit(&caller, action, (&old.account, &old.name), None);
     entry.at = inner.commit(row, &mut change, &old).await?;
     inner.replace(entry);
-    inner
-        .accounts
-        .set_reserved(&target.account, inner.reserved(&target.account));
     Ok(())
 }

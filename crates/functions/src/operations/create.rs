@@ -96,6 +96,7 @@ async fn commit(
         name: name.clone(),
         tags: request.tags,
         reserved: None,
+        recursion_allowed: false,
         next_version: 1,
         latest: Arc::new(configuration),
         serving: None,
@@ -104,6 +105,7 @@ async fn commit(
         aliases: BTreeMap::new(),
         event_invokes: BTreeMap::new(),
         policies: BTreeMap::new(),
+        attached: BTreeMap::new(),
         at: StoreVersion(0),
         live: inner.function_live(&caller.account, &name),
     };

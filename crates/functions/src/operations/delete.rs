@@ -60,6 +60,9 @@ async fn version(inner: &Arc<Inner>, caller: &Caller, target: &FunctionRef, numb
     if let Some(policy) = entry.policies.remove(&number.to_string()) {
         change.policy(Some(&policy), None);
     }
+    if let Some(attached) = entry.attached.remove(&number.to_string()) {
+        change.attached(&old, &number.to_string(), Some(&attached), None);
+    }
     let row = audit(caller, "DeleteFunction", (&old.account, &old.name), Some(&number));
     inner.commit(row, &mut change, &old).await?;
     inner.crash.reach("delete-version.committed");

@@ -84,6 +84,25 @@ pub(crate) fn event_invokes(entry: &FunctionEntry, page: &PageRequest) -> Result
     )
 }
 
+/// What a function has attached of one kind, by qualifier.
+pub(crate) fn attached<'a, T>(
+    all: impl Iterator<Item = (&'a String, T)>,
+    page: &PageRequest,
+) -> Result<Page<T>, Error> {
+    let (after, limit) = (marker(page)?, limit(page)?);
+    let mut found: Vec<_> = all
+        .filter(|(qualifier, _)| after.as_ref().is_none_or(|after| *qualifier > after))
+        .take(limit + 1)
+        .collect();
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let last = found.last().filter(|_| more);
+    Ok(Page {
+        next_marker: last.map(|(qualifier, _)| URL_SAFE_NO_PAD.encode(qualifier)),
+        items: found.into_iter().map(|(_, item)| item).collect(),
+    })
+}
+
 /// Mappings that come by identifier.
 pub(crate) fn mappings<'a>(all: impl Iterator<Item = &'a Mapping>, page: &PageRequest) -> Result<Page<Mapping>, Error> {
     let after = marker(page)?;

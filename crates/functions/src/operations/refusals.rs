@@ -91,6 +91,18 @@ pub(super) fn mapping_exists(source: &str, function: &str, id: &str) -> Error {
     ))
 }
 
+/// The function of a URL, which has words of its own for it.
+pub(super) fn no_function_of_url() -> Error {
+    Error::NotFound("Function does not exist".to_owned())
+}
+
+pub(super) fn url_exists(arn: &str) -> Error {
+    Error::Conflict(format!(
+        "Failed to create function url config for [functionArn = {arn}]. Error message:  FunctionUrlConfig exists for \
+         this Lambda function"
+    ))
+}
+
 pub(crate) fn no_streams() -> Error {
     Error::InvalidParameter("Events cannot be kept on this node: it has no streams.".to_owned())
 }
@@ -104,6 +116,23 @@ pub(super) fn reserved_too_much() -> Error {
         "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \
          its minimum value of [{UNRESERVED_CONCURRENCY_MIN}]."
     ))
+}
+
+pub(super) fn reserved_below_provisioned(wanted: u32, provisioned: u32) -> Error {
+    Error::InvalidParameter(format!(
+        "ReservedConcurrentExecutions {wanted} should not be lower than function's total provisioned concurrency \
+         [{provisioned}]."
+    ))
+}
+
+pub(super) fn unpublished() -> Error {
+    Error::InvalidParameter(
+        "Provisioned Concurrency Configs cannot be applied to unpublished function versions.".to_owned(),
+    )
+}
+
+pub(super) fn no_provisioned() -> Error {
+    Error::ProvisionedNotFound("No Provisioned Concurrency Config found for this function".to_owned())
 }
 
 /// A package that is refused at once.

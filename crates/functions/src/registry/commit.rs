@@ -6,8 +6,10 @@ use bowline_foundation::digest::Digest;
 use bowline_store::{CommitError, Condition, Key, Sharing, Version as StoreVersion, Write};
 use bytes::Bytes;
 
-use super::record::{AliasRecord, AuditRecord, EventInvokeRecord, PolicyRecord, Record as _, RetiredRecord};
-use super::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, Registry, VersionEntry, keys};
+use super::record::{
+    AliasRecord, AttachedRecord, AuditRecord, EventInvokeRecord, PolicyRecord, Record as _, RetiredRecord,
+};
+use super::{AliasEntry, AttachedEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, Registry, VersionEntry, keys};
 use crate::error::Error;
 use crate::model::Caller;
 
@@ -91,6 +93,19 @@ impl Change {
         self.put(key, old.map(|old| old.at), old.map(encode), new.map(encode))
     }
 
+    /// What is attached to a qualifier of `function` appears, changes, or goes.
+    pub fn attached(
+        &mut self,
+        function: &FunctionEntry,
+        qualifier: &str,
+        old: Option<&AttachedEntry>,
+        new: Option<&AttachedEntry>,
+    ) -> &mut Self {
+        let key = keys::attached(&function.account, &function.name, qualifier);
+        let encode = |entry: &AttachedEntry| AttachedRecord::from(&entry.attached).encode();
+        self.put(key, old.map(|old| old.at), old.map(encode), new.map(encode))
+    }
+
     /// The function goes on as it was committed at its entry's version; it is only looked at.
     pub fn unchanged(&mut self, function: &FunctionEntry) -> &mut Self {
         let key = keys::function(&function.account, &function.name);
@@ -117,7 +132,13 @@ impl Change {
             event_invokes.map(|qualifier| keys::event_invoke(&function.account, &function.name, qualifier));
         let policies = function.policies.keys();
         let policies = policies.map(|qualifier| keys::policy(&function.account, &function.name, qualifier));
-        let children = versions.chain(aliases).chain(event_invokes).chain(policies);
+        let attached = function.attached.keys();
+        let attached = attached.map(|qualifier| keys::attached(&function.account, &function.name, qualifier));
+        let children = versions
+            .chain(aliases)
+            .chain(event_invokes)
+            .chain(policies)
+            .chain(attached);
         self.writes.extend(children.map(Write::Delete));
         self.remnants = self.writes.split_off(self.writes.len().min(WRITES_MAX));
         self

@@ -8,9 +8,10 @@ use bowline_store::Version as StoreVersion;
 
 use super::record::{FunctionRecord, VersionRecord};
 use crate::invoke::{FunctionLive, Pool};
+use crate::model::attached::Attached;
 use crate::model::events::EventInvokeConfig;
 use crate::model::{Alias, Configuration, ResourcePolicy, State};
-use crate::name::{AliasName, FunctionName};
+use crate::name::{AliasName, FunctionName, Version};
 
 /// A function with its versions and aliases as they were committed, and where each can be run.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub(crate) struct FunctionEntry {
     pub name: FunctionName,
     pub tags: BTreeMap<String, String>,
     pub reserved: Option<u32>,
+    /// Whether outcomes that lead back to the function go on without end.
+    pub recursion_allowed: bool,
     pub next_version: u64,
     /// `$LATEST` as it is shown.
     pub latest: Arc<Configuration>,
@@ -32,6 +35,8 @@ pub(crate) struct FunctionEntry {
     pub event_invokes: BTreeMap<String, EventInvokeEntry>,
     /// Who else may use it, by the qualifier's text; `$LATEST` for the function without one.
     pub policies: BTreeMap<String, PolicyEntry>,
+    /// What is attached, by the same texts.
+    pub attached: BTreeMap<String, AttachedEntry>,
     /// The record's version in the store.
     pub at: StoreVersion,
     /// What lives as long as the function and is not durable.
@@ -69,6 +74,13 @@ pub(crate) struct PolicyEntry {
     pub at: StoreVersion,
 }
 
+/// What is attached to one qualifier.
+#[derive(Clone)]
+pub(crate) struct AttachedEntry {
+    pub attached: Attached,
+    pub at: StoreVersion,
+}
+
 impl FunctionEntry {
     /// Every configuration that names code: shown, serving, published.
     pub fn configurations(&self) -> impl Iterator<Item = &Arc<Configuration>> {
@@ -83,6 +95,48 @@ impl FunctionEntry {
             .chain(self.versions.values().filter_map(|version| version.pool.as_ref()))
     }
 
+    /// The qualifiers by which a version has provisioned concurrency, each with how much.
+    pub fn provisioned_by(&self, number: u64) -> impl Iterator<Item = (&str, u32)> {
+        self.attached.iter().filter_map(move |(key, entry)| {
+            let settings = entry.attached.provisioned?;
+            let alias = self
+                .aliases
+                .iter()
+                .find(|(name, _)| name.as_str() == key)
+                .map(|(_, alias)| alias);
+            let leads = match alias {
+                Some(alias) => alias.alias.version == Version::Number(number),
+                None => key.parse() == Ok(number),
+            };
+            leads.then_some((key.as_str(), settings.requested))
+        })
+    }
+
+    /// How many sandboxes of a version are kept initialised.
+    pub fn provisioned_of(&self, number: u64) -> u32 {
+        self.provisioned_by(number).map(|(_, requested)| requested).sum()
+    }
+
+    /// How many sandboxes of all versions are.
+    pub fn provisioned(&self) -> u32 {
+        let settings = self.attached.values().filter_map(|entry| entry.attached.provisioned);
+        settings.map(|settings| settings.requested).fold(0, u32::saturating_add)
+    }
+
+    /// The part of the account's concurrency that nobody else gets.
+    pub fn held(&self) -> u32 {
+        self.reserved.unwrap_or_else(|| self.provisioned())
+    }
+
+    /// The identifiers of the function's URLs, each with the qualifier's text.
+    pub fn urls(&self) -> impl Iterator<Item = (&str, &str)> {
+        let urls = self
+            .attached
+            .iter()
+            .filter_map(|(key, entry)| Some((key, entry.attached.url.as_ref()?)));
+        urls.map(|(key, url)| (url.id.as_str(), key.as_str()))
+    }
+
     /// The record of the function itself.
     pub(super) fn record(&self) -> FunctionRecord {
         let serving = self
@@ -92,6 +146,7 @@ impl FunctionEntry {
         FunctionRecord {
             tags: self.tags.clone(),
             reserved_concurrency: self.reserved,
+            recursion_allowed: self.recursion_allowed,
             next_version: self.next_version,
             latest: (&*self.latest).into(),
             serving: serving.map(|serving| (&**serving).into()),

@@ -13,6 +13,7 @@ use crate::name::{AliasName, FunctionName};
 pub(super) const FUNCTIONS: &str = "functions/function/";
 pub(super) const VERSIONS: &str = "functions/version/";
 pub(super) const ALIASES: &str = "functions/alias/";
+pub(super) const ATTACHED: &str = "functions/attached/";
 pub(super) const AUDIT: &str = "functions/audit/";
 /// Written by every mutation where the store is shared, so that others look again: the key of its audit
 /// row. Lives for ever. Missing: nothing has changed yet.
@@ -45,6 +46,13 @@ pub(super) fn version(account: &AccountId, name: &FunctionName, number: u64) -> 
 /// no such alias.
 pub(super) fn alias(account: &AccountId, name: &FunctionName, alias: &AliasName) -> Key {
     format!("{ALIASES}{account}/{name}/{alias}").into()
+}
+
+/// `functions/attached/ACCOUNT/NAME/QUALIFIER`: an [`AttachedRecord`](super::record::AttachedRecord). Lives
+/// while anything is attached to the version or alias (`$LATEST` for the function without one), or until
+/// that or its function is deleted; one without a function is a remnant. Missing: nothing is attached.
+pub(super) fn attached(account: &AccountId, name: &FunctionName, qualifier: &str) -> Key {
+    format!("{ATTACHED}{account}/{name}/{qualifier}").into()
 }
 
 /// `functions/retired/ACCOUNT/NAME`: a [`RetiredRecord`](super::record::RetiredRecord). Lives from the

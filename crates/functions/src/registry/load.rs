@@ -10,9 +10,12 @@ use bowline_foundation::id::AccountId;
 use bowline_store::{CommitError, Condition, Entry, Key, ReadError, Sharing, Store, Version as StoreVersion, Write};
 
 use super::record::{
-    AliasRecord, AuditRecord, EventInvokeRecord, FunctionRecord, PolicyRecord, Record, RecordError, VersionRecord,
+    AliasRecord, AttachedRecord, AuditRecord, EventInvokeRecord, FunctionRecord, PolicyRecord, Record, RecordError,
+    VersionRecord,
 };
-use super::{AliasEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, Registry, Snapshot, VersionEntry, keys};
+use super::{
+    AliasEntry, AttachedEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, Registry, Snapshot, VersionEntry, keys,
+};
 use crate::invoke::FunctionLive;
 use crate::model::Configuration;
 use crate::name::{AliasName, FunctionName, InvalidName, Version};
@@ -44,6 +47,7 @@ pub(crate) struct Loaded {
     pub name: FunctionName,
     pub tags: BTreeMap<String, String>,
     pub reserved: Option<u32>,
+    pub recursion_allowed: bool,
     pub next_version: u64,
     pub latest: Arc<Configuration>,
     pub serving: Option<Arc<Configuration>>,
@@ -51,6 +55,7 @@ pub(crate) struct Loaded {
     pub aliases: BTreeMap<AliasName, AliasEntry>,
     pub event_invokes: BTreeMap<String, EventInvokeEntry>,
     pub policies: BTreeMap<String, PolicyEntry>,
+    pub attached: BTreeMap<String, AttachedEntry>,
     pub at: StoreVersion,
 }
 
@@ -62,6 +67,7 @@ impl Loaded {
             name: self.name,
             tags: self.tags,
             reserved: self.reserved,
+            recursion_allowed: self.recursion_allowed,
             next_version: self.next_version,
             latest: self.latest,
             serving: self.serving,
@@ -70,6 +76,7 @@ impl Loaded {
             aliases: self.aliases,
             event_invokes: self.event_invokes,
             policies: self.policies,
+            attached: self.attached,
             at: self.at,
             live,
         }
@@ -148,6 +155,12 @@ impl Registry {
                 remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
             }
         }
+        for (key, entry) in self.scan(keys::ATTACHED).await? {
+            if !read_attached(&key, &entry, &mut functions)? {
+                let (account, name, _) = subject::<3>(&key, keys::ATTACHED)?;
+                remnants.push(Remnant::new(keys::function(&account, &name), key, &entry));
+            }
+        }
         self.tidy(remnants).await;
         Ok(functions.into_values().collect())
     }
@@ -178,6 +191,9 @@ impl Registry {
         }
         for (key, entry) in self.scan(&format!("{}{below}", keys::POLICIES)).await? {
             read_policy(&key, &entry, &mut functions)?;
+        }
+        for (key, entry) in self.scan(&format!("{}{below}", keys::ATTACHED)).await? {
+            read_attached(&key, &entry, &mut functions)?;
         }
         Ok(functions.into_values().next())
     }
@@ -274,12 +290,14 @@ fn read_function(key: &Key, entry: &Entry) -> Result<Loaded, LoadError> {
         name,
         tags: record.tags,
         reserved: record.reserved_concurrency,
+        recursion_allowed: record.recursion_allowed,
         next_version: record.next_version,
         latest,
         versions: BTreeMap::new(),
         aliases: BTreeMap::new(),
         event_invokes: BTreeMap::new(),
         policies: BTreeMap::new(),
+        attached: BTreeMap::new(),
         at: entry.version,
     })
 }
@@ -356,5 +374,20 @@ fn read_policy(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool
         .map_err(|source| damaged(key, source))?;
     let at = entry.version;
     function.policies.insert(qualifier, PolicyEntry { policy, at });
+    Ok(true)
+}
+
+/// Adds to its function what is attached to a qualifier; `false` if there is no such function.
+fn read_attached(key: &Key, entry: &Entry, functions: &mut Loading) -> Result<bool, LoadError> {
+    let (account, name, [_, _, qualifier]) = subject::<3>(key, keys::ATTACHED)?;
+    let Some(function) = functions.get_mut(&(account, name)) else {
+        return Ok(false);
+    };
+    let record: AttachedRecord = read(key, entry)?;
+    let attached = AttachedEntry {
+        attached: record.into(),
+        at: entry.version,
+    };
+    function.attached.insert(qualifier, attached);
     Ok(true)
 }

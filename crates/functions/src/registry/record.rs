@@ -4,6 +4,7 @@
 
 mod access_key;
 mod alias;
+mod attached;
 mod audit;
 mod configuration;
 mod event_invoke;
@@ -16,6 +17,7 @@ mod version;
 
 pub(super) use access_key::AccessKeyRecord;
 pub(super) use alias::AliasRecord;
+pub(super) use attached::AttachedRecord;
 pub(super) use audit::AuditRecord;
 pub(super) use event_invoke::EventInvokeRecord;
 pub(super) use function::FunctionRecord;

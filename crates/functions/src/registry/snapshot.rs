@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bowline_foundation::id::AccountId;
+use parking_lot::RwLock;
 
 use super::entry::FunctionEntry;
 use crate::name::FunctionName;
@@ -17,12 +18,23 @@ type Shard = HashMap<AccountId, HashMap<FunctionName, Arc<FunctionEntry>>>;
 /// wait.
 pub(crate) struct Snapshot {
     shards: [ArcSwap<Shard>; SHARDS],
+    /// Whose URL has an identifier. Looked up by requests to URLs only.
+    urls: RwLock<HashMap<String, UrlOwner>>,
+}
+
+/// A function with the text of the qualifier that a URL belongs to.
+#[derive(Clone)]
+pub(crate) struct UrlOwner {
+    pub account: AccountId,
+    pub name: FunctionName,
+    pub qualifier: String,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
         Self {
             shards: std::array::from_fn(|_| ArcSwap::default()),
+            urls: RwLock::default(),
         }
     }
 }
@@ -35,16 +47,19 @@ impl Snapshot {
 
     /// Puts the function in or over what was there.
     pub fn put(&self, entry: Arc<FunctionEntry>) {
+        let before = self.get(&entry.account, &entry.name);
         self.shard(&entry.name).rcu(|shard| {
             let mut shard = Shard::clone(shard);
             let functions = shard.entry(entry.account.clone()).or_default();
             functions.insert(entry.name.clone(), entry.clone());
             shard
         });
+        self.exchange_urls(before.as_deref(), Some(&entry));
     }
 
     /// Takes the function out.
     pub fn remove(&self, account: &AccountId, name: &FunctionName) {
+        let before = self.get(account, name);
         self.shard(name).rcu(|shard| {
             let mut shard = Shard::clone(shard);
             if let Some(functions) = shard.get_mut(account) {
@@ -55,6 +70,35 @@ impl Snapshot {
             }
             shard
         });
+        self.exchange_urls(before.as_deref(), None);
+    }
+
+    /// Whose URL has this identifier.
+    pub fn url_owner(&self, id: &str) -> Option<UrlOwner> {
+        self.urls.read().get(id).cloned()
+    }
+
+    /// The URLs of a function are now those of `after`.
+    fn exchange_urls(&self, before: Option<&FunctionEntry>, after: Option<&FunctionEntry>) {
+        let has_any = |entry: Option<&FunctionEntry>| entry.is_some_and(|entry| entry.urls().next().is_some());
+        if !has_any(before) && !has_any(after) {
+            return;
+        }
+        let mut urls = self.urls.write();
+        before
+            .into_iter()
+            .flat_map(FunctionEntry::urls)
+            .for_each(|(id, _)| drop(urls.remove(id)));
+        if let Some(entry) = after {
+            urls.extend(entry.urls().map(|(id, qualifier)| {
+                let owner = UrlOwner {
+                    account: entry.account.clone(),
+                    name: entry.name.clone(),
+                    qualifier: qualifier.to_owned(),
+                };
+                (id.to_owned(), owner)
+            }));
+        }
     }
 
     /// All functions, in no order; each shard as it is when it is reached.

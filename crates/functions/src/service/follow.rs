@@ -21,9 +21,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// The node that made a change settles it. Another does so after this time: it has died.
 const SETTLE_AFTER: Duration = Duration::from_secs(60);
 
-/// The versions of a function's records: its own, then those of its versions, aliases, configurations of events
-/// and policies, each by name.
-type Versions = (StoreVersion, [Vec<StoreVersion>; 4]);
+/// The versions of a function's records: its own, then those of its children by kind and name.
+type Versions = (StoreVersion, [Vec<StoreVersion>; 5]);
 
 /// Follows for as long as the service lives.
 pub(super) async fn run(inner: Arc<Inner>) {
@@ -119,7 +118,8 @@ fn of_loaded(loaded: &Loaded) -> Versions {
     let aliases = loaded.aliases.values().map(|alias| alias.at).collect();
     let event_invokes = loaded.event_invokes.values().map(|config| config.at).collect();
     let policies = loaded.policies.values().map(|policy| policy.at).collect();
-    (loaded.at, [versions, aliases, event_invokes, policies])
+    let attached = loaded.attached.values().map(|entry| entry.at).collect();
+    (loaded.at, [versions, aliases, event_invokes, policies, attached])
 }
 
 fn of_entry(entry: &FunctionEntry) -> Versions {
@@ -127,5 +127,6 @@ fn of_entry(entry: &FunctionEntry) -> Versions {
     let aliases = entry.aliases.values().map(|alias| alias.at).collect();
     let event_invokes = entry.event_invokes.values().map(|config| config.at).collect();
     let policies = entry.policies.values().map(|policy| policy.at).collect();
-    (entry.at, [versions, aliases, event_invokes, policies])
+    let attached = entry.attached.values().map(|entry| entry.at).collect();
+    (entry.at, [versions, aliases, event_invokes, policies, attached])
 }

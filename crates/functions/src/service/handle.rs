@@ -10,6 +10,7 @@ use super::{Inner, InvocationRequest, InvocationResponse, StreamingResponse};
 use crate::durable::ExecutionArn;
 use crate::error::Error;
 use crate::invoke::Finish;
+use crate::model::attached::{ProvisionedConfig, PutUrl, RuntimeManagement, UrlConfig};
 use crate::model::events::{
     CreateMapping, EventInvokeConfig, Mapping, MappingChange, MappingFilter, PutEventInvoke, PutMode,
 };
@@ -22,8 +23,8 @@ use crate::name::layer::LayerRef;
 use crate::name::{AliasName, FunctionName, FunctionRef, Qualifier, Version};
 use crate::operations::tags::Edit;
 use crate::operations::{
-    aliases, concurrency, create, delete, event_invoke, layer_policy, layers, list, mappings, policies, publish, tags,
-    update,
+    aliases, concurrency, create, delete, event_invoke, kept, layer_policy, layers, list, mappings, policies,
+    provisioned, publish, tags, update, urls,
 };
 use crate::policy::{Grant, Statement, UrlAuth};
 
@@ -291,6 +292,99 @@ impl Handle {
         page: &PageRequest,
     ) -> Result<Page<EventInvokeConfig>, Error> {
         list::event_invokes(&*self.0.entry(target)?, page)
+    }
+
+    pub async fn create_url(&self, caller: &Caller, target: &FunctionRef, request: PutUrl) -> Result<UrlConfig, Error> {
+        self.finish(urls::create(self.0.clone(), caller.clone(), target.clone(), request))
+            .await
+    }
+
+    pub fn get_url(&self, target: &FunctionRef) -> Result<UrlConfig, Error> {
+        urls::get(&self.0, target)
+    }
+
+    pub async fn update_url(&self, caller: &Caller, target: &FunctionRef, request: PutUrl) -> Result<UrlConfig, Error> {
+        self.finish(urls::update(self.0.clone(), caller.clone(), target.clone(), request))
+            .await
+    }
+
+    pub async fn delete_url(&self, caller: &Caller, target: &FunctionRef) -> Result<(), Error> {
+        self.finish(urls::delete(self.0.clone(), caller.clone(), target.clone()))
+            .await
+    }
+
+    pub fn list_urls(&self, target: &FunctionRef, page: &PageRequest) -> Result<Page<UrlConfig>, Error> {
+        urls::list(&self.0, target, page)
+    }
+
+    /// The URL with this identifier.
+    pub fn url(&self, id: &str) -> Option<UrlConfig> {
+        urls::by_id(&self.0, id)
+    }
+
+    /// Has so many sandboxes of a version or an alias kept initialised; `requested` is at least one.
+    pub async fn put_provisioned(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        requested: u32,
+    ) -> Result<ProvisionedConfig, Error> {
+        self.finish(provisioned::put(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            requested,
+        ))
+        .await
+    }
+
+    pub fn get_provisioned(&self, target: &FunctionRef) -> Result<ProvisionedConfig, Error> {
+        provisioned::get(&self.0, target)
+    }
+
+    /// Deleting what is not there succeeds, as the service does.
+    pub async fn delete_provisioned(&self, caller: &Caller, target: &FunctionRef) -> Result<(), Error> {
+        self.finish(provisioned::delete(self.0.clone(), caller.clone(), target.clone()))
+            .await
+    }
+
+    pub fn list_provisioned(&self, target: &FunctionRef, page: &PageRequest) -> Result<Page<ProvisionedConfig>, Error> {
+        provisioned::list(&self.0, target, page)
+    }
+
+    /// `None`: the platform chooses, which holds where nothing is said.
+    pub async fn put_runtime_management(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        wanted: Option<RuntimeManagement>,
+    ) -> Result<(), Error> {
+        self.finish(kept::put_runtime_management(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            wanted,
+        ))
+        .await
+    }
+
+    pub fn runtime_management(&self, target: &FunctionRef) -> Result<Option<RuntimeManagement>, Error> {
+        kept::runtime_management(&self.0, target)
+    }
+
+    /// Whether outcomes that lead back to the function go on without end.
+    pub async fn set_recursion(&self, caller: &Caller, target: &FunctionRef, is_allowed: bool) -> Result<(), Error> {
+        self.finish(kept::set_recursion(
+            self.0.clone(),
+            caller.clone(),
+            target.clone(),
+            is_allowed,
+        ))
+        .await
+    }
+
+    pub fn recursion_allowed(&self, target: &FunctionRef) -> Result<bool, Error> {
+        Ok(self.0.entry(target)?.recursion_allowed)
     }
 
     /// Has a function read a stream. The mapping works once its state is `Enabled`.

@@ -24,7 +24,7 @@ use crate::crash::CrashPoints;
 use crate::durable;
 use crate::error::Error;
 use crate::events::Engine;
-use crate::invoke::{Accounts, FunctionLive, Pool, PoolParts, Running, Sweeper, Target};
+use crate::invoke::{Accounts, FunctionLive, Keeper, Pool, PoolParts, Running, Sweeper, Target};
 use crate::logs::{FunctionLog, LogWriter};
 use crate::metrics::Metrics;
 use crate::model::{AccountUsage, Caller, Configuration};
@@ -58,6 +58,7 @@ pub(crate) struct Inner {
     log_root: PathBuf,
     pub metrics: Metrics,
     pub sweeper: Arc<Sweeper>,
+    pub keeper: Keeper,
     pub garbage: Garbage,
     pub runtime: RuntimeHandle,
     pub crash: CrashPoints,
@@ -104,6 +105,7 @@ impl Inner {
             events: options.events.map(|events| Arc::new(Engine::new(events))),
             mapping_lock: tokio::sync::Mutex::default(),
             layer_lock: tokio::sync::Mutex::default(),
+            keeper: Keeper::default(),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),
             clock: options.clock,
             entropy: options.entropy,
@@ -279,7 +281,14 @@ impl Inner {
     /// Puts a function's new entry into the snapshot.
     pub fn replace(&self, entry: FunctionEntry) {
         let live = entry.live.clone();
+        let before = self.registry.snapshot.get(&entry.account, &entry.name);
+        let holds_as_before = before.is_some_and(|before| before.held() == entry.held());
+        let account = entry.account.clone();
+        self.keeper.apply(&entry);
         self.registry.snapshot.put(Arc::new(entry));
+        if !holds_as_before {
+            self.accounts.set_reserved(&account, self.reserved(&account));
+        }
         live.changes.send_modify(|changes| *changes += 1);
     }
 
@@ -407,10 +416,7 @@ impl Inner {
     /// What is reserved in an account.
     pub fn reserved(&self, account: &AccountId) -> u32 {
         let functions = self.registry.snapshot.of_account(account);
-        functions
-            .iter()
-            .filter_map(|entry| entry.reserved)
-            .fold(0, u32::saturating_add)
+        functions.iter().map(|entry| entry.held()).fold(0, u32::saturating_add)
     }
 
     pub fn usage(&self, account: &AccountId) -> AccountUsage {

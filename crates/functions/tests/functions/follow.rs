@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_functions::model::PublishVersion;
+use bowline_functions::model::attached::{PutUrl, UrlAuth};
 use bowline_functions::policy::Grant;
 use bowline_store::blob::Blobs;
 use bowline_store::{MemoryStore, Sharing, Store};
@@ -83,6 +84,29 @@ async fn a_change_on_one_node_is_seen_on_the_other() {
     assert!(seen.await.is_ok(), "the other node does not see the policy");
     first.handle.delete_function(&caller(), &target("f")).await.unwrap();
     until(&second, "f", |said| said.contains("not found")).await;
+}
+
+#[tokio::test]
+async fn what_is_attached_on_one_node_is_seen_on_the_other() {
+    let [first, second] = two(Sharing::Shared).await;
+    first.deploy("f").await;
+    until(&second, "f", |said| said == "one").await;
+    let open = PutUrl {
+        auth: Some(UrlAuth::None),
+        ..PutUrl::default()
+    };
+    let made = first.handle.create_url(&caller(), &target("f"), open).await.unwrap();
+    let seen = async |wanted: bool| {
+        let seen = tokio::time::timeout(SEEN_MAX, async {
+            while second.handle.url(&made.url.id).is_some() != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        seen.await.is_ok()
+    };
+    assert!(seen(true).await, "the other node does not know the URL");
+    first.handle.delete_url(&caller(), &target("f")).await.unwrap();
+    assert!(seen(false).await, "the other node still knows the URL");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod access;
 mod aliases;
+mod attached;
 mod crash;
 mod durable;
 mod events;
@@ -17,5 +18,6 @@ mod limits;
 mod logs;
 mod packages;
 mod policies;
+mod provisioned;
 mod streaming;
 mod world;

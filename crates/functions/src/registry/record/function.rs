@@ -11,6 +11,9 @@ use super::configuration::ConfigurationRecord;
 pub(in crate::registry) struct FunctionRecord {
     pub tags: BTreeMap<String, String>,
     pub reserved_concurrency: Option<u32>,
+    /// Missing: it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recursion_allowed: bool,
     /// The number that the next published version gets.
     pub next_version: u64,
     /// `$LATEST` as it is shown.

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::*;
 use crate::access::{AccessKey, Secret};
+use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeManagement, Url, UrlAuth};
 use crate::model::events::{
     EventInvokeConfig, EventInvokeSettings, Mapping, MappingSettings, MappingStart, MappingState,
 };
@@ -70,9 +71,15 @@ fn functions() {
     let record = FunctionRecord {
         tags: [("team".to_owned(), "edge".to_owned())].into(),
         reserved_concurrency: Some(7),
+        recursion_allowed: true,
         next_version: 3,
         latest: (&latest).into(),
         serving: Some((&serving).into()),
+    };
+    check(&record, include_str!("golden/function-1-recursive.json"));
+    let record = FunctionRecord {
+        recursion_allowed: false,
+        ..record
     };
     check(&record, include_str!("golden/function-1.json"));
     let back = record
@@ -243,6 +250,36 @@ fn layers() {
     check(&record, include_str!("golden/layer-version-1.json"));
     let back = record.into_model(version.account.clone(), version.name.clone(), 3);
     assert_eq!(back, version);
+}
+
+#[test]
+fn attachments() {
+    let at = Timestamp::from_micros(1_795_217_079_123_456);
+    let url = Url {
+        id: "a2".repeat(16),
+        auth: UrlAuth::AwsIam,
+        mode: InvokeMode::ResponseStream,
+        cors: Some(Cors {
+            allow_origins: Some(vec!["https://example.org".to_owned()]),
+            max_age: Some(60),
+            ..Cors::default()
+        }),
+        created: at,
+        last_modified: at,
+    };
+    let attached = Attached {
+        url: Some(std::sync::Arc::new(url)),
+        provisioned: Some(Provisioned {
+            requested: 2,
+            last_modified: at,
+        }),
+        runtime: Some(RuntimeManagement::Manual(
+            "arn:aws:lambda:us-east-1::runtime:1".to_owned(),
+        )),
+    };
+    let record = AttachedRecord::from(&attached);
+    check(&record, include_str!("golden/attached-1.json"));
+    assert_eq!(Attached::from(record), attached);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bowline_foundation::digest::Digest;
 use bowline_functions::Handle;
 use bowline_functions::error::Error;
+use bowline_functions::model::attached::{PutUrl, UrlAuth};
 use bowline_functions::model::layers::{
     LayerFilter, LayerPrincipal, LayerStatement, LayerVersion, PolicyTarget, PublishLayer,
 };
@@ -52,6 +53,13 @@ pub enum Step {
         name: &'static str,
         version: u64,
     },
+    /// Gives the alias `live` a URL.
+    Url {
+        name: &'static str,
+    },
+    DeleteUrl {
+        name: &'static str,
+    },
     Delete {
         name: &'static str,
     },
@@ -74,8 +82,8 @@ pub enum LayerStep {
 }
 
 use Step::{
-    Alias, Create, Delete, DeleteAlias, DeleteVersion, Describe, Layer, MoveAlias, Publish, UpdateCode as Update,
-    UseLayer,
+    Alias, Create, Delete, DeleteAlias, DeleteUrl, DeleteVersion, Describe, Layer, MoveAlias, Publish,
+    UpdateCode as Update, Url, UseLayer,
 };
 
 pub const SCRIPT: &[Step] = &[
@@ -107,9 +115,13 @@ pub const SCRIPT: &[Step] = &[
         publish: true,
     },
     Alias { name: "f", version: 1 },
+    Url { name: "f" },
     MoveAlias { name: "f", version: 2 },
     DeleteVersion { name: "f", version: 1 },
     Alias { name: "g", version: 1 },
+    Url { name: "g" },
+    DeleteUrl { name: "g" },
+    Url { name: "g" },
     Update {
         name: "g",
         code: "f2",
@@ -202,6 +214,8 @@ impl Step {
                 let target = crate::world::target(&format!("{name}:{version}"));
                 handle.delete_function(&caller, &target).await
             }
+            Url { .. } => open_url(handle, name).await,
+            DeleteUrl { .. } => handle.delete_url(&caller, &aliased(name)).await,
             Delete { .. } => handle.delete_function(&caller, &target).await,
         }
         .unwrap_or_else(|error| panic!("{self:?}: {error:?}"));
@@ -221,6 +235,8 @@ impl Step {
             | DeleteAlias { name }
             | DeleteVersion { name, .. }
             | UseLayer { name, .. }
+            | Url { name }
+            | DeleteUrl { name }
             | Delete { name } => name,
             Layer(_) => "knots",
         }
@@ -236,6 +252,8 @@ impl Step {
             Alias { .. } => "CreateAlias",
             MoveAlias { .. } => "UpdateAlias",
             DeleteAlias { .. } => "DeleteAlias",
+            Url { .. } => "CreateFunctionUrlConfig",
+            DeleteUrl { .. } => "DeleteFunctionUrlConfig",
             DeleteVersion { .. } | Delete { .. } => "DeleteFunction",
             Layer(LayerStep::Publish(_)) => "PublishLayerVersion",
             Layer(LayerStep::Permit(_)) => "AddLayerVersionPermission",
@@ -250,7 +268,7 @@ impl Step {
             DeleteVersion { version, .. } => format!(":{version}"),
             // The script publishes by itself only the first and the second version of `f`.
             Publish { .. } => ":*".to_owned(),
-            Alias { .. } | MoveAlias { .. } | DeleteAlias { .. } => ":live".to_owned(),
+            Alias { .. } | MoveAlias { .. } | DeleteAlias { .. } | Url { .. } | DeleteUrl { .. } => ":live".to_owned(),
             _ => String::new(),
         };
         (format!("000000000000/{}{qualifier}", self.name()), action)
@@ -312,7 +330,7 @@ fn knots() -> LayerRef {
     LayerRef::parse("knots", &caller().account).unwrap()
 }
 
-/// A function's code (the text in its package) and description, its versions' code, its alias's version.
+/// A function's code (the text in its package) and description, its versions' code, its alias's version and URL.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Function {
     code: String,
@@ -320,6 +338,7 @@ struct Function {
     versions: BTreeMap<u64, String>,
     alias: Option<u64>,
     layer: Option<String>,
+    has_url: bool,
 }
 
 /// Everything the store should hold.
@@ -359,7 +378,8 @@ impl Model {
             Create { code, .. } | Update { code, .. } => function.code = code.to_owned(),
             Describe { text, .. } => function.description = text.to_owned(),
             Alias { version, .. } | MoveAlias { version, .. } => function.alias = Some(version),
-            DeleteAlias { .. } => function.alias = None,
+            DeleteAlias { .. } => (function.alias, function.has_url) = (None, false),
+            Url { .. } | DeleteUrl { .. } => function.has_url = matches!(step, Url { .. }),
             DeleteVersion { version, .. } => drop(function.versions.remove(&version)),
             UseLayer { version, .. } => function.layer = Some(self.layers[&version].0.clone()),
             Publish { .. } | Delete { .. } | Layer(_) => {}
@@ -427,6 +447,7 @@ impl Model {
                     .find(|text| Digest::of(&package(text)) == layer.code.digest);
                 known.expect("the layer is one of the script's").to_owned()
             });
+            function.has_url = world.handle.get_url(&aliased(&name)).is_ok();
             model.functions.insert(name, function);
         }
         for version in layer_versions(world) {
@@ -464,6 +485,19 @@ impl Model {
             }
         }
     }
+}
+
+fn aliased(name: &str) -> FunctionRef {
+    target(&format!("{name}:live"))
+}
+
+/// Gives the alias a URL.
+async fn open_url(handle: &Handle, name: &str) -> Result<(), Error> {
+    let open = PutUrl {
+        auth: Some(UrlAuth::None),
+        ..PutUrl::default()
+    };
+    handle.create_url(&caller(), &aliased(name), open).await.map(drop)
 }
 
 /// The text in the package that is stored for a version.

@@ -255,6 +255,11 @@ async fn an_outcome_can_invoke_a_function_but_not_for_ever() {
         tokio::task::yield_now().await;
     }
     assert_eq!(events.world.fake.count().ended, 19);
+    // Control: where its owner allows it, it goes on.
+    let handle = &events.world.handle;
+    handle.set_recursion(&caller(), &target("g"), true).await.unwrap();
+    events.send("g", json!({ "n": 3 })).await;
+    events.world.fake.until(|counts| counts.ended >= 19 + 2 * 17).await;
     events.stop().await;
 }
 

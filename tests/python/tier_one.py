@@ -1,0 +1,199 @@
+"""Every operation that clients of a function's whole life need, every waiter and every paginator, through boto3.
+
+usage: tier_one.py RUNTIME HANDLER ZIP
+"""
+import json
+import sys
+import urllib.request
+
+import wire
+from wire import ROLE, expect_error, read
+
+# What clients cannot do without; `lifecycle.py` has the first half of it in depth.
+TIER_ONE = """
+CreateFunction GetFunction GetFunctionConfiguration ListFunctions UpdateFunctionCode UpdateFunctionConfiguration
+DeleteFunction Invoke InvokeAsync PublishVersion ListVersionsByFunction CreateAlias GetAlias ListAliases UpdateAlias
+DeleteAlias ListTags TagResource UntagResource PutFunctionConcurrency GetFunctionConcurrency
+DeleteFunctionConcurrency PutProvisionedConcurrencyConfig GetProvisionedConcurrencyConfig
+ListProvisionedConcurrencyConfigs DeleteProvisionedConcurrencyConfig CreateFunctionUrlConfig GetFunctionUrlConfig
+UpdateFunctionUrlConfig DeleteFunctionUrlConfig ListFunctionUrlConfigs PutFunctionEventInvokeConfig
+UpdateFunctionEventInvokeConfig GetFunctionEventInvokeConfig DeleteFunctionEventInvokeConfig
+ListFunctionEventInvokeConfigs CreateEventSourceMapping GetEventSourceMapping UpdateEventSourceMapping
+DeleteEventSourceMapping ListEventSourceMappings GetFunctionCodeSigningConfig GetAccountSettings
+AddPermission GetPolicy RemovePermission GetFunctionRecursionConfig PutFunctionRecursionConfig GetRuntimeManagementConfig PutRuntimeManagementConfig
+""".split()
+# Lists of what this script makes nothing of; their first page must be there all the same.
+OTHER_PAGINATORS = {
+    "list_capacity_providers": {}, "list_code_signing_configs": {}, "list_layers": {},
+    "list_layer_versions": {"LayerName": "none"},
+}
+
+
+def pages(client, method, key, size, **arguments):
+    """All items of a list, in pages of one each; there must be as many pages as items."""
+    found = []
+    for number, page in enumerate(client.get_paginator(method).paginate(PaginationConfig={"PageSize": 1}, **arguments)):
+        assert len(page[key]) <= 1, (method, page)
+        found += page[key]
+    assert len(found) == size and number + 1 >= size, (method, found)
+    return found
+
+
+def functions(client, case):
+    for name in ("one", "two"):
+        client.create_function(
+            FunctionName=name, Runtime=case["runtime"], Handler=case["handler"], Role=ROLE, Timeout=20,
+            Code={"ZipFile": read(case["zip"])}, Tags={"team": "knots"})
+        for waiter in ("function_exists", "function_active", "function_active_v2"):
+            client.get_waiter(waiter).wait(FunctionName=name)
+    client.update_function_configuration(FunctionName="one", Description="changed")
+    for waiter in ("function_updated", "function_updated_v2"):
+        client.get_waiter(waiter).wait(FunctionName="one")
+    client.update_function_code(FunctionName="one", ZipFile=read(case["zip"]))
+    client.get_waiter("function_updated_v2").wait(FunctionName="one")
+    for version, description in (("1", "first"), ("2", "second")):
+        client.update_function_configuration(FunctionName="one", Description=description)
+        client.get_waiter("function_updated_v2").wait(FunctionName="one")
+        assert client.publish_version(FunctionName="one")["Version"] == version
+        client.get_waiter("published_version_active").wait(FunctionName="one", Qualifier=version)
+    for name, version in (("blue", "1"), ("green", "2")):
+        client.create_alias(FunctionName="one", Name=name, FunctionVersion=version)
+    client.update_alias(FunctionName="one", Name="blue", Description="the old one")
+    assert client.get_alias(FunctionName="one", Name="blue")["Description"] == "the old one"
+    pages(client, "list_functions", "Functions", 2)
+    pages(client, "list_versions_by_function", "Versions", 3, FunctionName="one")
+    pages(client, "list_aliases", "Aliases", 2, FunctionName="one")
+    assert client.get_function_configuration(FunctionName="one", Qualifier="blue")["Version"] == "1"
+    client.invoke_async(FunctionName="one", InvokeArgs=b"{}")
+    assert client.invoke(FunctionName="one", Payload=b"{}")["StatusCode"] == 200
+
+
+def tags(client, _):
+    arn = client.get_function(FunctionName="two")["Configuration"]["FunctionArn"]
+    client.tag_resource(Resource=arn, Tags={"more": "yes"})
+    client.untag_resource(Resource=arn, TagKeys=["team"])
+    assert client.list_tags(Resource=arn)["Tags"] == {"more": "yes"}
+
+
+def concurrency(client, _):
+    client.put_function_concurrency(FunctionName="one", ReservedConcurrentExecutions=5)
+    assert client.get_function_concurrency(FunctionName="one")["ReservedConcurrentExecutions"] == 5
+    refused = {
+        "$LATEST": 1, "blue": 6,
+    }
+    for qualifier, wanted in refused.items():
+        expect_error("InvalidParameterValueException", 400, client.put_provisioned_concurrency_config,
+                     FunctionName="one", Qualifier=qualifier, ProvisionedConcurrentExecutions=wanted)
+    for qualifier, wanted in (("blue", 2), ("2", 1)):
+        put = client.put_provisioned_concurrency_config(
+            FunctionName="one", Qualifier=qualifier, ProvisionedConcurrentExecutions=wanted)
+        assert put["RequestedProvisionedConcurrentExecutions"] == wanted, put
+    expect_error("ResourceConflictException", 409, client.put_provisioned_concurrency_config,
+                 FunctionName="one", Qualifier="1", ProvisionedConcurrentExecutions=1)
+    while (got := client.get_provisioned_concurrency_config(FunctionName="one", Qualifier="blue"))["Status"] != "READY":
+        assert got["Status"] == "IN_PROGRESS", got
+    assert got["AvailableProvisionedConcurrentExecutions"] == got["AllocatedProvisionedConcurrentExecutions"] == 2, got
+    answer = client.invoke(FunctionName="one", Qualifier="blue", Payload=b'{"do": "type"}')
+    assert json.loads(answer["Payload"].read()) == {"type": "provisioned-concurrency"}
+    pages(client, "list_provisioned_concurrency_configs", "ProvisionedConcurrencyConfigs", 2, FunctionName="one")
+    for qualifier in ("blue", "2"):
+        client.delete_provisioned_concurrency_config(FunctionName="one", Qualifier=qualifier)
+    expect_error("ProvisionedConcurrencyConfigNotFoundException", 404, client.get_provisioned_concurrency_config,
+                 FunctionName="one", Qualifier="blue")
+    client.delete_function_concurrency(FunctionName="one")
+    on_demand = client.invoke(FunctionName="one", Qualifier="2", Payload=b'{"do": "type"}')
+    assert on_demand["StatusCode"] == 200, on_demand
+
+
+def urls(client, _):
+    expect_error("ResourceNotFoundException", 404, client.get_function_url_config, FunctionName="one")
+    made = client.create_function_url_config(FunctionName="one", AuthType="NONE")
+    client.create_function_url_config(
+        FunctionName="one", Qualifier="green", AuthType="AWS_IAM", InvokeMode="RESPONSE_STREAM",
+        Cors={"AllowOrigins": ["*"], "AllowMethods": ["GET"], "MaxAge": 60, "AllowCredentials": True})
+    expect_error("ResourceConflictException", 409, client.create_function_url_config, FunctionName="one",
+                 AuthType="NONE")
+    updated = client.update_function_url_config(FunctionName="one", Cors={"AllowOrigins": ["https://a.example"]})
+    got = client.get_function_url_config(FunctionName="one")
+    assert got["FunctionUrl"] == made["FunctionUrl"] and got["Cors"] == updated["Cors"], got
+    pages(client, "list_function_url_configs", "FunctionUrlConfigs", 2, FunctionName="one")
+    permission = client.add_permission(
+        FunctionName="one", StatementId="all", Action="lambda:InvokeFunctionUrl", Principal="*",
+        FunctionUrlAuthType="NONE")
+    assert json.loads(permission["Statement"])["Sid"] == "all", permission
+    assert json.loads(client.get_policy(FunctionName="one")["Policy"])["Statement"][0]["Sid"] == "all"
+    # The resolver of the machine may not know names below `localhost`: the host is told beside the address.
+    host = made["FunctionUrl"].split("/")[2]
+    request = urllib.request.Request(f"{client.meta.endpoint_url}/a?b=c", headers={"host": host})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        event = json.load(answer)["echo"]
+    assert event["rawPath"] == "/a" and event["queryStringParameters"] == {"b": "c"}, event
+    client.remove_permission(FunctionName="one", StatementId="all")
+    client.delete_function_url_config(FunctionName="one")
+    client.delete_function_url_config(FunctionName="one", Qualifier="green")
+
+
+def events(client, _):
+    for qualifier in ("$LATEST", "blue"):
+        client.put_function_event_invoke_config(FunctionName="one", Qualifier=qualifier, MaximumRetryAttempts=1)
+    client.update_function_event_invoke_config(FunctionName="one", Qualifier="blue", MaximumEventAgeInSeconds=60)
+    got = client.get_function_event_invoke_config(FunctionName="one", Qualifier="blue")
+    assert (got["MaximumRetryAttempts"], got["MaximumEventAgeInSeconds"]) == (1, 60), got
+    pages(client, "list_function_event_invoke_configs", "FunctionEventInvokeConfigs", 2, FunctionName="one")
+    client.delete_function_event_invoke_config(FunctionName="one", Qualifier="blue")
+    source = "arn:aws:kinesis:us-east-1:123456789012:stream/orders"
+    made = [
+        client.create_event_source_mapping(
+            FunctionName=name, EventSourceArn=source, StartingPosition="TRIM_HORIZON", Enabled=False)
+        for name in ("one", "two")
+    ]
+    pages(client, "list_event_source_mappings", "EventSourceMappings", 2)
+    for mapping in made:
+        uuid = mapping["UUID"]
+        while (got := client.get_event_source_mapping(UUID=uuid))["State"] not in ("Disabled", "Enabled"):
+            assert got["State"] == "Creating", got
+        assert client.update_event_source_mapping(UUID=uuid, BatchSize=7)["BatchSize"] == 7
+        client.delete_event_source_mapping(UUID=uuid)
+
+
+def settings(client, _):
+    assert client.get_function_code_signing_config(FunctionName="one")["CodeSigningConfigArn"] == ""
+    for loop in ("Allow", "Terminate"):
+        client.put_function_recursion_config(FunctionName="one", RecursiveLoop=loop)
+        assert client.get_function_recursion_config(FunctionName="one")["RecursiveLoop"] == loop
+    assert client.get_runtime_management_config(FunctionName="one")["UpdateRuntimeOn"] == "Auto"
+    client.put_runtime_management_config(FunctionName="one", Qualifier="1", UpdateRuntimeOn="FunctionUpdate")
+    assert client.get_runtime_management_config(FunctionName="one", Qualifier="1")["UpdateRuntimeOn"] == "FunctionUpdate"
+    assert client.get_account_settings()["AccountUsage"]["FunctionCount"] == 2
+
+
+def lists(client, _):
+    paginated = {
+        method for method in client.meta.method_to_api_mapping if client.can_paginate(method)}
+    for method, arguments in OTHER_PAGINATORS.items():
+        assert method in paginated
+        list(client.get_paginator(method).paginate(**arguments))
+
+
+def delete(client, _):
+    client.delete_alias(FunctionName="one", Name="blue")
+    for name in ("one", "two"):
+        client.delete_function(FunctionName=name)
+        expect_error("ResourceNotFoundException", 404, client.get_function, FunctionName=name)
+
+
+def main():
+    case = dict(zip(("runtime", "handler", "zip"), sys.argv[1:]))
+    client = wire.client()
+    for step in (functions, tags, concurrency, urls, events, settings, lists, delete):
+        step(client, case)
+        print(f"{step.__name__} ok")
+    missing = set(TIER_ONE) - wire.CHECKER.operations
+    assert not missing, f"never called: {missing}"
+    waiters = {"function_active", "function_active_v2", "function_exists", "function_updated", "function_updated_v2",
+               "published_version_active"}
+    assert set(client.waiter_names) == waiters, client.waiter_names
+    wire.finish(expected_min=90)
+
+
+main()
