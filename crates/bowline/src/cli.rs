@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, config, demo, deploy, executions, functions, invoke, keys, logs, object, session, store, stores, stream,
-    up, versions,
+    aliases, config, demo, deploy, executions, functions, invoke, keys, layer, logs, object, session, store, stores,
+    stream, up, versions,
 };
 use crate::output::Output;
 
@@ -45,6 +45,8 @@ enum Command {
     Aliases(aliases::Args),
     /// List, show and stop durable executions.
     Executions(executions::Args),
+    /// Publish, list and remove layers.
+    Layer(layer::Args),
     /// Make, fill, read and follow ordered event streams.
     Stream(stream::Args),
     /// Read a stream from a place that the service remembers.
@@ -80,6 +82,7 @@ impl Cli {
             Command::Versions(args) => versions::run(args, output),
             Command::Aliases(args) => aliases::run(args, output),
             Command::Executions(args) => executions::run(args, output),
+            Command::Layer(args) => layer::run(args, output),
             Command::Stream(args) => stream::run(args, output),
             Command::Session(args) => session::run(args, output),
             Command::Object(args) => object::run(args, output),

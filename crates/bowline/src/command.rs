@@ -8,6 +8,7 @@ pub mod executions;
 pub mod functions;
 pub mod invoke;
 pub mod keys;
+pub mod layer;
 pub mod logs;
 pub mod object;
 mod payload;

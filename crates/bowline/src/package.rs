@@ -111,6 +111,16 @@ impl Language {
     }
 }
 
+/// The archive of a layer: a folder's, or one that is there.
+pub fn layer(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path.is_dir() {
+        return archive::write(&Files::of_folder(path)?);
+    }
+    let archive = read(path)?;
+    archive::read(&archive).with_context(|| format!("cannot read `{}` as an archive", path.display()))?;
+    Ok(archive)
+}
+
 fn folder(wanted: &Wanted, progress: &Progress) -> anyhow::Result<Package> {
     let is_project = wanted.path.join("Cargo.toml").is_file();
     let interpreted = wanted.runtime.as_deref().and_then(Language::of_runtime).is_some();

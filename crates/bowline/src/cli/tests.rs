@@ -22,6 +22,7 @@ fn help_texts_are_as_documented() {
     insta::assert_snapshot!("help_up", help(&["up"]));
     insta::assert_snapshot!("help_deploy", help(&["deploy"]));
     insta::assert_snapshot!("help_aliases_set", help(&["aliases", "set"]));
+    insta::assert_snapshot!("help_layer_publish", help(&["layer", "publish"]));
     insta::assert_snapshot!("help_stream", help(&["stream"]));
     insta::assert_snapshot!("help_stream_append", help(&["stream", "append"]));
     insta::assert_snapshot!("help_stream_tail", help(&["stream", "tail"]));

@@ -55,6 +55,9 @@ pub struct Making {
     /// A variable of the function's environment; the ones given replace those it had.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// The ARN of a layer version, in order, five at most; the ones given replace those it had.
+    #[arg(long = "layer", value_name = "ARN")]
+    layers: Vec<String>,
     /// Build a Cargo project as a static native program, not as WebAssembly.
     #[arg(long, conflicts_with = "target")]
     native: bool,
@@ -90,6 +93,7 @@ impl Making {
             memory_mb: self.memory,
             timeout_seconds: self.timeout,
             environment: (!environment.is_empty()).then_some(environment),
+            layers: (!self.layers.is_empty()).then(|| self.layers.clone()),
         }
     }
 }
@@ -100,6 +104,7 @@ pub struct Settings {
     pub memory_mb: Option<u32>,
     pub timeout_seconds: Option<u32>,
     pub environment: Option<Map<String, Value>>,
+    pub layers: Option<Vec<String>>,
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
@@ -171,7 +176,10 @@ fn update(
 ) -> anyhow::Result<(Value, &'static str)> {
     let mut latest = found.clone();
     let wanted = configuration(package, settings);
-    let differs = |(member, value): (&String, &Value)| found[member] != *value;
+    let differs = |(member, value): (&String, &Value)| match member.as_str() {
+        "Layers" => layer_arns(found) != *value,
+        _ => found[member] != *value,
+    };
     let other_configuration = wanted.iter().any(differs);
     if other_configuration {
         client.put(&function_path(&package.name, "/configuration"), &Value::Object(wanted))?;
@@ -191,6 +199,12 @@ fn update(
     Ok((settled(client, &package.name)?, "updated"))
 }
 
+/// The layers of a configuration as a request names them.
+fn layer_arns(configuration: &Value) -> Value {
+    let layers = configuration["Layers"].as_array();
+    layers.into_iter().flatten().map(|layer| layer["Arn"].clone()).collect()
+}
+
 fn configuration(package: &Package, settings: &Settings) -> Map<String, Value> {
     let mut body = Map::new();
     let mut set = |member: &str, value: Option<Value>| {
@@ -202,6 +216,7 @@ fn configuration(package: &Package, settings: &Settings) -> Map<String, Value> {
     set("Handler", Some(json!(package.handler)));
     set("MemorySize", settings.memory_mb.map(|mb| json!(mb)));
     set("Timeout", settings.timeout_seconds.map(|seconds| json!(seconds)));
+    set("Layers", settings.layers.as_ref().map(|layers| json!(layers)));
     set(
         "Environment",
         settings

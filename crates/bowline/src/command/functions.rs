@@ -115,6 +115,9 @@ pub fn describe(configuration: &Value) -> String {
             text.push_str(&field(label, &value));
         }
     }
+    for layer in configuration["Layers"].as_array().into_iter().flatten() {
+        text.push_str(&field("layer", &cell(&layer["Arn"])));
+    }
     let variables = configuration["Environment"]["Variables"].as_object();
     for (name, value) in variables.into_iter().flatten() {
         text.push_str(&field("variable", &format!("{name}={}", cell(value))));

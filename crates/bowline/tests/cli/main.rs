@@ -101,6 +101,60 @@ fn versions_and_aliases_are_published_moved_and_removed() {
 }
 
 #[test]
+fn layers_are_published_used_and_removed() {
+    let world = World::new();
+    let node = world.start();
+    let source = "import knots\ndef handler(event, context):\n    return knots.NAME\n";
+    std::fs::create_dir_all(world.path("layer/python")).unwrap();
+    world.write("layer/python/knots.py", "NAME = 'bowline'\n");
+    let folder = world.path("layer");
+    let publish = [
+        "layer",
+        "publish",
+        "knots",
+        folder.to_str().unwrap(),
+        "--runtime",
+        "python3.12",
+    ];
+    let published = node
+        .run(&[&publish[..], &["--description", "knots for all", "--json"]].concat())
+        .json();
+    assert_eq!(published["Version"], 1);
+    let arn = published["LayerVersionArn"].as_str().unwrap();
+    world.write("layer/python/knots.py", "NAME = 'sheet bend'\n");
+    assert!(node.run(&publish).ok().contains("--layer arn:aws:lambda:"));
+    assert!(node.run(&["layer", "ls"]).ok().contains("knots"));
+    let listed = node.run(&["layer", "ls", "knots", "--json"]).json();
+    assert_eq!(listed["versions"][1]["Description"], "knots for all");
+    let absent = world.write("no.zip", "no archive");
+    let refused = node.run(&["layer", "publish", "knots", absent.to_str().unwrap()]);
+    assert!(refused.stderr().contains("as an archive"), "{}", refused.stderr());
+
+    if deploy_python(&world, &node, "def handler(event, context):\n    return None\n").is_some() {
+        let path = world.write("greet.py", source);
+        node.deploy(&path, &["--layer", arn]).ok();
+        assert_eq!(node.run(&["invoke", "greet"]).ok().trim(), "\"bowline\"");
+        assert!(node.run(&["functions", "show", "greet"]).ok().contains(arn));
+        assert!(
+            node.deploy(&path, &["--layer", arn])
+                .stderr()
+                .contains("left as it was")
+        );
+        node.run(&["layer", "rm", "knots", "1"]).ok();
+        assert_eq!(node.run(&["invoke", "greet"]).ok().trim(), "\"bowline\"");
+        let other = format!("{}2", arn.strip_suffix('1').unwrap());
+        assert!(
+            node.deploy(&path, &["--layer", &other])
+                .stderr()
+                .contains("reconfigured")
+        );
+        assert_eq!(node.run(&["invoke", "greet"]).ok().trim(), "\"sheet bend\"");
+        let gone = node.deploy(&path, &["--layer", arn]);
+        assert!(gone.stderr().contains("does not exist"), "{}", gone.stderr());
+    }
+}
+
+#[test]
 fn deploying_again_changes_only_what_differs() {
     let world = World::new();
     let node = world.start();
