@@ -97,11 +97,7 @@ impl Caller {
     }
 
     /// Sends, and gives the body of a successful answer; `refusal` reads the body of any other.
-    pub async fn call(
-        &self,
-        ask: Ask<'_>,
-        refusal: fn(StatusCode, &[u8]) -> Refusal,
-    ) -> Result<Bytes, CallError> {
+    pub async fn call(&self, ask: Ask<'_>, refusal: fn(StatusCode, &[u8]) -> Refusal) -> Result<Bytes, CallError> {
         let limit = ask.time_max;
         let answered = tokio::time::timeout(limit, self.answer(ask, refusal)).await;
         answered.unwrap_or_else(|_| {
@@ -160,7 +156,11 @@ impl Caller {
             region: &self.region,
         };
         let authorization = sign::authorization(&signable, &date_time, scope, &self.credentials);
-        let pairs: Vec<String> = ask.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pairs: Vec<String> = ask
+            .query
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let target = if pairs.is_empty() {
             path
         } else {
@@ -172,7 +172,9 @@ impl Caller {
         }
         let mut authorization = HeaderValue::try_from(authorization)?;
         authorization.set_sensitive(true);
-        request.header(http::header::AUTHORIZATION, authorization).body(Full::new(ask.body))
+        request
+            .header(http::header::AUTHORIZATION, authorization)
+            .body(Full::new(ask.body))
     }
 
     fn unreachable(&self, cause: impl std::error::Error + Send + Sync + 'static) -> CallError {

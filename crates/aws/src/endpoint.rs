@@ -78,9 +78,20 @@ mod tests {
             ("http://localhost:9000/", "http://localhost:9000"),
             ("http://h/base/", "http://h/base"),
         ] {
-            assert_eq!(text.parse::<Endpoint>().map(|endpoint| endpoint.to_string()), Ok(shown.to_owned()));
+            assert_eq!(
+                text.parse::<Endpoint>().map(|endpoint| endpoint.to_string()),
+                Ok(shown.to_owned())
+            );
         }
-        for text in ["", "127.0.0.1:9324", "https://h", "http://u:p@h", "http://h/?q", "http://h/#f", "/path"] {
+        for text in [
+            "",
+            "127.0.0.1:9324",
+            "https://h",
+            "http://u:p@h",
+            "http://h/?q",
+            "http://h/#f",
+            "/path",
+        ] {
             assert_eq!(text.parse::<Endpoint>(), Err(InvalidEndpoint), "{text}");
         }
     }

@@ -51,9 +51,7 @@ pub fn date_time(at: Timestamp) -> String {
     let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.as_micros()) * 1_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH);
     moment
-        .format(format_description!(
-            "[year][month][day]T[hour][minute][second]Z"
-        ))
+        .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
         .expect("every component of the format exists for any date")
 }
 
@@ -70,7 +68,10 @@ pub fn authorization(request: &Signable<'_>, date_time: &str, scope: Scope<'_>, 
     let names: Vec<&str> = request.headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
     let canonical = canonical(request, &names);
-    let text = format!("AWS4-HMAC-SHA256\n{date_time}\n{scope}\n{}", payload_hash(canonical.as_bytes()));
+    let text = format!(
+        "AWS4-HMAC-SHA256\n{date_time}\n{scope}\n{}",
+        payload_hash(canonical.as_bytes())
+    );
     let key = [date, region, service, "aws4_request"]
         .iter()
         .fold(format!("AWS4{}", keys.secret_key).into_bytes(), |key, part| {

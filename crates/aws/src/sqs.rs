@@ -130,12 +130,7 @@ impl Sqs {
     }
 
     /// At most `messages_max` (and [`MESSAGES_MAX`]) messages; none if none came within `wait`.
-    pub async fn receive(
-        &self,
-        queue: &Queue,
-        messages_max: usize,
-        wait: Duration,
-    ) -> Result<Vec<Message>, CallError> {
+    pub async fn receive(&self, queue: &Queue, messages_max: usize, wait: Duration) -> Result<Vec<Message>, CallError> {
         let wait = wait.min(WAIT_MAX);
         let ask = json!({
             "QueueUrl": queue.url,
@@ -183,7 +178,10 @@ impl Sqs {
             method: Method::POST,
             path: "/".to_owned(),
             query: Vec::new(),
-            headers: vec![("content-type", "application/x-amz-json-1.0"), ("x-amz-target", &target)],
+            headers: vec![
+                ("content-type", "application/x-amz-json-1.0"),
+                ("x-amz-target", &target),
+            ],
             body: body.to_string().into(),
             bytes_max: ANSWER_BYTES_MAX,
             time_max: wait + ANSWER_MAX,
@@ -226,7 +224,10 @@ mod tests {
         let [message] = &read_messages(text).unwrap()[..] else {
             panic!("one message")
         };
-        assert_eq!((message.body.as_str(), message.attributes["SentTimestamp"].as_str()), ("b", "7"));
+        assert_eq!(
+            (message.body.as_str(), message.attributes["SentTimestamp"].as_str()),
+            ("b", "7")
+        );
         assert_eq!(message.message_attributes["n"].string_value.as_deref(), Some("1"));
         assert!(read_messages(b"{\"Messages\": 1}").is_err());
     }
@@ -237,7 +238,10 @@ mod tests {
             StatusCode::BAD_REQUEST,
             br#"{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "none"}"#,
         );
-        assert_eq!((read.code.as_str(), read.message.as_str()), ("QueueDoesNotExist", "none"));
+        assert_eq!(
+            (read.code.as_str(), read.message.as_str()),
+            ("QueueDoesNotExist", "none")
+        );
         let made = refusal(StatusCode::BAD_GATEWAY, b"oops");
         assert_eq!((made.code.as_str(), made.message.as_str()), ("502", "Bad Gateway"));
     }

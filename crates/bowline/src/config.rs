@@ -337,7 +337,9 @@ fn endpoint(text: &str) -> Result<Option<Endpoint>, String> {
     if text == Key::S3Endpoint.default() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|error: InvalidEndpoint| error.to_string())
+    text.parse()
+        .map(Some)
+        .map_err(|error: InvalidEndpoint| error.to_string())
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

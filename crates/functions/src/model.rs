@@ -13,8 +13,8 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use bytes::Bytes;
 
-use crate::durable::DurableConfig;
 use self::layers::LayerUse;
+use crate::durable::DurableConfig;
 use crate::name::{AliasName, FunctionName, Qualifier, Version};
 use crate::package;
 use crate::policy::Policy;

@@ -78,7 +78,8 @@ fn a_file_is_invoked_once_without_a_node() -> Result<()> {
         skip("there is no python3");
         return Ok(());
     }
-    let source = "import os\ndef handler(event, context):\n    print('seen')\n    return [event, os.environ['SHADE']]\n";
+    let source =
+        "import os\ndef handler(event, context):\n    print('seen')\n    return [event, os.environ['SHADE']]\n";
     let (output, folder) = invoke_locally(source, &["-d", "7", "--env", "SHADE=blue"])?;
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{log}");

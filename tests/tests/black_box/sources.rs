@@ -80,7 +80,10 @@ except client.exceptions.InvalidParameterValueException as error:
 else:
     sys.exit('code from nowhere was accepted')
 ";
-    let output = python.command("python", &node.endpoint()).args(["-c", script]).output()?;
+    let output = python
+        .command("python", &node.endpoint())
+        .args(["-c", script])
+        .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -59,7 +59,9 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         local::invoke(args.name.as_ref(), &args.making, event)?
     } else {
         if args.making != Making::default() {
-            bail!("how code is packaged and configured can be said with --local only; `bowline deploy` does it on a node");
+            bail!(
+                "how code is packaged and configured can be said with --local only; `bowline deploy` does it on a node"
+            );
         }
         invoke(&args.remote.client(), &args.name, args.qualifier.as_deref(), event)?
     };

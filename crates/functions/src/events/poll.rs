@@ -96,7 +96,10 @@ impl Inner {
 
     /// Polls until the mapping changes or the node stops, then waits for what was taken up.
     pub(super) async fn run_poller(self: Arc<Self>, poller: Poller) {
-        let concurrency = poller.settings.concurrency_max.map_or(CONCURRENCY_MAX, |max| max as usize);
+        let concurrency = poller
+            .settings
+            .concurrency_max
+            .map_or(CONCURRENCY_MAX, |max| max as usize);
         let permits = Arc::new(Semaphore::new(concurrency));
         let poller = Arc::new(poller);
         let mut running = JoinSet::new();
@@ -128,8 +131,11 @@ impl Inner {
                 }
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(mapping = poller.id, error = &error as &dyn std::error::Error,
-                        "a mapping's queue cannot be read");
+                    tracing::warn!(
+                        mapping = poller.id,
+                        error = &error as &dyn std::error::Error,
+                        "a mapping's queue cannot be read"
+                    );
                     let note = "PROBLEM: The queue cannot be read";
                     self.registry.mappings.note(&poller.id, note);
                     drop(permit);
@@ -159,7 +165,9 @@ impl Inner {
                 Tried::Processed(failed) => {
                     self.registry.mappings.note(&poller.id, "OK");
                     let is_done = |message: &&&Message| !failed.contains(&message.message_id);
-                    poller.delete(&part.iter().filter(is_done).copied().collect::<Vec<_>>()).await;
+                    poller
+                        .delete(&part.iter().filter(is_done).copied().collect::<Vec<_>>())
+                        .await;
                 }
                 Tried::Failed => self.registry.mappings.note(&poller.id, mapping::FAILED),
                 Tried::TooLarge => {
@@ -192,7 +200,11 @@ impl Inner {
             Ok(response) => response,
             Err(Error::RequestTooLarge(_)) if messages.len() > 1 => return Tried::TooLarge,
             Err(error) => {
-                tracing::debug!(mapping = poller.id, error = &error as &dyn std::error::Error, "a batch waits");
+                tracing::debug!(
+                    mapping = poller.id,
+                    error = &error as &dyn std::error::Error,
+                    "a batch waits"
+                );
                 return Tried::NotNow;
             }
         };
@@ -265,8 +277,11 @@ impl Poller {
         match self.sqs.delete(&self.queue, &receipts).await {
             Ok(0) => {}
             Ok(left) => tracing::warn!(mapping = self.id, left, "messages that are done come again"),
-            Err(error) => tracing::warn!(mapping = self.id, error = &error as &dyn std::error::Error,
-                "messages that are done come again"),
+            Err(error) => tracing::warn!(
+                mapping = self.id,
+                error = &error as &dyn std::error::Error,
+                "messages that are done come again"
+            ),
         }
     }
 }

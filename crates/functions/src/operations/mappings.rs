@@ -38,7 +38,10 @@ pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, request: CreateMap
     let source = arn::source(&request.source_arn)?;
     check_start(&source, request.start)?;
     let function = inner.entry(&request.function)?;
-    let timeout = inner.target(&function, &request.function)?.configuration.timeout_seconds;
+    let timeout = inner
+        .target(&function, &request.function)?
+        .configuration
+        .timeout_seconds;
     check_destination(&inner, &request.settings, &caller).await?;
     let settings = apply(&source, defaults(&source), request.settings)?;
     check_source(&inner, &source, timeout).await?;
@@ -275,7 +278,10 @@ fn check_kind(source: &Source, from: &MappingChange) -> Result<(), Error> {
                 ("MaximumRecordAgeInSeconds", from.age_seconds_max.is_some()),
                 ("MaximumRetryAttempts", from.retries_max.is_some()),
                 ("BisectBatchOnFunctionError", from.bisects == Some(true)),
-                ("DestinationConfig", from.on_failure.as_ref().is_some_and(|arn| !arn.is_empty())),
+                (
+                    "DestinationConfig",
+                    from.on_failure.as_ref().is_some_and(|arn| !arn.is_empty()),
+                ),
             ],
         ),
     };

@@ -63,7 +63,9 @@ fn record<'a>(frame: &'a Frame, message: &'a Message) -> Record<'a> {
         receipt_handle: &message.receipt_handle,
         body: &message.body,
         attributes: &message.attributes,
-        message_attributes: attributes.map(|(name, value)| (name.as_str(), attribute(value))).collect(),
+        message_attributes: attributes
+            .map(|(name, value)| (name.as_str(), attribute(value)))
+            .collect(),
         md5_of_body: &message.md5_of_body,
         event_source: "aws:sqs",
         event_source_arn: &frame.source_arn,
@@ -154,8 +156,16 @@ mod tests {
         check(r#"{"body": {"n": [1]}}"#, r#"{"n": 1}"#, true);
         check(r#"{"body": {"n": [1]}}"#, r#"{"n": 2}"#, false);
         check(r#"{"body": ["plain"]}"#, "plain", true);
-        check(r#"{"messageAttributes": {"colour": {"stringValue": ["blue"]}}}"#, "x", true);
-        check(r#"{"messageAttributes": {"colour": {"stringValue": ["red"]}}}"#, "x", false);
+        check(
+            r#"{"messageAttributes": {"colour": {"stringValue": ["blue"]}}}"#,
+            "x",
+            true,
+        );
+        check(
+            r#"{"messageAttributes": {"colour": {"stringValue": ["red"]}}}"#,
+            "x",
+            false,
+        );
         assert!(passes(&[], &message("x")));
     }
 }

@@ -9,8 +9,8 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use serde::{Deserialize, Serialize};
 
-use crate::durable::DurableConfig;
 use super::layer::LayerUseRecord;
+use crate::durable::DurableConfig;
 use crate::model::{Architecture, CodePackage, Configuration, LastUpdate, State};
 use crate::name::{FunctionName, Version};
 

@@ -175,17 +175,7 @@ impl Step {
                 };
                 handle.update_code(&caller, &target, update).await.map(drop)
             }
-            Describe { text, .. } => {
-                let settings = Settings {
-                    description: Some(text.to_owned()),
-                    ..Settings::default()
-                };
-                let update = UpdateConfiguration {
-                    settings,
-                    ..UpdateConfiguration::default()
-                };
-                handle.update_configuration(&caller, &target, update).await.map(drop)
-            }
+            Describe { text, .. } => describe(handle, &target, text).await,
             Publish { .. } => handle
                 .publish_version(&caller, &target, PublishVersion::default())
                 .await
@@ -310,6 +300,18 @@ impl LayerStep {
         }
         .unwrap_or_else(|error| panic!("{self:?}: {error:?}"));
     }
+}
+
+async fn describe(handle: &Handle, target: &FunctionRef, text: &str) -> Result<(), Error> {
+    let settings = Settings {
+        description: Some(text.to_owned()),
+        ..Settings::default()
+    };
+    let update = UpdateConfiguration {
+        settings,
+        ..UpdateConfiguration::default()
+    };
+    handle.update_configuration(&caller(), target, update).await.map(drop)
 }
 
 async fn use_layer(handle: &Handle, target: &FunctionRef, version: u64) -> Result<(), Error> {
