@@ -17,6 +17,10 @@ async fn faulty() -> (World, Arc<FaultyStore>) {
     let store = Arc::new(FaultyStore::new(memory, FaultRates::default(), Entropy::seeded(1)));
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let world = World::over(store.clone(), Blobs::in_memory(), folder, WorldSettings::default()).await;
+    // What the background reads when it begins is not what the scripts are about.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
     (world, store)
 }
 

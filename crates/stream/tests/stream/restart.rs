@@ -1,11 +1,14 @@
 //! Crashes and restarts: what was acknowledged is there, once, and later events come after it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::clock::{Clock, Timestamp};
-use bowline_store::{CommitError, Condition, Entry, Key, MemoryStore, ReadError, SqliteStore, Store, Version, Write};
+use bowline_store::{
+    CommitError, Condition, Entry, Key, MemoryStore, OpenError, ReadError, SqliteStore, Store, Version, Write,
+};
 use bowline_stream::{Log, Position};
 
 use crate::node::{Node, given, limit, numbered, numbers, options};
@@ -17,7 +20,7 @@ async fn a_new_process_adopts_the_chains_at_once() {
     let mut ids = Vec::new();
     let mut stream = None;
     for round in 0..4 {
-        let store = Arc::new(SqliteStore::open(&path).unwrap());
+        let store = Arc::new(reopened(&path).await);
         let node = Node::start(options(store)).await;
         ids.push(node.handle.id());
         let stream = match &stream {
@@ -32,6 +35,17 @@ async fn a_new_process_adopts_the_chains_at_once() {
         node.crash().await;
     }
     assert!(ids.is_sorted() && ids.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
+/// Opens a store whose last owner may still be closing it: a read that was under way ends on a thread of its own.
+async fn reopened(path: &Path) -> SqliteStore {
+    for _ in 0..1000 {
+        match SqliteStore::open(path) {
+            Err(OpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the store stays in use");
 }
 
 #[tokio::test]

@@ -341,6 +341,13 @@ async fn mappings_that_cannot_work_are_refused() {
         "f",
         "arn:aws:sqs:us-east-1:000000000000:s",
         default(),
+        "StartingPosition is not valid for SQS",
+    )
+    .await;
+    check(
+        "f",
+        "arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/s",
+        default(),
         "Unrecognized event source",
     )
     .await;
@@ -365,7 +372,7 @@ async fn mappings_that_cannot_work_are_refused() {
         ),
         (
             with(|to| to.filters = Some(vec![r#"{"n": [1]}"#.to_owned()])),
-            "looks at `data`",
+            "looks at data",
         ),
         (
             with(|to| to.filters = Some(vec!["{}".to_owned(); 6])),
