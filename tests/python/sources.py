@@ -71,7 +71,10 @@ def answer(name):
 
 def seen(name):
     """What the function has printed of its batches."""
-    with urllib.request.urlopen(f"{NODE}/v1/functions/{name}/logs") as reply:
+    # On loopback a key of twelve digits names the account, whatever the signature.
+    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=123456789012/any"}
+    request = urllib.request.Request(f"{NODE}/v1/functions/{name}/logs", headers=headers)
+    with urllib.request.urlopen(request) as reply:
         lines = reply.read().decode().splitlines()
     return [json.loads(line.split("SEEN ", 1)[1]) for line in lines if "SEEN " in line]
 

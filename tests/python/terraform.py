@@ -43,7 +43,7 @@ def function(client, case):
     client.create_function(
         FunctionName=NAME, Runtime=case["runtime"], Handler=case["handler"], Role=ROLE, Publish=True,
         Code={"ZipFile": read(case["zip"])}, Tags={"made-by": "terraform"}, TracingConfig={"Mode": "PassThrough"},
-        Environment={"Variables": {"A": "1"}}, Timeout=3, MemorySize=128)
+        Environment={"Variables": {"COLOUR": "1"}}, Timeout=3, MemorySize=128)
     wait(client, "State")
     found, newest = refresh(client)
     assert found["Tags"] == {"made-by": "terraform"} and "Concurrency" not in found and newest == "1", (found, newest)

@@ -28,7 +28,11 @@ ALWAYS = {
     "GetAccountSettingsResponse": ["AccountLimit", "AccountUsage"],
 }
 # Exceptions of the service as a whole: the model names them for no operation.
-COMMON_ERRORS = {"AccessDeniedException", "UnknownOperationException", "ValidationException", "MissingParameter"}
+COMMON_ERRORS = {
+    "AccessDeniedException", "IncompleteSignatureException", "InvalidSignatureException",
+    "MissingAuthenticationTokenException", "MissingParameter", "UnknownOperationException",
+    "UnrecognizedClientException", "ValidationException",
+}
 
 SCALARS = {
     "string": str, "character": str, "integer": int, "long": int, "float": (int, float), "double": (int, float),

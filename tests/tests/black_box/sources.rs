@@ -74,7 +74,7 @@ client = boto3.client('lambda')
 role = 'arn:aws:iam::123456789012:role/any'
 try:
     client.create_function(FunctionName='f', Runtime='python3.11', Handler='a.b', Role=role,
-                           Code={'S3Bucket': 'b', 'S3Key': 'k'})
+                           Code={'S3Bucket': 'bucket', 'S3Key': 'key'})
 except client.exceptions.InvalidParameterValueException as error:
     assert '--s3-endpoint' in str(error), error
 else:

@@ -33,7 +33,7 @@ use crate::registry::MappingEntry;
 use crate::service::{Inner, InvocationRequest};
 use record::Frame;
 
-/// Requests for messages that wait at once.
+/// Requests for messages that wait at once where no window gathers them.
 const POLLERS: usize = 5;
 /// Invocations at once of a mapping without a limit of its own.
 const CONCURRENCY_MAX: usize = 1000;
@@ -103,7 +103,12 @@ impl Inner {
         let permits = Arc::new(Semaphore::new(concurrency));
         let poller = Arc::new(poller);
         let mut running = JoinSet::new();
-        for _ in 0..POLLERS.min(concurrency) {
+        // One alone gathers what comes within a window; several would each get a part of it.
+        let pollers = match poller.settings.window_seconds {
+            0 => POLLERS.min(concurrency),
+            _ => 1,
+        };
+        for _ in 0..pollers {
             running.spawn(self.clone().poll(poller.clone(), permits.clone()));
         }
         while running.join_next().await.is_some() {}
