@@ -189,14 +189,18 @@ def what_is_wrong_is_named():
         "InvalidParameterValueException", functions.create_event_source_mapping, FunctionName="patient", **settings
     )
     assert "less than Function timeout" in wrong(EventSourceArn=arn)
-    assert "does not exist" in wrong(EventSourceArn=arn.replace("short", "missing"))
+    missing = wrong(EventSourceArn=arn.replace("short", "missing"))
+    assert "SQS Error Code: QueueDoesNotExist" in missing, missing
     functions.update_function_configuration(FunctionName="patient", Timeout=1)
     functions.get_waiter("function_updated_v2").wait(FunctionName="patient")
     assert "StartingPosition" in wrong(EventSourceArn=arn, StartingPosition="LATEST")
     assert "greater than 0" in wrong(EventSourceArn=arn, BatchSize=11)
     assert "ParallelizationFactor" in wrong(EventSourceArn=arn, ParallelizationFactor=2)
     # boto3 itself refuses a concurrency below two.
-    assert "1000" in wrong(EventSourceArn=arn, ScalingConfig={"MaximumConcurrency": 1001})
+    refused(
+        "ValidationException", functions.create_event_source_mapping, FunctionName="patient", EventSourceArn=arn,
+        ScalingConfig={"MaximumConcurrency": 1001},
+    )
 
 
 def a_mapping_is_stopped_and_deleted():

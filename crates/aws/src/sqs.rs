@@ -97,8 +97,10 @@ struct DeleteEntry<'a> {
 struct ErrorBody {
     #[serde(rename = "__type")]
     kind: Option<String>,
-    #[serde(alias = "Message")]
     message: Option<String>,
+    /// Some servers write it so, some both ways.
+    #[serde(rename = "Message")]
+    capital_message: Option<String>,
 }
 
 impl Sqs {
@@ -202,7 +204,7 @@ pub fn read_messages(answer: &[u8]) -> Result<Vec<Message>, serde_json::Error> {
 /// Reads `{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "..."}`.
 pub fn refusal(status: StatusCode, body: &[u8]) -> Refusal {
     let read: Option<ErrorBody> = serde_json::from_slice(body).ok();
-    let (kind, message) = read.map_or((None, None), |read| (read.kind, read.message));
+    let (kind, message) = read.map_or((None, None), |read| (read.kind, read.message.or(read.capital_message)));
     let code = kind.map(|kind| kind.rsplit(['#', '.']).next().unwrap_or_default().to_owned());
     Refusal {
         status,
@@ -242,6 +244,8 @@ mod tests {
             (read.code.as_str(), read.message.as_str()),
             ("QueueDoesNotExist", "none")
         );
+        let both = refusal(StatusCode::BAD_REQUEST, br#"{"message": "so", "Message": "and so"}"#);
+        assert_eq!((both.code.as_str(), both.message.as_str()), ("400", "so"));
         let made = refusal(StatusCode::BAD_GATEWAY, b"oops");
         assert_eq!((made.code.as_str(), made.message.as_str()), ("502", "Bad Gateway"));
     }

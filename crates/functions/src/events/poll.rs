@@ -49,6 +49,7 @@ pub(super) struct Poller {
     frame: Frame,
     sqs: Sqs,
     queue: Queue,
+    is_ordered: bool,
     /// How long messages are withheld from others.
     visibility: Duration,
     until: Until,
@@ -89,6 +90,7 @@ impl Inner {
             },
             sqs,
             queue,
+            is_ordered: name.is_ordered(),
             visibility,
             until,
         })
@@ -128,10 +130,16 @@ impl Inner {
                     while processing.try_join_next().is_some() {}
                     if !messages.is_empty() {
                         let work = self.clone().process_messages(poller.clone(), messages);
-                        processing.spawn(async move {
+                        let work = async move {
                             work.await;
                             drop(permit);
-                        });
+                        };
+                        // The queue withholds what comes after messages in hand: asking earlier is in vain.
+                        if poller.is_ordered {
+                            work.await;
+                        } else {
+                            processing.spawn(work);
+                        }
                     }
                 }
                 Err(error) => {
