@@ -5,7 +5,7 @@
 use std::fmt;
 
 use bowline_foundation::clock::Timestamp;
-use hmac::{Hmac, Mac as _};
+use ring::hmac;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -106,9 +106,8 @@ fn canonical(request: &Signable<'_>, names: &str) -> String {
 }
 
 fn keyed(key: &[u8], text: &str) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key may have any length");
-    mac.update(text.as_bytes());
-    mac.finalize().into_bytes().to_vec()
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
 }
 
 fn hex(bytes: &[u8]) -> String {
