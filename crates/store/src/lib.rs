@@ -19,6 +19,7 @@ mod memory;
 pub mod objects;
 mod postgres;
 mod range;
+pub mod record;
 mod sqlite;
 
 pub use faulty::{Fault, FaultRates, FaultyStore};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
+use bowline_store::record::FrameError;
 use bowline_store::{CommitError, Condition, Key, ReadError, Store, Version as StoreVersion, Write};
 use bytes::Bytes;
 
@@ -29,6 +30,8 @@ const DELETIONS_MAX: usize = 900;
 pub(crate) enum LedgerError {
     #[error("executions cannot be read")]
     Read(#[from] ReadError),
+    #[error("an execution is damaged")]
+    Frame(#[from] FrameError),
     #[error("an execution is damaged")]
     Record(#[from] RecordError),
 }
@@ -216,9 +219,8 @@ impl Ledger {
         let after = keys::event(id, least - 1);
         let limit = usize::try_from(most - least + 1).unwrap_or(PAGE);
         let page = self.store.scan(prefix, Some(&after), limit).await?;
-        let events: Result<Vec<Event>, RecordError> =
-            page.iter().map(|(_, entry)| Event::decode(&entry.value)).collect();
-        Ok(events?)
+        let events = page.iter().map(|(_, entry)| Ok(Event::decode(&entry.value)?));
+        events.collect()
     }
 
     /// Heads of a function's executions, in the order of their start, after a given execution.
@@ -239,9 +241,8 @@ impl Ledger {
                 .store
                 .scan(&keys::heads(account, function), after.as_ref(), limit)
                 .await?;
-            let heads: Result<Vec<Head>, RecordError> =
-                page.iter().map(|(_, entry)| Head::decode(&entry.value)).collect();
-            return Ok(heads?);
+            let heads = page.iter().map(|(_, entry)| Ok(Head::decode(&entry.value)?));
+            return heads.collect();
         }
         let after = key.map(|(key, started)| keys::newest(&key, started));
         let page = self

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bowline_foundation::clock::Timestamp;
+use bowline_store::record::FrameError;
 use serde_json::value::RawValue;
 
 use super::event::Event;
@@ -11,7 +12,6 @@ use super::id::{CheckpointToken, ExecutionArn, ExecutionId, ExecutionKey, Execut
 use super::ledger::{HeadPage, LedgerError};
 use super::limits::{PAGE_BYTES_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX};
 use super::operation::{Operation, OperationType, Payload};
-use super::record::RecordError;
 use super::shape::OperationView;
 use super::state::{Execution, Refusal, Ticket};
 use crate::error::Error;
@@ -169,7 +169,7 @@ impl Inner {
     async fn json(&self, id: ExecutionId, payload: Option<&Payload>) -> Result<Option<Box<RawValue>>, LedgerError> {
         let text = self.text(id, payload).await?;
         let raw = text.map(RawValue::from_string).transpose();
-        raw.map_err(|error| RecordError::Json(error).into())
+        raw.map_err(|error| FrameError::Json(error).into())
     }
 
     /// What a function asks to go on where its event was cut short.

@@ -1,10 +1,7 @@
-//! How executions, their operations and their events lie in the store: JSON with a `format` number.
-//!
-//! A member's name and a format's number never change their meaning; a new member has a default.
+//! How executions, their operations and their events lie in the store.
 
 use bowline_foundation::digest::Digest;
-use bytes::Bytes;
-use serde::de::DeserializeOwned;
+pub(super) use bowline_store::record::Record;
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
@@ -12,13 +9,9 @@ use super::head::Head;
 use super::id::ExecutionId;
 use super::operation::Operation;
 
-/// A record that cannot be read.
+/// A record that says what cannot be.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
-    #[error("record has format `{actual}`, this build knows `{expected}`")]
-    Format { actual: u32, expected: u32 },
-    #[error("record is not what its format says")]
-    Json(#[from] serde_json::Error),
     #[error("a payload is not whole")]
     Text,
     #[error("key `{0}` is not of an execution")]
@@ -34,47 +27,21 @@ pub(super) struct NameRecord {
     pub payload: Digest,
 }
 
-/// One kind of record with its format.
-pub(super) trait Record: Serialize + DeserializeOwned {
+impl Record for Head {
     const FORMAT: u32 = 1;
-
-    fn encode(&self) -> Bytes {
-        let wrapped = Wrapped {
-            format: Self::FORMAT,
-            record: self,
-        };
-        let text = serde_json::to_vec(&wrapped).expect("records hold text keys and finite numbers only");
-        text.into()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let Format { format } = serde_json::from_slice(bytes)?;
-        if format != Self::FORMAT {
-            return Err(RecordError::Format {
-                actual: format,
-                expected: Self::FORMAT,
-            });
-        }
-        let wrapped: Wrapped<Self> = serde_json::from_slice(bytes)?;
-        Ok(wrapped.record)
-    }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Wrapped<R> {
-    format: u32,
-    record: R,
+impl Record for Operation {
+    const FORMAT: u32 = 1;
 }
 
-#[derive(Deserialize)]
-struct Format {
-    format: u32,
+impl Record for Event {
+    const FORMAT: u32 = 1;
 }
 
-impl Record for Head {}
-impl Record for Operation {}
-impl Record for Event {}
-impl Record for NameRecord {}
+impl Record for NameRecord {
+    const FORMAT: u32 = 1;
+}
 
 #[cfg(test)]
 mod tests;

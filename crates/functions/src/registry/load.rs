@@ -259,7 +259,7 @@ impl Registry {
 }
 
 pub(super) fn read<R: Record>(key: &Key, entry: &Entry) -> Result<R, LoadError> {
-    R::decode(&entry.value).map_err(|source| damaged(key, source))
+    R::decode(&entry.value).map_err(|source| damaged(key, source.into()))
 }
 
 pub(super) fn damaged(key: &Key, source: RecordError) -> LoadError {

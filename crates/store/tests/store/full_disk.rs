@@ -116,7 +116,7 @@ fn a_device_error_stops_the_store_until_it_is_opened_again() {
         "{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let kept = said
+    let kept: usize = said
         .lines()
         .find_map(|line| line.strip_prefix("child: kept "))
         .unwrap()

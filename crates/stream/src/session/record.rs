@@ -1,6 +1,4 @@
-//! What lies behind the sessions' keys: JSON with a `format` number.
-//!
-//! A field's name and a format's number never change their meaning; a new field has a default.
+//! What lies behind the sessions' keys.
 
 mod audit;
 mod marker;
@@ -12,57 +10,7 @@ pub(super) use marker::{Chosen, MarkerRecord, MarkerState};
 pub(super) use parked::ParkedRecord;
 pub(super) use session::{Recent, SessionRecord, Withheld};
 
-use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
-/// A record that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RecordError {
-    #[error("record has format `{actual}`, this build knows `{expected}`")]
-    Format { actual: u32, expected: u32 },
-    #[error("record is not what its format says: {0}")]
-    Json(#[from] serde_json::Error),
-}
-
-/// One kind of record with its format.
-pub(super) trait Record: Serialize + DeserializeOwned {
-    /// The number written with each record of this kind.
-    const FORMAT: u32;
-
-    fn encode(&self) -> Bytes {
-        let wrapped = Wrapped {
-            format: Self::FORMAT,
-            record: self,
-        };
-        serde_json::to_vec(&wrapped)
-            .expect("records hold text keys and whole numbers only")
-            .into()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let Head { format } = serde_json::from_slice(bytes)?;
-        if format != Self::FORMAT {
-            return Err(RecordError::Format {
-                actual: format,
-                expected: Self::FORMAT,
-            });
-        }
-        let wrapped: Wrapped<Self> = serde_json::from_slice(bytes)?;
-        Ok(wrapped.record)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Wrapped<R> {
-    format: u32,
-    record: R,
-}
-
-#[derive(Deserialize)]
-struct Head {
-    format: u32,
-}
+pub(super) use bowline_store::record::Record;
 
 /// Positions and identifiers in their text form.
 mod text {

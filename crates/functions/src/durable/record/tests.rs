@@ -1,6 +1,7 @@
 //! Golden files and round trips of every record of executions.
 
 use bowline_foundation::clock::Timestamp;
+use bowline_store::record::FrameError;
 
 use super::*;
 use crate::durable::event::{EventType, Facts};
@@ -173,7 +174,7 @@ fn another_format_is_refused() {
     let newer = br#"{"format": 2, "record": {}}"#;
     assert!(matches!(
         Event::decode(newer),
-        Err(RecordError::Format { actual: 2, expected: 1 })
+        Err(FrameError::Format { actual: 2, expected: 1 })
     ));
-    assert!(matches!(Head::decode(b"{"), Err(RecordError::Json(_))));
+    assert!(matches!(Head::decode(b"{"), Err(FrameError::Json(_))));
 }

@@ -324,8 +324,8 @@ fn other_formats_and_damage_are_told_apart() {
     let newer = br#"{"format":2,"record":{"next_version":4,"more":1}}"#;
     assert!(matches!(
         RetiredRecord::decode(newer),
-        Err(RecordError::Format { actual: 2, expected: 1 })
+        Err(FrameError::Format { actual: 2, expected: 1 })
     ));
-    assert!(matches!(RetiredRecord::decode(b"{}"), Err(RecordError::Json(_))));
-    assert!(matches!(RetiredRecord::decode(b"\xff"), Err(RecordError::Json(_))));
+    assert!(matches!(RetiredRecord::decode(b"{}"), Err(FrameError::Json(_))));
+    assert!(matches!(RetiredRecord::decode(b"\xff"), Err(FrameError::Json(_))));
 }
