@@ -26,7 +26,7 @@ use crate::account;
 use crate::route::{Operation, Query, Route};
 use keys::{AccessKey, Keys};
 use sigv4::claim::Claim;
-use sigv4::{Scope, Signable};
+use sigv4::{Paths, Scope, Signable};
 
 pub use access::Exposure;
 pub use refusal::Refusal;
@@ -164,10 +164,12 @@ impl Proof {
             headers: &head.headers,
             signed_headers: &claim.signed_headers,
             payload: &payload,
+            paths: Paths::Normalised,
         };
         let scope = Scope {
             date: &claim.date,
             region: &claim.region,
+            service: sigv4::SERVICE,
         };
         let text = sigv4::string_to_sign(&claim.moment, &scope, &request.canonical());
         if key.signing_key(&scope).verifies(text.as_bytes(), &claim.signature) {

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use bowline_foundation::clock::Clock;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use crate::access::Access;
 use crate::endpoint::Endpoint;
-use crate::sign::{self, Credentials, Scope, Signable};
+use crate::sign::{self, Paths, Signer, Unsigned};
+use crate::trust;
 
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Largest text of an error that is kept.
@@ -41,6 +43,11 @@ pub enum CallError {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "`{endpoint}` shows a certificate that is not trusted here ({reason}): name a file with that of its authority in \
+         `AWS_CA_BUNDLE`"
+    )]
+    Distrusted { endpoint: String, reason: String },
     #[error("`{endpoint}` did not answer within {} s", .limit.as_secs())]
     TimedOut { endpoint: String, limit: Duration },
     #[error("`{endpoint}` gave an answer that cannot be understood: {reason}")]
@@ -51,11 +58,10 @@ pub enum CallError {
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     endpoint: Endpoint,
-    region: String,
     service: &'static str,
-    credentials: Credentials,
-    clock: Clock,
-    client: Client<HttpConnector, Full<Bytes>>,
+    paths: Paths,
+    access: Access,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// What is asked.
@@ -72,22 +78,21 @@ pub(crate) struct Ask<'a> {
 }
 
 impl Caller {
-    pub fn new(
-        endpoint: Endpoint,
-        region: &str,
-        service: &'static str,
-        credentials: Credentials,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(endpoint: Endpoint, (service, paths): (&'static str, Paths), access: Access) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_MAX));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(access.trust.client_config())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Self {
             endpoint,
-            region: region.to_owned(),
             service,
-            credentials,
-            clock,
+            paths,
+            access,
             client: Client::builder(TokioExecutor::new()).build(connector),
         }
     }
@@ -112,7 +117,7 @@ impl Caller {
         let bytes_max = ask.bytes_max;
         let request = self.signed(ask).map_err(|cause| self.unreachable(cause))?;
         let response = self.client.request(request).await;
-        let response = response.map_err(|cause| self.unreachable(cause))?;
+        let response = response.map_err(|cause| self.unanswered(cause))?;
         let status = response.status();
         if status.is_success() {
             return self.body(response, bytes_max).await;
@@ -133,48 +138,57 @@ impl Caller {
     }
 
     fn signed(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, http::Error> {
-        let date_time = sign::date_time(self.clock.now());
-        let mut headers = vec![
-            ("host", self.endpoint.host().to_owned()),
-            ("x-amz-content-sha256", sign::payload_hash(&ask.body)),
-            ("x-amz-date", date_time.clone()),
-        ];
-        let token = self.credentials.session_token.iter();
-        headers.extend(token.map(|token| ("x-amz-security-token", token.clone())));
-        headers.extend(ask.headers.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        headers.sort_unstable();
         let path = self.endpoint.path(&ask.path);
-        let signable = Signable {
-            method: ask.method.as_str(),
-            path: &path,
-            query: &ask.query,
-            headers: &headers,
-            payload: &ask.body,
-        };
-        let scope = Scope {
-            service: self.service,
-            region: &self.region,
-        };
-        let authorization = sign::authorization(&signable, &date_time, scope, &self.credentials);
-        let pairs: Vec<String> = ask
-            .query
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let target = if pairs.is_empty() {
+        let pairs = ask.query.iter().map(|(name, value)| format!("{name}={value}"));
+        let query = pairs.collect::<Vec<_>>().join("&");
+        let target = if query.is_empty() {
             path
         } else {
-            format!("{path}?{}", pairs.join("&"))
+            format!("{path}?{query}")
         };
-        let mut request = Request::builder().method(ask.method).uri(self.endpoint.uri(&target)?);
-        for (name, value) in &headers {
-            request = request.header(*name, value);
+        let mut request = Request::builder()
+            .method(ask.method)
+            .uri(self.endpoint.uri(&target)?)
+            .header(http::header::HOST, self.endpoint.host())
+            .header("x-amz-content-sha256", sign::hash(&ask.body));
+        let credentials = &self.access.credentials;
+        if let Some(token) = &credentials.session_token {
+            request = request.header("x-amz-security-token", token);
         }
+        for (name, value) in &ask.headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Full::new(ask.body.clone()))?;
+        let unsigned = Unsigned {
+            method: request.method().as_str(),
+            target: &target,
+            headers: request.headers(),
+            body: &ask.body,
+            paths: self.paths,
+        };
+        let signer = Signer {
+            access_key: &credentials.access_key,
+            secret: &credentials.secret_key,
+            region: &self.access.region,
+            service: self.service,
+        };
+        let (date, authorization) = signer.authorization(&unsigned, self.access.clock.now());
         let mut authorization = HeaderValue::try_from(authorization)?;
         authorization.set_sensitive(true);
-        request
-            .header(http::header::AUTHORIZATION, authorization)
-            .body(Full::new(ask.body))
+        let headers = request.headers_mut();
+        headers.insert("x-amz-date", HeaderValue::try_from(date)?);
+        headers.insert(http::header::AUTHORIZATION, authorization);
+        Ok(request)
+    }
+
+    fn unanswered(&self, cause: hyper_util::client::legacy::Error) -> CallError {
+        match trust::distrust(&cause) {
+            Some(reason) => CallError::Distrusted {
+                endpoint: self.endpoint.to_string(),
+                reason,
+            },
+            None => self.unreachable(cause),
+        }
     }
 
     fn unreachable(&self, cause: impl std::error::Error + Send + Sync + 'static) -> CallError {
@@ -199,7 +213,7 @@ impl CallError {
             Self::Refused(refusal) => {
                 refusal.status.is_server_error() || refusal.status == StatusCode::TOO_MANY_REQUESTS
             }
-            Self::TooLarge { .. } => false,
+            Self::TooLarge { .. } | Self::Distrusted { .. } => false,
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unintelligible { .. } => true,
         }
     }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use http::uri::{Authority, Uri};
+use http::uri::{Authority, Scheme, Uri};
 
-/// The base address of a service: `http://127.0.0.1:9324`, say. Requests are signed, not encrypted.
+/// The base address of a service: `http://127.0.0.1:9324`, say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    scheme: Scheme,
     authority: Authority,
     /// What stands before every path; without a slash at its end.
     prefix: String,
@@ -15,10 +16,7 @@ pub struct Endpoint {
 
 /// A text that is no endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected `http://HOST:PORT` without a user, a query or a fragment; for a service that speaks TLS only, put a \
-     proxy on loopback before it"
-)]
+#[error("expected `http://HOST:PORT` or `https://HOST:PORT` without a user, a query or a fragment")]
 pub struct InvalidEndpoint;
 
 impl FromStr for Endpoint {
@@ -27,13 +25,14 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, InvalidEndpoint> {
         let uri: Uri = text.parse().map_err(|_| InvalidEndpoint)?;
         let authority = uri.authority().ok_or(InvalidEndpoint)?.clone();
-        if uri.scheme_str() != Some("http") {
-            return Err(InvalidEndpoint);
-        }
+        let known = [Scheme::HTTP, Scheme::HTTPS];
+        let scheme = uri.scheme().filter(|scheme| known.contains(scheme));
+        let scheme = scheme.ok_or(InvalidEndpoint)?.clone();
         if uri.query().is_some() || text.contains('#') || authority.as_str().contains('@') {
             return Err(InvalidEndpoint);
         }
         Ok(Self {
+            scheme,
             authority,
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
@@ -41,6 +40,11 @@ impl FromStr for Endpoint {
 }
 
 impl Endpoint {
+    /// Whether it speaks TLS.
+    pub fn is_private(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
+
     /// The value of `Host`.
     pub(crate) fn host(&self) -> &str {
         self.authority.as_str()
@@ -54,7 +58,7 @@ impl Endpoint {
     /// The address of a path that [`Endpoint::path`] gave, with its query.
     pub(crate) fn uri(&self, path_and_query: &str) -> Result<Uri, http::Error> {
         Uri::builder()
-            .scheme("http")
+            .scheme(self.scheme.clone())
             .authority(self.authority.clone())
             .path_and_query(path_and_query)
             .build()
@@ -63,7 +67,7 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
+        write!(f, "{}://{}{}", self.scheme, self.authority, self.prefix)
     }
 }
 
@@ -77,6 +81,7 @@ mod tests {
             ("http://127.0.0.1:9324", "http://127.0.0.1:9324"),
             ("http://localhost:9000/", "http://localhost:9000"),
             ("http://h/base/", "http://h/base"),
+            ("https://h", "https://h"),
         ] {
             assert_eq!(
                 text.parse::<Endpoint>().map(|endpoint| endpoint.to_string()),
@@ -86,7 +91,7 @@ mod tests {
         for text in [
             "",
             "127.0.0.1:9324",
-            "https://h",
+            "ftp://h",
             "http://u:p@h",
             "http://h/?q",
             "http://h/#f",

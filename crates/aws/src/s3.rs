@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bowline_foundation::clock::Clock;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::access::Access;
 use crate::call::{Ask, CallError, Caller, Refusal};
 use crate::endpoint::Endpoint;
-use crate::sign::Credentials;
+use crate::sign::Paths;
 
 /// How long an object may take to arrive.
 const GET_MAX: Duration = Duration::from_secs(60);
@@ -30,8 +30,8 @@ pub struct ObjectRef<'a> {
 }
 
 impl S3 {
-    pub fn new(endpoint: Endpoint, region: &str, credentials: Credentials, clock: Clock) -> Self {
-        Self(Caller::new(endpoint, region, "s3", credentials, clock))
+    pub fn new(endpoint: Endpoint, access: Access) -> Self {
+        Self(Caller::new(endpoint, ("s3", Paths::AsSent), access))
     }
 
     /// An object of at most `bytes_max` bytes.

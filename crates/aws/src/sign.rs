@@ -1,14 +1,26 @@
-//! Signature Version 4 on requests of ours.
+//! AWS Signature Version 4: what is signed, and how; for requests of ours, and for those that are verified.
 //!
-//! Source: the public description of the AWS Signature Version 4 signing process.
+//! ```text
+//!   request ─▶ canonical text ─▶ SHA-256 ─┐
+//!   moment, scope ────────────────────────┴▶ string to sign ─▶ HMAC ─▶ signature
+//!   secret ─▶ date ─▶ region ─▶ service ─▶ signing key ─────────┘
+//! ```
+//! Public description: AWS General Reference, "Signing AWS API requests".
+
+mod canonical;
 
 use std::fmt;
 
 use bowline_foundation::clock::Timestamp;
-use ring::hmac;
-use sha2::{Digest as _, Sha256};
+use http::HeaderMap;
+use ring::{digest, hmac};
 use time::OffsetDateTime;
-use time::macros::format_description;
+
+pub use canonical::{Paths, Signable, put_encoded};
+
+pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+pub const TERMINATOR: &str = "aws4_request";
+const DATE: &str = "x-amz-date";
 
 /// Keys of an account at a service.
 #[derive(Clone)]
@@ -26,126 +38,187 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What of a request is signed.
-#[derive(Clone, Debug)]
-pub struct Signable<'a> {
-    pub method: &'a str,
-    /// Percent-encoded, as it is sent. (Services other than S3 want it encoded twice; theirs is `/` here.)
-    pub path: &'a str,
-    /// `name=value` pairs, both percent-encoded, in any order.
-    pub query: &'a [(String, String)],
-    /// Lower-case names, in their order.
-    pub headers: &'a [(&'static str, String)],
-    pub payload: &'a [u8],
-}
-
-/// For which service and region a signature holds.
-#[derive(Clone, Copy, Debug)]
+/// What a signing key is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope<'a> {
-    pub service: &'a str,
+    /// `YYYYMMDD`.
+    pub date: &'a str,
     pub region: &'a str,
+    pub service: &'a str,
 }
 
-/// The moment as `X-Amz-Date` has it: `20150830T123600Z`.
-pub fn date_time(at: Timestamp) -> String {
-    let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.as_micros()) * 1_000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    moment
-        .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
-        .expect("every component of the format exists for any date")
+impl fmt::Display for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { date, region, service } = self;
+        write!(f, "{date}/{region}/{service}/{TERMINATOR}")
+    }
 }
 
-/// The SHA-256 of a payload in lower-case hexadecimal digits.
-pub fn payload_hash(payload: &[u8]) -> String {
-    hex(&Sha256::digest(payload))
+/// A key derived from a secret for one scope.
+#[derive(Clone, Debug)]
+pub struct SigningKey(hmac::Key);
+
+impl SigningKey {
+    pub fn derive(secret: &str, scope: &Scope<'_>) -> Self {
+        let mut first = String::with_capacity(4 + secret.len());
+        first.push_str("AWS4");
+        first.push_str(secret);
+        let parts = [scope.date, scope.region, scope.service, TERMINATOR];
+        let key = parts
+            .iter()
+            .fold(hmac::Key::new(hmac::HMAC_SHA256, first.as_bytes()), |key, part| {
+                hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref())
+            });
+        Self(key)
+    }
+
+    /// The signature of a string, in hexadecimal.
+    pub fn sign(&self, text: &[u8]) -> String {
+        hex(hmac::sign(&self.0, text).as_ref())
+    }
+
+    /// Whether this is the signature of a string; takes the same time wherever it differs.
+    pub fn verifies(&self, text: &[u8], signature: &[u8; 32]) -> bool {
+        hmac::verify(&self.0, text, signature).is_ok()
+    }
 }
 
-/// The value of `Authorization`. `date_time` must be the value of the header `x-amz-date`, too.
-pub fn authorization(request: &Signable<'_>, date_time: &str, scope: Scope<'_>, keys: &Credentials) -> String {
-    let date = &date_time[..8];
-    let Scope { service, region } = scope;
-    let scope = format!("{date}/{region}/{service}/aws4_request");
-    let names: Vec<&str> = request.headers.iter().map(|(name, _)| *name).collect();
-    let names = names.join(";");
-    let canonical = canonical(request, &names);
-    let text = format!(
-        "AWS4-HMAC-SHA256\n{date_time}\n{scope}\n{}",
-        payload_hash(canonical.as_bytes())
-    );
-    let key = [date, region, service, "aws4_request"]
-        .iter()
-        .fold(format!("AWS4{}", keys.secret_key).into_bytes(), |key, part| {
-            keyed(&key, part)
-        });
-    let signature = hex(&keyed(&key, &text));
+/// Who signs, and for whom.
+#[derive(Clone, Copy)]
+pub struct Signer<'a> {
+    pub access_key: &'a str,
+    pub secret: &'a str,
+    pub region: &'a str,
+    pub service: &'a str,
+}
+
+/// A request that is to be signed.
+#[derive(Clone, Copy)]
+pub struct Unsigned<'a> {
+    pub method: &'a str,
+    /// Path and query as they stand in the request line.
+    pub target: &'a str,
+    /// All of them but the date; each is signed.
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+    pub paths: Paths,
+}
+
+impl Signer<'_> {
+    /// The values of the headers `x-amz-date` and `authorization`.
+    pub fn authorization(&self, request: &Unsigned<'_>, at: Timestamp) -> (String, String) {
+        let moment = moment(at);
+        let mut headers = request.headers.clone();
+        headers.insert(DATE, moment.parse().expect("digits and letters"));
+        let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        let signed_headers = names.join(";");
+        let signable = Signable {
+            method: request.method,
+            target: request.target,
+            headers: &headers,
+            signed_headers: &signed_headers,
+            payload: &hash(request.body),
+            paths: request.paths,
+        };
+        let scope = Scope {
+            date: &moment[..8],
+            region: self.region,
+            service: self.service,
+        };
+        let text = string_to_sign(&moment, &scope, &signable.canonical());
+        let signature = SigningKey::derive(self.secret, &scope).sign(text.as_bytes());
+        let value = format!(
+            "{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={signature}",
+            self.access_key
+        );
+        (moment, value)
+    }
+}
+
+/// What is signed in the end.
+pub fn string_to_sign(moment: &str, scope: &Scope<'_>, canonical: &[u8]) -> String {
+    format!("{ALGORITHM}\n{moment}\n{scope}\n{}", hash(canonical))
+}
+
+/// The SHA-256 digest, in hexadecimal.
+pub fn hash(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+/// A moment as signatures write it: `YYYYMMDDTHHMMSSZ`.
+pub fn moment(at: Timestamp) -> String {
+    let seconds = i64::try_from(at.as_millis() / 1000).unwrap_or(i64::MAX);
+    let moment = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     format!(
-        "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
-        keys.access_key
+        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        moment.year(),
+        u8::from(moment.month()),
+        moment.day(),
+        moment.hour(),
+        moment.minute(),
+        moment.second()
     )
-}
-
-fn canonical(request: &Signable<'_>, names: &str) -> String {
-    let mut query: Vec<String> = request
-        .query
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    query.sort_unstable();
-    let headers: String = request
-        .headers
-        .iter()
-        .map(|(name, value)| format!("{name}:{}\n", value.trim()))
-        .collect();
-    format!(
-        "{}\n{}\n{}\n{headers}\n{names}\n{}",
-        request.method,
-        request.path,
-        query.join("&"),
-        payload_hash(request.payload)
-    )
-}
-
-fn keyed(key: &[u8], text: &str) -> Vec<u8> {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-    hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 0x0f)]));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The case `get-vanilla` of the public test suite.
+    fn signature(target: &str, paths: Paths) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", "example.amazonaws.com".parse().expect("a value"));
+        let request = Unsigned {
+            method: "GET",
+            target,
+            headers: &headers,
+            body: b"",
+            paths,
+        };
+        let signer = Signer {
+            access_key: "AKIDEXAMPLE",
+            secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+            region: "us-east-1",
+            service: "service",
+        };
+        let (moment, value) = signer.authorization(&request, Timestamp::from_micros(1_440_938_160_000_000));
+        assert_eq!(moment, "20150830T123600Z");
+        let (_, signature) = value.rsplit_once("Signature=").expect("a signature");
+        signature.to_owned()
+    }
+
+    /// The cases `get-vanilla` and `get-relative` of the public test suite.
     #[test]
     fn signatures_are_as_the_public_suite_has_them() {
-        let at = Timestamp::from_micros(1_440_938_160_000_000);
-        let date_time = date_time(at);
-        assert_eq!(date_time, "20150830T123600Z");
+        let vanilla = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31";
+        for paths in [Paths::Normalised, Paths::AsSent] {
+            assert_eq!(signature("/", paths), vanilla);
+        }
+        assert_eq!(signature("/example/..", Paths::Normalised), vanilla);
+        assert_ne!(
+            signature("/example/..", Paths::AsSent),
+            vanilla,
+            "a key may be called so"
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
         let keys = Credentials {
             access_key: "AKIDEXAMPLE".to_owned(),
-            secret_key: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned(),
-            session_token: None,
+            secret_key: "wJalrXUtnFEMI".to_owned(),
+            session_token: Some("wJalrXUtnFEMI".to_owned()),
         };
-        let request = Signable {
-            method: "GET",
-            path: "/",
-            query: &[],
-            headers: &[
-                ("host", "example.amazonaws.com".to_owned()),
-                ("x-amz-date", date_time.clone()),
-            ],
-            payload: b"",
-        };
-        let scope = Scope {
-            service: "service",
-            region: "us-east-1",
-        };
-        let signed = authorization(&request, &date_time, scope, &keys);
-        let expected = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31";
-        assert!(signed.ends_with(expected), "{signed}");
         assert!(!format!("{keys:?}").contains("wJalr"), "a secret is shown");
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bowline_foundation::clock::Clock;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::access::Access;
 use crate::call::{Ask, CallError, Caller, Refusal};
 use crate::endpoint::Endpoint;
-use crate::sign::Credentials;
+use crate::sign::Paths;
 
 /// Messages that one request may bring or delete.
 pub const MESSAGES_MAX: usize = 10;
@@ -104,8 +104,8 @@ struct ErrorBody {
 }
 
 impl Sqs {
-    pub fn new(endpoint: Endpoint, region: &str, credentials: Credentials, clock: Clock) -> Self {
-        Self(Caller::new(endpoint, region, "sqs", credentials, clock))
+    pub fn new(endpoint: Endpoint, access: Access) -> Self {
+        Self(Caller::new(endpoint, ("sqs", Paths::Normalised), access))
     }
 
     /// Where it is, for messages to people.

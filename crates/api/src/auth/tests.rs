@@ -38,7 +38,11 @@ fn credentials() -> Credentials {
 
 /// A request's head, signed.
 fn head(credentials: &Credentials, body: &str, at: Timestamp) -> Parts {
-    let request = Request::post(PATH).header("host", "node.test");
+    signed(Request::post(PATH), credentials, body, at)
+}
+
+fn signed(request: http::request::Builder, credentials: &Credentials, body: &str, at: Timestamp) -> Parts {
+    let request = request.header("host", "node.test");
     let (mut head, ()) = request.body(()).expect("a request").into_parts();
     let (date, value) = authorization(credentials, ("POST", PATH), &head.headers, body.as_bytes(), at);
     head.headers.insert("x-amz-date", date.parse().expect("a value"));
@@ -119,6 +123,9 @@ async fn what_the_head_shows_is_refused_before_the_body() {
         Some(Refusal::UnknownKey),
         "an account is no key"
     );
+    let temporary = Request::post(PATH).header("x-amz-security-token", "a token of nobody here");
+    let temporary = signed(temporary, &credentials(), "{}", now());
+    assert_eq!(refused(temporary), Some(Refusal::SessionToken));
     let old = head(&credentials(), "{}", now().before(Duration::from_secs(301)));
     assert!(matches!(refused(old), Some(Refusal::Invalid(_))));
     let mut unsigned = head(&credentials(), "{}", now());

@@ -1,9 +1,11 @@
 //! The services beside the node that it was told of.
 
+use std::path::Path;
+
 use anyhow::Context;
 use bowline_aws::s3::S3;
 use bowline_aws::sqs::Sqs;
-use bowline_aws::{Credentials, Endpoint};
+use bowline_aws::{Access, Credentials, Endpoint, Trust};
 use bowline_foundation::clock::Clock;
 
 use crate::config::Config;
@@ -15,17 +17,36 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Reads the keys from the environment, if they are needed.
+    /// Reads keys and certificates, if they are needed.
     pub fn new(config: &Config, clock: &Clock) -> anyhow::Result<Self> {
-        let region = &config.region;
-        let with_keys = |endpoint: &Endpoint| Ok::<_, anyhow::Error>((endpoint.clone(), credentials(endpoint)?));
-        let objects = config.s3_endpoint.as_ref().map(with_keys).transpose()?;
-        let queues = config.sqs_endpoint.as_ref().map(with_keys).transpose()?;
+        let access = |endpoint: &Endpoint| {
+            let access = Access {
+                region: config.region.clone(),
+                credentials: credentials(endpoint)?,
+                clock: clock.clone(),
+                trust: trust(endpoint)?,
+            };
+            Ok::<_, anyhow::Error>((endpoint.clone(), access))
+        };
+        let objects = config.s3_endpoint.as_ref().map(access).transpose()?;
+        let queues = config.sqs_endpoint.as_ref().map(access).transpose()?;
         Ok(Self {
-            objects: objects.map(|(endpoint, keys)| S3::new(endpoint, region, keys, clock.clone())),
-            queues: queues.map(|(endpoint, keys)| Sqs::new(endpoint, region, keys, clock.clone())),
+            objects: objects.map(|(endpoint, access)| S3::new(endpoint, access)),
+            queues: queues.map(|(endpoint, access)| Sqs::new(endpoint, access)),
         })
     }
+}
+
+/// Whom the endpoint is believed to be: by the variable that the clients of these services know, or as the system says.
+fn trust(endpoint: &Endpoint) -> anyhow::Result<Trust> {
+    if !endpoint.is_private() {
+        return Ok(Trust::nobody());
+    }
+    let trust = match std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
+        Some(path) => Trust::of_file(Path::new(&path)),
+        None => Trust::of_system(),
+    };
+    trust.with_context(|| format!("cannot speak to `{endpoint}`"))
 }
 
 fn credentials(endpoint: &Endpoint) -> anyhow::Result<Credentials> {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bowline_aws::sign::moment;
 use bowline_foundation::clock::Timestamp;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
+use time::{Date, Month, PrimitiveDateTime, Time};
 
 use super::{ALGORITHM, SERVICE, TERMINATOR};
 use crate::auth::Refusal;
@@ -293,21 +294,6 @@ fn read_moment(text: &str) -> Option<Timestamp> {
     let seconds = PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp();
     let micros = u64::try_from(seconds).ok()?.checked_mul(1_000_000)?;
     Some(Timestamp::from_micros(micros))
-}
-
-/// A moment as signatures write it.
-pub fn moment(at: Timestamp) -> String {
-    let seconds = i64::try_from(at.as_millis() / 1000).unwrap_or(i64::MAX);
-    let moment = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    format!(
-        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
-        moment.year(),
-        u8::from(moment.month()),
-        moment.day(),
-        moment.hour(),
-        moment.minute(),
-        moment.second()
-    )
 }
 
 fn incomplete(text: impl Into<String>) -> Refusal {

@@ -1,11 +1,10 @@
 //! Signing requests: for the command line, and for links that the node gives out.
 
+use bowline_aws::sign::{Signer, Unsigned, moment, put_encoded};
 use bowline_foundation::clock::Timestamp;
 use http::HeaderMap;
 
-use super::canonical::put_encoded;
-use super::claim::moment;
-use super::{ALGORITHM, SERVICE, Scope, Signable, SigningKey, TERMINATOR, hash, string_to_sign};
+use super::{ALGORITHM, Paths, SERVICE, Scope, Signable, hash, string_to_sign};
 use crate::auth::keys::AccessKey;
 
 /// What a client signs with.
@@ -35,30 +34,20 @@ pub fn authorization(
     body: &[u8],
     at: Timestamp,
 ) -> (String, String) {
-    let moment = moment(at);
-    let mut headers = headers.clone();
-    headers.insert("x-amz-date", moment.parse().expect("digits and letters"));
-    let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
-    names.sort_unstable();
-    let signed_headers = names.join(";");
-    let request = Signable {
+    let signer = Signer {
+        access_key: &credentials.access_key,
+        secret: &credentials.secret,
+        region: &credentials.region,
+        service: SERVICE,
+    };
+    let request = Unsigned {
         method,
         target,
-        headers: &headers,
-        signed_headers: &signed_headers,
-        payload: &hash(body),
+        headers,
+        body,
+        paths: Paths::Normalised,
     };
-    let scope = Scope {
-        date: &moment[..8],
-        region: &credentials.region,
-    };
-    let text = string_to_sign(&moment, &scope, &request.canonical());
-    let signature = SigningKey::derive(&credentials.secret, &scope).sign(text.as_bytes());
-    let value = format!(
-        "{ALGORITHM} Credential={}/{}/{}/{SERVICE}/{TERMINATOR}, SignedHeaders={signed_headers}, Signature={signature}",
-        credentials.access_key, scope.date, scope.region
-    );
-    (moment, value)
+    signer.authorization(&request, at)
 }
 
 /// The target with the signature of `key` in its query.
@@ -67,8 +56,9 @@ pub fn presigned_query(key: &AccessKey, presign: &Presign<'_>) -> String {
     let scope = Scope {
         date: &moment[..8],
         region: presign.region,
+        service: SERVICE,
     };
-    let credential = format!("{}/{}/{}/{SERVICE}/{TERMINATOR}", key.id(), scope.date, scope.region);
+    let credential = format!("{}/{scope}", key.id());
     let mut encoded = Vec::new();
     put_encoded(&mut encoded, credential.as_bytes(), b"");
     let target = format!(
@@ -89,6 +79,7 @@ pub fn presigned_query(key: &AccessKey, presign: &Presign<'_>) -> String {
         headers: &headers,
         signed_headers: "host",
         payload: &hash(b""),
+        paths: Paths::Normalised,
     };
     let text = string_to_sign(&moment, &scope, &request.canonical());
     let signature = key.signing_key(&scope).sign(text.as_bytes());

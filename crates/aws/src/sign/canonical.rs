@@ -15,6 +15,16 @@ pub struct Signable<'a> {
     pub signed_headers: &'a str,
     /// The body's digest in hexadecimal.
     pub payload: &'a str,
+    pub paths: Paths,
+}
+
+/// How a path is signed, which is a matter of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// Without dot segments and repeated slashes, and encoded once more than it is.
+    Normalised,
+    /// As it is sent: a key of S3 may hold anything.
+    AsSent,
 }
 
 /// The parameter that a presigned query's signature stands in; it cannot cover itself.
@@ -27,7 +37,10 @@ impl Signable<'_> {
         let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
         text.extend_from_slice(self.method.as_bytes());
         text.push(b'\n');
-        put_path(&mut text, path);
+        match self.paths {
+            Paths::Normalised => put_path(&mut text, path),
+            Paths::AsSent => text.extend_from_slice(path.as_bytes()),
+        }
         text.push(b'\n');
         put_query(&mut text, query);
         text.push(b'\n');
@@ -113,7 +126,7 @@ fn put_value(text: &mut Vec<u8>, value: &[u8]) {
 }
 
 /// Encodes everything but what RFC 3986 calls unreserved, and `kept`.
-pub(super) fn put_encoded(text: &mut Vec<u8>, bytes: &[u8], kept: &[u8]) {
+pub fn put_encoded(text: &mut Vec<u8>, bytes: &[u8], kept: &[u8]) {
     for &byte in bytes {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') || kept.contains(&byte) {
             text.push(byte);
