@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,7 +21,17 @@ pub struct Args {
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
     log::begin(&config);
+    raise_descriptor_limit();
     runtime()?.block_on(serve(&config, output))
+}
+
+/// Takes as many descriptors as the system grants when asked: each sandbox and each connection holds some.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn serve(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
