@@ -45,6 +45,7 @@ fn request(data: &[u8]) {
         protocol: "HTTP/1.1",
         headers: &headers,
         source_ip: Ipv4Addr::LOCALHOST.into(),
+        scheme: "http",
         port: 9000,
         trace_id: "Root=1-0-0",
         request_id: "request",

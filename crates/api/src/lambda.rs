@@ -15,6 +15,7 @@ mod invoke;
 mod kept;
 mod layer;
 mod layer_policy;
+mod link;
 mod mapping;
 mod policy;
 mod provisioned;

@@ -146,6 +146,7 @@ impl UrlRequest<'_> {
             },
             headers: &self.head.headers,
             source_ip: self.source_ip,
+            scheme: self.node.scheme,
             port: self.node.local_addr.port(),
             trace_id,
             request_id: self.request_id.as_str(),

@@ -5,7 +5,7 @@ use bowline_functions::name::FunctionRef;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::destination::{Destination, DestinationConfig, seconds};
+use super::destination::{Destination, DestinationConfig, may_send, seconds};
 use super::read;
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
@@ -69,6 +69,9 @@ pub async fn put(call: &Call<'_>, body: &[u8], mode: PutMode) -> Result<Response
         on_success: destinations.on_success.map(Destination::arn),
         on_failure: destinations.on_failure.map(Destination::arn),
     };
+    for arn in [&put.on_success, &put.on_failure].into_iter().flatten() {
+        may_send(call, arn)?;
+    }
     let functions = &call.node.functions;
     let config = functions.put_event_invoke(&call.caller(), &target, put, mode).await?;
     Ok(reply::json(StatusCode::OK, &Shown::new(call.node, config)))

@@ -71,6 +71,11 @@ pub fn inert(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     Ok(members.kept())
 }
 
+/// Where events go that failed, of settings that [`inert`] gave.
+pub fn dead_letter_target(inert: &Map<String, Value>) -> Option<&str> {
+    inert.get("DeadLetterConfig")?.get("TargetArn")?.as_str()
+}
+
 impl Members {
     fn check(&self) -> Result<(), ApiError> {
         let mut violations = Violations::default();

@@ -6,7 +6,6 @@ use bowline_functions::model::{CreateFunction, Settings, UpdateCode, UpdateConfi
 use bowline_functions::name::{FunctionRef, Qualifier};
 use bowline_sandbox::Runtime;
 use bytes::Bytes;
-use http::header::HOST;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,10 +13,11 @@ use serde_json::{Map, Value};
 use super::code::{CodeSource, architecture};
 use super::concurrency::Concurrency;
 use super::configuration::{ArnForm, FunctionConfiguration};
+use super::destination;
 use super::durable;
 use super::features;
+use super::link;
 use super::read::{self, Violations};
-use crate::auth::sigv4::{Presign, presigned_query};
 use crate::body::Body;
 use crate::dispatch::Call;
 use crate::error::ApiError;
@@ -154,7 +154,7 @@ async fn creation(
         runtime: runtime(&runtime_name)?,
         role: request.role.unwrap_or_default(),
         handler: request.handler,
-        settings: settings(body)?,
+        settings: settings(call, body)?,
         architecture: architecture(request.architectures.as_deref())?,
         tags: request.tags.unwrap_or_default(),
         publish: request.publish.unwrap_or(false),
@@ -175,9 +175,12 @@ fn runtime(name: &str) -> Result<Runtime, ApiError> {
     })
 }
 
-fn settings(body: &[u8]) -> Result<Settings, ApiError> {
+fn settings(call: &Call<'_>, body: &[u8]) -> Result<Settings, ApiError> {
     let members: SettingsMembers = read::json(body)?;
     let inert: Map<String, Value> = features::inert(body)?;
+    if let Some(arn) = features::dead_letter_target(&inert) {
+        destination::may_send(call, arn)?;
+    }
     Ok(Settings {
         description: members.description,
         timeout_seconds: members.timeout,
@@ -210,31 +213,17 @@ pub fn get(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     Ok(reply::json(StatusCode::OK, &shown))
 }
 
-/// How long a link to a package can be followed without a signature of one's own, as in the service.
-const CODE_LINK_SECONDS: u32 = 600;
-
-/// Where this node serves the package; by the name the caller reached the node under.
+/// Where this node serves the package.
 fn code_location(call: &Call<'_>, target: &FunctionRef) -> String {
-    let host = call.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.map_or_else(|| call.node.local_addr.to_string(), str::to_owned);
     let version = match &target.qualifier {
         None => "%24LATEST".to_owned(),
         Some(qualifier) => qualifier.to_string().replace('$', "%24"),
     };
-    let account = &target.account;
-    let scheme = call.node.scheme;
-    let link = format!("/v1/functions/{}/code?version={version}&account={account}", target.name);
-    let Some(key) = &call.key else {
-        return format!("{scheme}://{host}{link}");
-    };
-    let presign = Presign {
-        host: &host,
-        target: &link,
-        region: call.node.auth.region(),
-        at: call.node.clock.now(),
-        expires_seconds: CODE_LINK_SECONDS,
-    };
-    format!("{scheme}://{host}{}", presigned_query(key, &presign))
+    let FunctionRef { account, name, .. } = target;
+    link::to(
+        call,
+        &format!("/v1/functions/{name}/code?version={version}&account={account}"),
+    )
 }
 
 /// `GetFunctionConfiguration`.
@@ -311,7 +300,7 @@ pub async fn update_configuration(call: &Call<'_>, body: &[u8]) -> Result<Respon
         runtime: request.runtime.as_deref().map(runtime).transpose()?,
         role: request.role,
         handler: request.handler,
-        settings: settings(body)?,
+        settings: settings(call, body)?,
         revision_id: request.revision_id,
     };
     let updated = call

@@ -2,16 +2,19 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bowline_aws::s3::ObjectRef;
 use bowline_functions::model::layers::{LayerFilter, LayerVersion, PublishLayer};
 use bowline_functions::model::{Architecture, Page};
 use bowline_functions::name::layer::{LayerRef, LayerVersionArn};
-use http::header::HOST;
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::code::decode_zip;
 use super::configuration::architecture as architecture_name;
+use super::link;
 use super::read::{self, Text, Violations};
+use super::stored;
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
 use crate::error::ApiError;
@@ -92,6 +95,7 @@ struct Content<'a> {
     zip_file: Option<Text<'a>>,
     s3_bucket: Option<String>,
     s3_key: Option<String>,
+    s3_object_version: Option<String>,
 }
 
 /// A version in a list.
@@ -188,14 +192,15 @@ fn layer_of(version: &LayerVersion) -> LayerRef {
     }
 }
 
-/// Where this node serves the archive; by the name the caller reached the node under.
+/// Where this node serves the archive.
 fn location(call: &Call<'_>, version: &LayerVersion) -> String {
-    let host = call.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.map_or_else(|| call.node.local_addr.to_string(), str::to_owned);
     let LayerVersion {
         account, name, number, ..
     } = version;
-    format!("http://{host}/v1/layers/{name}/versions/{number}/content?account={account}")
+    link::to(
+        call,
+        &format!("/v1/layers/{name}/versions/{number}/content?account={account}"),
+    )
 }
 
 /// `PublishLayerVersion`.
@@ -218,7 +223,7 @@ pub async fn publish(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, Api
         license: request.license_info,
         runtimes,
         architectures: architectures.iter().map(|name| architecture(name)).collect(),
-        content: archive(request.content)?,
+        content: archive(call.node, request.content).await?,
     };
     let published = call
         .node
@@ -228,19 +233,19 @@ pub async fn publish(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, Api
     Ok(reply::json(StatusCode::CREATED, &Shown::new(call, published)))
 }
 
-fn archive(content: Option<Content<'_>>) -> Result<bytes::Bytes, ApiError> {
-    match content {
-        Some(Content {
-            zip_file: Some(zip), ..
-        }) => decode_zip(&zip),
-        Some(Content {
-            s3_bucket: None,
-            s3_key: None,
-            ..
-        })
-        | None => Err(ApiError::invalid("Please provide a source for the layer's content.")),
-        Some(_) => Err(ApiError::invalid(
-            "Reading code from S3 is not configured on this node; send the archive as `ZipFile`.",
+/// The archive, fetched if it lies in a bucket.
+async fn archive(node: &Node, content: Option<Content<'_>>) -> Result<Bytes, ApiError> {
+    let none = || ApiError::invalid("Please provide a source for the layer's content.");
+    let content = content.ok_or_else(none)?;
+    match (&content.zip_file, &content.s3_bucket, &content.s3_key) {
+        (Some(zip), None, None) => decode_zip(zip),
+        (None, Some(bucket), Some(key)) => {
+            let version = content.s3_object_version.as_deref();
+            stored::fetch(node, ObjectRef { bucket, key, version }).await
+        }
+        (None, None, None) => Err(none()),
+        _ => Err(ApiError::invalid(
+            "A layer's content is either a `ZipFile`, or an `S3Bucket` and an `S3Key` together.",
         )),
     }
 }

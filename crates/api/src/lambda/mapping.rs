@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::destination::{Destination, DestinationConfig, seconds};
+use super::destination::{Destination, DestinationConfig, may_send, seconds};
 use super::read::{self, Violations};
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
@@ -223,19 +223,27 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     Ok(reply::json(StatusCode::ACCEPTED, &Shown::new(call.node, created)))
 }
 
-/// Streams belong to no account: where accounts are told apart, to the operator's alone.
+/// Streams belong to no account: where accounts are told apart, to the operator's alone. Queues belong to the account in
+/// their ARN.
 fn may_read(call: &Call<'_>, source_arn: &str) -> Result<(), ApiError> {
-    let is_stream = source_arn.starts_with("arn:bowline:") || source_arn.contains(":kinesis:");
-    if !is_stream || call.key.is_none() || call.node.auth.is_operator(&call.account) {
+    if call.key.is_none() || call.node.auth.is_operator(&call.account) {
         return Ok(());
     }
-    Err(ApiError::new(
-        Exception::AccessDenied,
-        format!(
-            "Account {} may not read {source_arn}: streams are the operator's.",
-            call.account
-        ),
-    ))
+    if source_arn.starts_with("arn:bowline:") || source_arn.contains(":kinesis:") {
+        return Err(ApiError::new(
+            Exception::AccessDenied,
+            format!(
+                "Account {} may not read {source_arn}: streams are the operator's.",
+                call.account
+            ),
+        ));
+    }
+    match source_arn.split(':').nth(4) {
+        Some(owner) if owner != call.account.as_str() => Err(ApiError::invalid(
+            "The function execution role does not have permissions to call ReceiveMessage on SQS",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// `GetEventSourceMapping`.
@@ -335,6 +343,10 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
             "An event source mapping has no OnSuccess destination.",
         ));
     }
+    let on_failure = destinations.on_failure.map(Destination::arn);
+    if let Some(arn) = &on_failure {
+        may_send(call, arn)?;
+    }
     let types = members.function_response_types;
     for kind in types.iter().flatten() {
         let mut violations = Violations::default();
@@ -356,7 +368,7 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
         bisects: members.bisect_batch_on_function_error,
         reports_failures: types.map(|types| !types.is_empty()),
         filters,
-        on_failure: destinations.on_failure.map(Destination::arn),
+        on_failure,
         concurrency_max: members.scaling_config.map(|config| config.maximum_concurrency),
     })
 }

@@ -42,7 +42,9 @@ pub struct EventParts<'a> {
     pub protocol: &'a str,
     pub headers: &'a HeaderMap,
     pub source_ip: IpAddr,
-    /// The port the request came in at.
+    /// `http` or `https`: how the request came in.
+    pub scheme: &'a str,
+    /// The port it came in at.
     pub port: u16,
     pub trace_id: &'a str,
     pub request_id: &'a str,
@@ -186,7 +188,7 @@ impl EventParts<'_> {
         joined.insert("x-amzn-trace-id", self.trace_id.into());
         joined.insert("x-forwarded-for", self.source_ip.to_string().into());
         joined.insert("x-forwarded-port", self.port.to_string().into());
-        joined.insert("x-forwarded-proto", "http".into());
+        joined.insert("x-forwarded-proto", self.scheme.into());
         joined
     }
 

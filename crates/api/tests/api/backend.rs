@@ -12,8 +12,9 @@ use tokio::sync::Semaphore;
 
 /// Echoes events. `{"fail": true}` fails, `{"say": "x"}` logs x, `{"wait": true}` waits for the gate,
 /// `{"pieces": ["a", "b"]}` streams them, waiting for the gate before each but the first, and then does the
-/// rest (`fail`, `break`); `{"context": true}` answers with what the runtime was told beside the event. An
-/// event of a URL is answered with its body if its path is `/answer`, and fails if that is `/fail`.
+/// rest (`fail`, `break`), as `"type"` if that is given; `{"context": true}` answers with what the runtime was told
+/// beside the event. An event of a URL is answered with its body if its path is `/answer`, fails if that is `/fail`,
+/// and does what its body says if that is `/do`. Where nothing can be streamed the pieces are one answer.
 pub struct Scripted {
     pub gate: Arc<Semaphore>,
     /// One permit for each invocation that began to wait.
@@ -52,7 +53,10 @@ impl Backend for Scripted {
 #[async_trait]
 impl Sandbox for ScriptedSandbox {
     async fn invoke(&mut self, mut invocation: Invocation) -> Report {
-        let event: serde_json::Value = serde_json::from_slice(&invocation.payload).unwrap_or_default();
+        let mut event: serde_json::Value = serde_json::from_slice(&invocation.payload).unwrap_or_default();
+        if event["rawPath"] == "/do" {
+            event = serde_json::from_str(event["body"].as_str().unwrap_or_default()).unwrap_or_default();
+        }
         if event["wait"] == true {
             self.waiting.add_permits(1);
             self.gate.acquire().await.expect("the gate is never closed").forget();
@@ -61,17 +65,18 @@ impl Sandbox for ScriptedSandbox {
             self.log.write(format!("{words}\n").as_bytes());
         }
         let path = event["rawPath"].as_str();
-        let streamed = match (event["pieces"].as_array(), invocation.sink.take()) {
-            (Some(pieces), Some(sink)) => {
-                self.stream(pieces, sink).await;
-                true
-            }
-            _ => false,
+        let mut sink = invocation.sink.take();
+        if let (Some(sink), Some(kind)) = (&mut sink, event["type"].as_str()) {
+            sink.begin(kind);
+        }
+        let streamed = match (event["pieces"].as_array(), sink) {
+            (Some(pieces), sink) => Some(self.stream(pieces, sink).await),
+            _ => None,
         };
         let outcome = if event["break"] == true {
             Outcome::Broken("it broke".to_owned())
-        } else if streamed && event["fail"] != true {
-            Outcome::Success(Bytes::new())
+        } else if let Some(rest) = streamed.filter(|_| event["fail"] != true) {
+            Outcome::Success(rest.into())
         } else if event["fail"] == true || path == Some("/fail") {
             Outcome::Failed(FunctionError::new("Sad", "it failed"))
         } else if path == Some("/answer") {
@@ -100,14 +105,21 @@ impl Sandbox for ScriptedSandbox {
 }
 
 impl ScriptedSandbox {
-    async fn stream(&self, pieces: &[serde_json::Value], mut sink: AnswerSink) {
+    /// Returns what could not be streamed.
+    async fn stream(&self, pieces: &[serde_json::Value], mut sink: Option<AnswerSink>) -> String {
+        let mut rest = String::new();
         for (index, piece) in pieces.iter().enumerate() {
             if index > 0 {
+                self.waiting.add_permits(1);
                 self.gate.acquire().await.expect("the gate is never closed").forget();
             }
-            let piece = piece.as_str().unwrap_or_default().to_owned();
-            sink.send(piece.into()).await.expect("it is small");
+            let piece = piece.as_str().unwrap_or_default();
+            match &mut sink {
+                Some(sink) => sink.send(piece.to_owned().into()).await.expect("it is small"),
+                None => rest.push_str(piece),
+            }
         }
+        rest
     }
 }
 

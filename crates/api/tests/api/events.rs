@@ -62,7 +62,7 @@ impl Streams {
         self.running.abort();
     }
 
-    async fn create(&self, name: &str) {
+    pub async fn create(&self, name: &str) {
         let id = StreamId::new(name, 2).expect("a good name");
         self.host.create(&id, Default::default()).await.expect("a new stream");
     }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, FUNCTIONS, TestNode, request};
+use crate::harness::{Answer, FUNCTIONS, TestNode, request, send};
 
 async fn invoke(node: &TestNode, headers: &[(&str, &str)], event: &str) -> Answer {
     let body = Bytes::copy_from_slice(event.as_bytes());
@@ -153,5 +153,37 @@ async fn throttling_says_which_limit_and_when_to_come_back() {
     assert_eq!(throttled.header("retry-after"), Some("1"));
     let body: Value = throttled.json();
     assert_eq!(body["Reason"], "ReservedFunctionConcurrentInvocationLimitExceeded");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn over_the_accounts_concurrency_nothing_waits() {
+    let node = TestNode::start().await;
+    for name in ["hello", "other"] {
+        node.create(name).await;
+    }
+    // The service leaves a hundred to those without a reservation.
+    let reserve = json!({ "ReservedConcurrentExecutions": 900 });
+    node.put("/2017-10-31/functions/other/concurrency", &reserve).await;
+    let (addr, path) = (node.addr, format!("{FUNCTIONS}/hello/invocations"));
+    let running: Vec<_> = (0..100)
+        .map(|_| tokio::spawn(send(addr, request("POST", &path, &[], r#"{"wait": true}"#.into()))))
+        .collect();
+    node.waiting.acquire_many(100).await.expect("all run").forget();
+    let throttled = invoke(&node, &[], "{}").await;
+    throttled.refused(429, "TooManyRequestsException");
+    assert_eq!(throttled.header("retry-after"), Some("1"));
+    assert_eq!(throttled.json()["Reason"], "ConcurrentInvocationLimitExceeded");
+    let reserved = node.invoke("other", "{}").await;
+    assert_eq!(reserved.status, 200, "what is reserved is free: {reserved:?}");
+    node.gate.add_permits(100);
+    for one in running {
+        assert_eq!(one.await.expect("no panic").status, 200);
+    }
+    assert_eq!(
+        invoke(&node, &[], "{}").await.status,
+        200,
+        "control: one below the limit"
+    );
     node.stop().await;
 }

@@ -7,7 +7,9 @@ use bowline_foundation::id::AccountId;
 use bowline_functions::access::Secret;
 use bytes::Bytes;
 
-use crate::harness::{Answer, FUNCTIONS, TestNode, request};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, FUNCTIONS, TestNode, creation, request};
 
 const PARTNER: &str = "111122223333";
 
@@ -26,19 +28,36 @@ async fn guarded() -> TestNode {
 
 impl TestNode {
     async fn signed(&self, account: &str, method: &str, path: &str) -> Answer {
+        self.signed_with(account, (method, path), Bytes::new()).await
+    }
+
+    async fn signed_with(&self, account: &str, (method, path): (&str, &str), body: Bytes) -> Answer {
         let key = format!("KEY{account}");
         let credentials = Credentials {
             access_key: key.clone(),
             secret: key,
             region: "eu-central-1".to_owned(),
         };
-        let mut request = request(method, path, &[], Bytes::new());
+        let mut request = request(method, path, &[], body.clone());
         let at = Clock::system().now();
-        let (date, value) = authorization(&credentials, (method, path), request.headers(), b"", at);
+        let (date, value) = authorization(&credentials, (method, path), request.headers(), &body, at);
         let headers = request.headers_mut();
         headers.insert("x-amz-date", date.parse().expect("a value"));
         headers.insert("authorization", value.parse().expect("a value"));
         self.send(request).await
+    }
+}
+
+impl TestNode {
+    /// Waits until an account's function `hello` can be changed again.
+    async fn settle_signed(&self, account: &str) {
+        let path = format!("{FUNCTIONS}/hello/configuration");
+        loop {
+            let shown = self.signed(account, "GET", &path).await.json();
+            if shown["State"] == "Active" && shown["LastUpdateStatus"] == "Successful" {
+                return;
+            }
+        }
     }
 }
 
@@ -68,5 +87,66 @@ async fn functions_are_for_those_who_sign() {
     assert_eq!(node.get("/metrics").await.status, 200, "from this machine");
     node.auth.set_keys([].into_iter().collect());
     assert_eq!(node.get(FUNCTIONS).await.status, 200, "without keys the node is open");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn streams_and_queues_of_others_are_neither_destinations_nor_sources() {
+    let node = guarded().await;
+    node.streams.create("told").await;
+    let operator = "000000000000";
+    let post = async |account: &str, path: &str, body: Value| {
+        node.signed_with(account, ("POST", path), body.to_string().into()).await
+    };
+    let put = async |account: &str, path: &str, body: Value| {
+        node.signed_with(account, ("PUT", path), body.to_string().into()).await
+    };
+    let config = "/2019-09-25/functions/hello/event-invoke-config";
+    let refused = |answer: Answer, says: &str| {
+        let message = answer.refused(400, "InvalidParameterValueException");
+        assert!(
+            message.contains("does not have permissions to call") && message.contains(says),
+            "{message}"
+        );
+    };
+    for account in [operator, PARTNER] {
+        let made = post(account, FUNCTIONS, creation("hello")).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        node.settle_signed(account).await;
+    }
+    for (name, action) in [
+        ("aws:sqs", "SendMessage"),
+        ("aws:sns", "Publish"),
+        ("bowline:stream", "PutRecord"),
+    ] {
+        for account in [operator, PARTNER] {
+            let arn = format!("arn:{name}:eu-central-1:{account}:told");
+            for outcome in ["OnSuccess", "OnFailure"] {
+                let wanted = json!({ "DestinationConfig": { outcome: { "Destination": arn } } });
+                refused(put(PARTNER, config, wanted.clone()).await, action);
+                assert_eq!(put(operator, config, wanted).await.status, 200, "control: {arn}");
+            }
+            let dead = json!({ "DeadLetterConfig": { "TargetArn": arn } });
+            let path = format!("{FUNCTIONS}/hello/configuration");
+            refused(put(PARTNER, &path, dead.clone()).await, action);
+            assert_eq!(put(operator, &path, dead).await.status, 200, "control: {arn}");
+            node.settle_signed(operator).await;
+        }
+    }
+    let mut born = creation("late");
+    born["DeadLetterConfig"] = json!({ "TargetArn": "arn:aws:sqs:eu-central-1:000000000000:told" });
+    refused(post(PARTNER, FUNCTIONS, born).await, "SendMessage");
+    let none = json!({ "DestinationConfig": { "OnSuccess": {}, "OnFailure": { "Destination": "" } } });
+    assert_eq!(put(PARTNER, config, none).await.status, 200, "none is nobody's");
+
+    let queue = |account: &str| json!({ "FunctionName": "hello", "EventSourceArn": format!("arn:aws:sqs:eu-central-1:{account}:jobs") });
+    let mappings = "/2015-03-31/event-source-mappings";
+    refused(post(PARTNER, mappings, queue(operator)).await, "ReceiveMessage");
+    let own = post(PARTNER, mappings, queue(PARTNER)).await;
+    let message = own.refused(400, "InvalidParameterValueException");
+    assert!(
+        message.contains("No SQS endpoint"),
+        "control: it gets further: {message}"
+    );
     node.stop().await;
 }

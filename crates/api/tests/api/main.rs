@@ -18,5 +18,6 @@ mod policies;
 mod provisioned;
 mod settings;
 mod streaming;
+mod url_streams;
 mod urls;
 mod versions;

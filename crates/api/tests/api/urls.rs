@@ -1,7 +1,8 @@
 //! Function URLs: their configurations, and requests to them.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Request};
+use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, FUNCTIONS, TestNode, request};
@@ -22,7 +23,7 @@ async fn open_to_all(node: &TestNode) {
 }
 
 /// A function with a URL that anybody may call; returns the URL's identifier.
-async fn deploy(node: &TestNode, settings: Value) -> String {
+pub async fn deploy(node: &TestNode, settings: Value) -> String {
     node.create("web").await;
     open_to_all(node).await;
     let made = node.post(&config("web"), &settings).await;
@@ -42,11 +43,20 @@ async fn deploy(node: &TestNode, settings: Value) -> String {
 
 /// A request in the form by host.
 async fn call(node: &TestNode, id: &str, (method, path): (&str, &str), headers: &[(&str, &str)], body: &str) -> Answer {
-    let mut request = request(method, path, headers, Bytes::copy_from_slice(body.as_bytes()));
+    node.send(to_host(
+        node,
+        id,
+        request(method, path, headers, Bytes::copy_from_slice(body.as_bytes())),
+    ))
+    .await
+}
+
+/// Names a URL as the host of a request.
+pub fn to_host(node: &TestNode, id: &str, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     let host = format!("{id}.lambda-url.eu-central-1.localhost:{}", node.addr.port());
     let host = HeaderValue::from_str(&host).expect("a host");
     request.headers_mut().insert(HeaderName::from_static("host"), host);
-    node.send(request).await
+    request
 }
 
 /// Has the function answer with `answer`.

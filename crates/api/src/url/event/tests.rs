@@ -23,6 +23,7 @@ fn event(path: &str, query: &str, headers: &[(&str, &str)], body: &[u8], identit
         protocol: "HTTP/1.1",
         headers: &map,
         source_ip: Ipv4Addr::LOCALHOST.into(),
+        scheme: "http",
         port: 9000,
         trace_id: "Root=1-0-0",
         request_id: "id",
