@@ -8,6 +8,7 @@ mod cold;
 mod density;
 mod invoke;
 mod neighbours;
+mod queue;
 mod runtime_api;
 mod stream;
 mod streaming;
@@ -51,6 +52,8 @@ enum Name {
     Density,
     /// What a function feels of one that misbehaves
     Neighbours,
+    /// How soon a function has worked off a message of an SQS queue
+    Queue,
     /// Appends and reads of streams, beside a bare file, redis-server and PostgreSQL
     Stream,
     /// Streamed answers: the first byte, and a hundred megabytes
@@ -71,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.record {
             return table::record(&[]);
         }
-        bail!("name what to measure: invoke, cold, density, neighbours, stream, streaming or all");
+        bail!("name what to measure: invoke, cold, density, neighbours, queue, stream, streaming or all");
     }
     machine::prepare_for_benchmarks()?;
     let rows = measure(arguments)?;
@@ -110,6 +113,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Neighbours) {
         rows.extend(neighbours::measure(&subjects, effort).context("`neighbours` cannot be measured")?);
+    }
+    if wants(Name::Queue) {
+        rows.extend(queue::measure(&subjects, effort).context("`queue` cannot be measured")?);
     }
     if wants(Name::Stream) {
         rows.extend(stream::measure(&subjects, effort).context("`stream` cannot be measured")?);
