@@ -6,11 +6,13 @@ usage: permissions.py JSON
   zip, runtime, handler  of a function
 """
 import datetime
+import io
 import json
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from unittest import mock
 
 import boto3
@@ -20,13 +22,22 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 ROLE = "arn:aws:iam::000000000000:role/any"
+RUNTIME = f"python3.{sys.version_info[1]}"
 
 
-def client(case, key, secret=None, region="us-east-1"):
+def client(case, key, secret=None, region="us-east-1", token=None):
     return boto3.client(
         "lambda", endpoint_url=case["endpoint"], region_name=region, aws_access_key_id=key["access_key_id"],
-        aws_secret_access_key=secret or key["secret_access_key"], config=Config(retries={"total_max_attempts": 1}),
+        aws_secret_access_key=secret or key["secret_access_key"], aws_session_token=token,
+        config=Config(retries={"total_max_attempts": 1}),
     )
+
+
+def archive(name, text):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as zip:
+        zip.writestr(name, text)
+    return content.getvalue()
 
 
 def expect(code, status, call, **arguments):
@@ -51,6 +62,9 @@ def strangers(case, owner):
     expect("InvalidSignatureException", 403, wrong.list_functions)
     unknown = client(case, {"access_key_id": "123456789012", "secret_access_key": "any"})
     expect("UnrecognizedClientException", 403, unknown.list_functions)
+    temporary = client(case, case["owner"], token="a token that nobody here gave out")
+    message = expect("UnrecognizedClientException", 403, temporary.list_functions)
+    assert message.startswith("The security token included in the request is invalid"), message
     message = expect("InvalidSignatureException", 403, client(case, case["owner"], region="eu-west-1").list_functions)
     assert "us-east-1" in message, message
     unsigned = boto3.client(
@@ -99,6 +113,9 @@ def links(case, owner, name):
     location = owner.get_function(FunctionName=name)["Code"]["Location"]
     with urllib.request.urlopen(location) as answer, open(case["zip"], "rb") as package:
         assert answer.read() == package.read()
+    layer = owner.publish_layer_version(LayerName="knots", Content={"ZipFile": archive("a", "b")})
+    with urllib.request.urlopen(layer["Content"]["Location"]) as answer:
+        assert answer.read() == archive("a", "b")
     for bad in (url.replace("X-Amz-Signature=", "X-Amz-Signature=0"), location.replace("version=", "version=1")):
         try:
             urllib.request.urlopen(bad)
@@ -140,6 +157,25 @@ def partners(case, owner, name):
     expect("AccessDeniedException", 403, partner.get_function, FunctionName=arn)
 
 
+def urls(case, owner):
+    """A function behind a URL knows that its caller came by TLS."""
+    owner.create_function(
+        FunctionName="web", Runtime=RUNTIME, Handler="app.handler", Role=ROLE,
+        Code={"ZipFile": archive("app.py", "def handler(event, context):\n    return event['headers']\n")},
+    )
+    owner.get_waiter("function_active_v2").wait(FunctionName="web")
+    url = owner.create_function_url_config(FunctionName="web", AuthType="NONE")["FunctionUrl"]
+    assert url.startswith("https://"), url
+    owner.add_permission(FunctionName="web", StatementId="all", Action="lambda:InvokeFunctionUrl", Principal="*",
+                         FunctionUrlAuthType="NONE")
+    # The certificate is for the address, not for names below `localhost`.
+    request = urllib.request.Request(f"{case['endpoint']}/", headers={"host": url.split("/")[2]})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        headers = json.load(answer)
+    assert headers["x-forwarded-proto"] == "https", headers
+    assert case["endpoint"].endswith(":" + headers["x-forwarded-port"]), headers
+
+
 def command_line(name):
     """The AWS CLI signs with the environment's keys."""
     run = subprocess.run(
@@ -164,6 +200,7 @@ def main():
     tampered(owner, "guarded")
     links(case, owner, "guarded")
     partners(case, owner, "guarded")
+    urls(case, owner)
     command_line("guarded")
 
 

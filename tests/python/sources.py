@@ -1,7 +1,9 @@
 """Code from a bucket and events from a queue: the services are moto's, the functions are the node's.
 
-usage: sources.py NODE SERVICES
+usage: sources.py NODE SERVICES [PART...]
 """
+import base64
+import hashlib
 import io
 import json
 import sys
@@ -12,7 +14,7 @@ import zipfile
 import boto3
 from botocore.exceptions import ClientError
 
-NODE, SERVICES = sys.argv[1:]
+NODE, SERVICES, *CHOSEN = sys.argv[1:]
 ROLE = "arn:aws:iam::123456789012:role/any"
 PATIENCE = 60
 
@@ -36,10 +38,10 @@ def handler(event, context):
 """
 
 
-def package(source):
+def package(source, name="app.py"):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("app.py", source)
+        archive.writestr(name, source)
     return buffer.getvalue()
 
 
@@ -126,6 +128,42 @@ def code_from_a_bucket():
         message = refused("InvalidParameterValueException", functions.update_function_code, FunctionName="stored", **wrong)
         assert says in message, message
     assert answer("stored") == "first"
+
+
+def layers_from_a_bucket():
+    objects.create_bucket(Bucket="layers")
+    objects.put_bucket_versioning(Bucket="layers", VersioningConfiguration={"Status": "Enabled"})
+    place = {"S3Bucket": "layers", "S3Key": "some knots.zip"}
+    contents = [package(f"NAME = {name!r}\n", "python/knots.py") for name in ("first", "second")]
+    versions = [objects.put_object(Bucket="layers", Key="some knots.zip", Body=content)["VersionId"] for content in contents]
+    publish = lambda **content: functions.publish_layer_version(LayerName="knots", Content=content)
+    newest, oldest = publish(**place), publish(S3ObjectVersion=versions[0], **place)
+    digest = lambda content: base64.b64encode(hashlib.sha256(content).digest()).decode()
+    for published, content in ((newest, contents[1]), (oldest, contents[0])):
+        assert published["Content"]["CodeSha256"] == digest(content), published
+    create("knotted", {"ZipFile": package("import knots\n\ndef handler(event, context):\n    return knots.NAME\n")},
+           Layers=[newest["LayerVersionArn"]])
+    assert answer("knotted") == "second"
+    for wrong, says in [
+        ({"S3Bucket": "layers", "S3Key": "none.zip"}, "NoSuchKey"),
+        ({"S3Bucket": "layers"}, "S3Key"),
+        ({"ZipFile": contents[0], **place}, "either"),
+        ({}, "source"),
+    ]:
+        message = refused(
+            "InvalidParameterValueException", functions.publish_layer_version, LayerName="knots", Content=wrong)
+        assert says in message, message
+    assert len(functions.list_layer_versions(LayerName="knots")["LayerVersions"]) == 2
+
+
+def an_unknown_authority_is_not_believed():
+    create("patient", {"ZipFile": package(HANDLER)})
+    for call, arguments in [
+        (functions.update_function_code, {"S3Bucket": "code", "S3Key": "app.zip"}),
+        (functions.create_event_source_mapping, {"EventSourceArn": "arn:aws:sqs:us-east-1:123456789012:jobs"}),
+    ]:
+        message = refused("InvalidParameterValueException", call, FunctionName="patient", **arguments)
+        assert "not trusted" in message and "AWS_CA_BUNDLE" in message, message
 
 
 def messages_reach_a_function():
@@ -221,15 +259,19 @@ def a_mapping_is_stopped_and_deleted():
 
 
 RUNTIME = f"python3.{sys.version_info[1]}"
-for part in (
+PARTS = [
     code_from_a_bucket,
+    layers_from_a_bucket,
     messages_reach_a_function,
     a_function_that_fails_leaves_its_messages,
     filters_windows_and_limits,
     a_fifo_queue_keeps_its_order,
     what_is_wrong_is_named,
     a_mapping_is_stopped_and_deleted,
-):
+]
+if CHOSEN:
+    PARTS = [globals()[name] for name in CHOSEN]
+for part in PARTS:
     began = time.monotonic()
     part()
     print(f"{part.__name__}: {time.monotonic() - began:.1f} s")

@@ -12,7 +12,7 @@ from wire import ROLE, expect_error, read
 # What clients cannot do without; `lifecycle.py` has the first half of it in depth.
 TIER_ONE = """
 CreateFunction GetFunction GetFunctionConfiguration ListFunctions UpdateFunctionCode UpdateFunctionConfiguration
-DeleteFunction Invoke InvokeAsync PublishVersion ListVersionsByFunction CreateAlias GetAlias ListAliases UpdateAlias
+DeleteFunction Invoke InvokeAsync InvokeWithResponseStream PublishVersion ListVersionsByFunction CreateAlias GetAlias ListAliases UpdateAlias
 DeleteAlias ListTags TagResource UntagResource PutFunctionConcurrency GetFunctionConcurrency
 DeleteFunctionConcurrency PutProvisionedConcurrencyConfig GetProvisionedConcurrencyConfig
 ListProvisionedConcurrencyConfigs DeleteProvisionedConcurrencyConfig CreateFunctionUrlConfig GetFunctionUrlConfig
@@ -20,12 +20,14 @@ UpdateFunctionUrlConfig DeleteFunctionUrlConfig ListFunctionUrlConfigs PutFuncti
 UpdateFunctionEventInvokeConfig GetFunctionEventInvokeConfig DeleteFunctionEventInvokeConfig
 ListFunctionEventInvokeConfigs CreateEventSourceMapping GetEventSourceMapping UpdateEventSourceMapping
 DeleteEventSourceMapping ListEventSourceMappings GetFunctionCodeSigningConfig GetAccountSettings
-AddPermission GetPolicy RemovePermission GetFunctionRecursionConfig PutFunctionRecursionConfig GetRuntimeManagementConfig PutRuntimeManagementConfig
+AddPermission GetPolicy RemovePermission GetFunctionRecursionConfig PutFunctionRecursionConfig
+GetRuntimeManagementConfig PutRuntimeManagementConfig PublishLayerVersion GetLayerVersion GetLayerVersionByArn
+ListLayers ListLayerVersions DeleteLayerVersion AddLayerVersionPermission GetLayerVersionPolicy
+RemoveLayerVersionPermission
 """.split()
 # Lists of what this script makes nothing of; their first page must be there all the same.
 OTHER_PAGINATORS = {
-    "list_capacity_providers": {}, "list_code_signing_configs": {}, "list_layers": {},
-    "list_layer_versions": {"LayerName": "none"},
+    "list_capacity_providers": {}, "list_code_signing_configs": {},
 }
 
 
@@ -66,6 +68,38 @@ def functions(client, case):
     assert client.get_function_configuration(FunctionName="one", Qualifier="blue")["Version"] == "1"
     client.invoke_async(FunctionName="one", InvokeArgs=b"{}")
     assert client.invoke(FunctionName="one", Payload=b"{}")["StatusCode"] == 200
+    streamed = client.invoke_with_response_stream(FunctionName="one", Payload=b'{"n": 1}')
+    assert streamed["StatusCode"] == 200 and streamed["ExecutedVersion"] == "$LATEST", streamed
+    events = list(streamed["EventStream"])
+    pieces = b"".join(event["PayloadChunk"]["Payload"] for event in events if "PayloadChunk" in event)
+    assert json.loads(pieces)["echo"] == {"n": 1}, events
+    assert list(events[-1]) == ["InvokeComplete"] and "ErrorCode" not in events[-1]["InvokeComplete"], events
+
+
+def layers(client, case):
+    made = [
+        client.publish_layer_version(LayerName=name, Content={"ZipFile": read(case["zip"])}, Description=name)
+        for name in ("low", "high", "high")
+    ]
+    assert [layer["Version"] for layer in made] == [1, 1, 2], made
+    arn = made[2]["LayerVersionArn"]
+    assert client.get_layer_version(LayerName="high", VersionNumber=2)["Description"] == "high"
+    assert client.get_layer_version_by_arn(Arn=arn)["LayerVersionArn"] == arn
+    pages(client, "list_layers", "Layers", 2)
+    pages(client, "list_layer_versions", "LayerVersions", 2, LayerName="high")
+    added = client.add_layer_version_permission(
+        LayerName="high", VersionNumber=2, StatementId="all", Action="lambda:GetLayerVersion", Principal="*")
+    policy = client.get_layer_version_policy(LayerName="high", VersionNumber=2)
+    assert json.loads(policy["Policy"])["Statement"] == [json.loads(added["Statement"])], policy
+    client.remove_layer_version_permission(LayerName="high", VersionNumber=2, StatementId="all")
+    expect_error("ResourceNotFoundException", 404, client.get_layer_version_policy, LayerName="high", VersionNumber=2)
+    client.update_function_configuration(FunctionName="two", Layers=[arn])
+    client.get_waiter("function_updated_v2").wait(FunctionName="two")
+    assert client.get_function_configuration(FunctionName="two")["Layers"][0]["Arn"] == arn
+    for layer in made:
+        name, version = layer["LayerVersionArn"].split(":")[-2:]
+        client.delete_layer_version(LayerName=name, VersionNumber=int(version))
+    expect_error("ResourceNotFoundException", 404, client.get_layer_version, LayerName="high", VersionNumber=2)
 
 
 def tags(client, _):
@@ -185,7 +219,7 @@ def delete(client, _):
 def main():
     case = dict(zip(("runtime", "handler", "zip"), sys.argv[1:]))
     client = wire.client()
-    for step in (functions, tags, concurrency, urls, events, settings, lists, delete):
+    for step in (functions, layers, tags, concurrency, urls, events, settings, lists, delete):
         step(client, case)
         print(f"{step.__name__} ok")
     missing = set(TIER_ONE) - wire.CHECKER.operations

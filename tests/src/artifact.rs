@@ -136,15 +136,10 @@ impl Artifact {
     /// A function over the public Rust runtime client, streaming if the variable `STREAM` is set; `None`
     /// where its crates cannot be had.
     pub fn public_rust_client() -> Result<Option<Self>> {
-        let project = place::root().join("crates/sandbox-linux/tests/public-client");
-        let target = place::shared("public-client")?;
-        let mut command = Command::new("cargo");
-        command.args(["build", "--quiet"]).current_dir(&project);
-        command.env("CARGO_TARGET_DIR", &target);
-        if place::exclusively("public-client", || text_of(&mut command)).is_err() {
+        let Some(program) = public_rust_program()? else {
             return Ok(None);
-        }
-        let program = std::fs::read(target.join("debug/public-client"))?;
+        };
+        let program = std::fs::read(program)?;
         Ok(Some(Self::provided(zip_of(&[("bootstrap", &program)])?)))
     }
 
@@ -168,6 +163,21 @@ impl Artifact {
         std::fs::write(&path, &self.code)?;
         Ok(path)
     }
+}
+
+/// The project of the function over the public Rust runtime client.
+pub fn public_rust_project() -> PathBuf {
+    place::root().join("crates/sandbox-linux/tests/public-client")
+}
+
+/// Its program; `None` where its crates cannot be had.
+pub fn public_rust_program() -> Result<Option<PathBuf>> {
+    let target = place::shared("public-client")?;
+    let mut command = Command::new("cargo");
+    command.args(["build", "--quiet"]).current_dir(public_rust_project());
+    command.env("CARGO_TARGET_DIR", &target);
+    let built = place::exclusively("public-client", || text_of(&mut command));
+    Ok(built.is_ok().then(|| target.join("debug/public-client")))
 }
 
 /// A zip archive of executable files.

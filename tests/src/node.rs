@@ -83,6 +83,11 @@ impl Node {
         self.signal("-TERM")
     }
 
+    /// Asks the node to read its files again (SIGHUP).
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal("-HUP")
+    }
+
     /// Stops the node between two instructions (SIGSTOP), as an overloaded machine might.
     pub fn freeze(&self) -> Result<()> {
         self.signal("-STOP")

@@ -1,13 +1,19 @@
 //! The public clients, boto3 and the AWS CLI, in a virtual environment that is made once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::place;
 
-const REQUIREMENTS: &str = include_str!("../requirements.txt");
+const REQUIREMENTS: [(&str, &str); 2] = [
+    ("tests/requirements.txt", include_str!("../requirements.txt")),
+    (
+        "tests/requirements-alone.txt",
+        include_str!("../requirements-alone.txt"),
+    ),
+];
 
 /// A virtual environment with the clients of `requirements.txt`.
 pub struct Python {
@@ -77,7 +83,8 @@ fn make() -> Result<Python> {
     let folder = place::target().join("venv");
     let bin = folder.join("bin");
     let mark = folder.join("requirements.txt");
-    if std::fs::read_to_string(&mark).is_ok_and(|made| made == REQUIREMENTS) {
+    let wanted = REQUIREMENTS.map(|(_, text)| text).concat();
+    if std::fs::read_to_string(&mark).is_ok_and(|made| made == wanted) {
         return Ok(Python { bin });
     }
     let made = Command::new("python3")
@@ -87,21 +94,22 @@ fn make() -> Result<Python> {
     if !made.success() {
         bail!("`python3 -m venv` ended with {made}; on Debian it needs the package `python3-venv`");
     }
-    let source = place::root().join("tests/requirements.txt");
+    let [whole, alone] = REQUIREMENTS.map(|(path, _)| place::root().join(path));
+    install(&bin, &[], &whole)?;
+    install(&bin, &["--no-deps"], &alone)?;
+    std::fs::write(&mark, wanted).with_context(|| format!("cannot write `{}`", mark.display()))?;
+    Ok(Python { bin })
+}
+
+fn install(bin: &Path, flags: &[&str], requirements: &Path) -> Result<()> {
     let mut pip = Command::new(bin.join("python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--requirement",
-    ])
-    .arg(source);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(flags)
+        .arg("--requirement")
+        .arg(requirements);
     let installed = pip.status()?;
     if !installed.success() {
         bail!("`pip install` ended with {installed}");
     }
-    std::fs::write(&mark, REQUIREMENTS).with_context(|| format!("cannot write `{}`", mark.display()))?;
-    Ok(Python { bin })
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! The black-box tests: the real binary, driven from outside.
 
+mod authority;
 mod bad_input;
+mod cargo_lambda;
 mod cluster;
 mod command_line;
 mod crash;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use bowline_tests::node::{Settings, binary, free_port};
@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const SEEN_MAX: Duration = Duration::from_secs(20);
+/// In this time a node looks at its files at least twice.
+const LOOKED_AT: Duration = Duration::from_millis(2500);
+const PADDED_BYTES: usize = 4096;
 
 /// A certificate for this machine, in files.
 struct Certificate {
@@ -36,12 +39,32 @@ impl Certificate {
         Ok(())
     }
 
+    /// The same, in such a way that neither size nor time of the files tells of it.
+    fn renew_unseen(&self) -> Result<()> {
+        let new = Self::make()?;
+        for (from, to) in [(new.chain(), self.chain()), (new.key(), self.key())] {
+            let text = std::fs::read_to_string(&from)?;
+            std::fs::write(&from, format!("{text:\n<0$}", PADDED_BYTES))?;
+            std::fs::File::options()
+                .write(true)
+                .open(&from)?
+                .set_modified(SystemTime::UNIX_EPOCH)?;
+            std::fs::rename(from, to)?;
+        }
+        Ok(())
+    }
+
     fn chain(&self) -> PathBuf {
         self.folder.path().join("cert.pem")
     }
 
     fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
+    }
+
+    /// The certificate in one line.
+    fn text(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.chain())?.replace(['\n', '\r'], ""))
     }
 
     fn start_node(&self) -> Result<Node> {
@@ -223,6 +246,19 @@ fn another_address_needs_keys_and_a_certificate() -> Result<()> {
     Ok(())
 }
 
+/// The certificate that a node shows, in one line.
+fn shown(python: &Python, node: &Node) -> Result<String> {
+    let address = node.address();
+    let (host, port) = address.rsplit_once(':').context("an address")?;
+    let script = "import ssl, sys; print(ssl.get_server_certificate((sys.argv[1], int(sys.argv[2]))))";
+    let output = python
+        .command("python", &endpoint(node))
+        .args(["-c", script, host, port])
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.replace(['\n', '\r'], ""))
+}
+
 #[test]
 fn a_certificate_is_renewed_while_the_node_runs() -> Result<()> {
     let Some(python) = Python::find()? else {
@@ -231,24 +267,11 @@ fn a_certificate_is_renewed_while_the_node_runs() -> Result<()> {
     };
     let certificate = Certificate::make()?;
     let node = certificate.start_node()?;
-    let shown = || -> Result<String> {
-        let (host, port) = node
-            .address()
-            .rsplit_once(':')
-            .map(|(host, port)| (host.to_owned(), port.to_owned()))
-            .context("an address")?;
-        let script = "import ssl, sys; print(ssl.get_server_certificate((sys.argv[1], int(sys.argv[2]))))";
-        let output = python
-            .command("python", &endpoint(&node))
-            .args(["-c", script, &host, &port])
-            .output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.replace(['\n', '\r'], ""))
-    };
+    let shown = || shown(&python, &node);
     let before = shown()?;
     ensure!(shown()? == before, "control: nothing has changed yet");
     certificate.renew()?;
-    let file = std::fs::read_to_string(certificate.chain())?.replace(['\n', '\r'], "");
+    let file = certificate.text()?;
     let renewed = patience::until(SEEN_MAX, || shown().ok().filter(|shown| *shown == file));
     ensure!(renewed.is_some(), "the old certificate is still shown:\n{}", node.log());
     std::fs::write(certificate.key(), "no key")?;
@@ -259,6 +282,55 @@ fn a_certificate_is_renewed_while_the_node_runs() -> Result<()> {
     ensure!(
         shown()? == file,
         "what cannot be read must not take the certificate away"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_hangup_has_the_certificate_read_again() -> Result<()> {
+    let Some(python) = Python::find()? else {
+        skip("there is no python3 to look at certificates with");
+        return Ok(());
+    };
+    let certificate = Certificate::make()?;
+    certificate.renew_unseen()?;
+    let node = certificate.start_node()?;
+    let before = shown(&python, &node)?;
+    ensure!(before == certificate.text()?, "another certificate is shown");
+    certificate.renew_unseen()?;
+    let file = certificate.text()?;
+    let is_new = || shown(&python, &node).ok().filter(|shown| *shown == file);
+    let noticed = patience::until(LOOKED_AT, is_new);
+    ensure!(
+        noticed.is_none(),
+        "control: files that look unchanged were read by themselves"
+    );
+    node.hang_up()?;
+    let renewed = patience::until(SEEN_MAX, is_new);
+    ensure!(renewed.is_some(), "the old certificate is still shown:\n{}", node.log());
+    Ok(())
+}
+
+#[test]
+fn who_speaks_plainly_to_a_private_address_is_told_so() -> Result<()> {
+    let certificate = Certificate::make()?;
+    let node = certificate.start_node()?;
+    let lambda = node.lambda();
+    for (method, path, body) in [
+        ("GET", "/2015-03-31/functions", &b""[..]),
+        ("POST", "/2015-03-31/functions/f/invocations", &[b'x'; 100_000]),
+    ] {
+        let reply = lambda.send(method, path, &[], body)?.expect(400)?;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        ensure!(text.contains("begin the endpoint with https://"), "{text}");
+    }
+    let chain = certificate.chain();
+    let trusting = [("BOWLINE_CA", chain.as_path())];
+    let private = bowline(&["functions", "ls", "--endpoint", &endpoint(&node)], &trusting)?;
+    ensure!(
+        private.status.success(),
+        "control: {}",
+        String::from_utf8_lossy(&private.stderr)
     );
     Ok(())
 }

@@ -8,6 +8,8 @@ use bowline_tests::node::Settings;
 use bowline_tests::python::Python;
 use bowline_tests::{Node, node, patience, skip};
 
+use crate::authority::Authority;
+
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// A server of buckets and queues on loopback; it ends when it is dropped.
@@ -17,12 +19,18 @@ struct Services {
 }
 
 impl Services {
-    fn start(python: &Python) -> Result<Self> {
+    /// Starts it; with an authority it speaks TLS.
+    fn start(python: &Python, authority: Option<&Authority>) -> Result<Self> {
         let port = node::free_port()?;
-        let endpoint = format!("http://127.0.0.1:{port}");
-        let child = python
-            .command("moto_server", &endpoint)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://127.0.0.1:{port}");
+        let mut server = python.command("moto_server", &endpoint);
+        server.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        if let Some(authority) = authority {
+            server.arg("--ssl").arg("--ssl-cert").arg(authority.certificate());
+            server.arg("--ssl-key").arg(authority.key());
+        }
+        let child = server
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -42,24 +50,68 @@ impl Drop for Services {
     }
 }
 
+/// A node that takes code and events from these services, and trusts an authority if it is told of one.
+fn node_beside(services: &Services, authority: Option<&Authority>) -> Result<Node> {
+    let variable = |name: &str, value: &str| (name.into(), value.into());
+    let mut environment = vec![
+        variable("BOWLINE_S3_ENDPOINT", &services.endpoint),
+        variable("BOWLINE_SQS_ENDPOINT", &services.endpoint),
+        variable("AWS_ACCESS_KEY_ID", "test"),
+        variable("AWS_SECRET_ACCESS_KEY", "test"),
+    ];
+    environment.extend(authority.map(|authority| ("AWS_CA_BUNDLE".into(), authority.itself().into())));
+    Node::start_with(Settings {
+        environment,
+        ..Settings::default()
+    })
+}
+
 #[test]
 fn code_comes_from_buckets_and_events_from_queues() -> Result<()> {
     let Some(python) = Python::find()? else {
         skip("there is no python3, so boto3 cannot drive the node");
         return Ok(());
     };
-    let services = Services::start(&python)?;
-    let variable = |name: &str, value: &str| (name.into(), value.into());
-    let node = Node::start_with(Settings {
-        environment: vec![
-            variable("BOWLINE_S3_ENDPOINT", &services.endpoint),
-            variable("BOWLINE_SQS_ENDPOINT", &services.endpoint),
-            variable("AWS_ACCESS_KEY_ID", "test"),
-            variable("AWS_SECRET_ACCESS_KEY", "test"),
-        ],
-        ..Settings::default()
-    })?;
+    let services = Services::start(&python, None)?;
+    let node = node_beside(&services, None)?;
     python.run_script("sources.py", &node.endpoint(), &[&node.endpoint(), &services.endpoint])
+}
+
+#[test]
+fn services_that_speak_tls_are_believed_by_their_authority() -> Result<()> {
+    let Some(python) = Python::find()? else {
+        skip("there is no python3, so boto3 cannot drive the node");
+        return Ok(());
+    };
+    let authority = Authority::found()?;
+    let services = Services::start(&python, Some(&authority))?;
+    let run = |node: &Node, parts: &[&str]| -> Result<()> {
+        let output = python
+            .command("python", &node.endpoint())
+            .env("AWS_CA_BUNDLE", authority.itself())
+            .args(["sources.py", &node.endpoint(), &services.endpoint])
+            .args(parts)
+            .output()?;
+        let text = [output.stdout, output.stderr].concat();
+        ensure!(
+            output.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&text),
+            node.log()
+        );
+        Ok(())
+    };
+    let trusting = node_beside(&services, Some(&authority))?;
+    run(
+        &trusting,
+        &[
+            "code_from_a_bucket",
+            "layers_from_a_bucket",
+            "messages_reach_a_function",
+        ],
+    )?;
+    let stranger = node_beside(&services, Some(&Authority::found()?))?;
+    run(&stranger, &["an_unknown_authority_is_not_believed"])
 }
 
 #[test]
