@@ -3,6 +3,7 @@
 //! Everything is built in release mode. Ours and the reference are measured in turns, so that whatever
 //! else the machine does falls on both alike; a figure is the median of the rounds.
 
+mod checkpoint;
 mod client;
 mod cold;
 mod density;
@@ -58,6 +59,8 @@ enum Name {
     Stream,
     /// Streamed answers: the first byte, and a hundred megabytes
     Streaming,
+    /// Programs that can be stopped anywhere, beside themselves as they are
+    Checkpoint,
     /// All of them
     All,
 }
@@ -74,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.record {
             return table::record(&[]);
         }
-        bail!("name what to measure: invoke, cold, density, neighbours, queue, stream, streaming or all");
+        bail!("name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint or all");
     }
     machine::prepare_for_benchmarks()?;
     let rows = measure(arguments)?;
@@ -122,6 +125,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Streaming) {
         rows.extend(streaming::measure(&subjects, effort).context("`streaming` cannot be measured")?);
+    }
+    if wants(Name::Checkpoint) {
+        rows.extend(checkpoint::measure(effort).context("`checkpoint` cannot be measured")?);
     }
     Ok(rows)
 }

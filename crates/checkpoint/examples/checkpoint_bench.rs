@@ -1,0 +1,212 @@
+//! Measures what it costs that a module can be stopped, and how fast it stops.
+//!
+//! Prints one JSON object: `guests`, a list with the CPU time of each program as it is and instrumented, and
+//! the sizes and compile times of both; `unwound_p50_us` and `unwound_p99_us`, from the request to the last
+//! frame's return; `captured_p50_ms` and `restored_p50_ms` of the same runs, continuations being compiled.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+
+use bowline_checkpoint::engine::{Outcome, Prepared, configure};
+use bowline_checkpoint::{Options, Poll};
+use bowline_foundation::clock::Clock;
+use serde_json::{Value, json};
+use wasmtime::{Config, Engine, Linker, Module, Store};
+
+#[path = "../tests/checkpoint/world.rs"]
+mod world;
+
+use world::World;
+
+/// Programs of `tests/guests`, and how often each does its work in a round.
+const GUESTS: &[(&str, u32)] = &[
+    ("bodies", 60),
+    ("mandelbrot", 60),
+    ("hashes", 200),
+    ("trees", 100),
+    ("text", 60),
+];
+const ROUNDS: usize = 5;
+const STOPS: usize = 200;
+const STACK_BYTES: u32 = 1 << 20;
+
+fn main() {
+    let engine = engine();
+    let guests: Vec<Value> = GUESTS
+        .iter()
+        .map(|&(name, rounds)| measure(&engine, name, rounds))
+        .collect();
+    let mut report = stops(&engine);
+    report["guests"] = guests.into();
+    println!("{report}");
+}
+
+fn engine() -> Engine {
+    let mut config = Config::new();
+    configure(&mut config)
+        .max_wasm_stack(STACK_BYTES as usize)
+        .async_stack_size(2 * STACK_BYTES as usize)
+        .parallel_compilation(false);
+    Engine::new(&config).expect("the configuration is good")
+}
+
+fn options() -> Options {
+    Options {
+        stack_bytes: STACK_BYTES,
+        poll: Poll::Word,
+    }
+}
+
+fn linker(engine: &Engine) -> Linker<World> {
+    let mut linker = Linker::new(engine);
+    world::link(&mut linker).expect("names are distinct");
+    linker
+}
+
+fn compile(name: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
+    let output = folder.path().join("guest.wasm");
+    let built = Command::new("rustc")
+        .args([
+            "--edition",
+            "2024",
+            "--target",
+            "wasm32-wasip1",
+            "-Copt-level=3",
+            "-Cstrip=symbols",
+        ])
+        .arg(guests.join(name).with_extension("rs"))
+        .arg("-o")
+        .arg(&output)
+        .status()
+        .expect("rustc runs");
+    assert!(built.success(), "`{name}` compiles");
+    std::fs::read(output).expect("rustc wrote the module")
+}
+
+/// CPU time of this thread, in milliseconds.
+fn cpu_ms() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel accounts for threads");
+    let nanos = text.split(' ').next().and_then(|field| field.parse::<f64>().ok());
+    nanos.expect("the first field is the time on a processor") / 1e6
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let before = cpu_ms();
+    let done = work();
+    (cpu_ms() - before, done)
+}
+
+fn world(rounds: u32) -> World {
+    World {
+        arguments: vec!["guest".to_owned(), rounds.to_string()],
+        ..World::default()
+    }
+}
+
+/// Runs a program as it is and instrumented, in turns.
+fn measure(engine: &Engine, name: &str, rounds: u32) -> Value {
+    let module = compile(name);
+    let linker = linker(engine);
+    let (mut plain, mut instrumented) = (Vec::new(), Vec::new());
+    let (mut plain_compiled, mut compiled) = (Vec::new(), Vec::new());
+    let mut sizes = (0, 0);
+    for _ in 0..ROUNDS {
+        let (spent, original) = timed(|| Module::from_binary(engine, &module).expect("the module is valid"));
+        plain_compiled.push(spent);
+        let (spent, prepared) = timed(|| Prepared::new(engine, &module, options()).expect("it can be stopped"));
+        compiled.push(spent);
+        sizes = (
+            module.len(),
+            prepared.plan().instrument().expect("it can be stopped").len(),
+        );
+        let mut store = Store::new(engine, world(rounds));
+        let instance = linker.instantiate(&mut store, &original).expect("the module is whole");
+        let start = instance
+            .get_typed_func::<(), ()>(&mut store, "_start")
+            .expect("it is a command");
+        let (spent, ended) = timed(|| start.call(&mut store, ()));
+        ended.expect("the guest ends well");
+        plain.push(spent);
+        let mut store = Store::new(engine, world(rounds));
+        let guest = prepared.instantiate(&mut store, &linker).expect("the module is whole");
+        let (spent, ended) = timed(|| guest.call(&mut store, "_start", &[]));
+        ended.expect("the guest ends well");
+        instrumented.push(spent);
+    }
+    json!({
+        "name": name,
+        "plain_ms": median(plain),
+        "instrumented_ms": median(instrumented),
+        "plain_bytes": sizes.0,
+        "instrumented_bytes": sizes.1,
+        "plain_compile_ms": median(plain_compiled),
+        "instrumented_compile_ms": median(compiled),
+    })
+}
+
+/// Stops a long run again and again, each time going on in a new instance.
+fn stops(engine: &Engine) -> Value {
+    let clock = Clock::system();
+    let prepared = Prepared::new(engine, &compile("bodies"), options()).expect("it can be stopped");
+    let linker = linker(engine);
+    let mut store = Store::new(engine, world(1_000_000));
+    let mut guest = prepared.instantiate(&mut store, &linker).expect("the module is whole");
+    let (mut unwound, mut captured, mut restored) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first = true;
+    for stop in 0..STOPS {
+        let stopper = guest.stopper();
+        let (going, goes) = mpsc::channel::<()>();
+        let asker_clock = clock.clone();
+        let asker = std::thread::spawn(move || {
+            goes.recv().expect("the guest is about to run");
+            // Some way into the run, a little further each time.
+            let began = asker_clock.monotonic();
+            while asker_clock.monotonic().since(began).as_micros() < 500 + 7 * stop as u128 {
+                std::thread::yield_now();
+            }
+            let asked = asker_clock.monotonic();
+            stopper.request().expect("the word can be set");
+            asked
+        });
+        going.send(()).expect("the asker waits");
+        let outcome = if first {
+            guest.call(&mut store, "_start", &[])
+        } else {
+            guest.resume(&mut store)
+        };
+        let back = clock.monotonic();
+        first = false;
+        assert!(matches!(outcome, Ok(Outcome::Stopped)), "{outcome:?}");
+        let asked = asker.join().expect("the asker ends well");
+        unwound.push(back.since(asked).as_secs_f64() * 1e6);
+        let host = store.data().save();
+        let checkpoint = prepared.capture(&guest, &mut store, host).expect("it has stopped");
+        captured.push(clock.monotonic().since(back).as_secs_f64() * 1e3);
+        let before = clock.monotonic();
+        store = Store::new(engine, World::restore(&checkpoint.host));
+        guest = prepared.restore(&mut store, &linker, &checkpoint).expect("it fits");
+        restored.push(clock.monotonic().since(before).as_secs_f64() * 1e3);
+    }
+    // Half of the stops come before most places were seen.
+    let warm = restored.split_off(STOPS / 2);
+    json!({
+        "unwound_p50_us": percentile(&unwound, 50),
+        "unwound_p99_us": percentile(&unwound, 99),
+        "captured_p50_ms": percentile(&captured, 50),
+        "restored_p50_ms": percentile(&warm, 50),
+    })
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn percentile(figures: &[f64], percent: usize) -> f64 {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    figures[(figures.len() * percent).div_ceil(100).max(1) - 1]
+}

@@ -1,0 +1,216 @@
+//! The code of one function with its places: where it may stop, and which values live there.
+
+mod read;
+
+use std::collections::HashMap;
+
+use wasmparser::{Catch, Operator, ValType};
+
+use crate::liveness::SAVED_VALUES_MAX;
+use crate::{Layout, Place, Refusal, ValueType};
+
+/// Local variables that the format's readers allow a function.
+const LOCALS_MAX: usize = 50_000;
+/// Values that a block may take or return.
+const BLOCK_VALUES_MAX: usize = 1_000;
+
+/// One function's code. The operators are a flat list; blocks refer to their ends by index.
+pub(crate) struct Body<'a> {
+    /// Index of the function in the module.
+    pub function: u32,
+    pub parameters: usize,
+    pub results: Vec<ValType>,
+    /// Parameters, the function's own variables, and those that the pass adds.
+    pub locals: Vec<ValType>,
+    pub steps: Vec<Step<'a>>,
+    pub blocks: Vec<Block>,
+    pub places: Vec<PlaceOf>,
+    /// Variables for values of the operand stack, by height and type.
+    stack_locals: HashMap<(usize, ValType), u32>,
+    /// Where the current frame begins.
+    pub base_local: u32,
+    /// The number of the place that is saved.
+    pub place_local: u32,
+}
+
+/// One operator, with what the pass knows of it.
+pub(crate) enum Step<'a> {
+    Plain(Operator<'a>),
+    /// A call after which the function may stop.
+    Call(Operator<'a>, u32),
+    Open(u32),
+    Else,
+    End(u32),
+}
+
+/// What kind of block it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
+    Block,
+    Loop,
+    If,
+    Try(Vec<Catch>),
+}
+
+/// A block, loop, condition or try table.
+pub(crate) struct Block {
+    pub shape: Shape,
+    pub params: Vec<ValType>,
+    pub results: Vec<ValType>,
+    pub parent: Option<u32>,
+    /// Types of the operands below the block that the enclosing block has pushed.
+    pub outer: Vec<ValType>,
+    /// Variables that keep these operands while the block runs.
+    pub outer_locals: Vec<u32>,
+    /// Index of its first step, of the step `else` and of its last one.
+    pub open: usize,
+    pub otherwise: Option<usize>,
+    pub end: usize,
+    /// Never reached.
+    pub dead: bool,
+    pub holds_places: bool,
+    /// The place at a loop's head.
+    pub place: Option<u32>,
+}
+
+/// Where a function may stop.
+pub(crate) struct PlaceOf {
+    pub kind: PlaceKind,
+    /// The innermost block around it; a loop's head lies in the loop.
+    pub block: Option<u32>,
+    /// The step with which the function goes on.
+    pub after: usize,
+    /// Types of the operands that the innermost block has pushed, a call's results included.
+    pub stack: Vec<ValType>,
+    /// Variables whose values are needed later.
+    pub live: Vec<u32>,
+}
+
+/// What kind of place it is.
+pub(crate) enum PlaceKind {
+    Entry,
+    Loop,
+    /// After a call with so many results.
+    Call {
+        results: usize,
+    },
+}
+
+impl Body<'_> {
+    /// The variable for an operand of the current block at `height`.
+    pub(crate) fn stack_local(&self, height: usize, ty: ValType) -> u32 {
+        self.stack_locals[&(height, ty)]
+    }
+
+    /// The blocks around a place, outermost first.
+    pub(crate) fn chain(&self, place: &PlaceOf) -> Vec<u32> {
+        let mut chain: Vec<u32> =
+            std::iter::successors(place.block, |&block| self.blocks[block as usize].parent).collect();
+        chain.reverse();
+        chain
+    }
+
+    /// The variables that a frame saves at a place, in the order of its layout.
+    pub(crate) fn saved_locals(&self, place: &PlaceOf) -> Vec<u32> {
+        let mut saved = place.live.clone();
+        for block in self.chain(place) {
+            saved.extend(&self.blocks[block as usize].outer_locals);
+        }
+        let stack = place.stack.iter().enumerate();
+        saved.extend(stack.map(|(height, &ty)| self.stack_local(height, ty)));
+        saved
+    }
+
+    /// The layout of each place.
+    pub(crate) fn layouts(&self) -> Result<Vec<Layout>, Refusal> {
+        let mut layouts = Vec::with_capacity(self.places.len());
+        let mut saved = 0;
+        for place in &self.places {
+            let locals = self.saved_locals(place);
+            let types = locals.iter().map(|&local| self.locals[local as usize]);
+            let values = self.value_types(types)?;
+            saved += values.len();
+            if saved > SAVED_VALUES_MAX {
+                return Err(self.too_large("its places save too many values"));
+            }
+            let kind = match place.kind {
+                PlaceKind::Entry => Place::Entry,
+                PlaceKind::Loop => Place::Loop,
+                PlaceKind::Call { results } => {
+                    let results = &place.stack[place.stack.len() - results..];
+                    Place::Call(self.value_types(results.iter().copied())?)
+                }
+            };
+            layouts.push(Layout { place: kind, values });
+        }
+        Ok(layouts)
+    }
+
+    fn value_types(&self, types: impl Iterator<Item = ValType>) -> Result<Vec<ValueType>, Refusal> {
+        types
+            .map(ValueType::of)
+            .collect::<Option<_>>()
+            .ok_or(Refusal::LiveException {
+                function: self.function,
+            })
+    }
+
+    fn too_large(&self, what: &'static str) -> Refusal {
+        Refusal::TooLarge {
+            function: self.function,
+            what,
+        }
+    }
+
+    /// Adds the variables that saving and resuming need.
+    fn add_locals(&mut self) -> Result<(), Refusal> {
+        let mut by_height: HashMap<(usize, ValType), u32> = HashMap::new();
+        for index in 0..self.blocks.len() {
+            if !self.blocks[index].holds_places {
+                continue;
+            }
+            let mut locals = Vec::new();
+            for (height, ty) in (self.height_below(index)..).zip(self.blocks[index].outer.clone()) {
+                let local = *by_height
+                    .entry((height, ty))
+                    .or_insert_with(|| add(&mut self.locals, ty));
+                locals.push(local);
+            }
+            self.blocks[index].outer_locals = locals;
+            if !self.blocks[index].outer.is_empty() {
+                self.add_stack_locals(&self.blocks[index].params.clone())?;
+            }
+        }
+        for place in 0..self.places.len() {
+            self.add_stack_locals(&self.places[place].stack.clone())?;
+        }
+        self.base_local = add(&mut self.locals, ValType::I32);
+        self.place_local = add(&mut self.locals, ValType::I32);
+        if self.locals.len() > LOCALS_MAX {
+            return Err(self.too_large("it has too many local variables"));
+        }
+        Ok(())
+    }
+
+    fn add_stack_locals(&mut self, types: &[ValType]) -> Result<(), Refusal> {
+        if types.len() > BLOCK_VALUES_MAX {
+            return Err(self.too_large("its operand stack is too high"));
+        }
+        for (height, &ty) in types.iter().enumerate() {
+            let locals = &mut self.locals;
+            self.stack_locals.entry((height, ty)).or_insert_with(|| add(locals, ty));
+        }
+        Ok(())
+    }
+
+    /// How many operands of enclosing blocks lie below those that the block itself lies on.
+    fn height_below(&self, block: usize) -> usize {
+        let parents = std::iter::successors(self.blocks[block].parent, |&parent| self.blocks[parent as usize].parent);
+        parents.map(|parent| self.blocks[parent as usize].outer.len()).sum()
+    }
+}
+
+fn add(locals: &mut Vec<ValType>, ty: ValType) -> u32 {
+    locals.push(ty);
+    u32::try_from(locals.len() - 1).expect("a function has fewer than 2^32 variables")
+}

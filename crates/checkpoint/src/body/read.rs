@@ -1,0 +1,244 @@
+//! Reads a function's code into steps, blocks and places.
+
+use std::collections::HashMap;
+
+use wasmparser::{
+    AbstractHeapType, BlockType, FuncToValidate, FuncValidator, FuncValidatorAllocations, HeapType, Operator, ValType,
+    ValidatorResources,
+};
+
+use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
+use crate::calls::Calls;
+use crate::outline::{Outline, invalid};
+use crate::{Refusal, liveness};
+
+impl<'a> Body<'a> {
+    /// Reads the function whose body is the `index`th of the module.
+    pub(crate) fn read(module: &'a [u8], outline: &Outline, calls: &Calls, index: usize) -> Result<Self, Refusal> {
+        let code = &outline.bodies[index];
+        let function = outline.function_of_body(index);
+        let mut reader = Reader::new(&code.to_validate, outline, calls, function);
+        let body = code.body(module);
+        let mut locals = body.get_locals_reader().map_err(invalid)?;
+        for _ in 0..locals.get_count() {
+            let offset = locals.original_position();
+            let (count, ty) = locals.read().map_err(invalid)?;
+            reader.validator.define_locals(offset, count, ty).map_err(invalid)?;
+            reader.body.locals.extend(std::iter::repeat_n(ty, count as usize));
+        }
+        let mut operators = body.get_operators_reader().map_err(invalid)?;
+        while !operators.eof() {
+            let (operator, offset) = operators.read_with_offset().map_err(invalid)?;
+            reader.step(operator, offset)?;
+        }
+        let mut body = reader.body;
+        if !body.places.is_empty() {
+            liveness::mark(&mut body).map_err(|what| body.too_large(what))?;
+            body.add_locals()?;
+        }
+        Ok(body)
+    }
+}
+
+struct Reader<'r, 'a> {
+    validator: FuncValidator<ValidatorResources>,
+    outline: &'r Outline,
+    calls: &'r Calls,
+    body: Body<'a>,
+    /// The blocks that are open.
+    open: Vec<u32>,
+    /// The function may be stopped, so places are wanted.
+    wants_places: bool,
+}
+
+impl<'r, 'a> Reader<'r, 'a> {
+    fn new(
+        to_validate: &FuncToValidate<ValidatorResources>,
+        outline: &'r Outline,
+        calls: &'r Calls,
+        function: u32,
+    ) -> Self {
+        let ty = outline.type_of(function);
+        let to_validate = FuncToValidate {
+            resources: to_validate.resources.clone(),
+            index: to_validate.index,
+            ty: to_validate.ty,
+            features: to_validate.features,
+        };
+        let mut reader = Self {
+            validator: to_validate.into_validator(FuncValidatorAllocations::default()),
+            outline,
+            calls,
+            body: Body {
+                function,
+                parameters: ty.params().len(),
+                results: ty.results().to_vec(),
+                locals: ty.params().to_vec(),
+                steps: Vec::new(),
+                blocks: Vec::new(),
+                places: Vec::new(),
+                stack_locals: HashMap::new(),
+                base_local: 0,
+                place_local: 0,
+            },
+            open: Vec::new(),
+            wants_places: calls.may_stop[function as usize],
+        };
+        if calls.polls_at_entry[function as usize] {
+            reader.add_place(PlaceKind::Entry, Vec::new());
+        }
+        reader
+    }
+
+    fn step(&mut self, operator: Operator<'a>, offset: usize) -> Result<(), Refusal> {
+        let before = match operator {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
+                self.operands()
+            }
+            _ => None,
+        };
+        let reached = self.is_reached();
+        self.validator.op(offset, &operator).map_err(invalid)?;
+        match operator {
+            Operator::Block { blockty } => self.open(Shape::Block, blockty, before),
+            Operator::Loop { blockty } => self.open(Shape::Loop, blockty, before),
+            Operator::If { blockty } => self.open(Shape::If, blockty, before),
+            Operator::TryTable { try_table } => self.open(Shape::Try(try_table.catches), try_table.ty, before),
+            Operator::Else => {
+                let block = *self.open.last().expect("`else` lies in a block");
+                self.body.blocks[block as usize].otherwise = Some(self.body.steps.len());
+                self.body.steps.push(Step::Else);
+            }
+            Operator::End => {
+                // The function's own `end` is written by whoever emits the body.
+                if let Some(block) = self.open.pop() {
+                    self.body.blocks[block as usize].end = self.body.steps.len();
+                    self.body.steps.push(Step::End(block));
+                }
+            }
+            other => self.plain(other, reached),
+        }
+        Ok(())
+    }
+
+    fn is_reached(&self) -> bool {
+        let dead = self
+            .open
+            .last()
+            .is_some_and(|&block| self.body.blocks[block as usize].dead);
+        let frame = self.validator.get_control_frame(0);
+        !dead && frame.is_some_and(|frame| !frame.unreachable)
+    }
+
+    /// The operands of the current block, `None` where the code is not reached.
+    fn operands(&self) -> Option<Vec<ValType>> {
+        if !self.is_reached() {
+            return None;
+        }
+        let frame = self.validator.get_control_frame(0)?;
+        let count = self.validator.operand_stack_height() as usize - frame.height;
+        (0..count)
+            .rev()
+            .map(|depth| self.validator.get_operand_type(depth).flatten().map(widest))
+            .collect()
+    }
+
+    fn open(&mut self, shape: Shape, ty: BlockType, before: Option<Vec<ValType>>) {
+        let (params, results) = self.signature(ty);
+        let dead = before.is_none();
+        let mut outer = before.unwrap_or_default();
+        if !dead {
+            let own = params.len() + usize::from(matches!(shape, Shape::If));
+            outer.truncate(outer.len() - own);
+        }
+        let is_loop = matches!(shape, Shape::Loop);
+        let index = u32::try_from(self.body.blocks.len()).expect("code has fewer than 2^32 blocks");
+        self.body.blocks.push(Block {
+            shape,
+            params: params.clone(),
+            results,
+            parent: self.open.last().copied(),
+            outer,
+            outer_locals: Vec::new(),
+            open: self.body.steps.len(),
+            otherwise: None,
+            end: usize::MAX,
+            dead,
+            holds_places: false,
+            place: None,
+        });
+        self.open.push(index);
+        self.body.steps.push(Step::Open(index));
+        if is_loop && !dead && self.wants_places {
+            let place = self.add_place(PlaceKind::Loop, params);
+            self.body.blocks[index as usize].place = Some(place);
+        }
+    }
+
+    fn plain(&mut self, operator: Operator<'a>, reached: bool) {
+        let results = match operator {
+            Operator::Call { function_index } if self.calls.may_stop[function_index as usize] => {
+                Some(self.outline.type_of(function_index).results().len())
+            }
+            Operator::CallIndirect { type_index, .. } if self.calls.indirect_may_stop[type_index as usize] => {
+                Some(self.outline.types[type_index as usize].results().len())
+            }
+            _ => None,
+        };
+        match results.filter(|_| reached && self.wants_places) {
+            Some(results) => {
+                let stack = self.operands().expect("a call that is reached may return");
+                self.body.steps.push(Step::Plain(Operator::Nop));
+                let place = self.add_place(PlaceKind::Call { results }, stack);
+                *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
+            }
+            None => self.body.steps.push(Step::Plain(operator)),
+        }
+    }
+
+    /// Adds a place before the next step.
+    fn add_place(&mut self, kind: PlaceKind, stack: Vec<ValType>) -> u32 {
+        for &block in self.open.iter().rev() {
+            // Where one is marked, those around it are.
+            if std::mem::replace(&mut self.body.blocks[block as usize].holds_places, true) {
+                break;
+            }
+        }
+        self.body.places.push(PlaceOf {
+            kind,
+            block: self.open.last().copied(),
+            after: self.body.steps.len(),
+            stack,
+            live: Vec::new(),
+        });
+        u32::try_from(self.body.places.len() - 1).expect("code has fewer than 2^32 places")
+    }
+
+    fn signature(&self, ty: BlockType) -> (Vec<ValType>, Vec<ValType>) {
+        match ty {
+            BlockType::Empty => (Vec::new(), Vec::new()),
+            BlockType::Type(ty) => (Vec::new(), vec![ty]),
+            BlockType::FuncType(index) => {
+                let ty = &self.outline.types[index as usize];
+                (ty.params().to_vec(), ty.results().to_vec())
+            }
+        }
+    }
+}
+
+/// The type that a value may be kept as. The validator knows more of a reference than modules without typed
+/// references can make use of.
+fn widest(ty: ValType) -> ValType {
+    let ValType::Ref(reference) = ty else { return ty };
+    match reference.heap_type() {
+        HeapType::Abstract {
+            ty: AbstractHeapType::Extern | AbstractHeapType::NoExtern,
+            ..
+        } => ValType::EXTERNREF,
+        HeapType::Abstract {
+            ty: AbstractHeapType::Exn | AbstractHeapType::NoExn,
+            ..
+        } => ValType::EXNREF,
+        _ => ValType::FUNCREF,
+    }
+}

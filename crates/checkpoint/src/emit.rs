@@ -1,0 +1,227 @@
+//! Writes code: the instrumented module, and the continuations of frames.
+
+mod continuation;
+mod module;
+mod place;
+mod signatures;
+
+use std::convert::Infallible;
+
+use wasm_encoder::reencode::{Error, Reencode};
+use wasm_encoder::{BlockType, Catch, Function, HeapType, Instruction, ValType as Encoded};
+use wasmparser::{Operator, ValType};
+
+pub(crate) use continuation::continuation;
+pub(crate) use module::{Needs, instrumented};
+
+use crate::Poll;
+use crate::body::{Block, Body, Shape, Step};
+
+/// The module that code is written into: it knows under which index things are found there.
+trait Target: Reencode<Error = Infallible> {
+    /// A block's type; signatures of several values get a type of the module.
+    fn signature(&mut self, params: &[ValType], results: &[ValType]) -> BlockType;
+    /// The index of the type of a function without parameters.
+    fn function_signature(&mut self, results: &[ValType]) -> u32;
+    /// The shared memory of the word.
+    fn word_memory(&mut self) -> u32;
+    /// The save memory.
+    fn frames_memory(&mut self) -> u32;
+    fn functions_table(&mut self) -> u32;
+    fn externs_table(&mut self) -> u32;
+    /// Writes an operator that has another form in this module; whether it had.
+    fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool;
+}
+
+/// Writes the code of one function.
+struct Writer<'w, 'a, T> {
+    body: &'w Body<'a>,
+    target: &'w mut T,
+    poll: Poll,
+    code: Function,
+    /// Blocks that are open in the code that is written.
+    depth: u32,
+    /// For each label of the original code, outermost first, the depth of the block it leads to.
+    labels: Vec<u32>,
+    /// The depth of the block behind which the frame is finished.
+    unwind: u32,
+    /// Offsets of branches that are unlikely.
+    unlikely: Vec<u32>,
+}
+
+impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
+    fn new(body: &'w Body<'a>, target: &'w mut T, poll: Poll, locals: &[ValType]) -> Self {
+        let locals: Vec<Encoded> = locals.iter().map(|&ty| encoded(ty)).collect();
+        Self {
+            body,
+            target,
+            poll,
+            code: Function::new_with_locals_types(locals),
+            depth: 0,
+            labels: vec![0],
+            unwind: 0,
+            unlikely: Vec::new(),
+        }
+    }
+
+    fn put(&mut self, instruction: &Instruction<'_>) {
+        self.code.instruction(instruction);
+    }
+
+    fn open(&mut self, instruction: &Instruction<'_>) -> u32 {
+        self.put(instruction);
+        self.depth += 1;
+        self.depth
+    }
+
+    fn close(&mut self) {
+        self.put(&Instruction::End);
+        self.depth -= 1;
+    }
+
+    /// Branches to the end, or the head, of the block that was opened at `depth`.
+    fn branch_to(&mut self, depth: u32) {
+        self.put(&Instruction::Br(self.depth - depth));
+    }
+
+    /// The depth to branch by, for one of the original code.
+    fn label(&self, original: u32) -> u32 {
+        self.depth - self.labels[self.labels.len() - 1 - original as usize]
+    }
+
+    /// Writes the steps of a range, whole blocks only.
+    fn steps(&mut self, range: std::ops::Range<usize>) {
+        let body = self.body;
+        for step in &body.steps[range] {
+            match step {
+                Step::Plain(operator) => self.operator(operator),
+                Step::Call(operator, place) => {
+                    self.operator(operator);
+                    self.place(*place);
+                }
+                Step::Open(index) => {
+                    let block = &body.blocks[*index as usize];
+                    if block.holds_places {
+                        self.keep_outer(block);
+                    }
+                    self.begin(block);
+                    if let Some(place) = block.place {
+                        self.place(place);
+                    }
+                }
+                Step::Else => self.put(&Instruction::Else),
+                Step::End(_) => {
+                    self.labels.pop();
+                    self.close();
+                }
+            }
+        }
+    }
+
+    /// Opens a block of the original code as it was.
+    fn begin(&mut self, block: &Block) {
+        let ty = self.target.signature(&block.params, &block.results);
+        let instruction = match &block.shape {
+            Shape::Block => Instruction::Block(ty),
+            Shape::Loop => Instruction::Loop(ty),
+            Shape::If => Instruction::If(ty),
+            Shape::Try(catches) => Instruction::TryTable(ty, self.catches(catches).into()),
+        };
+        let depth = self.open(&instruction);
+        self.labels.push(depth);
+    }
+
+    /// The clauses of a try table, whose labels count from outside of it.
+    fn catches(&mut self, catches: &[wasmparser::Catch]) -> Vec<Catch> {
+        let one = |writer: &mut Self, catch: &wasmparser::Catch| match *catch {
+            wasmparser::Catch::One { tag, label } => Catch::One {
+                tag: sound(writer.target.tag_index(tag)),
+                label: writer.label(label),
+            },
+            wasmparser::Catch::OneRef { tag, label } => Catch::OneRef {
+                tag: sound(writer.target.tag_index(tag)),
+                label: writer.label(label),
+            },
+            wasmparser::Catch::All { label } => Catch::All {
+                label: writer.label(label),
+            },
+            wasmparser::Catch::AllRef { label } => Catch::AllRef {
+                label: writer.label(label),
+            },
+        };
+        catches.iter().map(|catch| one(self, catch)).collect()
+    }
+
+    /// Copies the operands below a block to variables, so that places inside find them there. The engine
+    /// sees other names for the same values.
+    fn keep_outer(&mut self, block: &Block) {
+        if block.outer.is_empty() {
+            return;
+        }
+        let condition = matches!(block.shape, Shape::If).then_some(self.body.place_local);
+        let params: Vec<u32> = (0..)
+            .zip(&block.params)
+            .map(|(height, &ty)| self.body.stack_local(height, ty))
+            .collect();
+        let kept: Vec<u32> = block
+            .outer_locals
+            .iter()
+            .copied()
+            .chain(params)
+            .chain(condition)
+            .collect();
+        for &local in kept.iter().rev() {
+            self.put(&Instruction::LocalSet(local));
+        }
+        for &local in &kept {
+            self.put(&Instruction::LocalGet(local));
+        }
+    }
+
+    fn operator(&mut self, operator: &Operator<'a>) {
+        match operator {
+            Operator::Br { relative_depth } => self.put(&Instruction::Br(self.label(*relative_depth))),
+            Operator::BrIf { relative_depth } => self.put(&Instruction::BrIf(self.label(*relative_depth))),
+            Operator::BrTable { targets } => {
+                let labels: Vec<u32> = targets
+                    .targets()
+                    .map(|target| self.label(target.expect("the code was validated")))
+                    .collect();
+                let default = self.label(targets.default());
+                self.put(&Instruction::BrTable(labels.into(), default));
+            }
+            other => {
+                if !self.target.rewrite(other, &mut self.code) {
+                    let instruction = sound(self.target.instruction(other.clone()));
+                    self.put(&instruction);
+                }
+            }
+        }
+    }
+}
+
+/// Takes the result of writing what has been validated.
+fn sound<V>(written: Result<V, Error<Infallible>>) -> V {
+    written.expect("the module was validated, and its types are taken")
+}
+
+/// A value type in the encoder's terms; only types that the pass takes have one.
+fn encoded(ty: ValType) -> Encoded {
+    sound(wasm_encoder::reencode::RoundtripReencoder.val_type(ty))
+}
+
+/// The value that a function returns while it unwinds.
+fn zero(ty: ValType) -> Instruction<'static> {
+    match ty {
+        ValType::I32 => Instruction::I32Const(0),
+        ValType::I64 => Instruction::I64Const(0),
+        ValType::F32 => Instruction::F32Const(0.0.into()),
+        ValType::F64 => Instruction::F64Const(0.0.into()),
+        ValType::V128 => Instruction::V128Const(0),
+        ValType::Ref(reference) => Instruction::RefNull(heap_of(reference)),
+    }
+}
+
+fn heap_of(reference: wasmparser::RefType) -> HeapType {
+    sound(wasm_encoder::reencode::RoundtripReencoder.heap_type(reference.heap_type()))
+}

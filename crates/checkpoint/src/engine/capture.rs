@@ -1,0 +1,145 @@
+//! Takes the state of a stopped guest.
+
+use wasmtime::{AsContextMut, Memory};
+
+use super::guest::memory;
+use super::references::Functions;
+use super::{CaptureError, Guest, Prepared};
+use crate::frame::{BASE, HEADER_BYTES, TOP};
+use crate::state::Saved;
+use crate::{Checkpoint, Frame, Layout, MemoryImage, Page, Site, Stop, TableImage, Value, ValueType, names};
+
+impl Prepared {
+    /// The checkpoint of a guest that has stopped; `host` is what the host keeps for it.
+    pub fn capture(
+        &self,
+        guest: &Guest,
+        mut store: impl AsContextMut,
+        host: Vec<u8>,
+    ) -> Result<Checkpoint, CaptureError> {
+        if !guest.is_stopped(&store) {
+            return Err(CaptureError::NotStopped);
+        }
+        let references = &self.plan.analysis.references;
+        let functions = Functions::of(&mut store, guest.functions, references);
+        let frames = self.frames(guest, &mut store, &functions)?;
+        let mut globals = Vec::new();
+        for Saved { index, .. } in self.plan.saved_globals() {
+            let global = guest.instance.get_global(&mut store, &names::global(index));
+            let value = global.expect("every global is exported").get(&mut store);
+            globals.push(functions.save_value(&mut store, value)?);
+        }
+        let mut tables = Vec::new();
+        for Saved { index, .. } in self.plan.saved_tables() {
+            let table = guest.instance.get_table(&mut store, &names::table(index));
+            let table = table.expect("every table is exported");
+            let mut elements = Vec::new();
+            for place in 0..table.size(&store) {
+                let reference = table.get(&mut store, place).expect("the place lies in the table");
+                elements.push(functions.save(&mut store, reference)?);
+            }
+            tables.push(TableImage { elements });
+        }
+        let mut memories = Vec::new();
+        for index in 0..self.plan.memories() {
+            let memory = memory(&guest.instance, &mut store, &names::memory(index));
+            memories.push(image(memory, &mut store));
+        }
+        Ok(Checkpoint {
+            identity: self.plan.identity(),
+            memories,
+            globals,
+            tables,
+            frames,
+            host,
+        })
+    }
+
+    /// Reads the frames from the last one written, since their headers lie at their ends.
+    fn frames(
+        &self,
+        guest: &Guest,
+        mut store: impl AsContextMut,
+        functions: &Functions,
+    ) -> Result<Vec<Frame>, CaptureError> {
+        let mut frames = Vec::new();
+        let mut end = guest.word(&store, TOP);
+        while end > BASE {
+            let header = end.checked_sub(HEADER_BYTES).ok_or(CaptureError::Frames)?;
+            let site = Site {
+                function: guest.word(&store, header),
+                place: guest.word(&store, header + 4),
+                stop: match guest.word(&store, header + 8) {
+                    0 => Stop::Here,
+                    _ => Stop::Inside,
+                },
+            };
+            let layout = self
+                .plan
+                .layout(site.function, site.place)
+                .ok_or(CaptureError::Frames)?;
+            let begin = end.checked_sub(layout.frame_bytes()).ok_or(CaptureError::Frames)?;
+            let values = values(guest, &mut store, layout, begin, functions)?;
+            frames.push(Frame { site, values });
+            end = begin;
+        }
+        frames.reverse();
+        Ok(frames)
+    }
+}
+
+fn values(
+    guest: &Guest,
+    mut store: impl AsContextMut,
+    layout: &Layout,
+    begin: u32,
+    functions: &Functions,
+) -> Result<Vec<Value>, CaptureError> {
+    let mut at = begin as usize;
+    let mut values = Vec::with_capacity(layout.values.len());
+    for &ty in &layout.values {
+        let bytes = ty.saved_bytes() as usize;
+        let mut bits = [0; 16];
+        guest
+            .frames
+            .read(&store, at, &mut bits[..bytes])
+            .map_err(|_| CaptureError::Frames)?;
+        at += bytes;
+        let bits = u128::from_le_bytes(bits);
+        values.push(match ty {
+            ValueType::I32 => Value::I32(bits as u32),
+            ValueType::I64 => Value::I64(bits as u64),
+            ValueType::F32 => Value::F32(bits as u32),
+            ValueType::F64 => Value::F64(bits as u64),
+            ValueType::V128 => Value::V128(bits),
+            ValueType::Function | ValueType::Extern => {
+                let table = if ty == ValueType::Function {
+                    guest.functions
+                } else {
+                    guest.externs.ok_or(CaptureError::Frames)?
+                };
+                let reference = table.get(&mut store, bits as u64);
+                functions.save(&mut store, reference.ok_or(CaptureError::ReferencesLost)?)?
+            }
+        });
+    }
+    Ok(values)
+}
+
+/// The pages of a memory that are not all zero.
+fn image(memory: Memory, store: impl AsContextMut) -> MemoryImage {
+    const ZERO: [u8; Page::BYTES] = [0; Page::BYTES];
+    let size_pages = memory.size(&store);
+    let context = store.as_context();
+    let pages = (0..).zip(memory.data(&context).chunks(Page::BYTES));
+    let pages = pages.filter(|(_, bytes)| *bytes != ZERO.as_slice());
+    MemoryImage {
+        size_pages,
+        pages: pages
+            .map(|(index, bytes)| Page {
+                index,
+                bytes: bytes.into(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,136 @@
+//! An instance of an instrumented module: calls that may stop.
+
+use wasmtime::{
+    AsContext, AsContextMut, Extern, Func, Instance, Linker, Memory, MemoryType, SharedMemory, Store, Table, Val,
+};
+
+use super::{Prepared, Stopper};
+use crate::frame::{BASE, COUNT, TOP};
+use crate::names;
+
+/// How a call came back.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// With its results.
+    Finished(Vec<Val>),
+    /// It was asked to stop and did: its frames lie in the save memory.
+    Stopped,
+}
+
+/// A running or stopped instance. It lives in the store in which it was made.
+pub struct Guest {
+    pub(super) instance: Instance,
+    pub(super) frames: Memory,
+    pub(super) functions: Table,
+    /// Where external references are saved, if the module has places that need it.
+    pub(super) externs: Option<Table>,
+    /// What the outermost frame continues with, after a restore.
+    pub(super) outermost: Option<Func>,
+    stopper: Stopper,
+}
+
+impl Guest {
+    pub(super) fn new<T: 'static>(
+        prepared: &Prepared,
+        store: &mut Store<T>,
+        linker: &Linker<T>,
+    ) -> wasmtime::Result<Self> {
+        let word = SharedMemory::new(&prepared.engine, MemoryType::shared(1, 1))?;
+        let stopper = Stopper::new(&prepared.engine, &prepared.setter, &word)?;
+        let mut imports = Vec::new();
+        for import in prepared.module.imports() {
+            imports.push(if import.module() == names::IMPORT_MODULE {
+                word.clone().into()
+            } else {
+                linker.get(&mut *store, import.module(), import.name())?
+            });
+        }
+        let instance = Instance::new(&mut *store, &prepared.module, &imports)?;
+        let functions = instance.get_table(&mut *store, names::FUNCTIONS);
+        let frames = memory(&instance, &mut *store, names::FRAMES);
+        let functions = functions.expect("every instrumented module exports its table of functions");
+        let guest = Self {
+            externs: instance.get_table(&mut *store, names::EXTERNS),
+            instance,
+            frames,
+            functions,
+            outermost: None,
+            stopper,
+        };
+        guest.set_word(store, TOP, BASE);
+        Ok(guest)
+    }
+
+    /// What stops this guest.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// The instance, for its exports.
+    pub fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// Runs the module's start function, if it has one.
+    pub fn start(&self, store: impl AsContextMut) -> wasmtime::Result<Outcome> {
+        let mut store = store;
+        match self.instance.get_func(&mut store, names::START) {
+            Some(start) => self.run(store, start, &[]),
+            None => Ok(Outcome::Finished(Vec::new())),
+        }
+    }
+
+    /// Calls an export. A guest that has stopped must be captured, not called.
+    pub fn call(&self, mut store: impl AsContextMut, export: &str, arguments: &[Val]) -> wasmtime::Result<Outcome> {
+        let function = self.instance.get_func(&mut store, export);
+        let function = function.ok_or_else(|| wasmtime::format_err!("the module exports no function `{export}`"))?;
+        self.run(store, function, arguments)
+    }
+
+    /// Goes on with the call that was stopped, in a guest that was restored.
+    pub fn resume(&mut self, mut store: impl AsContextMut) -> wasmtime::Result<Outcome> {
+        let outermost = self.outermost.take();
+        let outermost = outermost.ok_or_else(|| wasmtime::format_err!("there is no stopped call to go on with"))?;
+        self.set_word(&mut store, TOP, BASE);
+        self.run(store, outermost, &[])
+    }
+
+    /// Whether the last call stopped.
+    pub fn is_stopped(&self, store: impl AsContext) -> bool {
+        self.word(store, TOP) != BASE
+    }
+
+    /// Lets the guest stop at its `polls`th poll from now; only for [`crate::Poll::Countdown`].
+    pub fn stop_after(&self, store: impl AsContextMut, polls: u32) {
+        self.set_word(store, COUNT, polls);
+    }
+
+    fn run(&self, mut store: impl AsContextMut, function: Func, arguments: &[Val]) -> wasmtime::Result<Outcome> {
+        let count = function.ty(&store).results().len();
+        let mut results = vec![Val::I32(0); count];
+        function.call(&mut store, arguments, &mut results)?;
+        if self.is_stopped(&store) {
+            return Ok(Outcome::Stopped);
+        }
+        Ok(Outcome::Finished(results))
+    }
+
+    pub(super) fn word(&self, store: impl AsContext, offset: u32) -> u32 {
+        let mut bytes = [0; 4];
+        let read = self.frames.read(store, offset as usize, &mut bytes);
+        read.expect("the save memory has at least a page");
+        u32::from_le_bytes(bytes)
+    }
+
+    pub(super) fn set_word(&self, store: impl AsContextMut, offset: u32, word: u32) {
+        let written = self.frames.write(store, offset as usize, &word.to_le_bytes());
+        written.expect("the save memory has at least a page");
+    }
+}
+
+pub(super) fn memory(instance: &Instance, store: impl AsContextMut, name: &str) -> Memory {
+    instance
+        .get_export(store, name)
+        .and_then(Extern::into_memory)
+        .expect("every instrumented module exports its memories")
+}

@@ -1,0 +1,83 @@
+//! Asks a running guest to stop, from any thread.
+//!
+//! The word lies in shared memory, and a host writes to that only through unsafe code. So a second guest does
+//! it: a module of one function that has the same memory and a store of its own.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use wasm_encoder::{
+    CodeSection, ExportKind, ExportSection, Function, FunctionSection, ImportSection, Instruction, MemArg, MemoryType,
+    TypeSection,
+};
+use wasmtime::{Engine, Instance, Module, SharedMemory, Store, TypedFunc};
+
+use crate::frame::WORD_REQUESTED;
+use crate::names;
+
+const SET: &str = "set";
+
+/// Stops one guest. Clones stop the same one.
+#[derive(Clone)]
+pub struct Stopper(Arc<Mutex<Setter>>);
+
+struct Setter {
+    store: Store<()>,
+    set: TypedFunc<(), ()>,
+}
+
+impl Stopper {
+    pub(super) fn new(engine: &Engine, module: &Module, word: &SharedMemory) -> wasmtime::Result<Self> {
+        let mut store = Store::new(engine, ());
+        let instance = Instance::new(&mut store, module, &[word.clone().into()])?;
+        let set = instance.get_typed_func(&mut store, SET)?;
+        Ok(Self(Arc::new(Mutex::new(Setter { store, set }))))
+    }
+
+    /// Asks the guest to stop at its next place. It may finish before it comes to one.
+    pub fn request(&self) -> wasmtime::Result<()> {
+        let Setter { store, set } = &mut *self.0.lock();
+        set.call(store, ())
+    }
+}
+
+/// Compiles the module that sets the word, if nobody has.
+pub(super) fn compile(engine: &Engine) -> wasmtime::Result<Module> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut imports = ImportSection::new();
+    let word = MemoryType {
+        minimum: 1,
+        maximum: Some(1),
+        memory64: false,
+        shared: true,
+        page_size_log2: None,
+    };
+    imports.import(names::IMPORT_MODULE, names::WORD, word);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut exports = ExportSection::new();
+    exports.export(SET, ExportKind::Func, 0);
+    let at = MemArg {
+        offset: 0,
+        align: 2,
+        memory_index: 0,
+    };
+    let mut set = Function::new([]);
+    set.instruction(&Instruction::I32Const(0))
+        .instruction(&Instruction::I32Const(0))
+        .instruction(&Instruction::I32Const(WORD_REQUESTED.cast_signed()))
+        .instruction(&Instruction::I32AtomicRmwCmpxchg(at))
+        .instruction(&Instruction::Drop)
+        .instruction(&Instruction::End);
+    let mut code = CodeSection::new();
+    code.function(&set);
+    let mut module = wasm_encoder::Module::new();
+    module
+        .section(&types)
+        .section(&imports)
+        .section(&functions)
+        .section(&exports)
+        .section(&code);
+    Module::from_binary(engine, &module.finish())
+}

@@ -1,0 +1,104 @@
+//! Checkpoints as bytes: signed, compressed in chunks, read with limits. `docs/checkpoint-format.md` has every
+//! byte.
+//!
+//! ```text
+//!  header (68 bytes) | chunk | chunk | ... | signature (32 bytes)
+//!                       └── the body, 1 MiB a chunk, each plain or compressed
+//! ```
+
+mod chunks;
+mod decode;
+mod encode;
+mod header;
+
+use ring::hmac;
+
+use crate::Checkpoint;
+use header::Header;
+
+/// The version that is written, and the only one that is read.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Bytes of the signature at the end: HMAC-SHA256 of all that comes before.
+const SIGNATURE_BYTES: usize = 32;
+
+/// Signs checkpoints and tells its own from others.
+#[derive(Clone)]
+pub struct SigningKey(hmac::Key);
+
+impl SigningKey {
+    /// The key of 32 secret bytes.
+    pub fn new(secret: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    /// What stands at the end of a checkpoint whose other bytes these are.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let signature = hmac::sign(&self.0, bytes);
+        signature.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SigningKey")
+    }
+}
+
+/// How much a reader takes.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// The largest body, in bytes, before it is unpacked.
+    pub body_bytes_max: u64,
+}
+
+/// Why bytes are no checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// They do not begin as one.
+    #[error("these bytes are no checkpoint: they do not begin with `BWLNCKPT`")]
+    NotACheckpoint,
+    /// They were written by a later version of the platform, or are damaged.
+    #[error("the checkpoint has format version `{0}`, this node reads version `{FORMAT_VERSION}`")]
+    Version(u32),
+    /// Another key signed them, or they were changed.
+    #[error("the checkpoint's signature does not match: it was changed, or signed with another key")]
+    Signature,
+    /// More than the reader takes.
+    #[error("the checkpoint unpacks to {bytes} bytes, at most {max} are allowed")]
+    TooLarge { bytes: u64, max: u64 },
+    /// A part is damaged in a way that the signature cannot tell, since the signer wrote it so.
+    #[error("the checkpoint is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+impl Checkpoint {
+    /// The checkpoint as signed bytes.
+    pub fn write(&self, key: &SigningKey) -> Vec<u8> {
+        let body = encode::body(self);
+        let mut bytes = Header::of(self, &body).encode();
+        chunks::pack(&body, &mut bytes);
+        bytes.extend_from_slice(&key.sign(&bytes));
+        bytes
+    }
+
+    /// Reads signed bytes. The signature is judged before anything is unpacked.
+    pub fn read(bytes: &[u8], key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
+        Header::check_version(bytes)?;
+        let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(ReadError::Signature)?;
+        let (signed, signature) = bytes.split_at(end);
+        hmac::verify(&key.0, signed, signature).map_err(|_| ReadError::Signature)?;
+        let (header, packed) = Header::decode(signed)?;
+        if header.body_bytes > limits.body_bytes_max {
+            return Err(ReadError::TooLarge {
+                bytes: header.body_bytes,
+                max: limits.body_bytes_max,
+            });
+        }
+        let body = chunks::unpack(packed, header.body_bytes)?;
+        decode::body(&body, header.identity)
+    }
+}
+
+#[cfg(test)]
+mod tests;

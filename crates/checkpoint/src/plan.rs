@@ -1,0 +1,242 @@
+//! The plan of a module: what the pass found, kept to instrument it, to check its checkpoints and to generate
+//! continuations.
+
+use std::sync::Arc;
+
+use bowline_foundation::digest::Digest;
+
+use crate::body::Body;
+use crate::calls::Calls;
+use crate::emit::{self, Needs};
+use crate::frame::BASE;
+use crate::outline::Outline;
+use crate::segments::Segments;
+use crate::{Identity, Layout, Options, PASS_VERSION, Place, Refusal, Site, Stop, features};
+
+/// The smallest native frame of a call: the return address and the caller's frame pointer.
+const NATIVE_FRAME_BYTES_MIN: u64 = 16;
+const WASM_PAGE_BYTES: u64 = 64 * 1024;
+/// All that 32-bit addresses reach.
+const WASM_PAGES_MAX: u64 = 1 << 16;
+
+/// A module that can be checkpointed.
+///
+/// A plan depends on the module and the options alone: any process makes the same one. It keeps the module's
+/// bytes and what was found in them; the code of a function is read again when a continuation is made.
+pub struct Plan {
+    pub(crate) analysis: Analysis,
+    identity: Identity,
+    /// Of each defined function, of each of its places.
+    layouts: Vec<Vec<Layout>>,
+    needs: Needs,
+}
+
+/// What is known of a module, without the layouts.
+pub(crate) struct Analysis {
+    pub module: Arc<[u8]>,
+    pub outline: Outline,
+    pub calls: Calls,
+    pub segments: Segments,
+    /// Functions that a reference may lead to, by rising index.
+    pub references: Vec<u32>,
+    pub options: Options,
+}
+
+impl Plan {
+    /// Reads a module, or says why it cannot be checkpointed.
+    pub fn new(module: impl Into<Arc<[u8]>>, options: Options) -> Result<Self, Refusal> {
+        let analysis = Analysis::new(module.into(), options)?;
+        let bodies = 0..analysis.outline.bodies.len();
+        let layouts = bodies
+            .map(
+                |index| match analysis.calls.may_stop[analysis.outline.function_of_body(index) as usize] {
+                    true => analysis.body_at(index)?.layouts(),
+                    false => Ok(Vec::new()),
+                },
+            )
+            .collect::<Result<Vec<_>, _>>()?;
+        let all = || layouts.iter().flatten();
+        let needs = Needs {
+            frames_pages: frames_pages(all().map(Layout::frame_bytes).max(), options.stack_bytes),
+            externs: all().any(|layout| layout.values.contains(&crate::ValueType::Extern)),
+        };
+        Ok(Self {
+            identity: Identity {
+                module: Digest::of(&analysis.module),
+                pass: PASS_VERSION,
+                options,
+            },
+            analysis,
+            layouts,
+            needs,
+        })
+    }
+
+    /// The instrumented module.
+    pub fn instrument(&self) -> Result<Vec<u8>, Refusal> {
+        emit::instrumented(&self.analysis, self.needs)
+    }
+
+    /// The module that continues a frame which stopped at `site`, `None` if there is no such place.
+    pub fn continuation(&self, site: Site) -> Option<Vec<u8>> {
+        let layout = self.layout(site.function, site.place)?;
+        if site.stop == Stop::Inside && !matches!(layout.place, Place::Call(_)) {
+            return None;
+        }
+        Some(emit::continuation(&self.analysis, site).expect("the plan has read this function"))
+    }
+
+    /// What a frame of `function` holds at `place`; `None` if there is no such place.
+    pub fn layout(&self, function: u32, place: u32) -> Option<&Layout> {
+        let defined = function.checked_sub(self.analysis.outline.imported_functions)?;
+        self.layouts.get(defined as usize)?.get(place as usize)
+    }
+
+    /// What checkpoints of this module bear.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// How many places the module has.
+    pub fn places(&self) -> usize {
+        self.layouts.iter().map(Vec::len).sum()
+    }
+
+    /// How many functions the module defines, and how many of them have places.
+    pub fn functions(&self) -> (usize, usize) {
+        let with_places = self.layouts.iter().filter(|layouts| !layouts.is_empty());
+        (self.layouts.len(), with_places.count())
+    }
+
+    /// The size of the save memory, which is reserved at first and filled by a stop only.
+    pub fn save_memory_bytes(&self) -> u64 {
+        self.needs.frames_pages * WASM_PAGE_BYTES
+    }
+}
+
+impl Analysis {
+    fn new(module: Arc<[u8]>, options: Options) -> Result<Self, Refusal> {
+        features::check(&module)?;
+        let mut outline = Outline::read(&module)?;
+        let calls = Calls::read(&module, &mut outline)?;
+        Ok(Self {
+            segments: Segments::of(&outline, &calls.touched),
+            references: outline.addressed.iter().copied().collect(),
+            module,
+            outline,
+            calls,
+            options,
+        })
+    }
+
+    /// Reads the code of the function that is the `index`th one defined.
+    pub(crate) fn body_at(&self, index: usize) -> Result<Body<'_>, Refusal> {
+        Body::read(&self.module, &self.outline, &self.calls, index)
+    }
+
+    /// Reads the code of a defined function.
+    pub(crate) fn body_of(&self, function: u32) -> Result<Body<'_>, Refusal> {
+        self.body_at(self.outline.body_index(function))
+    }
+
+    /// The place of a function in the table of functions.
+    pub(crate) fn reference_place(&self, function: u32) -> u32 {
+        let place = self.references.binary_search(&function);
+        let place = place.expect("every function that code refers to is in the table");
+        u32::try_from(place).expect("a module has fewer than 2^32 functions")
+    }
+}
+
+/// Pages that hold the frames of any stack of `stack_bytes`: of the smallest native frames, each saving as
+/// much as the largest one does.
+fn frames_pages(largest_frame_bytes: Option<u32>, stack_bytes: u32) -> u64 {
+    let frames = u64::from(stack_bytes) / NATIVE_FRAME_BYTES_MIN + 1;
+    let bytes = u64::from(BASE) + frames * u64::from(largest_frame_bytes.unwrap_or(0));
+    bytes.div_ceil(WASM_PAGE_BYTES).min(WASM_PAGES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan_of(text: &str) -> Result<Plan, Refusal> {
+        Plan::new(wat::parse_str(text).unwrap(), Options::default())
+    }
+
+    #[test]
+    fn the_save_memory_follows_the_stack_and_the_largest_frame() {
+        assert_eq!(frames_pages(None, 1 << 20), 1);
+        assert_eq!(frames_pages(Some(100), 512 * 1024), 51);
+        assert_eq!(frames_pages(Some(100), 1024 * 1024), 101);
+        assert_eq!(frames_pages(Some(1 << 20), 1 << 30), WASM_PAGES_MAX);
+    }
+
+    #[test]
+    fn only_what_is_needed_later_is_saved() {
+        let plan = plan_of(
+            "(module (func (param $n i32) (param $unused i64) (result i32) (local $sum i32) (local $dead f64)
+                (loop
+                    (local.set $dead (f64.const 1))
+                    (local.set $sum (i32.add (local.get $sum) (local.get $n)))
+                    (br_if 0 (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+                (local.get $sum)))",
+        )
+        .unwrap();
+        let layout = plan.layout(0, 0).unwrap();
+        assert_eq!(layout.place, Place::Loop);
+        assert_eq!(layout.values, [crate::ValueType::I32, crate::ValueType::I32]);
+        assert_eq!(plan.layout(0, 1), None);
+        assert_eq!(plan.layout(1, 0), None);
+    }
+
+    #[test]
+    fn state_of_others_is_refused() {
+        let refusal = |text| plan_of(text).err();
+        let imported = |what| Some(Refusal::ImportedState(what));
+        assert_eq!(
+            refusal("(module (import \"a\" \"b\" (memory 1)))"),
+            imported("a memory")
+        );
+        assert_eq!(
+            refusal("(module (import \"a\" \"b\" (table 1 funcref)))"),
+            imported("a table")
+        );
+        assert_eq!(
+            refusal("(module (import \"a\" \"b\" (global (mut i32))))"),
+            imported("a mutable global")
+        );
+        assert_eq!(refusal("(module (import \"a\" \"b\" (global i32)))"), None);
+        assert_eq!(
+            refusal("(module (func (export \"ck:start\")))"),
+            Some(Refusal::ReservedName("ck:start".to_owned()))
+        );
+        assert_eq!(
+            refusal("(module (global exnref (ref.null exn)))"),
+            Some(Refusal::StoredException)
+        );
+    }
+
+    #[test]
+    fn an_exception_that_would_have_to_be_saved_is_refused() {
+        let text = |late: &str| {
+            format!(
+                "(module (tag $e) (func $wait (loop (br_if 0 (i32.const 0))))
+                    (func (local $caught exnref)
+                        (block $c (result exnref) (try_table (catch_all_ref $c) (throw $e)) (unreachable))
+                        (local.set $caught) (call $wait) {late}))"
+            )
+        };
+        assert_eq!(
+            plan_of(&text("(throw_ref (local.get $caught))")).err(),
+            Some(Refusal::LiveException { function: 1 })
+        );
+        assert_eq!(plan_of(&text("")).err(), None);
+    }
+
+    #[test]
+    fn an_instrumented_module_is_refused_a_second_time() {
+        let plan = plan_of("(module (func (loop (br_if 0 (i32.const 0)))))").unwrap();
+        let again = Plan::new(plan.instrument().unwrap(), Options::default());
+        assert_eq!(again.err(), Some(Refusal::Threads));
+    }
+}

@@ -1,0 +1,128 @@
+//! Guests that another thread asks to stop by the word, as a node does.
+
+use std::sync::mpsc;
+
+use bowline_checkpoint::engine::{CaptureError, Outcome, Prepared};
+use bowline_checkpoint::{Options, Poll};
+use wasmtime::{Linker, Store, Val};
+
+use crate::run::{engine, options};
+
+/// Counts until somebody writes to its memory, which no run of its own does.
+const ENDLESS: &str = "(module (import \"host\" \"running\" (func $running)) (memory (export \"memory\") 1)
+    (func (export \"run\") (result i64) (local $count i64)
+        (call $running)
+        (loop $l
+            (local.set $count (i64.add (local.get $count) (i64.const 1)))
+            (br_if $l (i32.eqz (i32.load (i32.const 128)))))
+        (local.get $count)))";
+
+/// Stores nothing, loads nothing, calls nothing.
+const EMPTY: &str = "(module (import \"host\" \"running\" (func $running))
+    (func (export \"run\") (call $running) (loop $l (br $l))))";
+
+fn prepare(text: &str) -> Prepared {
+    let module = wat::parse_str(text).expect("the text is a module");
+    Prepared::new(engine(), &module, options(Poll::Word)).expect("it can be stopped")
+}
+
+/// Runs a guest on a thread of its own, asks it to stop once it runs, and gives what it left.
+fn stopped(prepared: &Prepared) -> Result<bowline_checkpoint::Checkpoint, CaptureError> {
+    let (running, runs) = mpsc::channel();
+    let mut linker = Linker::new(engine());
+    linker
+        .func_wrap("host", "running", move || running.send(()).expect("the test waits"))
+        .expect("the name is free");
+    let mut store = Store::new(engine(), ());
+    let guest = prepared.instantiate(&mut store, &linker).expect("its import is there");
+    let stopper = guest.stopper();
+    let asker = std::thread::spawn(move || {
+        runs.recv().expect("the guest runs");
+        stopper.request().expect("the word can be set");
+    });
+    let outcome = guest.call(&mut store, "run", &[]).expect("it does not fail");
+    asker.join().expect("the asker ends well");
+    assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}");
+    prepared.capture(&guest, &mut store, Vec::new())
+}
+
+fn silent() -> Linker<()> {
+    let mut linker = Linker::new(engine());
+    linker.func_wrap("host", "running", || {}).expect("the name is free");
+    linker
+}
+
+#[test]
+fn a_running_loop_stops_when_asked_and_goes_on() {
+    let prepared = prepare(ENDLESS);
+    let mut checkpoint = stopped(&prepared).unwrap();
+    let counted = checkpoint.frames[0].values.clone();
+    // The end of the loop comes from outside: the guest goes on and finds it.
+    let mut page = vec![0; bowline_checkpoint::Page::BYTES];
+    page[128] = 1;
+    checkpoint.memories[0].pages = vec![bowline_checkpoint::Page {
+        index: 0,
+        bytes: page.into(),
+    }];
+    let mut store = Store::new(engine(), ());
+    let mut guest = prepared.restore(&mut store, &silent(), &checkpoint).unwrap();
+    let Outcome::Finished(results) = guest.resume(&mut store).unwrap() else {
+        panic!("nobody asked it to stop again")
+    };
+    let [Val::I64(count)] = results[..] else {
+        panic!("{results:?}")
+    };
+    let [bowline_checkpoint::Value::I64(before)] = counted[..] else {
+        panic!("{counted:?}")
+    };
+    assert_eq!(count, before.cast_signed() + 1, "the count goes on where it stood");
+}
+
+#[test]
+fn a_loop_that_does_nothing_stops_when_asked() {
+    let prepared = prepare(EMPTY);
+    let checkpoint = stopped(&prepared).unwrap();
+    assert_eq!(checkpoint.frames.len(), 1);
+    let mut store = Store::new(engine(), ());
+    let mut guest = prepared.restore(&mut store, &silent(), &checkpoint).unwrap();
+    guest.stopper().request().unwrap();
+    assert!(
+        matches!(guest.resume(&mut store), Ok(Outcome::Stopped)),
+        "it was asked before it went on"
+    );
+    assert_eq!(prepared.continuations(), 1, "the same place again");
+}
+
+#[test]
+fn a_guest_that_has_not_stopped_is_not_captured() {
+    let prepared = prepare("(module (func (export \"run\") (loop (nop))))");
+    let mut store = Store::new(engine(), ());
+    let guest = prepared.instantiate(&mut store, &silent()).unwrap();
+    let outcome = guest.call(&mut store, "run", &[]).unwrap();
+    assert!(matches!(outcome, Outcome::Finished(_)), "nobody asked");
+    let captured = prepared.capture(&guest, &mut store, Vec::new());
+    assert!(matches!(captured, Err(CaptureError::NotStopped)));
+}
+
+/// The guest has no index for the word and the save memory: what it writes to its own memories stays there.
+#[test]
+fn a_guest_cannot_reach_the_word_or_its_frames() {
+    let text = "(module (memory (export \"memory\") 1)
+        (func (export \"run\") (result i32)
+            (memory.fill (i32.const 0) (i32.const 2) (i32.const 65536))
+            (loop (nop))
+            (i32.load (i32.const 0))))";
+    let prepared = prepare(text);
+    let mut store = Store::new(engine(), ());
+    let guest = prepared.instantiate(&mut store, &silent()).unwrap();
+    let Outcome::Finished(results) = guest.call(&mut store, "run", &[]).unwrap() else {
+        panic!("nobody asked it to stop")
+    };
+    assert!(matches!(results[..], [Val::I32(0x0202_0202)]));
+    let second = wat::parse_str("(module (memory 1) (func (drop (i32.load 1 (i32.const 0)))))").unwrap();
+    let refused = Prepared::new(engine(), &second, Options::default());
+    assert!(
+        refused.is_err(),
+        "an index beyond the module's own memories is not valid"
+    );
+}

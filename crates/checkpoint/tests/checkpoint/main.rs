@@ -1,0 +1,11 @@
+//! Runs that are stopped at every place and go on in new instances must end as if nothing had happened.
+
+mod asked;
+mod compiled;
+mod features;
+mod forged;
+mod limits;
+mod random;
+mod run;
+mod tampered;
+mod world;

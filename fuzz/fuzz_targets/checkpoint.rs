@@ -1,0 +1,24 @@
+//! Checkpoints: any signed bytes are read or refused, what was read is written alike, and nothing unsigned is
+//! read.
+#![no_main]
+
+use bowline_checkpoint::{Checkpoint, ReadLimits, SigningKey};
+use libfuzzer_sys::fuzz_target;
+
+const LIMITS: ReadLimits = ReadLimits {
+    body_bytes_max: 4 << 20,
+};
+
+fuzz_target!(|data: &[u8]| {
+    let key = SigningKey::new(&[7; 32]);
+    assert!(
+        Checkpoint::read(data, &key, LIMITS).is_err(),
+        "these bytes bear no signature"
+    );
+    let mut signed = data.to_vec();
+    signed.extend_from_slice(&key.sign(data));
+    if let Ok(checkpoint) = Checkpoint::read(&signed, &key, LIMITS) {
+        let written = checkpoint.write(&key);
+        assert_eq!(Checkpoint::read(&written, &key, LIMITS), Ok(checkpoint));
+    }
+});

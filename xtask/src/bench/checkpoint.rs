@@ -1,0 +1,99 @@
+//! What it costs that a function can be stopped anywhere, and how fast it stops: the checkpoint crate's own
+//! measurement, each program beside itself without instrumentation.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::table::{Goal, Row};
+use super::{Effort, median, progress, release_output};
+
+/// The run time of instrumented programs by that of plain ones: the mean, and any single one.
+const MEAN_RATIO_MAX: f64 = 1.06;
+const WORST_RATIO_MAX: f64 = 1.15;
+const SIZE_RATIO_MAX: f64 = 1.4;
+const COMPILE_RATIO_MAX: f64 = 1.5;
+const UNWOUND_P50_US_MAX: f64 = 200.0;
+const UNWOUND_P99_US_MAX: f64 = 2_000.0;
+
+pub fn measure(effort: Effort) -> Result<Vec<Row>> {
+    let mut reports = Vec::new();
+    for round in 1..=effort.rounds {
+        progress(&format!("checkpoints, round {round} of {}", effort.rounds));
+        let text = release_output(&["--package", "bowline-checkpoint", "--example", "checkpoint_bench"])?;
+        let report: Value = serde_json::from_str(text.trim()).context("`checkpoint_bench` printed no JSON")?;
+        reports.push(report);
+    }
+    let names = names(&reports)?;
+    let mut rows = Vec::new();
+    let mut ratios = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let of = |field: &str| over(&reports, &format!("/guests/{index}/{field}"));
+        let (ours, plain) = (of("instrumented_ms")?, of("plain_ms")?);
+        ratios.push(ours / plain);
+        let goal = Goal::RatioAtMost(WORST_RATIO_MAX);
+        rows.push(Row::judged(
+            &format!("Checkpoints: CPU time of `{name}`"),
+            "ms",
+            goal,
+            ours,
+            Some(plain),
+        ));
+        let goal = Goal::RatioAtMost(SIZE_RATIO_MAX);
+        let (ours, plain) = (of("instrumented_bytes")?, of("plain_bytes")?);
+        rows.push(Row::judged(
+            &format!("Checkpoints: size of `{name}`"),
+            "B",
+            goal,
+            ours,
+            Some(plain),
+        ));
+        let goal = Goal::RatioAtMost(COMPILE_RATIO_MAX);
+        let (ours, plain) = (of("instrumented_compile_ms")?, of("plain_compile_ms")?);
+        let row = format!("Checkpoints: CPU time to instrument and compile `{name}`");
+        rows.push(Row::judged(&row, "ms", goal, ours, Some(plain)));
+    }
+    let mean = geometric_mean(&ratios);
+    let row = "Checkpoints: CPU time of all programs, geometric mean of ratios";
+    rows.push(Row::judged(row, "x", Goal::AtMost(MEAN_RATIO_MAX), mean, None));
+    let p50 = over(&reports, "/unwound_p50_us")?;
+    let p99 = over(&reports, "/unwound_p99_us")?;
+    let (p50_goal, p99_goal) = (Goal::AtMost(UNWOUND_P50_US_MAX), Goal::AtMost(UNWOUND_P99_US_MAX));
+    rows.push(Row::judged(
+        "Checkpoints: request to unwound, p50",
+        "us",
+        p50_goal,
+        p50,
+        None,
+    ));
+    rows.push(Row::judged(
+        "Checkpoints: request to unwound, p99",
+        "us",
+        p99_goal,
+        p99,
+        None,
+    ));
+    Ok(rows)
+}
+
+fn names(reports: &[Value]) -> Result<Vec<String>> {
+    let guests = reports.first().and_then(|report| report["guests"].as_array());
+    let guests = guests.context("`checkpoint_bench` measured no programs")?;
+    let names = guests.iter().map(|guest| guest["name"].as_str().map(str::to_owned));
+    names.collect::<Option<_>>().context("a program has no name")
+}
+
+/// The median of a figure over all reports.
+fn over(reports: &[Value], pointer: &str) -> Result<f64> {
+    let figures = reports
+        .iter()
+        .map(|report| report.pointer(pointer).and_then(Value::as_f64));
+    let figures: Option<Vec<f64>> = figures.collect();
+    figures
+        .map(median)
+        .with_context(|| format!("`checkpoint_bench` has no `{pointer}`"))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "there are few programs")]
+fn geometric_mean(ratios: &[f64]) -> f64 {
+    (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp()
+}
