@@ -30,7 +30,9 @@ pub(crate) fn new(slots: u32) -> Result<Engine> {
         .wasm_extended_const(true)
         .wasm_multi_memory(false)
         .wasm_memory64(false)
-        .wasm_component_model(true);
+        .wasm_component_model(true)
+        // As without the engine's feature, which another crate of the workspace turns on.
+        .gc_support(false);
     Engine::new(&config)
 }
 
