@@ -20,7 +20,7 @@ mod wrk;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::{machine, shell};
+use crate::machine;
 use subject::Subjects;
 use table::Row;
 
@@ -154,11 +154,6 @@ fn percentile(mut figures: Vec<f64>, share: f64) -> f64 {
     )]
     let rank = (figures.len() as f64 * share).ceil() as usize;
     figures.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
-}
-
-/// Runs a program of this workspace's release build and returns what it printed.
-fn release_output(words: &[&str]) -> Result<String> {
-    shell::output(shell::cargo().args(["run", "--release", "--quiet"]).args(words))
 }
 
 #[cfg(test)]

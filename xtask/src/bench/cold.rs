@@ -13,7 +13,7 @@ use super::client::Connection;
 use super::runtime_api::{FirstInvocation, first_invocation};
 use super::subject::{Subjects, distinct};
 use super::table::{Goal, Row};
-use super::{Effort, median, percentile, progress, release_output};
+use super::{Effort, median, percentile, progress};
 use crate::shell;
 
 const WASM_FUNCTIONS: usize = 200;
@@ -23,7 +23,7 @@ const LINUX_FUNCTIONS: usize = 25;
 const APART: Duration = Duration::from_millis(400);
 
 pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
-    let mut rows = instantiate(effort)?;
+    let mut rows = instantiate(subjects, effort)?;
     rows.push(wasm(subjects, effort)?);
     rows.push(native(subjects)?);
     match Python::find()? {
@@ -39,11 +39,11 @@ pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// Instantiate, call and drop, without anything around it: the sandbox crate's own measurement.
-fn instantiate(effort: Effort) -> Result<Vec<Row>> {
+fn instantiate(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     let (mut p50, mut one, mut two) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=effort.rounds {
         progress(&format!("instantiate, round {round} of {}", effort.rounds));
-        let text = release_output(&["--package", "bowline-sandbox-wasm", "--example", "instantiate_bench"])?;
+        let text = shell::output(&mut Command::new(&subjects.instantiate))?;
         let figures: Value = serde_json::from_str(text.trim()).context("`instantiate_bench` printed no JSON")?;
         let figure = |name: &str| {
             figures[name]

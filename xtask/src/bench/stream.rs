@@ -66,7 +66,7 @@ const PEERS: [(&str, &str); 2] = [
 
 pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     check_disk()?;
-    let load = Load::build(effort)?;
+    let load = Load::new(subjects, effort);
     let postgres = start_postgres()?;
     let mut rows = appends(subjects, &load, postgres.as_ref())?;
     rows.extend(reads(&load)?);

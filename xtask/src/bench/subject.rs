@@ -16,27 +16,28 @@ use crate::{fuzz, shell};
 pub struct Subjects {
     pub node: PathBuf,
     reference: PathBuf,
+    /// The sandbox crate's own measurement.
+    pub instantiate: PathBuf,
+    /// Loads streams and their peers.
+    pub stream_load: PathBuf,
 }
 
 impl Subjects {
-    /// Builds both in release mode.
+    /// Builds them in release mode.
     pub fn build() -> Result<Self> {
         progress("building the node and the reference server");
-        shell::run(shell::cargo().args(["build", "--release", "--quiet", "--package", "bowline"]))?;
-        let reference = [
-            "build",
-            "--release",
-            "--quiet",
-            "--package",
-            "xtask",
-            "--bin",
-            "reference-server",
-        ];
-        shell::run(shell::cargo().args(reference))?;
+        // One command for the whole workspace: a selection of packages has other features, and builds the
+        // WebAssembly engine once more.
+        let build = ["build", "--release", "--quiet", "--workspace"];
+        let programs = ["--bin", "bowline", "--bin", "reference-server"];
+        let examples = ["--example", "instantiate_bench", "--example", "stream_load"];
+        shell::run(shell::cargo().args(build).args(programs).args(examples))?;
         let folder = fuzz::target_dir().join("release");
         Ok(Self {
             node: folder.join("bowline"),
             reference: folder.join("reference-server"),
+            instantiate: folder.join("examples/instantiate_bench"),
+            stream_load: folder.join("examples/stream_load"),
         })
     }
 

@@ -7,8 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use super::super::subject::Subjects;
 use super::super::{Effort, median};
-use crate::{fuzz, shell};
+use crate::shell;
 
 /// The built program.
 pub struct Load {
@@ -27,20 +28,9 @@ struct Line {
 }
 
 impl Load {
-    /// Builds it in release mode.
-    pub fn build(effort: Effort) -> Result<Self> {
-        let build = [
-            "build",
-            "--release",
-            "--quiet",
-            "--package",
-            "xtask",
-            "--example",
-            "stream_load",
-        ];
-        shell::run(shell::cargo().args(build))?;
-        let program = fuzz::target_dir().join("release/examples/stream_load");
-        Ok(Self { program, effort })
+    pub fn new(subjects: &Subjects, effort: Effort) -> Self {
+        let program = subjects.stream_load.clone();
+        Self { program, effort }
     }
 
     pub fn run(&self, words: &[&str]) -> Result<Figures> {
