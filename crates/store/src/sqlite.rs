@@ -5,6 +5,7 @@
 //!   get, scan ──▶ blocking pool ──▶ one of READERS connections, each read a snapshot
 //! ```
 
+mod checkpoint;
 mod lock;
 mod reader;
 mod schema;

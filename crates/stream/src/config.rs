@@ -23,9 +23,11 @@ pub struct HeadLimits {
 }
 
 impl Default for HeadLimits {
+    /// A head is written anew with every batch: it fits into one page of SQLite, and stays below the 2 KB from
+    /// which PostgreSQL moves a value out of its row.
     fn default() -> Self {
         Self {
-            bytes_max: 8 * 1024,
+            bytes_max: 1792,
             events_max: 256,
             node_bytes_max: 256 * 1024,
         }
@@ -148,7 +150,7 @@ impl Default for Config {
             seal_after: Duration::from_secs(600),
             maintain_every: Duration::from_secs(1),
             copies_within: Duration::from_secs(60),
-            cache_bytes_max: 64 * 1024 * 1024,
+            cache_bytes_max: 16 * 1024 * 1024,
             pack_bytes_max: 4 * 1024 * 1024,
         }
     }

@@ -7,6 +7,7 @@
 //! Everything a view holds is immutable: heads as they were, nodes that never change, a safe time under
 //! which nothing is ever added. So any number of readers use one view, and an old view is merely short.
 
+mod ahead;
 mod backward;
 mod cache;
 mod copies;
@@ -17,6 +18,7 @@ mod view;
 use async_trait::async_trait;
 use std::sync::Arc;
 
+pub(crate) use self::ahead::Ahead;
 pub use self::backward::Backward;
 pub(crate) use self::cache::Cache;
 pub(crate) use self::merge::Places;
@@ -157,7 +159,7 @@ impl Inner {
 
     /// A page, or nothing if the view turned out to be too old.
     async fn page(
-        &self,
+        self: &Arc<Self>,
         stream: &Arc<Stream>,
         after: Position,
         limit: ReadLimit,
@@ -173,7 +175,10 @@ impl Inner {
             });
         }
         match merge::forward(self, stream, &view, after, limit).await {
-            Ok(page) if is_new || page.more => Ok(Some(page)),
+            Ok(page) if is_new || page.more => {
+                self.read_ahead(stream, &view, page.next);
+                Ok(Some(page))
+            }
             // The view ended, but the stream may have gone on since.
             Ok(page) if !page.events.is_empty() => Ok(Some(Page { more: true, ..page })),
             Ok(_) | Err(Trouble::Stale) => Ok(None),

@@ -46,6 +46,9 @@ struct Arguments {
 enum Task {
     /// Appends of every shape
     Appends {
+        /// Only of this one
+        #[arg(long)]
+        shape: Option<String>,
         #[arg(long)]
         folder: PathBuf,
         #[command(flatten)]
@@ -97,7 +100,15 @@ fn main() -> Result<()> {
     let threads = Threads::start()?;
     let mut figures = Figures::default();
     match arguments.task {
-        Task::Appends { folder, servers } => appends(&folder, &servers, &threads, effort, &mut figures)?,
+        Task::Appends { shape, folder, servers } => {
+            let shapes = load::SHAPES
+                .iter()
+                .filter(|known| shape.as_ref().is_none_or(|wanted| known.name == wanted));
+            let mut seats = seats(&folder, &servers, &threads)?;
+            for shape in shapes {
+                turns::take(&mut seats, shape, effort, &mut figures)?;
+            }
+        }
         Task::Reads { folder } => reads::run(&folder, &threads, effort, &mut figures)?,
         Task::Tail { append_at, follow_at } => {
             for _ in 0..effort.rounds {
@@ -112,7 +123,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn appends(folder: &Path, servers: &Servers, threads: &Threads, effort: Effort, figures: &mut Figures) -> Result<()> {
+/// Who takes appends, in turns.
+fn seats<'a>(folder: &Path, servers: &Servers, threads: &'a Threads) -> Result<Vec<Seat<'a>>> {
     let embedded = threads.here.block_on(Embedded::open(&folder.join("appends.db")))?;
     let mut seats: Vec<Seat<'_>> = vec![
         (&threads.client, Box::new(Plain::new(folder))),
@@ -134,8 +146,5 @@ fn appends(folder: &Path, servers: &Servers, threads: &Threads, effort: Effort, 
         let design = Design::Inserts;
         seats.push((&threads.client, Box::new(Postgres { url, design })));
     }
-    for shape in &load::SHAPES {
-        turns::take(&mut seats, shape, effort, figures)?;
-    }
-    Ok(())
+    Ok(seats)
 }

@@ -2,7 +2,7 @@
 //!
 //! Format 1:
 //!  - `entries(key, version, value)`: one row a key that has a value; lives until the key is deleted.
-//!  - `counter(version)`: one row, the greatest version ever given; lives as long as the database.
+//!  - `counter(version)`: one row, no version above it was ever given; lives as long as the database.
 //!  - `application_id` says that the file is ours, `user_version` is the format.
 
 use std::path::Path;
@@ -40,6 +40,16 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let open = || {
         let connection = connect(path)?;
         connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    };
+    open().map_err(|error| classify(path, error))
+}
+
+/// Opens the connection that moves what the log holds into the database; the writer must have been opened before.
+pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, OpenError> {
+    let open = || {
+        let connection = connect(path)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
         Ok(connection)
     };
     open().map_err(|error| classify(path, error))

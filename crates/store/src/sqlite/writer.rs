@@ -11,13 +11,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::error::{TryRecvError, TrySendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::checkpoint::Checkpointer;
 use super::{LOST, OpenError, Shared};
 use crate::limits::{WAITING_BYTES_MAX, WAITING_COMMITS_MAX};
 use crate::{CommitError, Condition, Key, Version, Write};
 
+/// How often the thread looks for the next commit before it sleeps, giving way each time: whoever was just
+/// answered often comes back at once, and to be woken takes longer than to look.
+const LOOKS: u32 = 256;
+/// So many versions are taken from the counter at once: it need not be written with every transaction. What
+/// is left of them when the store is closed is never given.
+const VERSIONS_AT_ONCE: i64 = 1024;
 /// Most commits that share one transaction.
 const COMMITS_PER_GROUP_MAX: usize = 512;
 
@@ -48,6 +55,8 @@ struct Counters {
 pub(super) struct Writer {
     requests: Option<mpsc::Sender<Request>>,
     thread: Option<JoinHandle<()>>,
+    /// Ends after the thread.
+    _checkpointer: Checkpointer,
     counters: Arc<Counters>,
     /// One permit a byte that waits.
     room: Arc<Semaphore>,
@@ -62,17 +71,19 @@ struct Request {
 }
 
 impl Writer {
-    pub fn start(connection: Connection, path: &Path, shared: Arc<Shared>) -> Result<Self, OpenError> {
+    pub fn start(mut connection: Connection, path: &Path, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let database = |source| OpenError::Database {
             path: path.to_path_buf(),
             source,
         };
         let version = connection.query_row(COUNTER, [], |row| row.get(0)).map_err(database)?;
+        let checkpointer = Checkpointer::start(&mut connection, path, Arc::clone(&shared))?;
         let counters = Arc::new(Counters::default());
         let (requests, waiting) = mpsc::channel(WAITING_COMMITS_MAX);
         let worker = Worker {
             connection,
             version,
+            taken: version,
             shared,
             counters: Arc::clone(&counters),
         };
@@ -87,6 +98,7 @@ impl Writer {
         Ok(Self {
             requests: Some(requests),
             thread: Some(thread),
+            _checkpointer: checkpointer,
             counters,
             room,
         })
@@ -151,15 +163,17 @@ type Outcome = Result<Version, CommitError>;
 
 struct Worker {
     connection: Connection,
-    /// The greatest version ever given, as committed.
+    /// The greatest version ever given, or never to be given.
     version: i64,
+    /// The versions up to here are taken from the counter.
+    taken: i64,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
 }
 
 impl Worker {
     fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
-        while let Some(first) = waiting.blocking_recv() {
+        while let Some(first) = next(&mut waiting) {
             let mut group = vec![first];
             while group.len() < COMMITS_PER_GROUP_MAX
                 && let Ok(next) = waiting.try_recv()
@@ -210,7 +224,11 @@ impl Worker {
         if version == self.version {
             return Ok(outcomes); // Nobody wrote: the conflicts were judged against what is on disk.
         }
-        set_counter(&transaction, version).map_err(before)?;
+        let mut taken = self.taken;
+        if version > taken {
+            taken = version + VERSIONS_AT_ONCE;
+            set_counter(&transaction, taken).map_err(before)?;
+        }
         transaction.commit().map_err(|error| match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => GroupError::NothingApplied(error),
             _ => GroupError::Unknown(error),
@@ -218,9 +236,25 @@ impl Worker {
         let applied = u64::try_from(version - self.version).expect("versions only grow");
         self.counters.commits.fetch_add(applied, Ordering::Relaxed);
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
-        self.version = version;
+        (self.version, self.taken) = (version, taken);
         Ok(outcomes)
     }
+}
+
+/// The next commit, none once the store is closed.
+fn next(waiting: &mut mpsc::Receiver<Request>) -> Option<Request> {
+    let looks = std::env::var("LOOKS")
+        .ok()
+        .and_then(|l| l.parse().ok())
+        .unwrap_or(LOOKS);
+    for _ in 0..looks {
+        match waiting.try_recv() {
+            Ok(request) => return Some(request),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => std::thread::yield_now(),
+        }
+    }
+    waiting.blocking_recv()
 }
 
 /// Judges one commit and, if it holds, applies it with the next version.

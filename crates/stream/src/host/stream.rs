@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::queue::Queue;
 use crate::grow::Load;
 use crate::hybrid::Slot;
-use crate::reader::{Places, View};
+use crate::reader::{Ahead, Places, View};
 use crate::record::{Directory, Head};
 use crate::{ChainId, HostId, Stamp, StreamId};
 
@@ -54,6 +54,7 @@ pub(crate) struct Stream {
     pub viewing: tokio::sync::Mutex<()>,
     pub views_begun: AtomicU64,
     pub places: Mutex<Places>,
+    pub ahead: Ahead,
     /// One change of the directory at a time from here.
     pub changing: tokio::sync::Mutex<()>,
 }
@@ -72,6 +73,7 @@ impl Stream {
             viewing: tokio::sync::Mutex::default(),
             views_begun: AtomicU64::new(0),
             places: Mutex::default(),
+            ahead: Ahead::default(),
             changing: tokio::sync::Mutex::default(),
         }
     }

@@ -49,6 +49,12 @@ impl Cache {
         self.held.lock().nodes.get(&name).cloned()
     }
 
+    /// The first of these numbers whose node is not here.
+    pub fn first_missing(&self, stream: u64, chain: ChainId, mut numbers: std::ops::Range<u64>) -> Option<u64> {
+        let held = self.held.lock();
+        numbers.find(|number| !held.nodes.contains_key(&(stream, chain, *number)))
+    }
+
     pub fn put(&self, stream: u64, chain: ChainId, number: u64, node: Arc<Node>) {
         let name = (stream, chain, number);
         let mut held = self.held.lock();
@@ -93,5 +99,7 @@ mod tests {
         assert!(cache.get(stream, ChainId(1), 4).is_some());
         assert!(cache.get(stream, ChainId(2), 4).is_none());
         assert!(cache.get(other, ChainId(1), 4).is_none());
+        assert_eq!(cache.first_missing(stream, ChainId(1), 3..9), Some(5));
+        assert_eq!(cache.first_missing(stream, ChainId(1), 3..5), None);
     }
 }

@@ -10,8 +10,10 @@ use crate::host::{Inner, Stream};
 use crate::record::{Head, Item, Node, Run, RunReader, Stored};
 use crate::{ChainId, Position, Stamp, key};
 
-/// Nodes read at once.
-const READ_AHEAD: usize = 32;
+/// What is read at once of a chain, as far as its nodes' average size tells,
+const READ_AHEAD_BYTES: u64 = 1024 * 1024;
+/// and the most nodes.
+const READ_AHEAD_NODES_MAX: u64 = 128;
 
 pub(crate) struct Cursor {
     pub chain: ChainId,
@@ -104,8 +106,8 @@ impl Cursor {
     async fn advance(&mut self, source: &Source<'_>) -> Result<(), Trouble> {
         while self.runs.is_empty() && !self.is_past_head {
             if self.next_node < self.head.next_node {
-                let left = usize::try_from(self.head.next_node - self.next_node).unwrap_or(usize::MAX);
-                let node = source.node(self.chain, self.next_node, left.min(READ_AHEAD)).await?;
+                let ahead = at_once(&self.head, self.next_node);
+                let node = source.node(self.chain, self.next_node, ahead).await?;
                 self.runs.extend(node.runs.iter().cloned());
                 self.next_node += 1;
             } else {
@@ -116,6 +118,14 @@ impl Cursor {
         self.reader = self.runs.pop_front().map(|run| RunReader::new(run, self.chain));
         Ok(())
     }
+}
+
+/// How many nodes of a chain are read at once, from the number `from` on.
+pub(super) fn at_once(head: &Head, from: u64) -> usize {
+    let nodes = (head.next_node - head.first_node).max(1);
+    let bytes = (head.node_bytes / nodes).max(1);
+    let ahead = (READ_AHEAD_BYTES / bytes).clamp(1, READ_AHEAD_NODES_MAX);
+    usize::try_from(ahead.min(head.next_node - from)).expect("at most so many nodes")
 }
 
 /// The first node that ends at or after `stamp`, by bisection; the next node's number if none does.
@@ -139,9 +149,21 @@ impl Source<'_> {
     /// A node from memory or the store; up to `ahead` nodes, itself included, are read at once.
     pub async fn node(&self, chain: ChainId, number: u64, ahead: usize) -> Result<Arc<Node>, Trouble> {
         let cache = &self.host.cache;
-        if let Some(node) = cache.get(self.stream.serial, chain, number) {
+        let known = || cache.get(self.stream.serial, chain, number);
+        if let Some(node) = known() {
             return Ok(node);
         }
+        if self.stream.ahead.wait(chain, number).await
+            && let Some(node) = known()
+        {
+            return Ok(node);
+        }
+        self.fetch(chain, number, ahead).await
+    }
+
+    /// A node from the store, with up to `ahead` nodes, itself included, which go to memory.
+    pub async fn fetch(&self, chain: ChainId, number: u64, ahead: usize) -> Result<Arc<Node>, Trouble> {
+        let cache = &self.host.cache;
         let name = self.stream.id.name();
         let after = number.checked_sub(1).map(|before| key::node(name, chain, before));
         let found = self

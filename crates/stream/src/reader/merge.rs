@@ -19,7 +19,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    fn get(&self, after: Position, chain: ChainId) -> Option<u64> {
+    pub(super) fn get(&self, after: Position, chain: ChainId) -> Option<u64> {
         let nodes = self.nodes.get(&after)?;
         nodes.iter().find(|(id, _)| *id == chain).map(|(_, node)| *node)
     }

@@ -8,7 +8,7 @@ use super::error::ReadError;
 use super::id::BatchToken;
 use super::limits::{EVENTS_PER_SET_DEFAULT, EVENTS_PER_SET_MAX, NAME_BYTES_MAX, SET_BYTES_DEFAULT, SET_BYTES_MAX};
 use super::record::{MarkerRecord, MarkerState};
-use crate::{Event, Position};
+use crate::{Event, Position, ReadLimit};
 
 /// A worker's request. It names no event.
 #[derive(Clone, Debug)]
@@ -50,6 +50,13 @@ impl ReadRequest {
         self.events_max = self.events_max.min(EVENTS_PER_SET_MAX);
         self.bytes_max = self.bytes_max.min(SET_BYTES_MAX);
         Ok(self)
+    }
+
+    pub(super) fn limit(&self) -> ReadLimit {
+        ReadLimit {
+            events: self.events_max,
+            bytes: self.bytes_max,
+        }
     }
 
     /// Whether an event still goes into a set of this size.

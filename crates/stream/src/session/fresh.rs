@@ -296,6 +296,18 @@ enum Full {
 }
 
 async fn fill(draft: &mut Draft, scanner: &mut Scanner<'_>, request: &ReadRequest) -> Result<(), LogFault> {
+    // Most often a page is a set.
+    if scanner.peek().await?.is_some()
+        && let Some(events) = scanner.take_all(request.limit())
+    {
+        draft.bytes = events.iter().map(event_bytes).sum();
+        draft.events = events;
+    }
+    draft.events.reserve(
+        scanner
+            .ready()
+            .min(request.events_max.saturating_sub(draft.events.len())),
+    );
     while let Some(event) = scanner.peek().await? {
         if !request.takes(&draft.events, draft.bytes, event) {
             break;

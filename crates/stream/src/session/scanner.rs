@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::deliver::event_bytes;
 use super::error::LogFault;
 use super::filter::{Filter, Match};
 use super::limits::{EVENTS_EXAMINED_MAX, FILTER_STEPS_PER_COMMIT_MAX, PAGE_EVENTS_MAX};
@@ -64,6 +65,21 @@ impl<'a> Scanner<'a> {
         Ok(self.buffer.front())
     }
 
+    /// Events that are at hand, whether or not they pass.
+    pub fn ready(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Takes all that is at hand if it is no more than this, in events and in bytes, and nothing is left out.
+    pub fn take_all(&mut self, limit: ReadLimit) -> Option<Vec<Event>> {
+        let fits =
+            self.buffer.len() <= limit.events && self.buffer.iter().map(event_bytes).sum::<usize>() <= limit.bytes;
+        let last = self.buffer.back().filter(|_| fits && self.filter.is_none())?;
+        self.cursor = last.position;
+        self.head_passes = false;
+        Some(std::mem::take(&mut self.buffer).into())
+    }
+
     /// Takes what `peek` has shown.
     pub fn take(&mut self) -> Option<Event> {
         self.head_passes = false;
@@ -114,7 +130,8 @@ impl<'a> Scanner<'a> {
         // A page that promises more and leads nowhere would never end.
         self.more = page.more && reached > self.next;
         self.next = reached;
-        self.buffer.extend(page.events);
+        // It is read only when nothing is at hand.
+        self.buffer = page.events.into();
         Ok(())
     }
 }
