@@ -115,8 +115,12 @@ fn put_query(text: &mut Vec<u8>, query: &str) {
 
 /// A header's value without spaces around it, and with one for many within.
 fn put_value(text: &mut Vec<u8>, value: &[u8]) {
+    let value = value.trim_ascii();
+    if !value.windows(2).any(|pair| pair == b"  ") {
+        return text.extend_from_slice(value);
+    }
     let mut space = false;
-    for &byte in value.trim_ascii() {
+    for &byte in value {
         let is_space = byte == b' ';
         if !(space && is_space) {
             text.push(byte);

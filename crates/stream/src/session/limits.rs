@@ -28,7 +28,7 @@ pub const WITHHELD_EVENTS_MAX: usize = 256;
 pub const RECENT_SETS_MAX: usize = 16;
 
 /// Readers of one session served by one commit; further ones go with the next.
-pub const READS_PER_COMMIT_MAX: usize = 16;
+pub const READS_PER_COMMIT_MAX: usize = 64;
 /// Bytes of events in the sets of one commit; readers beyond go with the next.
 pub const COMMIT_EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Sets parked by one commit; further ones go with the next.

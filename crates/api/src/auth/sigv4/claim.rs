@@ -256,12 +256,17 @@ fn in_query(query: Query<'_>) -> Result<Written, Refusal> {
 
 fn read_signature(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    let mut raw = [0; 32];
+    if digits.len() != 2 * raw.len() {
         return None;
     }
-    let mut raw = [0; 32];
-    for (byte, pair) in raw.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    let value = |digit: u8| {
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok())
+    };
+    for (byte, pair) in raw.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = value(pair[0])? << 4 | value(pair[1])?;
     }
     Some(raw)
 }
