@@ -1,6 +1,8 @@
 """Durable executions through boto3, by functions with the public SDK and without.
 
-usage: durable.py PHASE FOLDER
+usage: durable.py PHASE FOLDER [RUNTIME]
+  PHASE    all, before or after a kill, or node: by the SDK for Node.js, whose packages lie in FOLDER
+  RUNTIME  of Node.js
 """
 import functools
 import importlib.util
@@ -302,8 +304,48 @@ def after_the_kill(folder):
     assert json.loads(until(before["answered"], "SUCCEEDED")["Result"])["approval"] == "7"
 
 
+def packages_of_node(folder):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as package:
+        package.write(os.path.join(HERE, "sdk.js"), "sdk.js")
+        for at, _, files in os.walk(os.path.join(folder, "node_modules")):
+            for file in files:
+                path = os.path.relpath(os.path.join(at, file), folder)
+                # What only compilers and bundlers read is left out.
+                if file.endswith((".js", ".cjs", ".json")) and "/dist-es/" not in path:
+                    package.write(os.path.join(folder, path), path)
+    return out.getvalue()
+
+
+def node(folder, runtime):
+    client.create_function(
+        FunctionName="script", Runtime=runtime, Handler="sdk.handler", Role=ROLE, Timeout=60, MemorySize=512,
+        Code={"ZipFile": packages_of_node(folder)}, DurableConfig={"ExecutionTimeout": 600})
+    client.get_waiter("function_active_v2").wait(FunctionName="script")
+    answer = invoke("script", {})
+    result = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, result
+    assert result["first"].startswith("first-") and result["retried"] >= 1, result
+    assert result["squares"] == [1, 4, 9] and result["both"] == ["left", "right"], result
+    assert [part.split("-")[0] for part in result["chapter"]] == ["before", "after"], result
+    arn = answer["DurableExecutionArn"]
+    steps = [event for event in history(arn) if event["EventType"] == "StepSucceeded"]
+    assert len([event for event in steps if event.get("Name") == "first"]) == 1, "a step is run once"
+    assert "StepFailed" in kinds(arn) and kinds(arn).count("WaitSucceeded") == 2, kinds(arn)
+    failed = invoke("script", {"do": "fail"})
+    error = json.loads(failed["Payload"].read())
+    assert failed["FunctionError"] == "Unhandled" and error["errorMessage"] == "as you wish", error
+    waiting = start("script", {"callback": True})
+    callback = event_of(waiting, "CallbackStarted")["CallbackStartedDetails"]["CallbackId"]
+    client.send_durable_execution_callback_success(CallbackId=callback, Result="yes")
+    assert json.loads(until(waiting, "SUCCEEDED")["Result"])["approval"] == "yes"
+    print("durable executions of Node.js behave")
+
+
 def main():
-    phase, folder = sys.argv[1:]
+    phase, folder, *runtime = sys.argv[1:]
+    if phase == "node":
+        return node(folder, *runtime)
     if phase == "before":
         return before_the_kill(folder)
     if phase == "after":

@@ -3,6 +3,7 @@
 pub mod artifact;
 pub mod lambda;
 pub mod node;
+pub mod node_packages;
 pub mod patience;
 pub mod place;
 pub mod python;

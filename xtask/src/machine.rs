@@ -33,6 +33,11 @@ const FOR_TESTS: &[Need] = &[
         packages: &["nodejs"],
         without: "tests of Node.js functions are skipped",
     },
+    Need {
+        program: "npm",
+        packages: &["npm"],
+        without: "durable executions are not tested with the SDK for Node.js",
+    },
 ];
 
 const WITHOUT_POSTGRES: &str = "tests of the PostgreSQL store are skipped";

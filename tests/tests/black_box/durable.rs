@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bowline_tests::python::Python;
-use bowline_tests::{Artifact, Node, skip};
+use bowline_tests::{Artifact, Node, node_packages, skip};
 use serde_json::json;
 
 fn python() -> Result<Option<Python>> {
@@ -20,6 +20,19 @@ fn the_public_sdk_works_unchanged() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path().to_string_lossy().into_owned();
     python.run_script("durable.py", &node.endpoint(), &["all", &folder])
+}
+
+#[test]
+fn the_public_sdk_for_node_works_unchanged() -> Result<()> {
+    let Some(python) = python()? else { return Ok(()) };
+    let Some(packages) = node_packages::of("durable", &["@aws/durable-execution-sdk-js@2.4.0"])? else {
+        skip("the durable execution SDK for Node.js cannot be had: npm is missing, or cannot install it");
+        return Ok(());
+    };
+    let node = Node::start()?;
+    let runtime = Artifact::node()?.runtime;
+    let folder = packages.to_string_lossy();
+    python.run_script("durable.py", &node.endpoint(), &["node", &folder, &runtime])
 }
 
 #[test]
