@@ -34,11 +34,13 @@ use crate::watch;
 use company::{Company, News};
 use shutdown::Reason;
 
-/// An invocation that takes longer competes no more with what is short: it gets the processor time that
+/// An invocation that needs more competes no more with what is short: it gets the processor time that
 /// others leave. Longer than most invocations, shorter than what a neighbour would notice often.
 const INVOKE_CLAIM_MAX: Duration = Duration::from_millis(20);
 /// The same for an initialisation, which loads libraries and comes but once.
 const INIT_CLAIM_MAX: Duration = Duration::from_millis(500);
+/// A claim is used up once the guest has had a processor for this part of it.
+const CLAIM_PART: u32 = 2;
 
 /// How long a guest that is about to end is waited for.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
@@ -270,19 +272,29 @@ impl LinuxSandbox {
         }
     }
 
-    /// Waits like [`Self::wait`]; after `claim` the guest gets only the processor time that others leave.
+    /// Waits like [`Self::wait`]; a guest that has used its claim gets only the processor time that others leave. One
+    /// that still waits for a processor has not used it: on a machine that is full it would never get on.
     async fn wait_yielding<T>(
         &mut self,
         claim: Duration,
         limit: Duration,
         mut poll: impl FnMut(&mut Server, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> End<T> {
-        let end = self.wait(limit.min(claim), &mut poll).await;
-        if limit <= claim || !matches!(end, End::TimedOut) {
-            return end;
+        let before = self.cpu_reported;
+        let (mut waited, mut turn) = (Duration::ZERO, claim);
+        loop {
+            let end = self.wait(turn.min(limit - waited), &mut poll).await;
+            waited += turn;
+            if waited >= limit || !matches!(end, End::TimedOut) {
+                return end;
+            }
+            if self.cell.usage().cpu.saturating_sub(before) >= claim / CLAIM_PART {
+                break;
+            }
+            turn *= 2;
         }
         self.cell.set_claim(Claim::Leftover);
-        let end = self.wait(limit - claim, poll).await;
+        let end = self.wait(limit - waited, poll).await;
         let cpu_millis = cpu_millis(self.context.spec.memory);
         self.cell.set_claim(Claim::Full { cpu_millis });
         end

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use bowline_sandbox::Outcome;
 use serde_json::json;
 
 use super::harness::{World, python};
@@ -69,6 +70,8 @@ async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() 
     let code = world.code(&[("app.py", SPINNER)]);
     let version = world.version(python, "app.handler", code);
     let mut live = world.create(version).await.expect("it initialises");
+    // What the initialisation took is told with the first invocation.
+    live.report(&json!({"ms": 1})).await;
 
     let (rival, equal) = (Rival::start(), Rival::start());
     let before = (rival.used_ms(), equal.used_ms());
@@ -81,5 +84,29 @@ async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() 
         "the function took {used_ms} ms, a plain process {rival_ms} ms"
     );
     assert!(equal_ms * 2 > rival_ms, "the control: plain processes share alike");
+    live.sandbox.destroy().await;
+}
+
+/// So many that a function gets too little in the time of its claim to be initialised within it.
+const RIVALS: usize = 24;
+
+#[tokio::test]
+async fn an_initialisation_that_waits_for_a_processor_is_not_put_behind_all_others_with_a_cgroup() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: an_initialisation_that_waits_for_a_processor_is_not_put_behind_all_others needs root");
+        return;
+    }
+    let Some(python) = python() else { return };
+    share_one_processor();
+    // Without a pool: the interpreter's start is a part of the initialisation.
+    let world = World::start(0);
+    let code = world.code(&[("app.py", SPINNER)]);
+    let version = world.version(python, "app.handler", code);
+    let rivals: Vec<Rival> = (0..RIVALS).map(|_| Rival::start()).collect();
+    let created = world.create(version).await;
+    drop(rivals);
+    let mut live = created.expect("it initialises, if slowly");
+    let report = live.report(&json!({"ms": 1})).await;
+    assert!(matches!(report.outcome, Outcome::Success(_)), "{report:?}");
     live.sandbox.destroy().await;
 }
