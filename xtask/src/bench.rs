@@ -127,7 +127,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
         rows.extend(streaming::measure(&subjects, effort).context("`streaming` cannot be measured")?);
     }
     if wants(Name::Checkpoint) {
-        rows.extend(checkpoint::measure(effort).context("`checkpoint` cannot be measured")?);
+        rows.extend(checkpoint::measure(&subjects, effort).context("`checkpoint` cannot be measured")?);
     }
     Ok(rows)
 }

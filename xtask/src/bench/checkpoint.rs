@@ -1,11 +1,15 @@
 //! What it costs that a function can be stopped anywhere, and how fast it stops: the checkpoint crate's own
 //! measurement, each program beside itself without instrumentation.
 
+use std::process::Command;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::subject::Subjects;
 use super::table::{Goal, Row};
-use super::{Effort, median, progress, release_output};
+use super::{Effort, median, progress};
+use crate::shell;
 
 /// The run time of instrumented programs by that of plain ones: the mean, and any single one.
 const MEAN_RATIO_MAX: f64 = 1.06;
@@ -15,11 +19,11 @@ const COMPILE_RATIO_MAX: f64 = 1.5;
 const UNWOUND_P50_US_MAX: f64 = 200.0;
 const UNWOUND_P99_US_MAX: f64 = 2_000.0;
 
-pub fn measure(effort: Effort) -> Result<Vec<Row>> {
+pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     let mut reports = Vec::new();
     for round in 1..=effort.rounds {
         progress(&format!("checkpoints, round {round} of {}", effort.rounds));
-        let text = release_output(&["--package", "bowline-checkpoint", "--example", "checkpoint_bench"])?;
+        let text = shell::output(&mut Command::new(&subjects.checkpoint))?;
         let report: Value = serde_json::from_str(text.trim()).context("`checkpoint_bench` printed no JSON")?;
         reports.push(report);
     }

@@ -18,6 +18,8 @@ pub struct Subjects {
     reference: PathBuf,
     /// The sandbox crate's own measurement.
     pub instantiate: PathBuf,
+    /// The checkpoint crate's own measurement.
+    pub checkpoint: PathBuf,
     /// Loads streams and their peers.
     pub stream_load: PathBuf,
 }
@@ -30,13 +32,15 @@ impl Subjects {
         // WebAssembly engine once more.
         let build = ["build", "--release", "--quiet", "--workspace"];
         let programs = ["--bin", "bowline", "--bin", "reference-server"];
-        let examples = ["--example", "instantiate_bench", "--example", "stream_load"];
+        let examples = ["instantiate_bench", "checkpoint_bench", "stream_load"];
+        let examples = examples.iter().flat_map(|name| ["--example", name]);
         shell::run(shell::cargo().args(build).args(programs).args(examples))?;
         let folder = fuzz::target_dir().join("release");
         Ok(Self {
             node: folder.join("bowline"),
             reference: folder.join("reference-server"),
             instantiate: folder.join("examples/instantiate_bench"),
+            checkpoint: folder.join("examples/checkpoint_bench"),
             stream_load: folder.join("examples/stream_load"),
         })
     }
