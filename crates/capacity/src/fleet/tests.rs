@@ -1,0 +1,177 @@
+//! The acceptance tests of routing by frequency (03).
+
+use super::*;
+
+const HOT: Code = Code(1);
+const COLD: Code = Code(2);
+const START: u64 = 1_000_000;
+
+fn milli(milliseconds: u64) -> Timestamp {
+    Timestamp::from_micros(START * 1_000_000 + milliseconds * 1000)
+}
+
+/// Sends `code` requests at `rate` a second from `from` to `until`, in seconds; returns their classes.
+fn send(router: &mut Router, code: Code, rate: f64, range: std::ops::Range<u64>) -> Vec<Class> {
+    let (mut due, mut classes) = (0.0, Vec::new());
+    for at in (range.start * 1000..range.end * 1000).step_by(10) {
+        due += rate / 100.0;
+        while due >= 1.0 {
+            due -= 1.0;
+            classes.push(router.arrived(code, milli(at)));
+        }
+    }
+    classes
+}
+
+/// 03/T-C1: fifty calls a second go to the high fleet, one a minute to the low one.
+#[test]
+fn t_c1_busy_code_goes_high_and_rare_code_low() {
+    let mut router = Router::default();
+    let mut cold = Vec::new();
+    for minute in 0..6 {
+        cold.push(router.arrived(COLD, milli(minute * 60_000)));
+        send(&mut router, HOT, 50.0, minute * 60..minute * 60 + 60);
+    }
+    let hot = send(&mut router, HOT, 50.0, 360..420);
+    assert!(hot.iter().filter(|class| **class == Class::High).count() * 100 >= 99 * hot.len());
+    assert!(cold.iter().all(|class| *class == Class::Low));
+}
+
+/// 03/T-C2: what was stored classifies the first request after a restart as before.
+#[test]
+fn t_c2_a_restart_forgets_nothing() {
+    let mut router = Router::default();
+    send(&mut router, HOT, 50.0, 0..200);
+    let stored = serde_json::to_string(&router).unwrap();
+    let mut restarted: Router = serde_json::from_str(&stored).unwrap();
+    assert_eq!(restarted.arrived(HOT, milli(200_100)), Class::High);
+    assert_eq!(
+        Router::default().arrived(HOT, milli(200_100)),
+        Class::Low,
+        "control: without the store"
+    );
+}
+
+/// 03/T-C3: three managers by count; each next request is acquired by the right one.
+#[test]
+fn t_c3_managers_by_the_count_of_requests() {
+    let bands = Bands::new("few", [(100, "many"), (10, "some")]);
+    let mut router = Router::default();
+    for (code, count) in [(Code(5), 5), (Code(50), 50), (Code(500), 500)] {
+        (0..count).for_each(|step| {
+            router.arrived(code, milli(step * 100));
+        });
+    }
+    let manager = |code| *bands.manager(router.count(Code(code), milli(60_000)));
+    assert_eq!([manager(5), manager(50), manager(500)], ["few", "some", "many"]);
+    assert_eq!(
+        [9, 10, 99, 100].map(|count| *bands.manager(count)),
+        ["few", "some", "some", "many"]
+    );
+}
+
+/// 03/T-C4: a load that swings by a tenth about the line changes its class twice at most.
+#[test]
+fn t_c4_a_swinging_load_stays_where_it_is() {
+    let mut router = Router::default();
+    for minute in 0..30 {
+        let rate = if minute % 2 == 0 { 1.1 } else { 0.9 };
+        send(&mut router, HOT, rate, minute * 60..minute * 60 + 60);
+    }
+    assert!((1..=2).contains(&router.changes(HOT)), "{}", router.changes(HOT));
+}
+
+/// 03/T-C6: routing follows the identifier's history; swapped identifiers swap fleets.
+#[test]
+fn t_c6_the_identifiers_history_decides() {
+    let mut router = Router::default();
+    send(&mut router, HOT, 20.0, 0..200);
+    send(&mut router, COLD, 0.02, 0..200);
+    let request = |router: &mut Router, code| router.arrived(code, milli(200_000));
+    let (hot, cold) = (HOT, COLD);
+    assert_eq!(
+        [request(&mut router, hot), request(&mut router, cold)],
+        [Class::High, Class::Low]
+    );
+    let (hot, cold) = (cold, hot);
+    assert_eq!(
+        [request(&mut router, hot), request(&mut router, cold)],
+        [Class::Low, Class::High]
+    );
+}
+
+/// 03/T-C7: a criterion changed live moves code after its dwell time.
+#[test]
+fn t_c7_criteria_change_live() {
+    let mut router = Router::default();
+    send(&mut router, HOT, 3.0, 0..300);
+    assert_eq!(router.class(HOT, milli(300_000)), Class::High);
+    router.set_criteria(Criteria {
+        promote_at: 5.0,
+        demote_at: 4.0,
+        dwell_min: Duration::from_secs(600),
+        ..Criteria::default()
+    });
+    let classes = send(&mut router, HOT, 3.0, 300..1000);
+    assert_eq!((classes[0], classes[classes.len() - 1]), (Class::High, Class::Low));
+}
+
+/// 03/T-C8: the stored counts are those of an access log, bucket by bucket.
+#[test]
+fn t_c8_counts_equal_the_access_log() {
+    let mut router = Router::default();
+    let mut log: BTreeMap<(Code, u64), u64> = BTreeMap::new();
+    for step in 0..20_000u64 {
+        let (code, now) = (Code(step * step % 100), milli(step * 14));
+        router.arrived(code, now);
+        *log.entry((code, now.as_millis() / 10_000)).or_default() += 1;
+    }
+    let now = milli(20_000 * 14 - 1);
+    for code in (0..100).map(Code) {
+        let expected: Vec<(u64, u64)> = log
+            .iter()
+            .filter(|((of, _), _)| *of == code)
+            .map(|((_, bucket), count)| (*bucket, *count))
+            .collect();
+        assert_eq!(router.counts(code, now), expected, "{code:?}");
+    }
+}
+
+/// 03/T-C9: the first call of code goes low.
+#[test]
+fn t_c9_unknown_code_goes_low() {
+    assert_eq!(Router::default().arrived(Code(77), milli(0)), Class::Low);
+    assert_eq!(Router::default().class(Code(78), milli(0)), Class::Low);
+}
+
+/// 03/T-C12: what finds its fleet full runs on the other, and that is told.
+#[test]
+fn t_c12_a_full_fleet_spills_to_the_other() {
+    let mut router = Router::default();
+    send(&mut router, HOT, 50.0, 0..200);
+    let now = milli(200_000);
+    let all = router.route(HOT, now, |_| true).unwrap();
+    assert_eq!(
+        all,
+        Routed {
+            class: Class::High,
+            is_spilled: false
+        }
+    );
+    let spilled = router.route(HOT, now, |class| class == Class::Low).unwrap();
+    assert_eq!(
+        spilled,
+        Routed {
+            class: Class::Low,
+            is_spilled: true
+        }
+    );
+    assert_eq!(router.route(HOT, now, |_| false), None);
+}
+
+/// 03/T-C10, what is decided here: the high fleet keeps code, the low one does not and packs.
+#[test]
+fn t_c10_fleets_are_run_differently() {
+    assert!(Class::High.practice().keeps_code && !Class::Low.practice().keeps_code);
+    assert_eq!(Class::Low.practice().placement, Placement::Pack);
+}
