@@ -3,6 +3,7 @@
 //! Everything is built in release mode. Ours and the reference are measured in turns, so that whatever
 //! else the machine does falls on both alike; a figure is the median of the rounds.
 
+mod capacity;
 mod checkpoint;
 mod client;
 mod cold;
@@ -17,10 +18,12 @@ mod subject;
 pub mod table;
 mod wrk;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::machine;
+use crate::{machine, shell};
 use subject::Subjects;
 use table::Row;
 
@@ -41,6 +44,10 @@ pub struct Arguments {
     /// How long each round of load lasts, in seconds
     #[arg(long, default_value_t = 3)]
     seconds: u32,
+    /// For `capacity`: a folder with a trace in the format of the public Azure Functions 2019 data set, instead
+    /// of traces that are made up
+    #[arg(long)]
+    trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,8 +68,16 @@ enum Name {
     Streaming,
     /// Programs that can be stopped anywhere, beside themselves as they are
     Checkpoint,
+    /// Cold starts and wasted memory of what is kept warm, beside other policies, on traces
+    Capacity,
     /// All of them
     All,
+}
+
+impl Arguments {
+    fn wants(&self, name: Name) -> bool {
+        self.names.iter().any(|given| *given == name || *given == Name::All)
+    }
 }
 
 /// How long and how often to measure.
@@ -77,10 +92,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if arguments.record {
             return table::record(&[]);
         }
-        bail!("name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint or all");
+        bail!(
+            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, capacity \
+             or all"
+        );
     }
-    machine::prepare_for_benchmarks()?;
-    let rows = measure(arguments)?;
+    let mut rows = Vec::new();
+    if arguments.names.iter().any(|name| *name != Name::Capacity) {
+        machine::prepare_for_benchmarks()?;
+        rows = measure(arguments)?;
+    }
+    if arguments.wants(Name::Capacity) {
+        let rows_of_traces = capacity::measure(arguments.trace.as_deref(), arguments.record);
+        rows.extend(rows_of_traces.context("`capacity` cannot be measured")?);
+    }
     if arguments.json {
         print!("{}", table::json_lines(&rows)?);
     } else {
@@ -98,12 +123,7 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
         rounds: arguments.rounds,
         seconds: arguments.seconds,
     };
-    let wants = |name| {
-        arguments
-            .names
-            .iter()
-            .any(|given| *given == name || *given == Name::All)
-    };
+    let wants = |name| arguments.wants(name);
     let mut rows = Vec::new();
     if wants(Name::Invoke) {
         rows.extend(invoke::measure(&subjects, effort).context("`invoke` cannot be measured")?);
@@ -154,6 +174,11 @@ fn percentile(mut figures: Vec<f64>, share: f64) -> f64 {
     )]
     let rank = (figures.len() as f64 * share).ceil() as usize;
     figures.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs a program that needs but a few crates, in its own release build, and returns what it printed.
+fn release_output(words: &[&str]) -> Result<String> {
+    shell::output(shell::cargo().args(["run", "--release", "--quiet"]).args(words))
 }
 
 #[cfg(test)]
