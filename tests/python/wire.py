@@ -27,6 +27,8 @@ ALWAYS = {
     "ListTagsResponse": ["Tags"],
     "GetAccountSettingsResponse": ["AccountLimit", "AccountUsage"],
 }
+# What functions from container images do not have.
+PACKAGE_ONLY = {"Runtime", "Handler", "Location"}
 # Exceptions of the service as a whole: the model names them for no operation.
 COMMON_ERRORS = {
     "AccessDeniedException", "IncompleteSignatureException", "InvalidSignatureException",
@@ -135,7 +137,8 @@ class Checker:
             else:
                 self.check(operation, in_body[name], item, f"{path}.{name}")
         for name in [*shape.required_members, *ALWAYS.get(shape.name, [])]:
-            if name in in_body and value.get(name) is None:
+            of_image = value.get("PackageType") == "Image" or "ImageUri" in value
+            if name in in_body and value.get(name) is None and not (of_image and name in PACKAGE_ONLY):
                 self.fault(operation, f"{path}.{name} is missing")
 
 

@@ -60,22 +60,22 @@ impl Target {
 impl Artifact {
     /// `examples/rust-hello`: a reactor with warm state.
     pub fn reactor() -> Result<Self> {
-        Self::wasm(&build("rust-hello", Target::WasiModule)?)
+        Self::wasm(&build_example("rust-hello", Target::WasiModule)?)
     }
 
     /// `examples/rust-command`: a command, one instance an invocation.
     pub fn command() -> Result<Self> {
-        Self::wasm(&build("rust-command", Target::WasiModule)?)
+        Self::wasm(&build_example("rust-command", Target::WasiModule)?)
     }
 
     /// `examples/rust-http`: a component behind Invoke.
     pub fn component() -> Result<Self> {
-        Self::wasm(&build("rust-http", Target::WasiComponent)?)
+        Self::wasm(&build_example("rust-http", Target::WasiComponent)?)
     }
 
     /// `examples/native-hello`: a static binary that speaks the Runtime API.
     pub fn native() -> Result<Self> {
-        let program = build("native-hello", Target::Static)?;
+        let program = build_example("native-hello", Target::Static)?;
         let code = std::fs::read(&program)?;
         Ok(Self::provided(zip_of(&[("bootstrap", &code)])?))
     }
@@ -143,6 +143,11 @@ impl Artifact {
         Ok(Some(Self::provided(zip_of(&[("bootstrap", &program)])?)))
     }
 
+    /// The static program in the tests' container images.
+    pub fn image_guest() -> Result<PathBuf> {
+        build(&place::root().join("tests/functions/image"), Target::Static)
+    }
+
     /// A package for `provided.al2023`.
     pub fn provided(code: Vec<u8>) -> Self {
         Self {
@@ -190,9 +195,12 @@ pub fn zip_of(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     Ok(archive.finish()?.into_inner())
 }
 
-/// Builds an example and returns the module or program it gives.
-fn build(example: &str, target: Target) -> Result<PathBuf> {
-    let project = place::root().join("examples").join(example);
+fn build_example(example: &str, target: Target) -> Result<PathBuf> {
+    build(&place::root().join("examples").join(example), target)
+}
+
+/// Builds a project and returns the module or program it gives.
+fn build(project: &Path, target: Target) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command
         .args([
@@ -202,13 +210,13 @@ fn build(example: &str, target: Target) -> Result<PathBuf> {
             "--target",
             target.triple(),
         ])
-        .current_dir(&project)
+        .current_dir(project)
         .env("CARGO_TARGET_DIR", place::shared("examples")?)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     let messages = place::exclusively("examples", || text_of(&mut command))
         .with_context(|| format!("cannot build `{}`", project.display()))?;
-    let mut files = messages.lines().filter_map(|line| built_file(line, &project, target));
+    let mut files = messages.lines().filter_map(|line| built_file(line, project, target));
     files
         .next_back()
         .with_context(|| format!("`{}` gave nothing to deploy", project.display()))

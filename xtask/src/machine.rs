@@ -38,6 +38,16 @@ const FOR_TESTS: &[Need] = &[
         packages: &["npm"],
         without: "durable executions are not tested with the SDK for Node.js",
     },
+    Need {
+        program: "skopeo",
+        packages: &["skopeo"],
+        without: "container images are read only as the tests themselves make them",
+    },
+    Need {
+        program: "docker-registry",
+        packages: &["docker-registry"],
+        without: "images are fetched only from a registry of the tests' own",
+    },
 ];
 
 const WITHOUT_POSTGRES: &str = "tests of the PostgreSQL store are skipped";

@@ -144,11 +144,16 @@ impl Proof {
         }
     }
 
+    /// Whether the body's digest is needed to judge it.
+    pub fn is_signed(&self) -> bool {
+        self.claim.is_some()
+    }
+
     /// Judges the signature over head and body; who asks is known only then.
     pub async fn finish(self, head: &Parts, body: &Bytes) -> Result<Identity, Refusal> {
-        let (Some(claim), Some(key)) = (self.claim, &self.identity.key) else {
+        if !self.is_signed() {
             return Ok(self.identity);
-        };
+        }
         let payload = if body.len() > HASHED_AT_ONCE_BYTES_MAX {
             let body = body.clone();
             let hashed = tokio::task::spawn_blocking(move || sigv4::hash(&body)).await;
@@ -156,14 +161,22 @@ impl Proof {
         } else {
             sigv4::hash(body)
         };
-        claim.check_payload(&head.headers, &payload)?;
+        self.finish_hashed(head, &payload)
+    }
+
+    /// The same for a body that is known by its SHA-256 digest, in hexadecimal.
+    pub fn finish_hashed(self, head: &Parts, payload: &str) -> Result<Identity, Refusal> {
+        let (Some(claim), Some(key)) = (self.claim, &self.identity.key) else {
+            return Ok(self.identity);
+        };
+        claim.check_payload(&head.headers, payload)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let request = Signable {
             method: head.method.as_str(),
             target,
             headers: &head.headers,
             signed_headers: &claim.signed_headers,
-            payload: &payload,
+            payload,
             paths: Paths::Normalised,
         };
         let scope = Scope {

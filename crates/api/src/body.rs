@@ -126,7 +126,7 @@ pub async fn collect(mut body: Incoming, bytes_max: usize, waits: bool) -> Resul
 }
 
 /// The next piece of data; trailers are skipped.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, CollectError> {
+pub async fn next(body: &mut Incoming) -> Result<Option<Bytes>, CollectError> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(CollectError::Broken)?.into_data() {
             return Ok(Some(data));

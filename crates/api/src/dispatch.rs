@@ -212,6 +212,9 @@ pub struct Asked<'a> {
 }
 
 async fn run(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
+    if asked.route.operation == Operation::PushImage {
+        return Box::pin(native::images::push(node, asked, body)).await;
+    }
     let Asked {
         head,
         route,
@@ -241,6 +244,8 @@ async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError
         Operation::ReadLogs => native::read_logs(call),
         Operation::ReadCode => native::read_code(call).await,
         Operation::ReadLayer => native::read_layer(call).await,
+        Operation::ListImages => native::images::list(call),
+        Operation::DeleteImage => native::images::delete(call).await,
         _ => lambda::manage(call, body).await,
     }
 }

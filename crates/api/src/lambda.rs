@@ -19,7 +19,7 @@ mod link;
 mod mapping;
 mod policy;
 mod provisioned;
-mod read;
+pub mod read;
 mod stored;
 mod tag;
 mod url;

@@ -1,5 +1,6 @@
 //! The node's own endpoints: for operators, and what Lambda's API has no operation for.
 
+pub mod images;
 mod logs;
 
 use bowline_functions::name::FunctionRef;
@@ -27,6 +28,7 @@ This is a Bowline node. It speaks the AWS Lambda API.
   /metrics   counts and gauges for Prometheus
   /v1/functions/NAME/logs?bytes=N&follow=true
   /v1/functions/NAME/code?version=VERSION
+  /v1/images   container images for functions
   /v1/openapi.json   streams, sessions and objects: /v1/streams, /v1/sessions, /v1/objects
 ";
 

@@ -167,6 +167,9 @@ fn native(method: &str, rest: &[&str]) -> Option<Operation> {
         ("GET", ["functions", _, "logs"]) => Some(Operation::ReadLogs),
         ("GET", ["functions", _, "code"]) => Some(Operation::ReadCode),
         ("GET", ["layers", _, "versions", _, "content"]) => Some(Operation::ReadLayer),
+        ("GET", ["images"]) => Some(Operation::ListImages),
+        ("PUT", ["images", _]) => Some(Operation::PushImage),
+        ("DELETE", ["images", _]) => Some(Operation::DeleteImage),
         _ => None,
     }
 }

@@ -107,6 +107,11 @@ pub struct Unsigned<'a> {
 impl Signer<'_> {
     /// The values of the headers `x-amz-date` and `authorization`.
     pub fn authorization(&self, request: &Unsigned<'_>, at: Timestamp) -> (String, String) {
+        self.authorization_of(request, &hash(request.body), at)
+    }
+
+    /// The same for a body that is known by its SHA-256 digest, in hexadecimal, and does not stand in the request.
+    pub fn authorization_of(&self, request: &Unsigned<'_>, payload: &str, at: Timestamp) -> (String, String) {
         let moment = moment(at);
         let mut headers = request.headers.clone();
         headers.insert(DATE, moment.parse().expect("digits and letters"));
@@ -118,7 +123,7 @@ impl Signer<'_> {
             target: request.target,
             headers: &headers,
             signed_headers: &signed_headers,
-            payload: &hash(request.body),
+            payload,
             paths: request.paths,
         };
         let scope = Scope {

@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, config, demo, deploy, executions, functions, invoke, keys, layer, logs, object, session, store, stores,
-    stream, up, versions,
+    aliases, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, object, session, store,
+    stores, stream, up, versions,
 };
 use crate::output::Output;
 
@@ -47,6 +47,8 @@ enum Command {
     Executions(executions::Args),
     /// Publish, list and remove layers.
     Layer(layer::Args),
+    /// Upload, list and remove container images.
+    Image(image::Args),
     /// Make, fill, read and follow ordered event streams.
     Stream(stream::Args),
     /// Read a stream from a place that the service remembers.
@@ -83,6 +85,7 @@ impl Cli {
             Command::Aliases(args) => aliases::run(args, output),
             Command::Executions(args) => executions::run(args, output),
             Command::Layer(args) => layer::run(args, output),
+            Command::Image(args) => image::run(args, output),
             Command::Stream(args) => stream::run(args, output),
             Command::Session(args) => session::run(args, output),
             Command::Object(args) => object::run(args, output),

@@ -1,12 +1,14 @@
 //! A blocking client of a node's API, as far as the commands need one.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_api::auth::sigv4::{Credentials, authorization};
+use bowline_api::auth::sigv4::{Credentials, authorization_of};
 use bowline_foundation::clock::Clock;
+use bowline_foundation::digest::{Digest, Hasher};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::Agent;
@@ -274,9 +276,26 @@ impl Client {
         serde_json::from_slice(&answer.body).map_err(|error| self.protocol(&error.to_string()))
     }
 
+    /// Sends a file's content by PUT and gives the answer as JSON.
+    pub fn put_file(&self, path: &str, mut file: File) -> anyhow::Result<Value> {
+        let mut headers = header("content-type", "application/x-tar")?;
+        headers.extend(header("content-length", &file.metadata()?.len().to_string())?);
+        let payload = match &self.credentials {
+            Some(_) => digest_of(&mut file)?.to_string(),
+            None => String::new(),
+        };
+        let response = self.request_signed((Method::PUT, path), headers, &payload, file)?;
+        let answer = self.answer(response)?;
+        serde_json::from_slice(&answer.body).map_err(|error| self.protocol(&error.to_string()).into())
+    }
+
     /// Sends bytes and gives the whole answer.
     pub fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, ClientError> {
         let response = self.request(method, path, headers, body)?;
+        self.answer(response)
+    }
+
+    fn answer(&self, response: Response<ureq::Body>) -> Result<Answer, ClientError> {
         let (parts, mut body) = response.into_parts();
         let body = body.with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         let answer = Answer {
@@ -343,27 +362,32 @@ impl Client {
         headers: HeaderMap,
         body: Vec<u8>,
     ) -> Result<Response<ureq::Body>, ClientError> {
+        let payload = Digest::of(&body).to_string();
+        match method {
+            Method::GET | Method::DELETE => self.request_signed((method, path), headers, &payload, ()),
+            _ => self.request_signed((method, path), headers, &payload, body),
+        }
+    }
+
+    /// `payload` is the body's digest.
+    fn request_signed(
+        &self,
+        (method, path): (Method, &str),
+        headers: HeaderMap,
+        payload: &str,
+        body: impl ureq::AsSendBody,
+    ) -> Result<Response<ureq::Body>, ClientError> {
         if let Some(reason) = &self.distrust {
             return Err(ClientError::Distrust(reason.clone()));
         }
-        let bodiless = matches!(method, Method::GET | Method::DELETE);
         let uri = format!("{}{path}", self.endpoint);
-        let headers = self.sign((&method, &uri), headers, &body)?;
+        let headers = self.sign((&method, &uri), headers, payload)?;
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(own) = request.headers_mut() {
             own.extend(headers);
         }
-        let result = if bodiless {
-            request
-                .body(())
-                .map_err(ureq::Error::from)
-                .and_then(|request| self.agent.run(request))
-        } else {
-            request
-                .body(body)
-                .map_err(ureq::Error::from)
-                .and_then(|request| self.agent.run(request))
-        };
+        let request = request.body(body).map_err(ureq::Error::from);
+        let result = request.and_then(|request| self.agent.run(request));
         result.map_err(|error| self.transport(error))
     }
 
@@ -372,7 +396,7 @@ impl Client {
         &self,
         (method, uri): (&Method, &str),
         mut headers: HeaderMap,
-        body: &[u8],
+        payload: &str,
     ) -> Result<HeaderMap, ClientError> {
         let Some(credentials) = &self.credentials else {
             return Ok(headers);
@@ -383,7 +407,7 @@ impl Client {
         headers.insert(HOST, host.ok_or_else(endpoint)?);
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let asked = (method.as_str(), target);
-        let (date, value) = authorization(credentials, asked, &headers, body, self.clock.now());
+        let (date, value) = authorization_of(credentials, asked, &headers, payload, self.clock.now());
         for (name, value) in [("x-amz-date", date), ("authorization", value)] {
             let value = value.parse();
             headers.insert(
@@ -434,6 +458,20 @@ impl Client {
             what: what.to_owned(),
         }
     }
+}
+
+/// The digest of a file, which is read from its beginning again afterwards.
+fn digest_of(file: &mut File) -> std::io::Result<Digest> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(hasher.finish())
 }
 
 /// Trust in the certificates of a file and no others.

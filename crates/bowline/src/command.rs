@@ -6,6 +6,7 @@ pub mod demo;
 pub mod deploy;
 pub mod executions;
 pub mod functions;
+pub mod image;
 pub mod invoke;
 pub mod keys;
 pub mod layer;

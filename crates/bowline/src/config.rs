@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bowline_aws::{Endpoint, InvalidEndpoint};
 use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
+use bowline_oci::registry::{InvalidRegistry, RegistryAddress};
 use bowline_store::PostgresUrl;
 pub use file::FileError;
 pub use key::Key;
@@ -122,6 +123,8 @@ pub struct Config {
     pub s3_endpoint: Option<Endpoint>,
     /// Where the queues are that functions read.
     pub sqs_endpoint: Option<Endpoint>,
+    /// Where images of functions may be fetched from.
+    pub registries: Vec<RegistryAddress>,
     values: BTreeMap<Key, Value>,
 }
 
@@ -194,6 +197,7 @@ impl Config {
             certificate: certificate(&read)?,
             s3_endpoint: read.with(Key::S3Endpoint, endpoint)?,
             sqs_endpoint: read.with(Key::SqsEndpoint, endpoint)?,
+            registries: read.with(Key::Registries, registries)?,
             values,
         })
     }
@@ -204,11 +208,13 @@ impl Config {
     }
 }
 
-/// A value as it may be shown: a store's address without its password.
+/// A value as it may be shown: a store's or a registry's address without its password.
 pub fn shown(key: Key, text: &str) -> String {
     match (key, text.parse::<PostgresUrl>()) {
         (Key::Store, Ok(url)) => url.to_string(),
-        (Key::Store | Key::ObjectStores, Err(_)) if text.contains('@') => "(with a secret)".to_owned(),
+        (Key::Store | Key::ObjectStores | Key::Registries, Err(_)) if text.contains('@') => {
+            "(with a secret)".to_owned()
+        }
         _ => text.to_owned(),
     }
 }
@@ -340,6 +346,15 @@ fn endpoint(text: &str) -> Result<Option<Endpoint>, String> {
     text.parse()
         .map(Some)
         .map_err(|error: InvalidEndpoint| error.to_string())
+}
+
+fn registries(text: &str) -> Result<Vec<RegistryAddress>, String> {
+    if text == Key::Registries.default() {
+        return Ok(Vec::new());
+    }
+    let addresses = text.split(',').map(str::trim).map(str::parse);
+    let addresses: Result<_, InvalidRegistry> = addresses.collect();
+    addresses.map_err(|error| format!("{error}, with commas between"))
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

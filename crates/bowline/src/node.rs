@@ -23,7 +23,8 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
 use bowline_functions::access::AccessKeys;
 use bowline_functions::{Service, metrics::Metrics};
-use prometheus_client::registry::Registry;
+use bowline_oci::registry::Registry;
+use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -59,7 +60,7 @@ impl Node {
         may_listen(config, &keys, tls.as_deref())?;
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let remote = Remote::new(config, &clock)?;
-        let mut registry = Registry::with_prefix("bowline");
+        let mut registry = MetricsRegistry::with_prefix("bowline");
         let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
             durable: durable_executions(),
@@ -74,6 +75,7 @@ impl Node {
             concurrency_max: config.concurrency,
             keep_alive: config.keep_alive,
             stream_bytes_per_second: config.stream_bytes_per_second,
+            registries: config.registries.iter().cloned().map(Registry::new).collect(),
             backends: sandboxes.backends(),
             metrics: Metrics::register(&mut registry),
         })

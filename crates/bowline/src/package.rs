@@ -4,6 +4,7 @@ mod archive;
 mod cargo;
 mod detect;
 mod files;
+pub mod image;
 mod interpreter;
 mod node;
 mod python;
@@ -71,7 +72,7 @@ pub fn assemble(wanted: &Wanted, progress: &Progress) -> anyhow::Result<Package>
         _ if path.file_name().is_some_and(|name| name == "bootstrap") => bootstrap(wanted),
         _ => bail!(
             "`{}` is nothing that can be deployed; expected a Cargo project, a folder, a `.zip`, a `.wasm`, \
-             a `.py`, a `.js`, `.mjs` or `.cjs` file, or a program named `bootstrap`",
+             a container image, a `.py`, a `.js`, `.mjs` or `.cjs` file, or a program named `bootstrap`",
             path.display()
         ),
     }
@@ -239,7 +240,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The function's name: as given, or what the path is called.
-fn name(wanted: &Wanted, path: &Path) -> anyhow::Result<String> {
+pub fn name(wanted: &Wanted, path: &Path) -> anyhow::Result<String> {
     if let Some(name) = &wanted.name {
         return Ok(name.clone());
     }

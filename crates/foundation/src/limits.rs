@@ -22,6 +22,8 @@ pub const ZIPPED_CODE_BYTES_MAX: usize = 52_428_800;
 pub const UNZIPPED_CODE_BYTES_MAX: u64 = 262_144_000;
 /// Layers of a function.
 pub const LAYERS_MAX: usize = 5;
+/// Largest archive that an image is uploaded as: 10 GiB, as of an image itself.
+pub const IMAGE_UPLOAD_BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024;
 /// Total of all deployment packages and layers of an account.
 pub const CODE_STORAGE_BYTES_MAX: u64 = 80_530_636_800;
 /// Largest sum of the names and values of the environment variables.

@@ -32,6 +32,10 @@ impl CrashPoints {
         "add-layer-permission.committed",
         "remove-layer-permission.committed",
         "delete-layer.committed",
+        "push-image.stored",
+        "push-image.unpacked",
+        "push-image.committed",
+        "delete-image.committed",
         "collect.unpacked-removed",
         "collect.stored-removed",
     ];

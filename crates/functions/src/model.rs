@@ -2,6 +2,7 @@
 
 pub mod attached;
 pub mod events;
+pub mod image;
 pub mod layers;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use bytes::Bytes;
 
+use self::image::{ImageConfig, ImageUse};
 use self::layers::LayerUse;
 use crate::durable::DurableConfig;
 use crate::name::{AliasName, FunctionName, Qualifier, Version};
@@ -51,6 +53,8 @@ pub struct Configuration {
     pub code: CodePackage,
     /// What lies in `/opt`; a later one wins over an earlier.
     pub layers: Vec<LayerUse>,
+    /// What the code is, if it is a container image. Then the runtime is `provided.al2023`, and not shown.
+    pub image: Option<ImageUse>,
     pub last_modified: Timestamp,
     /// Changes with every mutation; a UUID.
     pub revision_id: String,
@@ -73,7 +77,12 @@ impl Configuration {
     pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
         let layers = self.layer_digests();
         let combination = package::layers::combination(&layers);
-        std::iter::once(self.code.digest).chain(layers).chain(combination)
+        let of_image = self.image.iter().flat_map(|image| image.parts.digests());
+        let of_image: Vec<Digest> = of_image.collect();
+        std::iter::once(self.code.digest)
+            .chain(layers)
+            .chain(combination)
+            .chain(of_image)
     }
 }
 
@@ -157,15 +166,30 @@ pub struct Caller {
     pub request_id: String,
 }
 
+/// What a function is to run.
+#[derive(Clone, Debug)]
+pub enum Code {
+    /// A zip archive, or a bare WebAssembly module or component.
+    Package(Bytes),
+    /// A reference to a container image.
+    Image(String),
+}
+
+impl From<Bytes> for Code {
+    fn from(package: Bytes) -> Self {
+        Self::Package(package)
+    }
+}
+
 /// What `CreateFunction` takes. `None` means the service's default.
 #[derive(Clone, Debug)]
 pub struct CreateFunction {
     pub name: FunctionName,
+    /// `provided.al2023` with an image, which brings its own.
     pub runtime: Runtime,
     pub role: String,
     pub handler: Option<String>,
-    /// A zip archive, or a bare WebAssembly module or component.
-    pub code: Bytes,
+    pub code: Code,
     pub settings: Settings,
     pub architecture: Option<Architecture>,
     pub tags: BTreeMap<String, String>,
@@ -183,6 +207,8 @@ pub struct Settings {
     pub environment: Option<BTreeMap<String, String>>,
     /// ARNs of layer versions.
     pub layers: Option<Vec<String>>,
+    /// Only with an image.
+    pub image: Option<ImageConfig>,
     pub inert: serde_json::Map<String, serde_json::Value>,
     pub durable: Option<DurableSettings>,
 }
@@ -207,7 +233,7 @@ pub struct UpdateConfiguration {
 /// What `UpdateFunctionCode` takes.
 #[derive(Clone, Debug)]
 pub struct UpdateCode {
-    pub code: Bytes,
+    pub code: Code,
     pub architecture: Option<Architecture>,
     pub publish: bool,
     pub dry_run: bool,

@@ -1,5 +1,6 @@
 //! Names of functions, versions and aliases, and the ARNs that carry them.
 
+pub mod image;
 pub mod layer;
 
 use std::fmt;

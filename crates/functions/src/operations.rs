@@ -11,6 +11,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod event_invoke;
 pub(crate) mod garbage;
+pub(crate) mod images;
 pub(crate) mod kept;
 pub(crate) mod layer_policy;
 mod layer_use;

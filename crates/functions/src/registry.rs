@@ -9,6 +9,7 @@
 mod access_keys;
 mod commit;
 mod entry;
+mod images;
 mod keys;
 mod layers;
 mod load;
@@ -20,6 +21,7 @@ mod snapshot;
 pub use access_keys::{AccessKeyError, AccessKeys};
 pub(crate) use commit::{Audit, Change};
 pub(crate) use entry::{AliasEntry, AttachedEntry, EventInvokeEntry, FunctionEntry, PolicyEntry, VersionEntry};
+pub(crate) use images::ImageEntry;
 pub(crate) use layers::{LayerEntry, LayerVersionEntry};
 pub(crate) use load::{LoadError, Loaded};
 pub(crate) use mappings::MappingEntry;
@@ -39,6 +41,7 @@ pub(crate) struct Registry {
     pub snapshot: Snapshot,
     pub mappings: mappings::Mappings,
     pub layers: layers::Layers,
+    pub images: images::Images,
     /// Whether audit rows go into a stream too.
     publishes: bool,
     /// Told of rows for the stream.

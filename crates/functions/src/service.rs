@@ -4,6 +4,7 @@ mod absent;
 mod executions;
 mod follow;
 mod handle;
+mod images;
 mod inner;
 
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ pub struct Options {
     /// What keeps events; without it none is accepted, and no function reads a stream.
     pub events: Option<crate::events::Options>,
     pub durable: crate::durable::Options,
+    /// Where images may be fetched from by reference.
+    pub registries: Vec<bowline_oci::registry::Registry>,
     /// One backend for each kind of sandbox this node offers.
     pub backends: Vec<Arc<dyn Backend>>,
     /// What the service counts; register it where `/metrics` is served.

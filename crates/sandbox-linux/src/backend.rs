@@ -1,5 +1,7 @@
 //! Prepares versions for Linux sandboxes and makes the sandboxes.
 
+mod image;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -90,6 +92,8 @@ struct Recipe {
     /// The pool's name for cells of this recipe.
     name: String,
     plan: CellPlan,
+    /// What is executed in a cell that waits for it.
+    program: Command,
     /// Whether a cell must be made for this version alone.
     fresh: bool,
     environment: BTreeMap<String, String>,
@@ -132,6 +136,9 @@ impl LinuxBackend {
     }
 
     async fn recipe(&self, version: &VersionSpec) -> Result<Recipe, PrepareError> {
+        if let Some(image) = &version.image {
+            return Ok(image::recipe(version, image));
+        }
         let interpreter = self.interpreter(version.runtime).await?;
         let base = base_environment(version.runtime);
         let mut environment = base.clone();
@@ -150,7 +157,12 @@ impl LinuxBackend {
         }
         Ok(Recipe {
             name,
-            plan: CellPlan { binds, start },
+            plan: CellPlan {
+                binds,
+                image: None,
+                start,
+            },
+            program: bootstrap_command(&environment),
             fresh,
             environment,
         })
@@ -191,7 +203,7 @@ impl LinuxBackend {
             Ok(output) => furnish(&mut cell, version).await.map(|()| output),
             Err(error) => Err(CreateError::Backend(error)),
         };
-        let departure = departure(&recipe, control, version);
+        let departure = departure(&recipe, control, &version.handler);
         let context = Surroundings {
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
@@ -221,10 +233,16 @@ impl Backend for LinuxBackend {
     }
 
     async fn check(&self, version: &VersionSpec) -> Result<(), PrepareError> {
-        self.interpreter(version.runtime).await.map(|_| ())
+        match &version.image {
+            Some(image) => image::check(image),
+            None => self.interpreter(version.runtime).await.map(|_| ()),
+        }
     }
 
     async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {
+        if let Some(image) = &version.image {
+            return image::check(image);
+        }
         match version.runtime {
             Runtime::ProvidedAl2023 | Runtime::ProvidedAl2 => check_bootstrap(&version.code.path)?,
             Runtime::Python { .. } | Runtime::NodeJs { .. } => check_handler(&version.handler)?,
@@ -258,7 +276,7 @@ impl Backend for LinuxBackend {
 
 async fn furnish(cell: &mut Cell, version: &VersionSpec) -> Result<(), CreateError> {
     let furnishing = Furnishing {
-        code: version.code.path.clone(),
+        code: version.image.is_none().then(|| version.code.path.clone()),
         layers: version.layers.as_ref().map(|layers| layers.path.clone()),
         tmp: version.ephemeral_storage,
         memory: version.memory,
@@ -270,13 +288,13 @@ async fn furnish(cell: &mut Cell, version: &VersionSpec) -> Result<(), CreateErr
 }
 
 /// How the guest of a furnished cell is set going.
-fn departure(recipe: &Recipe, control: UnixStream, version: &VersionSpec) -> Departure {
+fn departure(recipe: &Recipe, control: UnixStream, handler: &str) -> Departure {
     match recipe.plan.start {
-        Start::Later => Departure::Exec(bootstrap_command(&recipe.environment)),
+        Start::Later => Departure::Exec(recipe.program.clone()),
         Start::Now(_) => {
             let orders = Orders {
                 environment: &recipe.environment,
-                handler: &version.handler,
+                handler,
             };
             let mut orders = serde_json::to_vec(&orders).expect("texts always serialise");
             orders.push(b'\n');

@@ -98,6 +98,9 @@ pub struct CellPlan {
     /// Host paths to show besides the system (`/usr` and what belongs to it). Plans with equal binds
     /// share a prepared root, so keep the number of different ones small.
     pub binds: Vec<ReadOnlyBind>,
+    /// A folder that is the root, read-only, in place of the system: an unpacked image. It has the folders of
+    /// [`MOUNT_POINTS`](bowline_sandbox::image::MOUNT_POINTS), and its files must be readable by everybody.
+    pub image: Option<PathBuf>,
     /// When the program is executed.
     pub start: Start,
 }
@@ -105,8 +108,9 @@ pub struct CellPlan {
 /// What a function brings to a cell.
 #[derive(Clone, Debug)]
 pub struct Furnishing {
-    /// A folder that becomes `/var/task`, read-only. Its files must be readable by everybody.
-    pub code: PathBuf,
+    /// A folder that becomes `/var/task`, read-only. Its files must be readable by everybody. A cell with an image
+    /// for its root has neither this nor layers.
+    pub code: Option<PathBuf>,
     /// A folder that becomes `/opt`, likewise; nothing lies there without one.
     pub layers: Option<PathBuf>,
     /// The size of `/tmp`.
@@ -371,7 +375,7 @@ impl Cell {
         let request = Request::Furnish {
             cell: self.place.id,
             limits: Limits::from(&furnishing),
-            code: furnishing.code.into(),
+            code: furnishing.code.map(Into::into),
             layers: furnishing.layers.map(Into::into),
         };
         self.place

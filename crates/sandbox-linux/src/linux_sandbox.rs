@@ -176,7 +176,12 @@ impl LinuxSandbox {
         match departure {
             Departure::Exec(command) => {
                 let program = command.argv.first().cloned().unwrap_or_default();
+                let folder = command.cwd.clone();
                 self.cell.exec(command).await.map_err(|error| match error {
+                    CellError::Step { step, source } if step == "chdir" => {
+                        let message = format!("Error: chdir {}: {source}", folder.display());
+                        CreateError::Init(FunctionError::new("Runtime.InvalidWorkingDir", &message))
+                    }
                     CellError::Step { source, .. } => {
                         let message = format!("Error: fork/exec {}: {source}", program.to_string_lossy());
                         CreateError::Init(FunctionError::new("Runtime.InvalidEntrypoint", &message))

@@ -89,6 +89,7 @@ fn version(module: &[u8], folder: &std::path::Path) -> VersionSpec {
             path: folder.to_owned(),
         },
         layers: None,
+        image: None,
         kind: SandboxKind::Wasm,
         memory: Mebibytes(128),
         ephemeral_storage: Mebibytes(512),

@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod conformance;
+pub mod image;
 mod invocation;
 mod log;
 mod platform;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
+pub use image::ImageSpec;
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
 pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};

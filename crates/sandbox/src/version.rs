@@ -11,6 +11,8 @@ use bowline_foundation::id::AccountId;
 use bowline_foundation::units::Mebibytes;
 use serde::{Deserialize, Serialize};
 
+use crate::image::ImageSpec;
+
 /// The kind of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,7 +106,7 @@ impl From<Runtime> for String {
 pub struct CodeDir {
     /// The digest of the deployment package the code came from.
     pub digest: Digest,
-    /// The folder. Code becomes `/var/task`; a bare `.wasm` lies in it as `bootstrap.wasm`.
+    /// The folder. Code becomes `/var/task`; a bare `.wasm` lies in it as `bootstrap.wasm`; an image becomes `/`.
     pub path: PathBuf,
 }
 
@@ -119,7 +121,7 @@ pub struct VersionSpec {
     pub function: String,
     /// `$LATEST` or a version number.
     pub version: String,
-    /// The runtime.
+    /// The runtime; that of an image is `provided.al2023`, for it brings its own.
     pub runtime: Runtime,
     /// The handler as given, `app.handler` say; may be empty for `provided.*`.
     pub handler: String,
@@ -128,6 +130,8 @@ pub struct VersionSpec {
     /// What the version's layers hold, laid over one another in order; becomes `/opt`. Its digest names the
     /// combination.
     pub layers: Option<CodeDir>,
+    /// What starts, if the code is a container image.
+    pub image: Option<ImageSpec>,
     /// Which kind of sandbox runs it.
     pub kind: SandboxKind,
     /// The memory limit.
@@ -154,9 +158,12 @@ impl VersionSpec {
             ("AWS_LAMBDA_LOG_FORMAT", "Text".to_owned()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_DEFAULT_REGION", self.region.clone()),
-            ("_HANDLER", self.handler.clone()),
         ];
         variables.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+        // An image is told by its command what to run.
+        if self.image.is_none() {
+            variables.insert("_HANDLER".to_owned(), self.handler.clone());
+        }
         // The platform's own too, but not the same for every sandbox of a version.
         variables
             .entry("AWS_LAMBDA_INITIALIZATION_TYPE".to_owned())

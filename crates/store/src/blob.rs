@@ -4,6 +4,8 @@
 //! bytes go to a staging file (`<name>#<number>`, never listed), are synced, and get their name by a
 //! rename; then the folder is synced. So a name stands for the whole blob or does not exist.
 
+mod large;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ use tokio::task::spawn_blocking;
 
 use crate::folder;
 use crate::limits::BLOB_BYTES_MAX;
+
+pub use large::BlobReader;
 
 /// Digests of more bytes than this are computed off the async threads.
 const INLINE_DIGEST_BYTES_MAX: usize = 64 * 1024;

@@ -11,6 +11,7 @@ mod data;
 mod demo;
 mod durable;
 mod extensions;
+mod images;
 mod independent;
 mod layers;
 mod lifecycle;

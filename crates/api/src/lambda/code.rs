@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_aws::s3::ObjectRef;
-use bowline_functions::model::Architecture;
+use bowline_functions::model::{Architecture, Code};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -24,13 +24,19 @@ pub struct CodeSource<'a> {
 }
 
 impl CodeSource<'_> {
-    /// The package, fetched if it lies elsewhere.
-    pub async fn package(&self, node: &Node) -> Result<Bytes, ApiError> {
-        if self.image_uri.is_some() {
-            return Err(ApiError::invalid(
-                "Container images are not configured on this node; send a deployment package as `ZipFile`.",
-            ));
+    /// The package, fetched if it lies in a bucket, or the image's name.
+    pub async fn code(&self, node: &Node) -> Result<Code, ApiError> {
+        let is_package = self.zip_file.is_some() || self.s3_bucket.is_some() || self.s3_key.is_some();
+        match &self.image_uri {
+            Some(_) if is_package => Err(ApiError::invalid(
+                "Please do not provide other FunctionCode parameters when providing an ImageUri.",
+            )),
+            Some(uri) => Ok(Code::Image(uri.clone())),
+            None => self.package(node).await.map(Code::Package),
         }
+    }
+
+    async fn package(&self, node: &Node) -> Result<Bytes, ApiError> {
         if self.s3_bucket.is_some() || self.s3_key.is_some() {
             return self.fetch(node).await;
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_foundation::digest::Digest;
+use bowline_functions::model::image::ImageConfig;
 use bowline_functions::model::layers::LayerUse;
 use bowline_functions::model::{Architecture, Configuration, LastUpdate, State};
 use bowline_functions::name::{Qualifier, Version};
@@ -20,9 +21,11 @@ use crate::dispatch::Node;
 pub struct FunctionConfiguration {
     function_name: String,
     function_arn: String,
-    runtime: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime: Option<String>,
     role: String,
-    handler: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handler: Option<String>,
     code_size: u64,
     description: String,
     timeout: u32,
@@ -48,7 +51,10 @@ pub struct FunctionConfiguration {
     ephemeral_storage: Size,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     layers: Vec<Layer>,
-    runtime_version_config: RuntimeVersionConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime_version_config: Option<RuntimeVersionConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_config_response: Option<ImageConfigResponse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     durable_config: Option<DurableConfigShape>,
     /// `TracingConfig`, `SnapStart`, `LoggingConfig` and whatever else is kept without effect.
@@ -72,6 +78,23 @@ struct Size {
 #[serde(rename_all = "PascalCase")]
 struct RuntimeVersionConfig {
     runtime_version_arn: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageConfigResponse {
+    image_config: ImageConfigShape,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageConfigShape {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    entry_point: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    command: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    working_directory: String,
 }
 
 #[derive(Serialize)]
@@ -105,17 +128,23 @@ impl FunctionConfiguration {
             .arn(&configuration.account, &configuration.name, qualifier);
         let (state, state_reason, state_reason_code) = state(configuration.state);
         let (update, update_reason, update_reason_code) = last_update(configuration.last_update);
-        let runtime = configuration.runtime.to_string();
+        let digest = configuration.code.digest;
+        let is_image = configuration.image.is_some();
+        let runtime = (!is_image).then(|| configuration.runtime.to_string());
         Self {
             function_arn,
             role: configuration.role,
-            handler: configuration.handler,
+            handler: (!is_image).then_some(configuration.handler),
             code_size: configuration.code.bytes,
             description: configuration.description,
             timeout: configuration.timeout_seconds,
             memory_size: configuration.memory.0,
             last_modified: configuration.last_modified.to_lambda_string(),
-            code_sha256: STANDARD.encode(configuration.code.digest.as_bytes()),
+            // The service shows an image's digest as images have it.
+            code_sha256: match is_image {
+                true => digest.to_string(),
+                false => STANDARD.encode(digest.as_bytes()),
+            },
             version: configuration.version.to_string(),
             environment: (!configuration.environment.is_empty()).then_some(Environment {
                 variables: configuration.environment,
@@ -127,15 +156,16 @@ impl FunctionConfiguration {
             last_update_status: update,
             last_update_status_reason: update_reason,
             last_update_status_reason_code: update_reason_code,
-            package_type: "Zip",
+            package_type: if is_image { "Image" } else { "Zip" },
             architectures: [architecture(configuration.architecture)],
             ephemeral_storage: Size {
                 size: configuration.ephemeral_storage.0,
             },
             layers: configuration.layers.into_iter().map(Layer::new).collect(),
-            runtime_version_config: RuntimeVersionConfig {
-                runtime_version_arn: runtime_version_arn(&node.region, &runtime),
-            },
+            runtime_version_config: runtime.as_deref().map(|runtime| RuntimeVersionConfig {
+                runtime_version_arn: runtime_version_arn(&node.region, runtime),
+            }),
+            image_config_response: configuration.image.and_then(|image| image_config(image.config)),
             durable_config: configuration.durable.map(DurableConfigShape::from),
             inert: inert(configuration.name.as_str(), configuration.inert),
             function_name: configuration.name.to_string(),
@@ -151,6 +181,18 @@ impl Layer {
             code_size: layer.code.bytes,
         }
     }
+}
+
+fn image_config(config: ImageConfig) -> Option<ImageConfigResponse> {
+    let is_empty = config.is_empty();
+    let shown = ImageConfigResponse {
+        image_config: ImageConfigShape {
+            entry_point: config.entry_point,
+            command: config.command,
+            working_directory: config.working_directory,
+        },
+    };
+    (!is_empty).then_some(shown)
 }
 
 /// The wire's name of a processor.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bowline_functions::model::{CreateFunction, Settings, UpdateCode, UpdateConfiguration};
+use bowline_functions::model::image::ImageConfig;
+use bowline_functions::model::{Code, CreateFunction, Settings, UpdateCode, UpdateConfiguration};
 use bowline_functions::name::{FunctionRef, Qualifier};
 use bowline_sandbox::Runtime;
-use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -48,6 +48,15 @@ struct SettingsMembers {
     environment: Option<Environment>,
     ephemeral_storage: Option<EphemeralStorage>,
     layers: Option<Vec<String>>,
+    image_config: Option<ImageConfigMembers>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageConfigMembers {
+    entry_point: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+    working_directory: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +104,12 @@ struct GetFunctionResponse {
 #[serde(rename_all = "PascalCase")]
 struct CodeLocation {
     repository_type: &'static str,
-    location: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolved_image_uri: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -135,35 +149,45 @@ async fn creation(
         violations.one_of("packageType", package_type, &["Zip", "Image"]);
     }
     violations.finish()?;
-    if request.package_type.as_deref() == Some("Image") {
-        return Err(ApiError::invalid(
-            "Container images are not configured on this node; use the package type `Zip`.",
-        ));
-    }
     let target = call.named_function(&request.function_name.unwrap_or_default(), None)?;
     if target.qualifier.is_some() {
         return Err(ApiError::invalid("A function is created without a qualifier."));
     }
-    let Some(runtime_name) = request.runtime else {
-        return Err(ApiError::invalid(
-            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
-        ));
+    let code = match &request.code {
+        Some(code) => code.code(call.node).await?,
+        None => return Err(ApiError::invalid("Please provide a source for function code.")),
     };
+    let runtime = package_runtime(request.package_type.as_deref(), &code, request.runtime.as_deref())?;
     let creation = CreateFunction {
         name: target.name,
-        runtime: runtime(&runtime_name)?,
+        runtime,
         role: request.role.unwrap_or_default(),
         handler: request.handler,
         settings: settings(call, body)?,
         architecture: architecture(request.architectures.as_deref())?,
         tags: request.tags.unwrap_or_default(),
         publish: request.publish.unwrap_or(false),
-        code: match request.code {
-            Some(code) => code.package(call.node).await?,
-            None => Bytes::new(),
-        },
+        code,
     };
     Ok((target.account, creation))
+}
+
+/// What runs the code; the type of the package must be the one that the code is of.
+fn package_runtime(package_type: Option<&str>, code: &Code, named: Option<&str>) -> Result<Runtime, ApiError> {
+    match (package_type.unwrap_or("Zip"), code, named) {
+        ("Zip", Code::Package(_), Some(name)) => runtime(name),
+        ("Zip", Code::Package(_), None) => Err(ApiError::invalid(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+        )),
+        ("Zip", Code::Image(_), _) => Err(ApiError::invalid(
+            "Please don't provide ImageUri when packageType is Zip.",
+        )),
+        (_, Code::Package(_), _) => Err(ApiError::invalid("Please provide ImageUri when packageType is Image.")),
+        (_, Code::Image(_), Some(_)) => Err(ApiError::invalid(
+            "Please don't provide Handler or Runtime or Layer when packageType is Image.",
+        )),
+        (_, Code::Image(_), None) => Ok(Runtime::ProvidedAl2023),
+    }
 }
 
 fn runtime(name: &str) -> Result<Runtime, ApiError> {
@@ -190,6 +214,11 @@ fn settings(call: &Call<'_>, body: &[u8]) -> Result<Settings, ApiError> {
             .environment
             .map(|environment| environment.variables.unwrap_or_default()),
         layers: members.layers,
+        image: members.image_config.map(|config| ImageConfig {
+            entry_point: config.entry_point.unwrap_or_default(),
+            command: config.command.unwrap_or_default(),
+            working_directory: config.working_directory.unwrap_or_default(),
+        }),
         inert,
         durable: durable::settings(body)?,
     })
@@ -199,14 +228,24 @@ fn settings(call: &Call<'_>, body: &[u8]) -> Result<Settings, ApiError> {
 pub fn get(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     let target = call.qualified_function()?;
     let view = call.node.functions.get_function(&target)?;
-    let location = code_location(call, &target);
+    let code = match &view.configuration.image {
+        None => CodeLocation {
+            repository_type: "S3",
+            location: Some(code_location(call, &target)),
+            image_uri: None,
+            resolved_image_uri: None,
+        },
+        Some(image) => CodeLocation {
+            repository_type: "ECR",
+            location: None,
+            image_uri: Some(image.uri.clone()),
+            resolved_image_uri: Some(image.resolved_uri.clone()),
+        },
+    };
     let form = ArnForm::AsAsked(target.qualifier.as_ref());
     let shown = GetFunctionResponse {
         configuration: FunctionConfiguration::new(call.node, view.configuration, form),
-        code: CodeLocation {
-            repository_type: "S3",
-            location,
-        },
+        code,
         tags: view.tags,
         concurrency: view.reserved_concurrency.map(Concurrency::new),
     };
@@ -276,7 +315,7 @@ pub async fn update_code(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>,
     let request: UpdateCodeRequest = read::json(body)?;
     let source: CodeSource<'_> = read::json(body)?;
     let update = UpdateCode {
-        code: source.package(call.node).await?,
+        code: source.code(call.node).await?,
         architecture: architecture(request.architectures.as_deref())?,
         publish: request.publish.unwrap_or(false),
         dry_run: request.dry_run.unwrap_or(false),

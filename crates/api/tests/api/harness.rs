@@ -100,6 +100,7 @@ impl TestNode {
             region: "eu-central-1".to_owned(),
             concurrency_max: 1000,
             keep_alive: Duration::from_secs(60),
+            registries: Vec::new(),
             stream_bytes_per_second: None,
             backends: vec![Arc::new(backend)],
             metrics: Metrics::register(&mut registry),

@@ -1,17 +1,18 @@
 //! `bowline deploy`: makes a package and creates or updates the function through the Lambda API.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use serde_json::{Map, Value, json};
 
-use super::cell;
+use super::{cell, image};
 use crate::client::{Client, Remote, function_path};
 use crate::output::Output;
 use crate::package::{self, Package, Target, Wanted};
@@ -26,7 +27,7 @@ const POLL_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A Cargo project, a `.py`, `.js` or `.mjs` file, a folder, a `.zip` or a `.wasm`.
+    /// A Cargo project, a `.py`, `.js` or `.mjs` file, a folder, a `.zip`, a `.wasm` or a container image.
     path: PathBuf,
     /// The function's name [default: what the path is called].
     #[arg(long)]
@@ -114,10 +115,10 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let settings = args.making.settings();
     // Asked first, so that nobody waits for a build only to learn that there is no node.
     client.get("/2016-08-19/account-settings")?;
-    let package = package::assemble(&wanted, &progress)?;
-    let deployed = deploy(&client, &package, &settings, &progress)?;
+    let code = Deployable::make(&wanted, &progress)?;
+    let deployed = code.deploy(&client, &settings, &progress)?;
     output.print(&deployed, || {
-        let name = &package.name;
+        let name = cell(&deployed["FunctionName"]);
         let elsewhere = match client.endpoint() {
             "http://127.0.0.1:9000" => String::new(),
             endpoint => format!(" --endpoint {endpoint}"),
@@ -132,18 +133,95 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What becomes a function.
+pub enum Deployable {
+    Package(Package),
+    Image { name: String, archive: File },
+}
+
+impl Deployable {
+    /// Makes the package, or finds the image.
+    pub fn make(wanted: &Wanted, progress: &Progress) -> anyhow::Result<Self> {
+        match package::image::find(&wanted.path)? {
+            None => package::assemble(wanted, progress).map(Self::Package),
+            Some(_) if wanted.runtime.is_some() || wanted.handler.is_some() => {
+                bail!("a container image brings its own runtime and handler: leave out --runtime and --handler")
+            }
+            Some(archive) => Ok(Self::Image {
+                name: package::name(wanted, &wanted.path)?,
+                archive,
+            }),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Package(package) => &package.name,
+            Self::Image { name, .. } => name,
+        }
+    }
+
+    /// Creates or updates the function and waits until it can be invoked; gives its configuration.
+    pub fn deploy(&self, client: &Client, settings: &Settings, progress: &Progress) -> anyhow::Result<Value> {
+        match self {
+            Self::Package(package) => deploy(client, package, settings, progress),
+            Self::Image { name, archive } => {
+                let archive = archive.try_clone().context("cannot read the archive")?;
+                deploy_image(client, (name, archive), settings, progress)
+            }
+        }
+    }
+}
+
+/// Uploads the image under the function's name, and creates or updates the function with it.
+fn deploy_image(
+    client: &Client,
+    (name, archive): (&str, File),
+    settings: &Settings,
+    progress: &Progress,
+) -> anyhow::Result<Value> {
+    let image = image::push(client, &image::named_after(name), archive, progress)?;
+    let step = progress.step(&format!("deploying {name}"));
+    let code = json!({ "ImageUri": image["ImageUri"] });
+    let wanted = common(settings);
+    let (configuration, what) = match find(client, name)? {
+        None => {
+            let mut body = wanted;
+            body.insert("PackageType".to_owned(), json!("Image"));
+            (create(client, name, (body, code))?, "created")
+        }
+        Some(found) => {
+            let digest = cell(&image["ImageDigest"]);
+            let digest = digest.trim_start_matches("sha256:");
+            update(client, name, (wanted, code, digest), &found)?
+        }
+    };
+    step.done(&format!("{what} {name} from {}", cell(&image["ImageUri"])));
+    Ok(configuration)
+}
+
+/// The function's configuration, if there is one.
+fn find(client: &Client, name: &str) -> anyhow::Result<Option<Value>> {
+    match client.get(&function_path(name, "/configuration")) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Creates or updates the function and waits until it can be invoked; gives its configuration.
 pub fn deploy(client: &Client, package: &Package, settings: &Settings, progress: &Progress) -> anyhow::Result<Value> {
     let name = &package.name;
-    let found = match client.get(&function_path(name, "/configuration")) {
-        Ok(found) => Some(found),
-        Err(error) if error.is_not_found() => None,
-        Err(error) => return Err(error.into()),
-    };
+    let found = find(client, name)?;
     let step = progress.step(&format!("deploying {name}: {} zipped", size(package.code.len() as u64)));
+    let wanted = configuration(package, settings);
+    let code = json!({ "ZipFile": BASE64.encode(&package.code) });
     let (configuration, what) = match found {
-        None => (create(client, package, settings)?, "created"),
-        Some(found) => update(client, package, settings, &found)?,
+        None => (create(client, name, (wanted, code))?, "created"),
+        Some(found) => {
+            let digest = BASE64.encode(Digest::of(&package.code).as_bytes());
+            update(client, name, (wanted, code, &digest), &found)?
+        }
     };
     step.done(&format!(
         "{what} {name} ({}, handler {}) from {}",
@@ -154,39 +232,36 @@ pub fn deploy(client: &Client, package: &Package, settings: &Settings, progress:
     Ok(configuration)
 }
 
-fn create(client: &Client, package: &Package, settings: &Settings) -> anyhow::Result<Value> {
-    let mut body = configuration(package, settings);
-    body.insert("FunctionName".to_owned(), json!(package.name));
+fn create(client: &Client, name: &str, (mut body, code): (Map<String, Value>, Value)) -> anyhow::Result<Value> {
+    body.insert("FunctionName".to_owned(), json!(name));
     body.insert("Role".to_owned(), json!(ROLE));
-    body.insert("Code".to_owned(), json!({ "ZipFile": BASE64.encode(&package.code) }));
+    body.insert("Code".to_owned(), code);
     client.post("/2015-03-31/functions", &Value::Object(body))?;
-    let settled = settled(client, &package.name);
+    let settled = settled(client, name);
     if settled.is_err() {
         // A first deployment that cannot run leaves nothing behind.
-        let _ = client.delete(&function_path(&package.name, ""));
+        let _ = client.delete(&function_path(name, ""));
     }
     settled
 }
 
 fn update(
     client: &Client,
-    package: &Package,
-    settings: &Settings,
+    name: &str,
+    (wanted, code, digest): (Map<String, Value>, Value, &str),
     found: &Value,
 ) -> anyhow::Result<(Value, &'static str)> {
     let mut latest = found.clone();
-    let wanted = configuration(package, settings);
     let differs = |(member, value): (&String, &Value)| match member.as_str() {
         "Layers" => layer_arns(found) != *value,
         _ => found[member] != *value,
     };
     let other_configuration = wanted.iter().any(differs);
     if other_configuration {
-        client.put(&function_path(&package.name, "/configuration"), &Value::Object(wanted))?;
-        latest = settled(client, &package.name)?;
+        client.put(&function_path(name, "/configuration"), &Value::Object(wanted))?;
+        latest = settled(client, name)?;
     }
-    let digest = BASE64.encode(Digest::of(&package.code).as_bytes());
-    if latest["CodeSha256"].as_str() == Some(&digest) {
+    if latest["CodeSha256"].as_str() == Some(digest) {
         let what = if other_configuration {
             "reconfigured"
         } else {
@@ -194,9 +269,8 @@ fn update(
         };
         return Ok((latest, what));
     }
-    let body = json!({ "ZipFile": BASE64.encode(&package.code) });
-    client.put(&function_path(&package.name, "/code"), &body)?;
-    Ok((settled(client, &package.name)?, "updated"))
+    client.put(&function_path(name, "/code"), &code)?;
+    Ok((settled(client, name)?, "updated"))
 }
 
 /// The layers of a configuration as a request names them.
@@ -206,14 +280,20 @@ fn layer_arns(configuration: &Value) -> Value {
 }
 
 fn configuration(package: &Package, settings: &Settings) -> Map<String, Value> {
+    let mut body = common(settings);
+    body.insert("Runtime".to_owned(), json!(package.runtime));
+    body.insert("Handler".to_owned(), json!(package.handler));
+    body
+}
+
+/// What is set whatever the code is.
+fn common(settings: &Settings) -> Map<String, Value> {
     let mut body = Map::new();
     let mut set = |member: &str, value: Option<Value>| {
         if let Some(value) = value {
             body.insert(member.to_owned(), value);
         }
     };
-    set("Runtime", Some(json!(package.runtime)));
-    set("Handler", Some(json!(package.handler)));
     set("MemorySize", settings.memory_mb.map(|mb| json!(mb)));
     set("Timeout", settings.timeout_seconds.map(|seconds| json!(seconds)));
     set("Layers", settings.layers.as_ref().map(|layers| json!(layers)));

@@ -68,6 +68,10 @@ pub struct SettingFlags {
     /// Where the SQS queues are that functions read, with the same keys [default: none].
     #[arg(long, value_name = "URL")]
     pub sqs_endpoint: Option<String>,
+    /// Registries that functions' images may be fetched from, `https://[USER:PASSWORD@]HOST[:PORT]`, or `http://`
+    /// on this machine, with commas between [default: none].
+    #[arg(long, value_name = "LIST")]
+    pub registries: Option<String>,
 }
 
 impl SettingFlags {
@@ -91,6 +95,7 @@ impl SettingFlags {
             (Key::TlsPrivate, self.tls_key),
             (Key::S3Endpoint, self.s3_endpoint),
             (Key::SqsEndpoint, self.sqs_endpoint),
+            (Key::Registries, self.registries),
         ];
         Config::load(Sources {
             file: self.config,

@@ -22,10 +22,11 @@ pub enum Key {
     TlsPrivate,
     S3Endpoint,
     SqsEndpoint,
+    Registries,
 }
 
 impl Key {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -43,6 +44,7 @@ impl Key {
         Self::TlsPrivate,
         Self::S3Endpoint,
         Self::SqsEndpoint,
+        Self::Registries,
     ];
 
     /// The name in the file.
@@ -65,6 +67,7 @@ impl Key {
             Self::TlsPrivate => "tls_key",
             Self::S3Endpoint => "s3_endpoint",
             Self::SqsEndpoint => "sqs_endpoint",
+            Self::Registries => "registries",
         }
     }
 
@@ -85,7 +88,7 @@ impl Key {
             Self::LogLevel => "info",
             Self::Prewarmed => "2",
             Self::TlsCert | Self::TlsPrivate => "none",
-            Self::S3Endpoint | Self::SqsEndpoint => "none",
+            Self::S3Endpoint | Self::SqsEndpoint | Self::Registries => "none",
         }
     }
 

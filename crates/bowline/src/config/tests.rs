@@ -131,10 +131,30 @@ fn values_of_the_wrong_shape_are_refused_with_what_was_expected() {
         (Key::LogFormat, "xml", "`text` or `json`"),
         (Key::LogLevel, "loud", "`error`, `warn`"),
         (Key::Region, "US EAST", "a region's name"),
+        (Key::Registries, "registry.example.com", "`https://[USER:PASSWORD@]HOST"),
+        (
+            Key::Registries,
+            "http://user:secret@h",
+            "`http://` with a loopback address",
+        ),
     ] {
         let mut world = world(None);
         world.flags.push((key, text.to_owned()));
         let refusal = world.refusal();
         assert!(refusal.contains(expected), "{refusal}");
+        assert!(!refusal.contains("secret@"), "{refusal}");
     }
+}
+
+#[test]
+fn registries_are_several_and_their_passwords_are_not_shown() {
+    let mut world = world(None);
+    assert!(world.load().unwrap().registries.is_empty());
+    let text = "https://user:hidden@r.example.com, http://127.0.0.1:5000";
+    world.flags.push((Key::Registries, text.to_owned()));
+    let registries = world.load().unwrap().registries;
+    let hosts: Vec<_> = registries.iter().map(|registry| registry.host()).collect();
+    assert_eq!(hosts, ["r.example.com", "127.0.0.1:5000"]);
+    assert_eq!(shown(Key::Registries, text), "(with a secret)");
+    assert_eq!(shown(Key::Registries, "https://h"), "https://h");
 }

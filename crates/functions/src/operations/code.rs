@@ -1,4 +1,4 @@
-//! Taking a deployment package in: check, unpack, try, store.
+//! Taking code in. A deployment package: check, unpack, try, store; an image, which is stored already: try.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use bowline_sandbox::{PrepareError, Runtime, SandboxKind};
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
+use super::images::HeldImage;
 use super::refusals;
 use crate::error::Error;
-use crate::model::{CodePackage, Configuration};
+use crate::model::{Code, CodePackage, Configuration};
 use crate::package::{self, PackageForm, PackageShape};
 use crate::service::Inner;
 
@@ -20,6 +21,44 @@ pub(super) struct CheckedCode {
     pub package: CodePackage,
     pub shape: PackageShape,
     bytes: Bytes,
+}
+
+/// What a function is to run; nothing of it is in a record yet.
+pub(super) enum NewCode {
+    Package(CheckedCode),
+    Image(Box<HeldImage>),
+}
+
+impl NewCode {
+    /// Puts it in the place of what the configuration has.
+    pub fn put_into(&self, configuration: &mut Configuration) -> Result<(), Error> {
+        match self {
+            Self::Package(code) => {
+                configuration.code = code.package;
+                configuration.kind = code.kind(configuration.runtime)?;
+            }
+            Self::Image(held) => {
+                let mut image = held.image.clone();
+                // What the function says of its process stays.
+                image.config = configuration.image.take().map(|old| old.config).unwrap_or_default();
+                configuration.code = CodePackage {
+                    digest: image.parts.digest,
+                    bytes: 0,
+                };
+                configuration.kind = SandboxKind::Linux;
+                configuration.image = Some(image);
+            }
+        }
+        Ok(())
+    }
+
+    /// What counts against the limit that code and layers share.
+    pub fn unzipped_bytes(&self) -> u64 {
+        match self {
+            Self::Package(code) => code.shape.unzipped_bytes,
+            Self::Image(_) => 0,
+        }
+    }
 }
 
 /// The crash points on the way of a package.
@@ -62,19 +101,30 @@ pub(super) fn kind(runtime: Runtime, has_wasm: bool) -> SandboxKind {
 }
 
 impl Inner {
-    /// Unpacks and stores a checked package for `configuration`. The caller holds the code gate until the
+    /// Checks a package, or finds an image.
+    pub(super) async fn find_code(&self, account: &AccountId, code: Code) -> Result<NewCode, Error> {
+        Ok(match code {
+            Code::Package(bytes) => NewCode::Package(CheckedCode::check(bytes).await?),
+            Code::Image(uri) => NewCode::Image(Box::new(self.find_image(account, &uri).await?)),
+        })
+    }
+
+    /// Unpacks and stores checked code for `configuration`. The caller holds the code gate until the
     /// snapshot names the package, so that it is not collected in between.
     pub(super) async fn take_in(
         &self,
-        code: CheckedCode,
+        code: NewCode,
         configuration: &Configuration,
         steps: &Steps,
     ) -> Result<(), Error> {
-        self.within_code_storage(&configuration.account, code.package)?;
-        let digest = code.package.digest;
-        let taken = self.try_take_in(code, configuration, steps).await;
+        self.within_code_storage(&configuration.account, configuration.code)?;
+        let taken = match code {
+            NewCode::Package(code) => self.try_take_in(code, configuration, steps).await,
+            // Unpacked with the rest of the preparation, if it is not yet.
+            NewCode::Image(_) => self.try_runtime(configuration).await,
+        };
         if taken.is_err() {
-            self.garbage.add(digest);
+            self.garbage.add_all(configuration.digests());
         }
         taken
     }
@@ -111,7 +161,7 @@ impl Inner {
         Ok(())
     }
 
-    /// What all packages and layers of an account add up to.
+    /// What all packages, layers and uploaded images of an account add up to.
     pub(crate) fn code_bytes(&self, account: &AccountId) -> u64 {
         let functions = self.registry.snapshot.of_account(account);
         let of_function = |entry: &Arc<crate::registry::FunctionEntry>| {
@@ -121,6 +171,8 @@ impl Inner {
         let layers = self.registry.layers.of_account(account);
         let versions = layers.iter().flat_map(|(_, layer)| layer.versions.values());
         let of_layers: u64 = versions.map(|entry| entry.version.code.bytes).sum();
-        of_layers + functions.iter().map(of_function).sum::<u64>()
+        let images = self.registry.images.of_account(account);
+        let of_images: u64 = images.iter().map(|entry| entry.image.parts.bytes).sum();
+        of_layers + of_images + functions.iter().map(of_function).sum::<u64>()
     }
 }

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::SandboxKind;
 use bowline_store::Version as StoreVersion;
 
-use super::code::{CheckedCode, Steps};
+use super::code::{NewCode, Steps};
 use super::{audit, refusals, validate};
 use crate::durable::DEFAULT_CONFIG;
 use crate::error::Error;
-use crate::model::{Caller, Configuration, CreateFunction, LastUpdate, State};
+use crate::model::{Caller, Code, CodePackage, Configuration, CreateFunction, LastUpdate, State};
 use crate::name::Version;
 use crate::registry::{Change, FunctionEntry, VersionEntry};
 use crate::service::Inner;
@@ -29,20 +30,28 @@ pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFuncti
         return Err(refusals::exists(&request.name));
     }
     validate::tags(&request.tags)?;
-    let code = CheckedCode::check(request.code.clone()).await?;
+    if matches!(request.code, Code::Image(_)) {
+        let has_layers = request
+            .settings
+            .layers
+            .as_ref()
+            .is_some_and(|layers| !layers.is_empty());
+        validate::refuse_with_image([false, request.handler.is_some(), has_layers])?;
+    }
+    let code = inner.find_code(&caller.account, request.code.clone()).await?;
     inner.crash.reach("create.checked");
     let mut configuration = configuration(&inner, &caller, &request, &code)?;
     let _kept = inner.code_gate.read().await;
     if let Some(arns) = &request.settings.layers {
         configuration.layers = inner.use_layers(&caller.account, arns).await?;
-        inner.check_layers(&configuration, code.shape.unzipped_bytes)?;
+        inner.check_layers(&configuration, code.unzipped_bytes())?;
     }
     inner.take_in(code, &configuration, &STEPS).await?;
     let _alone = inner.lock(&caller.account, &request.name).await;
-    let digest = configuration.code.digest;
+    let digests: Vec<_> = configuration.digests().collect();
     let created = commit(&inner, &caller, request, configuration).await;
     if created.is_err() {
-        inner.garbage.add(digest);
+        inner.garbage.add_all(digests);
     }
     created
 }
@@ -51,7 +60,7 @@ fn configuration(
     inner: &Inner,
     caller: &Caller,
     request: &CreateFunction,
-    code: &CheckedCode,
+    code: &NewCode,
 ) -> Result<Configuration, Error> {
     let mut configuration = Configuration {
         account: caller.account.clone(),
@@ -60,15 +69,22 @@ fn configuration(
         runtime: request.runtime,
         kind: SandboxKind::Linux,
         role: validate::role(&request.role)?,
-        handler: validate::handler(request.handler.as_deref(), request.runtime)?,
+        handler: match code {
+            NewCode::Package(_) => validate::handler(request.handler.as_deref(), request.runtime)?,
+            NewCode::Image(_) => String::new(),
+        },
         description: String::new(),
         timeout_seconds: TIMEOUT_SECONDS_DEFAULT,
         memory: MEMORY_DEFAULT,
         ephemeral_storage: EPHEMERAL_STORAGE_DEFAULT,
         environment: BTreeMap::new(),
         architecture: request.architecture.unwrap_or_default(),
-        code: code.package,
+        code: CodePackage {
+            digest: Digest::of(b""),
+            bytes: 0,
+        },
         layers: Vec::new(),
+        image: None,
         last_modified: inner.clock.now(),
         revision_id: inner.revision(),
         state: State::Pending,
@@ -76,8 +92,8 @@ fn configuration(
         inert: serde_json::Map::new(),
         durable: request.settings.durable.map(|_| DEFAULT_CONFIG),
     };
+    code.put_into(&mut configuration)?;
     validate::apply(&request.settings, &mut configuration)?;
-    configuration.kind = code.kind(request.runtime)?;
     Ok(configuration)
 }
 

@@ -124,6 +124,12 @@ impl Inner {
         let functions = self.registry.snapshot.all();
         let configurations = functions.iter().flat_map(|entry| entry.configurations());
         let of_functions = configurations.flat_map(|configuration| configuration.digests());
-        of_functions.chain(self.registry.layers.digests()).collect()
+        let uploaded = self
+            .registry
+            .layers
+            .digests()
+            .into_iter()
+            .chain(self.registry.images.digests());
+        of_functions.chain(uploaded).collect()
     }
 }

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::aliases::points_at;
 use crate::error::Error;
 use crate::model::events::{EventInvokeConfig, Mapping};
+use crate::model::image::StoredImage;
 use crate::model::layers::LayerVersion;
 use crate::model::{Alias, Configuration, Page, PageRequest};
 use crate::name::Version;
@@ -197,6 +198,12 @@ impl AsModel<EventInvokeConfig> for EventInvokeConfig {
 
 impl AsModel<LayerVersion> for LayerVersion {
     fn model(&self) -> &LayerVersion {
+        self
+    }
+}
+
+impl AsModel<StoredImage> for StoredImage {
+    fn model(&self) -> &StoredImage {
         self
     }
 }

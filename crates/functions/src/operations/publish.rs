@@ -66,7 +66,10 @@ async fn activate(inner: &Arc<Inner>, entry: &mut FunctionEntry, number: u64) {
 }
 
 fn check_digest(latest: &Configuration, given: Option<&str>) -> Result<(), Error> {
-    let actual = STANDARD.encode(latest.code.digest.as_bytes());
+    let actual = match latest.image {
+        Some(_) => latest.code.digest.to_string(),
+        None => STANDARD.encode(latest.code.digest.as_bytes()),
+    };
     match given {
         Some(given) if given != actual => Err(Error::InvalidParameter(format!(
             "CodeSHA256 ({given}) is different from current CodeSHA256 in $LATEST ({actual}). Please try again with the \
@@ -82,6 +85,7 @@ fn is_copy_of(version: &VersionEntry, latest: &Configuration) -> bool {
     version.source_description == latest.description
         && published.code == latest.code
         && published.layers == latest.layers
+        && published.image == latest.image
         && published.runtime == latest.runtime
         && published.kind == latest.kind
         && published.role == latest.role

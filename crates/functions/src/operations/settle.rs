@@ -70,7 +70,18 @@ impl Inner {
     async fn prepare(&self, spec: &VersionSpec, layers: &[Digest]) -> Result<(), PrepareError> {
         let _permit = self.prepare_permits.acquire().await;
         let backend = |error| PrepareError::Backend(std::io::Error::other(error));
-        self.ensure_unpacked(&spec.code.digest).await.map_err(backend)?;
+        match spec.image {
+            None => self.ensure_unpacked(&spec.code.digest).await.map_err(backend)?,
+            Some(_) => self
+                .ensure_image(&spec.code.digest)
+                .await
+                .map_err(|error| match error {
+                    UnpackError::Image(error) if error.is_of_the_image() => {
+                        PrepareError::InvalidCode(error.to_string())
+                    }
+                    error => backend(error),
+                })?,
+        }
         self.ensure_combined(layers).await.map_err(backend)?;
         self.backend(spec.kind).prepare(spec).await
     }
@@ -93,6 +104,7 @@ impl Inner {
         for attempt in 1.. {
             let (code, reason) = match self.prepare(&spec, &layers).await {
                 Ok(()) => return Ok(()),
+                Err(PrepareError::InvalidCode(reason)) if spec.image.is_some() => ("InvalidImage", reason),
                 Err(PrepareError::InvalidCode(reason)) => ("FunctionError", reason),
                 Err(PrepareError::MissingRuntime(reason)) => ("InvalidRuntime", reason),
                 Err(error) if attempt < TRIES => {
@@ -117,6 +129,8 @@ pub(crate) enum UnpackError {
     Blob(#[from] bowline_store::blob::BlobError),
     #[error("deployment package cannot be unpacked")]
     Disk(#[from] std::io::Error),
+    #[error("container image cannot be unpacked")]
+    Image(#[from] bowline_oci::ImageError),
 }
 
 async fn settle(inner: Arc<Inner>, account: AccountId, name: FunctionName, caller: Caller) {

@@ -8,10 +8,11 @@
 
 use std::sync::Arc;
 
-use super::code::{self, CheckedCode, Steps};
+use super::code::{self, Steps};
+use super::validate::refuse_with_image;
 use super::{audit, latest_only, refusals, validate};
 use crate::error::Error;
-use crate::model::{Caller, Configuration, LastUpdate, State, UpdateCode, UpdateConfiguration};
+use crate::model::{Caller, Code, Configuration, LastUpdate, State, UpdateCode, UpdateConfiguration};
 use crate::name::FunctionRef;
 use crate::package;
 use crate::registry::{Change, FunctionEntry};
@@ -29,22 +30,22 @@ pub(crate) async fn code(
     request: UpdateCode,
 ) -> Result<Configuration, Error> {
     latest_only(&target)?;
-    inner.entry(&target)?;
-    let code = CheckedCode::check(request.code.clone()).await?;
+    same_package_type(&inner.entry(&target)?.latest, &request.code)?;
+    let code = inner.find_code(&target.account, request.code.clone()).await?;
     let _kept = inner.code_gate.read().await;
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;
     updatable(&inner, &old, request.revision_id.as_deref())?;
     let mut new = Configuration::clone(&old.latest);
-    new.code = code.package;
-    new.kind = code.kind(new.runtime)?;
+    same_package_type(&new, &request.code)?;
+    code.put_into(&mut new)?;
     new.architecture = request.architecture.unwrap_or(new.architecture);
     if request.dry_run {
         return Ok(new);
     }
     begin_update(&inner, &mut new);
-    inner.check_layers(&new, code.shape.unzipped_bytes)?;
-    let digest = new.code.digest;
+    inner.check_layers(&new, code.unzipped_bytes())?;
+    let digests: Vec<_> = new.digests().collect();
     inner.take_in(code, &new, &STEPS).await?;
     let what = Update {
         action: "UpdateFunctionCode",
@@ -53,9 +54,19 @@ pub(crate) async fn code(
     };
     let updated = commit(&inner, &caller, &old, new, what).await;
     if updated.is_err() {
-        inner.garbage.add(digest);
+        inner.garbage.add_all(digests);
     }
     updated
+}
+
+/// A function stays what it is: a package, or an image.
+fn same_package_type(latest: &Configuration, code: &Code) -> Result<(), Error> {
+    let text = match (&latest.image, code) {
+        (None, Code::Package(_)) | (Some(_), Code::Image(_)) => return Ok(()),
+        (None, Code::Image(_)) => "Please don't provide ImageUri when updating a function with packageType Zip.",
+        (Some(_), Code::Package(_)) => "Please provide ImageUri when updating a function with packageType Image.",
+    };
+    Err(Error::InvalidParameter(text.to_owned()))
 }
 
 pub(crate) async fn configuration(
@@ -70,12 +81,26 @@ pub(crate) async fn configuration(
     let old = inner.entry(&target)?;
     updatable(&inner, &old, request.revision_id.as_deref())?;
     let mut new = Configuration::clone(&old.latest);
+    if new.image.is_some() {
+        let given = [
+            request.runtime.is_some(),
+            request.handler.is_some(),
+            request
+                .settings
+                .layers
+                .as_ref()
+                .is_some_and(|layers| !layers.is_empty()),
+        ];
+        refuse_with_image(given)?;
+    }
     new.runtime = request.runtime.unwrap_or(new.runtime);
     if let Some(role) = &request.role {
         new.role = validate::role(role)?;
     }
-    let handler = request.handler.as_deref().unwrap_or(&old.latest.handler);
-    new.handler = validate::handler(Some(handler), new.runtime)?;
+    if new.image.is_none() {
+        let handler = request.handler.as_deref().unwrap_or(&old.latest.handler);
+        new.handler = validate::handler(Some(handler), new.runtime)?;
+    }
     validate::apply(&request.settings, &mut new)?;
     if new.runtime != old.latest.runtime {
         inner.ensure_unpacked(&new.code.digest).await.map_err(Error::service)?;

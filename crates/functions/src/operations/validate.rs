@@ -16,6 +16,8 @@ use crate::model::{Configuration, Settings};
 
 const HANDLER_CHARS_MAX: usize = 128;
 const DESCRIPTION_CHARS_MAX: usize = 256;
+const IMAGE_WORDS_MAX: usize = 1500;
+const WORKING_DIRECTORY_CHARS_MAX: usize = 1000;
 const TAG_KEY_CHARS_MAX: usize = 128;
 const TAG_VALUE_CHARS_MAX: usize = 256;
 
@@ -69,6 +71,7 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
     }
     dead_letters(settings, to)?;
     durable(settings, to)?;
+    image(settings, to)?;
     to.inert
         .extend(settings.inert.iter().map(|(key, value)| (key.clone(), value.clone())));
     Ok(())
@@ -89,6 +92,44 @@ fn durable(settings: &Settings, to: &mut Configuration) -> Result<(), Error> {
     }
     if let Some(days) = given.retention_days {
         config.retention_days = within("durableConfig.retentionPeriodInDays", days, 1, RETENTION_DAYS_MAX)?;
+    }
+    Ok(())
+}
+
+/// How the process of an image is started; what is given replaces all that was.
+fn image(settings: &Settings, to: &mut Configuration) -> Result<(), Error> {
+    let Some(config) = &settings.image else { return Ok(()) };
+    let Some(image) = &mut to.image else {
+        if config.is_empty() {
+            return Ok(());
+        }
+        return Err(Error::InvalidParameter(
+            "Please don't provide ImageConfig when packageType is Zip.".to_owned(),
+        ));
+    };
+    for (member, words) in [
+        ("imageConfig.entryPoint", &config.entry_point),
+        ("imageConfig.command", &config.command),
+    ] {
+        if words.len() > IMAGE_WORDS_MAX {
+            return Err(Error::Validation(format!(
+                "1 validation error detected: Value at '{member}' failed to satisfy constraint: Member must have length \
+                 less than or equal to {IMAGE_WORDS_MAX}"
+            )));
+        }
+    }
+    let folder = &config.working_directory;
+    at_most("imageConfig.workingDirectory", folder, WORKING_DIRECTORY_CHARS_MAX)?;
+    image.config.clone_from(config);
+    Ok(())
+}
+
+/// An image brings what a package is told: whether a runtime, a handler or layers are given.
+pub(super) fn refuse_with_image(given: [bool; 3]) -> Result<(), Error> {
+    if given.contains(&true) {
+        return Err(Error::InvalidParameter(
+            "Please don't provide Handler or Runtime or Layer when packageType is Image.".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bowline_foundation::digest::Digest;
+use bowline_oci::Image;
+use bowline_oci::unpack::Fittings;
+use bowline_sandbox::image::{FILES, MOUNT_POINTS};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -23,6 +26,7 @@ use zip::read::ZipFile;
 use super::WASM_NAME;
 use super::check::{entry_path, link_target};
 use super::layers::{file_bytes, overlay};
+use crate::operations::settle::UnpackError;
 
 const STAGING_PREFIX: &str = ".staging-";
 const BOOT_FILE: &str = ".boot";
@@ -109,6 +113,20 @@ impl CodeCache {
         self.lay_out(digest, move |staging| unpack_to(staging, &package)).await
     }
 
+    /// Lays an image's layers out as a root folder unless that is there.
+    pub async fn unpack_image(&self, image: Image, layers: Vec<impl Read + Send + 'static>) -> Result<(), UnpackError> {
+        let fittings = Fittings {
+            folders: &MOUNT_POINTS,
+            files: &FILES,
+        };
+        let digest = image.digest;
+        self.lay_out(&digest, move |staging| {
+            bowline_oci::unpack::unpack(staging, &image, layers, fittings)?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Lays unpacked layers over one another unless that folder is there.
     pub async fn combine(&self, combination: &Digest, layers: &[Digest]) -> io::Result<()> {
         let layers: Vec<_> = layers.iter().map(|layer| self.path(layer)).collect();
@@ -124,11 +142,11 @@ impl CodeCache {
             .map_err(io::Error::other)?
     }
 
-    async fn lay_out(
+    async fn lay_out<E: From<io::Error> + Send + 'static>(
         &self,
         digest: &Digest,
-        fill: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<()> {
+        fill: impl FnOnce(&Path) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), E> {
         let _one_at_a_time = self.locks[usize::from(digest.as_bytes()[0]) % LOCKS].lock().await;
         if self.contains(digest) {
             return Ok(());
@@ -137,14 +155,14 @@ impl CodeCache {
         let staging = self.root.join(format!("{STAGING_PREFIX}{number}"));
         let target = self.path(digest);
         spawn_blocking(move || {
-            let filled = fill(&staging).and_then(|()| fs::rename(&staging, &target));
+            let filled = fill(&staging).and_then(|()| Ok(fs::rename(&staging, &target)?));
             if filled.is_err() {
                 let _ = remove(&staging);
             }
             filled
         })
         .await
-        .map_err(io::Error::other)?
+        .map_err(|error| E::from(io::Error::other(error)))?
     }
 
     /// Removes the folder.

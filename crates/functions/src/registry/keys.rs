@@ -7,6 +7,7 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 use bowline_store::Key;
 
+use crate::name::image::{ImageName, Tag};
 use crate::name::layer::LayerName;
 use crate::name::{AliasName, FunctionName};
 
@@ -23,6 +24,7 @@ pub(super) const ACCESS_KEYS: &str = "functions/access-key/";
 pub(super) const POLICIES: &str = "functions/policy/";
 pub(super) const LAYERS: &str = "functions/layer/";
 pub(super) const LAYER_VERSIONS: &str = "functions/layer-version/";
+pub(super) const IMAGES: &str = "functions/image/";
 pub(super) const MAPPINGS: &str = "functions/mapping/";
 pub(super) const OVERFLOWS: &str = "functions/overflow/";
 pub(super) const OUTBOX: &str = "functions/outbox/";
@@ -121,6 +123,13 @@ pub(super) fn layer(account: &AccountId, name: &LayerName) -> Key {
 /// DeleteLayerVersion. Missing: the version was never published or is gone.
 pub(super) fn layer_version(account: &AccountId, name: &LayerName, number: u64) -> Key {
     format!("{LAYER_VERSIONS}{account}/{name}/{number:020}").into()
+}
+
+/// `functions/image/ACCOUNT/NAME:TAG` (the name may have slashes, but no colon): an
+/// [`ImageRecord`](super::record::ImageRecord). Lives from the upload until the image is removed; another upload under
+/// the tag takes its place. Missing: no image has the tag.
+pub(super) fn image(account: &AccountId, name: &ImageName, tag: &Tag) -> Key {
+    format!("{IMAGES}{account}/{name}:{tag}").into()
 }
 
 /// Takes a key apart behind its prefix.

@@ -111,6 +111,7 @@ impl Registry {
             snapshot: Snapshot::default(),
             mappings: Default::default(),
             layers: Default::default(),
+            images: Default::default(),
             publishes: false,
             outbox_news: Default::default(),
             audit_rows: AtomicU64::new(row),

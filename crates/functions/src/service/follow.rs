@@ -71,6 +71,7 @@ impl Inner {
         }
         self.follow_mappings().await?;
         self.follow_layers().await?;
+        self.follow_images().await?;
         for (function, versions) in &stored {
             let current = known.get(function);
             if current.is_none_or(|entry| of_entry(entry) != *versions || self.is_abandoned(entry)) {
@@ -91,6 +92,12 @@ impl Inner {
     async fn follow_layers(&self) -> Result<(), LoadError> {
         let _alone = self.layer_lock.lock().await;
         self.garbage.add_all(self.registry.load_layers().await?);
+        Ok(())
+    }
+
+    async fn follow_images(&self) -> Result<(), LoadError> {
+        let _alone = self.image_lock.lock().await;
+        self.garbage.add_all(self.registry.load_images().await?);
         Ok(())
     }
 

@@ -228,7 +228,13 @@ impl Handle {
     /// The deployment package as uploaded.
     pub async fn read_code(&self, target: &FunctionRef) -> Result<Bytes, Error> {
         let entry = self.0.entry(target)?;
-        let digest = self.0.target(&entry, target)?.configuration.code.digest;
+        let configuration = self.0.target(&entry, target)?.configuration;
+        if configuration.image.is_some() {
+            return Err(Error::InvalidParameter(
+                "The function has no deployment package: its code is a container image.".to_owned(),
+            ));
+        }
+        let digest = configuration.code.digest;
         self.0.blobs.get(&digest).await.map_err(Error::service)
     }
 

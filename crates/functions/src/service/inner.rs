@@ -27,6 +27,7 @@ use crate::events::Engine;
 use crate::invoke::{Accounts, FunctionLive, Keeper, Pool, PoolParts, Running, Sweeper, Target};
 use crate::logs::{FunctionLog, LogWriter};
 use crate::metrics::Metrics;
+use crate::model::image::ImageUse;
 use crate::model::{AccountUsage, Caller, Configuration};
 use crate::name::{FunctionName, FunctionRef, Qualifier};
 use crate::operations::garbage::Garbage;
@@ -39,6 +40,8 @@ use crate::registry::{Audit, Change, FunctionEntry, LoadError, Loaded, Registry,
 const LOCKS: usize = 64;
 /// Versions that are prepared at once.
 const PREPARES_MAX: usize = 2;
+/// Images that are taken in at once.
+const IMAGES_MAX: usize = 2;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The service behind its handles.
@@ -49,6 +52,7 @@ pub(crate) struct Inner {
     pub registry: Registry,
     pub blobs: Blobs,
     pub code: CodeCache,
+    pub registries: Vec<bowline_oci::registry::Registry>,
     pub backends: Vec<Arc<dyn Backend>>,
     pub accounts: Accounts,
     concurrency_max: u32,
@@ -56,6 +60,7 @@ pub(crate) struct Inner {
     pub running: Arc<Running>,
     pub logs: Arc<LogWriter>,
     log_root: PathBuf,
+    pub data_dir: PathBuf,
     pub metrics: Metrics,
     pub sweeper: Arc<Sweeper>,
     pub keeper: Keeper,
@@ -68,6 +73,10 @@ pub(crate) struct Inner {
     pub mapping_lock: tokio::sync::Mutex<()>,
     /// Held for mutations of layers.
     pub layer_lock: tokio::sync::Mutex<()>,
+    /// Held for mutations of images.
+    pub image_lock: tokio::sync::Mutex<()>,
+    /// Images that are taken in at once.
+    pub image_permits: Semaphore,
     /// Background ends of creations and updates.
     pub tasks: Mutex<JoinSet<()>>,
     pub prepare_permits: Semaphore,
@@ -105,6 +114,9 @@ impl Inner {
             events: options.events.map(|events| Arc::new(Engine::new(events))),
             mapping_lock: tokio::sync::Mutex::default(),
             layer_lock: tokio::sync::Mutex::default(),
+            image_lock: tokio::sync::Mutex::default(),
+            image_permits: Semaphore::new(IMAGES_MAX),
+            data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),
             clock: options.clock,
@@ -112,6 +124,7 @@ impl Inner {
             region: options.region,
             blobs: options.blobs,
             code,
+            registries: options.registries,
             backends: options.backends,
             accounts: Accounts::new(options.concurrency_max),
             concurrency_max: options.concurrency_max,
@@ -149,6 +162,7 @@ impl Inner {
         }
         self.registry.load_mappings().await.map_err(Error::service)?;
         self.registry.load_layers().await.map_err(Error::service)?;
+        self.registry.load_images().await.map_err(Error::service)?;
         for entry in self.registry.snapshot.all() {
             self.accounts
                 .set_reserved(&entry.account, self.reserved(&entry.account));
@@ -367,6 +381,7 @@ impl Inner {
                 path: self.code.path(&digest),
                 digest,
             }),
+            image: configuration.image.as_ref().map(ImageUse::spec),
             kind: configuration.kind,
             memory: configuration.memory,
             ephemeral_storage: configuration.ephemeral_storage,

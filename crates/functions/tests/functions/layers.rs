@@ -259,14 +259,14 @@ async fn limits_hold() {
         .unwrap();
     let code = [("code", b"one".as_slice()), ("rest", &half[3..])];
     let exact = CreateFunction {
-        code: zip_of(&code),
+        code: zip_of(&code).into(),
         settings: with_layers(&[arn("half", 1)]),
         ..creation("exact", "one")
     };
     world.handle.create_function(&caller(), exact).await.unwrap();
     world.handle.settled(&target("exact")).await.unwrap();
     let over = |mut update: bowline_functions::model::UpdateCode| {
-        update.code = zip_of(&[("code", b"four"), ("rest", &half[3..])]);
+        update.code = zip_of(&[("code", b"four"), ("rest", &half[3..])]).into();
         update
     };
     let over = world
@@ -298,7 +298,7 @@ async fn what_is_no_layer_is_refused() {
     publish(&world, "good", &[("a", "x")]).await;
     let wasm = CreateFunction {
         runtime: Runtime::ProvidedAl2023,
-        code: Bytes::from_static(b"\0asm\x01\0\0\0"),
+        code: Bytes::from_static(b"\0asm\x01\0\0\0").into(),
         settings: with_layers(&[arn("good", 1)]),
         ..creation("w", "one")
     };

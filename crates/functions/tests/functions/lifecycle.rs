@@ -17,7 +17,7 @@ async fn a_function_is_pending_until_it_is_prepared() {
     world.wasm.hold_prepares(true);
     let wasm = CreateFunction {
         runtime: Runtime::ProvidedAl2023,
-        code: zip_of(&[("bootstrap.wasm", b"\0asm\x01\0\0\0"), ("code", b"one")]),
+        code: zip_of(&[("bootstrap.wasm", b"\0asm\x01\0\0\0"), ("code", b"one")]).into(),
         ..creation("f", "one")
     };
     let created = world.handle.create_function(&caller(), wasm).await.unwrap();

@@ -11,6 +11,7 @@ mod events;
 mod fake;
 mod faults;
 mod follow;
+mod images;
 mod invoke;
 mod layers;
 mod lifecycle;

@@ -125,7 +125,7 @@ async fn bad_packages_leave_nothing() {
         zip_of(&[("bootstrap.wasm", b"text")]),
     ] {
         let create = CreateFunction {
-            code,
+            code: code.into(),
             ..creation("f", "")
         };
         let refused = world.handle.create_function(&caller(), create).await;
@@ -147,7 +147,7 @@ async fn the_package_decides_on_the_kind_of_sandbox() {
     let kind = async |name: &str, runtime, code: Bytes| {
         let create = CreateFunction {
             runtime,
-            code,
+            code: code.into(),
             ..creation(name, "")
         };
         world
@@ -181,7 +181,7 @@ async fn unpacked_files_are_read_only_and_keep_their_bits() {
             .unwrap();
     });
     let create = CreateFunction {
-        code,
+        code: code.into(),
         ..creation("f", "")
     };
     let created = world.handle.create_function(&caller(), create).await.unwrap();

@@ -183,6 +183,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         region: "us-east-1".to_owned(),
         concurrency_max: settings.concurrency_max,
         keep_alive: settings.keep_alive,
+        registries: Vec::new(),
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
         durable: bowline_functions::durable::Options::default(),
@@ -227,7 +228,7 @@ pub fn creation(name: &str, code: &str) -> CreateFunction {
         runtime: Runtime::Python { minor: 11 },
         role: "arn:aws:iam::000000000000:role/any".to_owned(),
         handler: Some("app.handler".to_owned()),
-        code: package(code),
+        code: package(code).into(),
         settings: Settings::default(),
         architecture: None,
         tags: BTreeMap::new(),
@@ -237,7 +238,7 @@ pub fn creation(name: &str, code: &str) -> CreateFunction {
 
 pub fn update(code: &str) -> UpdateCode {
     UpdateCode {
-        code: package(code),
+        code: package(code).into(),
         architecture: None,
         publish: false,
         dry_run: false,

@@ -32,8 +32,8 @@ async fn be_a_node(dir: &str) -> Result<(), Box<dyn Error>> {
     let mut cells = Vec::new();
     for _ in 0..2 {
         let start = Start::Now(sleep.clone());
-        let binds = Vec::new();
-        cells.push(spawner.create(CellPlan { binds, start }).await?);
+        let (binds, image) = (Vec::new(), None);
+        cells.push(spawner.create(CellPlan { binds, image, start }).await?);
     }
     println!("up");
     std::future::pending().await

@@ -1,7 +1,7 @@
-//! The file system that guests see, prepared once for each set of binds.
+//! The file system that guests see, prepared once for each set of binds, or for one cell with an image.
 //!
 //! A prepared root is a whole mount namespace whose root is a small read-only tmpfs with the system
-//! bound into it. A cell is cloned out of that namespace, so the host's root never was in it: nothing
+//! bound into it, or an unpacked image, read-only as well. A cell is cloned out of that namespace, so the host's root never was in it: nothing
 //! has to be unmounted, and there is nothing to climb out to. What differs from cell to cell (`/proc`,
 //! `/tmp`, `/var/task`, `/opt`) is mounted by the cell's init.
 
@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
+use bowline_sandbox::image::HOSTS;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
@@ -49,10 +50,7 @@ const ETC_FOLDERS: [&str; 5] = ["ssl", "pki", "ca-certificates", "crypto-policie
 const ETC_WRITTEN: [(&str, &str); 4] = [
     ("passwd", "sandbox:x:1000:1000::/tmp:/bin/sh\n"),
     ("group", "sandbox:x:1000:\n"),
-    (
-        "hosts",
-        "127.0.0.1 localhost sandbox.localdomain sandbox\n::1 localhost\n",
-    ),
+    ("hosts", HOSTS),
     ("resolv.conf", ""),
 ];
 
@@ -61,6 +59,14 @@ pub struct HostMounts(OwnedFd);
 
 /// A prepared root.
 pub struct Root(OwnedFd);
+
+/// What a root is made of.
+pub enum Base<'a> {
+    /// The host's system with binds (host path, path inside).
+    System(&'a [(PathBuf, PathBuf)]),
+    /// An unpacked image.
+    Image(&'a Path),
+}
 
 impl HostMounts {
     /// Stops what the spawner mounts from reaching the host; mounts of the host still arrive.
@@ -74,10 +80,10 @@ impl HostMounts {
         move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Mount)).step("enter host mounts")
     }
 
-    /// Prepares a root with `binds` (host path, path inside), using the empty folder `scratch`.
-    pub fn prepare(&self, scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Root, Failure> {
+    /// Prepares a root, using the empty folder `scratch`.
+    pub fn prepare(&self, scratch: &Path, base: &Base<'_>) -> Result<Root, Failure> {
         sys::unshare(libc::CLONE_NEWNS).step("unshare mounts")?;
-        let built = build(scratch, binds).and_then(|()| open_mount_namespace());
+        let built = build(scratch, base).and_then(|()| open_mount_namespace());
         self.enter()?;
         built.map(Root)
     }
@@ -113,8 +119,31 @@ fn open_mount_namespace() -> Result<OwnedFd, Failure> {
 }
 
 /// Builds the tree at `scratch` and makes it this mount namespace's root.
-fn build(scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<(), Failure> {
+fn build(scratch: &Path, base: &Base<'_>) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).step("make mounts private")?;
+    match base {
+        Base::System(binds) => system(scratch, binds)?,
+        Base::Image(image) => self::image(scratch, image)?,
+    }
+    // Not seen by guests, whose own hides it; the kernel allows that one only while this one is there.
+    attach(detach(Path::new("/proc")).step("open /proc")?, &scratch.join("proc")).step("bind /proc")?;
+    become_root(scratch)
+}
+
+/// The image itself, with devices of ours in it.
+fn image(scratch: &Path, image: &Path) -> Result<(), Failure> {
+    let tree = detach(image).step("open image")?;
+    sys::restrict_mount(&tree).step("make image read-only")?;
+    attach(tree, scratch).step("mount image")?;
+    let dev = scratch.join("dev");
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", &dev, "tmpfs", flags, c"size=64k,mode=755").step("mount /dev")?;
+    furnish_dev(&dev)?;
+    rustix::mount::mount_remount(&dev, flags | MountFlags::RDONLY, c"").step("make /dev read-only")
+}
+
+/// The host's system, and what is bound beside it.
+fn system(scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<(), Failure> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", scratch, "tmpfs", flags, c"size=16m,mode=755").step("mount root")?;
     for folder in FOLDERS {
@@ -131,12 +160,10 @@ fn build(scratch: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<(), Failure> {
     }
     furnish_etc(&scratch.join("etc"))?;
     furnish_dev(&scratch.join("dev"))?;
-    // Not seen by guests, whose own hides it; the kernel allows that one only while this one is there.
-    attach(detach(Path::new("/proc")).step("open /proc")?, &scratch.join("proc")).step("bind /proc")?;
     for (host, inside) in binds {
         show(host, &inside_path(scratch, inside)?)?;
     }
-    become_root(scratch)
+    Ok(())
 }
 
 /// Where `inside` is below `scratch`; refuses to climb.

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Resource, Signal, WaitOptions, WaitStatus, pidfd_send
 use super::cgroup::{Cgroups, Group};
 use super::identity::{self, Identities};
 use super::init::{self, Birth};
-use super::root::{self, HostMounts, Root};
+use super::root::{self, Base, HostMounts, Root};
 use super::sys::{self, Instruction};
 use super::wire::{self, Failure, Hello, Limits, Order, Program, Reply, Request, Step, Text, Welcome};
 
@@ -157,7 +157,12 @@ impl Service {
 
     fn handle(&mut self, request: Request, descriptors: Vec<OwnedFd>) {
         match request {
-            Request::Create { cell, binds, program } => {
+            Request::Create {
+                cell,
+                binds,
+                image,
+                program,
+            } => {
                 let Ok([node_end, init_end, output, control]) = <[OwnedFd; 4]>::try_from(descriptors) else {
                     return;
                 };
@@ -167,21 +172,21 @@ impl Service {
                     output,
                     control,
                 };
-                self.create(cell, binds, program, parts);
+                self.create(cell, (binds, image), program, parts);
             }
             Request::Furnish {
                 cell,
                 code,
                 layers,
                 limits,
-            } => self.furnish(cell, std::iter::once(code).chain(layers), &limits),
+            } => self.furnish(cell, code.into_iter().chain(layers), &limits),
             Request::Destroy { cell } => self.destroy(cell),
         }
     }
 
-    fn create(&mut self, id: u64, binds: Vec<(Text, Text)>, program: Option<Program>, parts: Parts) {
+    fn create(&mut self, id: u64, ground: Ground, program: Option<Program>, parts: Parts) {
         let user = self.identities.take();
-        match self.make(user, binds, program, &parts) {
+        match self.make(user, ground, program, &parts) {
             Ok((pid, pidfd, group)) => {
                 let mut cell = Cell {
                     pid,
@@ -207,11 +212,14 @@ impl Service {
     fn make(
         &mut self,
         user: u32,
-        binds: Vec<(Text, Text)>,
+        (binds, image): Ground,
         program: Option<Program>,
         parts: &Parts,
     ) -> Result<(Pid, OwnedFd, Group), Failure> {
-        self.prepare_root(&binds)?;
+        let of_image = image.map(|image| self.image_root(&image)).transpose()?;
+        if of_image.is_none() {
+            self.prepare_root(&binds)?;
+        }
         let mapped = eventfd(0, EventfdFlags::CLOEXEC).step("eventfd")?;
         let group = self.cgroups.take()?;
         let birth = Birth {
@@ -223,7 +231,8 @@ impl Service {
             program,
             filter: &self.filter,
         };
-        let born = self.bear(&binds, group.unified(), birth);
+        let root = of_image.as_ref().or_else(|| self.roots.get(&binds));
+        let born = bear(root.expect("prepared just before"), group.unified(), birth);
         let entered = self.host.enter();
         let outcome = born.and_then(|(pid, pidfd)| {
             let finished = entered.and_then(|()| {
@@ -244,22 +253,10 @@ impl Service {
         }
     }
 
-    /// Clones the init out of the prepared root, and leaves this process there.
-    fn bear(
-        &self,
-        binds: &[(Text, Text)],
-        unified: Option<BorrowedFd<'_>>,
-        birth: Birth<'_>,
-    ) -> Result<(Pid, OwnedFd), Failure> {
-        let flags = libc::CLONE_NEWUSER
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP;
-        self.roots.get(binds).expect("prepared just before").enter()?;
-        sys::clone_process(flags, unified, || init::run(birth)).step("clone3")
+    /// The root of an image, made for one cell: it goes with the cell, so that nothing holds an image that is
+    /// removed, or shows one that was unpacked again.
+    fn image_root(&self, image: &Text) -> Result<Root, Failure> {
+        self.host.prepare(&self.scratch, &Base::Image(&image.path()))
     }
 
     fn prepare_root(&mut self, binds: &[(Text, Text)]) -> Result<(), Failure> {
@@ -274,7 +271,7 @@ impl Service {
             .iter()
             .map(|(host, inside)| (host.path(), inside.path()))
             .collect();
-        let root = self.host.prepare(&self.scratch, &paths)?;
+        let root = self.host.prepare(&self.scratch, &Base::System(&paths))?;
         self.roots.insert(binds.to_vec(), root);
         Ok(())
     }
@@ -364,6 +361,22 @@ impl Service {
         }
         self.cgroups.remove();
     }
+}
+
+/// What a cell stands on: what it sees beside the system, or the image it sees in place of that.
+type Ground = (Vec<(Text, Text)>, Option<Text>);
+
+/// Clones the init out of a prepared root, and leaves this process there.
+fn bear(root: &Root, unified: Option<BorrowedFd<'_>>, birth: Birth<'_>) -> Result<(Pid, OwnedFd), Failure> {
+    let flags = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    root.enter()?;
+    sys::clone_process(flags, unified, || init::run(birth)).step("clone3")
 }
 
 /// The descriptors that come with a request to make a cell.

@@ -60,6 +60,8 @@ pub fn clone_process(flags: i32, cgroup: Option<BorrowedFd<'_>>, child: impl FnO
 
 /// A program ready to be executed: everything is allocated before the child exists.
 pub struct Image {
+    /// Where the program may lie; the first that is there is executed.
+    programs: Vec<CString>,
     argv: Vec<CString>,
     env: Vec<CString>,
     cwd: CString,
@@ -77,11 +79,30 @@ impl Image {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         Ok(Self {
+            programs: candidates(argv[0], env)
+                .into_iter()
+                .map(CString::new)
+                .collect::<Result<_, _>>()?,
             argv: texts(argv)?,
             env: texts(env)?,
             cwd: CString::new(cwd)?,
         })
     }
+}
+
+/// A program with a slash in its name is where it says; another in one of the folders that `PATH` of `env` names.
+fn candidates(program: &[u8], env: &[&[u8]]) -> Vec<Vec<u8>> {
+    if program.contains(&b'/') {
+        return vec![program.to_vec()];
+    }
+    let path = env.iter().find_map(|variable| variable.strip_prefix(b"PATH="));
+    let folders = path.unwrap_or_default().split(|byte| *byte == b':');
+    let folders = folders.filter(|folder| !folder.is_empty());
+    let mut found: Vec<Vec<u8>> = folders.map(|folder| [folder, b"/", program].concat()).collect();
+    if found.is_empty() {
+        found.push(program.to_vec());
+    }
+    found
 }
 
 /// What the guest's process gets of its parent.
@@ -182,8 +203,20 @@ fn become_guest(launch: &Launch<'_>) -> (&'static str, io::Error) {
         if libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) < 0 {
             return ("seccomp", io::Error::last_os_error());
         }
-        libc::execve(launch.argv[0], launch.argv.as_ptr(), launch.env.as_ptr());
-        ("execve", io::Error::last_os_error())
+        let mut error = libc::ENOENT;
+        for program in &stage.image.programs {
+            libc::execve(program.as_ptr(), launch.argv.as_ptr(), launch.env.as_ptr());
+            match *libc::__errno_location() {
+                libc::ENOENT | libc::ENOTDIR => {}
+                // Another folder may have one that can be executed.
+                libc::EACCES => error = libc::EACCES,
+                other => {
+                    error = other;
+                    break;
+                }
+            }
+        }
+        ("execve", io::Error::from_raw_os_error(error))
     }
 }
 

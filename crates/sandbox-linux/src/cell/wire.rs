@@ -53,12 +53,13 @@ pub enum Request {
     Create {
         cell: u64,
         binds: Vec<(Text, Text)>,
+        image: Option<Text>,
         program: Option<Program>,
     },
     /// Sets the limits and hands the code and the layers to the cell's init.
     Furnish {
         cell: u64,
-        code: Text,
+        code: Option<Text>,
         layers: Option<Text>,
         limits: Limits,
     },
@@ -70,7 +71,7 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     /// Mounts the code and the layers (the descriptors, detached mounts in this order; the layers may be
-    /// missing) and resizes `/tmp`.
+    /// missing, or both) and resizes `/tmp`.
     Furnish { limits: Limits, enforce: bool },
     /// Executes the program.
     Exec(Program),
@@ -189,6 +190,7 @@ impl Request {
         Self::Create {
             cell,
             binds: plan.binds.into_iter().map(pair).collect(),
+            image: plan.image.map(Into::into),
             program: match plan.start {
                 Start::Now(command) => Some(command.into()),
                 Start::Later => None,

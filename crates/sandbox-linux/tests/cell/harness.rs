@@ -71,11 +71,12 @@ impl Bench {
     pub async fn furnished(&self, script: &str, furnishing: impl FnOnce(&mut Furnishing)) -> Cell {
         let plan = CellPlan {
             binds: Vec::new(),
+            image: None,
             start: Start::Later,
         };
         let mut cell = self.spawner.create(plan).await.expect("a cell is made");
         let mut wanted = Furnishing {
-            code: self.code(script),
+            code: Some(self.code(script)),
             layers: None,
             tmp: Mebibytes(16),
             memory: Mebibytes(256),

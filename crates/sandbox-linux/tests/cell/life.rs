@@ -60,11 +60,12 @@ async fn code_that_is_not_there_is_an_error() {
     let bench = Bench::start();
     let plan = CellPlan {
         binds: Vec::new(),
+        image: None,
         start: Start::Later,
     };
     let mut cell = bench.spawner.create(plan).await.unwrap();
     let furnishing = bowline_sandbox_linux::cell::Furnishing {
-        code: "/nowhere".into(),
+        code: Some("/nowhere".into()),
         layers: None,
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
@@ -94,6 +95,7 @@ api.close()
     )
     .unwrap();
     let plan = CellPlan {
+        image: None,
         binds: vec![ReadOnlyBind {
             host: tools,
             inside: "/opt/bowline/clients".into(),
@@ -112,7 +114,7 @@ api.close()
     let code = bench.code("");
     fs::write(code.join("data"), "the code").unwrap();
     cell.furnish(bowline_sandbox_linux::cell::Furnishing {
-        code,
+        code: Some(code),
         layers: None,
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
@@ -187,6 +189,7 @@ async fn a_cell_without_a_spawner_says_so() {
     ));
     let plan = CellPlan {
         binds: Vec::new(),
+        image: None,
         start: Start::Later,
     };
     assert!(matches!(bench.spawner.create(plan).await, Err(CellError::SpawnerGone)));
@@ -233,6 +236,7 @@ async fn cells_are_made_concurrently() {
         tokio::spawn(async move {
             let plan = CellPlan {
                 binds: Vec::new(),
+                image: None,
                 start,
             };
             let mut cell = spawner.create(plan).await.unwrap();

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use bowline_foundation::clock::Clock;
 use bowline_sandbox::conformance::{Ability, Prober, Subject};
-use bowline_sandbox::{Backend, Runtime, VersionSpec};
+use bowline_sandbox::{Backend, ImageSpec, Runtime, VersionSpec};
 use serde_json::Value;
 
 use crate::harness::{World, python};
+use crate::images;
 
 const PYTHON_PROBER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/prober/app.py");
 const NATIVE_PROBER: &str = env!("CARGO_BIN_EXE_linux-prober");
@@ -21,6 +22,9 @@ struct Linux {
     runtime: Runtime,
     code: std::path::PathBuf,
     control: Vec<&'static str>,
+    /// Where guests see the code.
+    place: &'static str,
+    image: Option<ImageSpec>,
     lacks: &'static [Ability],
 }
 
@@ -34,6 +38,8 @@ async fn with_python() -> Option<Linux> {
         runtime,
         code,
         control: vec!["python3", PYTHON_PROBER],
+        place: "var/task",
+        image: None,
         lacks: &[Ability::Stream],
     })
 }
@@ -47,6 +53,23 @@ async fn native() -> Option<Linux> {
         runtime: Runtime::ProvidedAl2023,
         code,
         control: vec![NATIVE_PROBER],
+        place: "var/task",
+        image: None,
+        lacks: &[],
+    })
+}
+
+/// The native prober with the libraries it needs, as the only content of a root file system.
+async fn image() -> Option<Linux> {
+    let world = World::start(1);
+    let code = images::root(&world, "var/task/bootstrap", NATIVE_PROBER);
+    Some(Linux {
+        world,
+        runtime: Runtime::ProvidedAl2023,
+        code,
+        control: vec![NATIVE_PROBER],
+        place: "",
+        image: Some(images::started_by("/var/task/bootstrap")),
         lacks: &[],
     })
 }
@@ -63,6 +86,7 @@ impl Subject for Linux {
             ephemeral_storage: prober.ephemeral_storage,
             timeout: prober.timeout,
             environment: prober.environment,
+            image: self.image.clone(),
             ..self.world.version(self.runtime, "app.handler", self.code.clone())
         }
     }
@@ -76,7 +100,7 @@ impl Subject for Linux {
         let code = place_of(&self.code).expect("the code is there");
         let processes = fs::read_dir("/proc").expect("/proc is there");
         let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        let guests = pids.filter(|pid| place_of(format!("/proc/{pid}/root/var/task")) == Some(code));
+        let guests = pids.filter(|pid| place_of(format!("/proc/{pid}/root/{}", self.place)) == Some(code));
         guests.map(|pid| format!("process {pid}")).collect()
     }
 
@@ -107,6 +131,12 @@ mod python_prober {
     use super::with_python;
 
     bowline_sandbox::sandbox_conformance!(with_python);
+}
+
+mod image_prober {
+    use super::image;
+
+    bowline_sandbox::sandbox_conformance!(image);
 }
 
 mod native_prober {

@@ -80,6 +80,7 @@ impl World {
                 path: code,
             },
             layers: None,
+            image: None,
             kind: SandboxKind::Linux,
             memory: Mebibytes(256),
             ephemeral_storage: Mebibytes(64),

@@ -6,6 +6,7 @@ mod clients;
 mod conformance;
 mod extensions;
 mod harness;
+mod images;
 mod layers;
 mod pool;
 mod streaming;

@@ -52,6 +52,7 @@ impl Subject for WasmSubject {
                 path: self.code.path().to_owned(),
             },
             layers: None,
+            image: None,
             kind: SandboxKind::Wasm,
             memory: prober.memory,
             ephemeral_storage: prober.ephemeral_storage,

@@ -49,6 +49,7 @@ impl Bench {
                 path: code,
             },
             layers: None,
+            image: None,
             kind: SandboxKind::Wasm,
             memory: Mebibytes(128),
             ephemeral_storage: Mebibytes(512),

@@ -8,6 +8,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::frame::{Encoder, Frame};
 use super::{OnProgress, PAGE, Progress, Summary, unfinished};
 use crate::blob::{BlobError, Blobs};
+use crate::limits::BLOB_BYTES_MAX;
 use crate::{Key, ReadError, Store};
 
 /// Why an export stopped; what was written is not an archive, and every reader says so.
@@ -63,6 +64,12 @@ async fn export_blobs(
     digests.sort();
     for digest in digests {
         let bytes = blobs.get(&digest).await?;
+        if bytes.len() > BLOB_BYTES_MAX {
+            // An import would take it for damage.
+            let actual = bytes.len();
+            let max = BLOB_BYTES_MAX;
+            return Err(BlobError::TooLarge { actual, max }.into());
+        }
         let mut encoded = BytesMut::new();
         let frame = if is_cold {
             Frame::Cold(digest, &bytes)

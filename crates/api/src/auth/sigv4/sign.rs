@@ -34,6 +34,17 @@ pub fn authorization(
     body: &[u8],
     at: Timestamp,
 ) -> (String, String) {
+    authorization_of(credentials, (method, target), headers, &hash(body), at)
+}
+
+/// The same for a body that is known by its SHA-256 digest, in hexadecimal.
+pub fn authorization_of(
+    credentials: &Credentials,
+    (method, target): (&str, &str),
+    headers: &HeaderMap,
+    payload: &str,
+    at: Timestamp,
+) -> (String, String) {
     let signer = Signer {
         access_key: &credentials.access_key,
         secret: &credentials.secret,
@@ -44,10 +55,10 @@ pub fn authorization(
         method,
         target,
         headers,
-        body,
+        body: b"",
         paths: Paths::Normalised,
     };
-    signer.authorization(&request, at)
+    signer.authorization_of(&request, payload, at)
 }
 
 /// The target with the signature of `key` in its query.

@@ -6,18 +6,17 @@ use anyhow::{Context, bail};
 
 use super::Invoked;
 use crate::client::Client;
-use crate::command::deploy::{self, Making};
+use crate::command::deploy::{Deployable, Making};
 use crate::command::settings::SettingFlags;
 use crate::command::up::{StopSignals, runtime};
 use crate::config::Key;
 use crate::node::{Node, log};
-use crate::package;
 use crate::progress::Progress;
 
 /// Packages the code at `path`, runs it once with `event` and leaves nothing behind.
 pub fn invoke(path: &Path, making: &Making, event: Vec<u8>) -> anyhow::Result<Invoked> {
     let progress = Progress::stderr();
-    let package = package::assemble(&making.wanted(path.to_owned(), None), &progress)?;
+    let code = Deployable::make(&making.wanted(path.to_owned(), None), &progress)?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let config = SettingFlags {
         listen: Some("127.0.0.1:0".to_owned()),
@@ -37,8 +36,8 @@ pub fn invoke(path: &Path, making: &Making, event: Vec<u8>) -> anyhow::Result<In
         let node = Node::start(&config).await?;
         let client = Client::new(&format!("http://{}", node.address()));
         let once = tokio::task::spawn_blocking(move || {
-            deploy::deploy(&client, &package, &settings, &progress)?;
-            Ok(super::invoke(&client, &package.name, None, event)?)
+            code.deploy(&client, &settings, &progress)?;
+            Ok(super::invoke(&client, code.name(), None, event)?)
         });
         let invoked = tokio::select! {
             invoked = once => invoked.context("the invocation ended early")?,

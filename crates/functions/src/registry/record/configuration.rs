@@ -9,6 +9,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Runtime, SandboxKind};
 use serde::{Deserialize, Serialize};
 
+use super::image::ImageUseRecord;
 use super::layer::LayerUseRecord;
 use crate::durable::DurableConfig;
 use crate::model::{Architecture, CodePackage, Configuration, LastUpdate, State};
@@ -31,6 +32,8 @@ pub(in crate::registry) struct ConfigurationRecord {
     code_bytes: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     layers: Vec<LayerUseRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<ImageUseRecord>,
     last_modified_micros: u64,
     revision_id: String,
     state: StateRecord,
@@ -87,6 +90,7 @@ impl From<&Configuration> for ConfigurationRecord {
             code_digest: from.code.digest,
             code_bytes: from.code.bytes,
             layers: from.layers.iter().map(Into::into).collect(),
+            image: from.image.as_ref().map(Into::into),
             last_modified_micros: from.last_modified.as_micros(),
             revision_id: from.revision_id.clone(),
             state: (&from.state).into(),
@@ -122,6 +126,7 @@ impl ConfigurationRecord {
                 bytes: self.code_bytes,
             },
             layers: self.layers.into_iter().map(Into::into).collect(),
+            image: self.image.map(|image| image.into_model(self.code_digest)),
             last_modified: Timestamp::from_micros(self.last_modified_micros),
             revision_id: self.revision_id,
             state: self.state.into(),

@@ -6,6 +6,7 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
 use bowline_foundation::units::Mebibytes;
+use bowline_oci::Process;
 use bowline_sandbox::{Runtime, SandboxKind};
 use serde_json::json;
 
@@ -15,6 +16,7 @@ use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeMan
 use crate::model::events::{
     EventInvokeConfig, EventInvokeSettings, Mapping, MappingSettings, MappingStart, MappingState,
 };
+use crate::model::image::{ImageConfig, ImageParts, ImageUse, StoredImage};
 use crate::model::layers::{LayerPolicy, LayerPrincipal, LayerStatement, LayerUse, LayerVersion};
 use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, ResourcePolicy, State};
 use crate::name::{FunctionRef, Version};
@@ -47,6 +49,7 @@ fn configuration(state: State, last_update: LastUpdate) -> Configuration {
             bytes: 4,
         },
         layers: Vec::new(),
+        image: None,
         last_modified: Timestamp::from_micros(1_795_217_079_123_456),
         revision_id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
         state,
@@ -104,6 +107,55 @@ fn versions() {
         };
         check(&record, golden);
     }
+}
+
+#[test]
+fn images() {
+    let process = Process {
+        entry_point: vec!["/run".to_owned()],
+        command: vec!["app.handler".to_owned()],
+        environment: [("PATH".to_owned(), "/bin".to_owned())].into(),
+        working_directory: "/var/task".to_owned(),
+    };
+    let parts = ImageParts {
+        digest: Digest::of(b"code"),
+        config: Digest::of(b"config"),
+        layers: vec![Digest::of(b"low"), Digest::of(b"high")],
+        bytes: 7,
+    };
+    let image = StoredImage {
+        account: AccountId::default_account(),
+        name: "team/hello".parse().unwrap(),
+        tag: "v1".parse().unwrap(),
+        parts: parts.clone(),
+        process: process.clone(),
+        created: Timestamp::from_micros(1_795_217_079_123_456),
+    };
+    let record = ImageRecord::from(&image);
+    check(&record, include_str!("golden/image-1.json"));
+    let back = record.into_model(image.account.clone(), image.name.clone(), image.tag.clone());
+    assert_eq!(back, image);
+    let used = ImageUse {
+        uri: "team/hello:v1".to_owned(),
+        resolved_uri: format!("team/hello@sha256:{}", parts.digest),
+        parts,
+        process,
+        config: ImageConfig {
+            entry_point: vec!["/mine".to_owned()],
+            command: vec!["other.handler".to_owned()],
+            working_directory: "/tmp".to_owned(),
+        },
+    };
+    let mut latest = configuration(State::Active, LastUpdate::Successful);
+    latest.image = Some(used);
+    let record = VersionRecord {
+        configuration: (&latest).into(),
+        source_description: String::new(),
+    };
+    check(&record, include_str!("golden/version-1-image.json"));
+    let (account, name) = (latest.account.clone(), latest.name.clone());
+    let back = record.configuration.into_model(account, name, Version::Latest);
+    assert_eq!(back, latest);
 }
 
 #[test]

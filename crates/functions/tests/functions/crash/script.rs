@@ -1,19 +1,23 @@
 //! The script that a child works through, and the model of what it must leave.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 
 use bowline_foundation::digest::Digest;
 use bowline_functions::Handle;
 use bowline_functions::error::Error;
 use bowline_functions::model::attached::{PutUrl, UrlAuth};
+use bowline_functions::model::image::{PushImage, StoredImage};
 use bowline_functions::model::layers::{
     LayerFilter, LayerPrincipal, LayerStatement, LayerVersion, PolicyTarget, PublishLayer,
 };
 use bowline_functions::model::{
     CreateAlias, CreateFunction, PageRequest, PublishVersion, Settings, UpdateAlias, UpdateCode, UpdateConfiguration,
 };
+use bowline_functions::name::image::Tag;
 use bowline_functions::name::layer::LayerRef;
 use bowline_functions::name::{FunctionRef, Version};
+use bowline_oci::sample::{LayerSample, Packing, Sample};
 use serde_json::json;
 
 use crate::world::{World, caller, creation, package, target, update};
@@ -69,6 +73,15 @@ pub enum Step {
         version: u64,
     },
     Layer(LayerStep),
+    Image(ImageStep),
+}
+
+/// One mutation of the image `knot:latest`.
+#[derive(Clone, Copy, Debug)]
+pub enum ImageStep {
+    /// Gives the tag to an image with a file `code` of this text.
+    Push(&'static str),
+    Delete,
 }
 
 /// One mutation of the layer `knots`.
@@ -82,7 +95,7 @@ pub enum LayerStep {
 }
 
 use Step::{
-    Alias, Create, Delete, DeleteAlias, DeleteUrl, DeleteVersion, Describe, Layer, MoveAlias, Publish,
+    Alias, Create, Delete, DeleteAlias, DeleteUrl, DeleteVersion, Describe, Image, Layer, MoveAlias, Publish,
     UpdateCode as Update, Url, UseLayer,
 };
 
@@ -92,11 +105,14 @@ pub const SCRIPT: &[Step] = &[
         code: "f1",
         publish: false,
     },
+    Image(ImageStep::Push("i1")),
     Layer(LayerStep::Publish("l1")),
     Layer(LayerStep::Permit(1)),
     UseLayer { name: "f", version: 1 },
     Publish { name: "f" },
     Layer(LayerStep::Publish("l2")),
+    Image(ImageStep::Push("i2")),
+    Image(ImageStep::Delete),
     Layer(LayerStep::Forbid(1)),
     Layer(LayerStep::Delete(1)),
     Update {
@@ -134,6 +150,7 @@ pub const SCRIPT: &[Step] = &[
         text: "changed",
     },
     DeleteAlias { name: "f" },
+    Image(ImageStep::Push("i2")),
     Delete { name: "f" },
     Create {
         name: "f",
@@ -156,10 +173,13 @@ impl Step {
         if let Layer(step) = self {
             return step.perform(handle).await;
         }
+        if let Image(step) = self {
+            return step.perform(handle).await;
+        }
         let (caller, name) = (caller(), self.name());
         let target = target(name);
         match self {
-            Layer(_) => unreachable!("done above"),
+            Layer(_) | Image(_) => unreachable!("done above"),
             UseLayer { version, .. } => use_layer(handle, &target, version).await,
             Create { code, publish, .. } => {
                 let create = CreateFunction {
@@ -229,6 +249,7 @@ impl Step {
             | DeleteUrl { name }
             | Delete { name } => name,
             Layer(_) => "knots",
+            Image(_) => "knot",
         }
     }
 
@@ -249,12 +270,15 @@ impl Step {
             Layer(LayerStep::Permit(_)) => "AddLayerVersionPermission",
             Layer(LayerStep::Forbid(_)) => "RemoveLayerVersionPermission",
             Layer(LayerStep::Delete(_)) => "DeleteLayerVersion",
+            Image(ImageStep::Push(_)) => "PushImage",
+            Image(ImageStep::Delete) => "DeleteImage",
         };
         let qualifier = match self {
             Layer(LayerStep::Publish(_)) => return ("000000000000/layer:knots:*".to_owned(), action),
             Layer(LayerStep::Permit(version) | LayerStep::Forbid(version) | LayerStep::Delete(version)) => {
                 return (format!("000000000000/layer:knots:{version}"), action);
             }
+            Image(_) => return ("000000000000/image/knot:latest".to_owned(), action),
             DeleteVersion { version, .. } => format!(":{version}"),
             // The script publishes by itself only the first and the second version of `f`.
             Publish { .. } => ":*".to_owned(),
@@ -300,6 +324,34 @@ impl LayerStep {
         }
         .unwrap_or_else(|error| panic!("{self:?}: {error:?}"));
     }
+}
+
+impl ImageStep {
+    async fn perform(self, handle: &Handle) {
+        let (caller, name, tag) = (caller(), "knot".parse().unwrap(), Tag::default());
+        match self {
+            Self::Push(text) => {
+                let mut archive = handle.image_file().await.unwrap();
+                archive.write_all(&image(text).archive()).unwrap();
+                let push = PushImage { name, tag, archive };
+                handle.push_image(&caller, push).await.map(drop)
+            }
+            Self::Delete => handle.delete_image(&caller, &name, &tag).await,
+        }
+        .unwrap_or_else(|error| panic!("{self:?}: {error:?}"));
+    }
+}
+
+/// An image of two layers, of which all images of the script share the first.
+fn image(text: &str) -> Sample {
+    let layer = |path: &str, text: &str| LayerSample::default().file(path, 0o644, text.as_bytes());
+    let shared = Sample::default().layer(layer("shared", "shared"), Packing::Gzip);
+    shared.layer(layer("code", text), Packing::Gzip)
+}
+
+fn images(world: &World) -> Vec<StoredImage> {
+    let found = world.handle.list_images(&caller(), &PageRequest::default());
+    found.unwrap().items
 }
 
 async fn describe(handle: &Handle, target: &FunctionRef, text: &str) -> Result<(), Error> {
@@ -349,6 +401,8 @@ pub struct Model {
     functions: BTreeMap<String, Function>,
     /// Versions of `knots`: the text in it, whether everybody may use it.
     layers: BTreeMap<u64, (String, bool)>,
+    /// The image that has the tag.
+    image: Option<Digest>,
     rows: BTreeMap<String, Vec<String>>,
 }
 
@@ -373,6 +427,14 @@ impl Model {
                 return;
             }
             Layer(step) => return self.apply_to_layer(step, next_version),
+            Image(ImageStep::Push(text)) => {
+                self.image = Some(image(text).digest());
+                return;
+            }
+            Image(ImageStep::Delete) => {
+                self.image = None;
+                return;
+            }
             _ => {}
         }
         let function = self.functions.entry(step.name().to_owned()).or_default();
@@ -384,7 +446,7 @@ impl Model {
             Url { .. } | DeleteUrl { .. } => function.has_url = matches!(step, Url { .. }),
             DeleteVersion { version, .. } => drop(function.versions.remove(&version)),
             UseLayer { version, .. } => function.layer = Some(self.layers[&version].0.clone()),
-            Publish { .. } | Delete { .. } | Layer(_) => {}
+            Publish { .. } | Delete { .. } | Layer(_) | Image(_) => {}
         }
         if matches!(
             step,
@@ -463,6 +525,7 @@ impl Model {
                 .layers
                 .insert(version.number, (text_of(&stored).to_owned(), permitted));
         }
+        model.image = images(world).first().map(|image| image.parts.digest);
         for subject in subjects() {
             let mut rows = world.handle.audited(&subject).await.unwrap();
             rows.retain(|action| action != "Settle");
@@ -473,8 +536,12 @@ impl Model {
         model
     }
 
-    /// Every version runs the code that its record names.
+    /// Every version runs the code that its record names, and the image that is there lies unpacked.
     pub async fn check_code(&self, world: &World) {
+        if let Some(digest) = self.image {
+            let root = world.path().join("code").join(digest.to_string());
+            assert!(root.join("shared").is_file() && root.join("etc/hosts").is_file());
+        }
         for (name, function) in &self.functions {
             let settled = world.handle.settled(&target(name)).await.unwrap();
             assert_eq!(settled.state, bowline_functions::model::State::Active);
@@ -538,5 +605,8 @@ pub fn digests(world: &World) -> BTreeSet<Digest> {
     let code = shown.items.iter().map(|configuration| configuration.code.digest);
     let used = shown.items.iter().flat_map(|configuration| &configuration.layers);
     let layers = layer_versions(world).into_iter().map(|version| version.code.digest);
-    code.chain(used.map(|layer| layer.code.digest)).chain(layers).collect()
+    let images = images(world);
+    let images = images.iter().flat_map(|image| image.parts.digests());
+    let used = used.map(|layer| layer.code.digest);
+    code.chain(used).chain(layers).chain(images).collect()
 }

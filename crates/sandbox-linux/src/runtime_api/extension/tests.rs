@@ -294,6 +294,7 @@ fn version() -> VersionSpec {
             path: PathBuf::from("/nowhere"),
         },
         layers: None,
+        image: None,
         kind: SandboxKind::Linux,
         memory: Mebibytes(128),
         ephemeral_storage: Mebibytes(512),

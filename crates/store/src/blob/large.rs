@@ -1,0 +1,181 @@
+//! Blobs that do not fit in memory: written from a reader, read through one.
+
+use std::fs::{self, File};
+use std::io::{self, Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bowline_foundation::digest::{Digest, Hasher};
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use super::{BlobError, Blobs};
+use crate::folder;
+
+const COPY_BYTES: usize = 256 * 1024;
+/// Keeps what is staged at once apart.
+static STAGED: AtomicU64 = AtomicU64::new(0);
+
+/// The bytes of a blob as they lie there: whoever reads them all compares their digest.
+#[derive(Debug)]
+pub enum BlobReader {
+    File(File),
+    Memory(Cursor<Bytes>),
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Memory(bytes) => bytes.read(buffer),
+        }
+    }
+}
+
+impl Blobs {
+    /// Stores what `content` gives, of any size, if that has the digest it is said to have. Otherwise as
+    /// [`Blobs::put`].
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`] if it has another digest; then nothing is stored.
+    pub async fn put_large(&self, digest: Digest, content: impl Read + Send + 'static) -> Result<(), BlobError> {
+        let _shared = self.0.gate.read().await;
+        let Some(folder) = self.0.folder.clone() else {
+            return self.put_whole(digest, content).await;
+        };
+        if is_there(&folder, digest).await? {
+            return self.refresh(&digest).await;
+        }
+        let staged = spawn_blocking(move || stage(&folder, digest, content));
+        staged.await.map_err(unavailable)?
+    }
+
+    /// The blob's bytes to be read one after the other, unchecked.
+    pub async fn open(&self, digest: &Digest) -> Result<BlobReader, BlobError> {
+        let Some(folder) = &self.0.folder else {
+            return Ok(BlobReader::Memory(Cursor::new(self.get(digest).await?)));
+        };
+        match File::open(folder.join(digest.to_string())) {
+            Ok(file) => Ok(BlobReader::File(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BlobError::NotFound(*digest)),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Makes an existing blob young again, as putting it once more would.
+    pub async fn keep(&self, digest: &Digest) -> Result<(), BlobError> {
+        let _shared = self.0.gate.read().await;
+        self.refresh(digest).await
+    }
+
+    async fn put_whole(&self, expected: Digest, mut content: impl Read) -> Result<(), BlobError> {
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes).map_err(unavailable)?;
+        let actual = Digest::of(&bytes);
+        if actual != expected {
+            return Err(BlobError::Damaged { expected, actual });
+        }
+        let payload = object_store::PutPayload::from_bytes(bytes.into());
+        let put = object_store::ObjectStoreExt::put(&*self.0.objects, &super::location(&expected), payload).await;
+        put.map(drop).map_err(BlobError::Unavailable)
+    }
+}
+
+/// Whether the blob is there, undamaged; a damaged one counts as missing, so that it is written again.
+async fn is_there(folder: &Path, digest: Digest) -> Result<bool, BlobError> {
+    let path = folder.join(digest.to_string());
+    let read = spawn_blocking(move || match File::open(path) {
+        Ok(mut file) => Ok(copy(&mut file, &mut io::sink())? == digest),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    });
+    read.await.map_err(unavailable)?.map_err(unavailable)
+}
+
+fn stage(folder: &Path, expected: Digest, content: impl Read) -> Result<(), BlobError> {
+    let number = STAGED.fetch_add(1, Ordering::Relaxed);
+    let staging = folder.join(format!("{expected}#{}-{number}", std::process::id()));
+    let written = write(&staging, content).map_err(unavailable).and_then(|actual| {
+        if actual != expected {
+            return Err(BlobError::Damaged { expected, actual });
+        }
+        let named = fs::rename(&staging, folder.join(expected.to_string()));
+        named.and_then(|()| folder::sync(folder)).map_err(unavailable)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&staging);
+    }
+    written
+}
+
+fn write(path: &PathBuf, mut content: impl Read) -> io::Result<Digest> {
+    let mut file = File::create_new(path)?;
+    let digest = copy(&mut content, &mut file)?;
+    file.sync_all()?;
+    Ok(digest)
+}
+
+fn copy(from: &mut impl Read, to: &mut impl io::Write) -> io::Result<Digest> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            read => {
+                hasher.update(&buffer[..read]);
+                to.write_all(&buffer[..read])?;
+            }
+        }
+    }
+}
+
+fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BlobError {
+    BlobError::Unavailable(object_store::Error::Generic {
+        store: "folder",
+        source: error.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    #[tokio::test]
+    async fn large_blobs_are_checked_and_stored_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for blobs in [Blobs::open_dir(folder.path()).unwrap(), Blobs::in_memory()] {
+            let content = vec![7; 3 * COPY_BYTES + 5];
+            let digest = Digest::of(&content);
+            let other = Digest::of(b"other");
+            let refused = blobs.put_large(other, Cursor::new(content.clone())).await;
+            assert!(matches!(refused, Err(BlobError::Damaged { actual, .. }) if actual == digest));
+            assert!(matches!(blobs.open(&other).await, Err(BlobError::NotFound(_))));
+            assert!(names(folder.path()).is_empty(), "nothing stays of what is refused");
+            for _ in 0..2 {
+                blobs.put_large(digest, Cursor::new(content.clone())).await.unwrap();
+            }
+            let mut read = Vec::new();
+            blobs.open(&digest).await.unwrap().read_to_end(&mut read).unwrap();
+            assert_eq!(read, content);
+            assert_eq!(blobs.get(&digest).await.unwrap(), content);
+            assert_eq!(blobs.list().await.unwrap(), [digest]);
+            blobs.delete(&digest).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_large_blob_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open_dir(folder.path()).unwrap();
+        let digest = Digest::of(b"right");
+        fs::write(folder.path().join(digest.to_string()), b"wrong").unwrap();
+        blobs.put_large(digest, Cursor::new(b"right".to_vec())).await.unwrap();
+        assert_eq!(blobs.get(&digest).await.unwrap(), &b"right"[..]);
+    }
+}
