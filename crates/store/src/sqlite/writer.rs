@@ -243,11 +243,7 @@ impl Worker {
 
 /// The next commit, none once the store is closed.
 fn next(waiting: &mut mpsc::Receiver<Request>) -> Option<Request> {
-    let looks = std::env::var("LOOKS")
-        .ok()
-        .and_then(|l| l.parse().ok())
-        .unwrap_or(LOOKS);
-    for _ in 0..looks {
+    for _ in 0..LOOKS {
         match waiting.try_recv() {
             Ok(request) => return Some(request),
             Err(TryRecvError::Disconnected) => return None,
