@@ -74,7 +74,8 @@ impl Inner {
             return;
         }
         let (host, claim) = (Arc::clone(self), Claim(Arc::clone(stream)));
-        self.spawn(async move {
+        // Not a task of the service: readers wait for it, also while the host joins anew.
+        tokio::spawn(async move {
             let source = Source {
                 host: &host,
                 stream: &claim.0,
