@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -71,11 +72,11 @@ def answer(name):
     return json.load(functions.invoke(FunctionName=name)["Payload"])
 
 
-def seen(name):
-    """What the function has printed of its batches."""
+def seen(name, node=NODE):
+    """What the function has printed of its batches at a node."""
     # On loopback a key of twelve digits names the account, whatever the signature.
     headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=123456789012/any"}
-    request = urllib.request.Request(f"{NODE}/v1/functions/{name}/logs", headers=headers)
+    request = urllib.request.Request(f"{node}/v1/functions/{name}/logs", headers=headers)
     with urllib.request.urlopen(request) as reply:
         lines = reply.read().decode().splitlines()
     return [json.loads(line.split("SEEN ", 1)[1]) for line in lines if "SEEN " in line]
@@ -256,6 +257,39 @@ def a_mapping_is_stopped_and_deleted():
     until("the message", lambda: bodies("paused") == ["later"])
     functions.delete_event_source_mapping(UUID=mapping)
     refused("ResourceNotFoundException", functions.get_event_source_mapping, UUID=mapping)
+
+
+def a_limit_holds_over_all_nodes():
+    nodes = [NODE, os.environ["OTHER_NODE"]]
+    batches = lambda name: [batch for node in nodes for batch in seen(name, node)]
+    widest = {}
+    for name, limit in (("free", {}), ("held", {"ScalingConfig": {"MaximumConcurrency": 2}})):
+        url, arn = queue(name, VisibilityTimeout="10")
+        mapped(name, arn, BatchSize=1, **limit)
+        knows = lambda: boto3.client("lambda", endpoint_url=nodes[1]).get_function(FunctionName=name)
+        until("the function at the other node", lambda: answers(knows))
+        for number in range(24):
+            queues.send_message(QueueUrl=url, MessageBody=f"slow {number}")
+        until("all messages", lambda: len(batches(name)) >= 24)
+        done = batches(name)
+        widest[name] = max(sum(other["began"] <= one["began"] < other["ended"] for other in done) for one in done)
+    assert widest["free"] > 2, f"the control: {widest}"
+    assert widest["held"] == 2, widest
+
+
+def another_node_goes_on():
+    # The server gives some of them to requests of the node that is gone, and again when their time is over.
+    url = queues.get_queue_url(QueueName="held")["QueueUrl"]
+    for number in range(4):
+        queues.send_message(QueueUrl=url, MessageBody=f"later {number}")
+    until("what came later", lambda: sum(body.startswith("later") for body in bodies("held")) == 4)
+
+
+def answers(call):
+    try:
+        return call()
+    except ClientError:
+        return None
 
 
 RUNTIME = f"python3.{sys.version_info[1]}"

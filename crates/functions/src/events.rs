@@ -34,6 +34,7 @@ mod pump;
 mod queue;
 mod relay;
 mod set;
+mod turn;
 
 pub use engine::{Options, Timing};
 

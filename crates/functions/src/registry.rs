@@ -12,6 +12,7 @@ mod entry;
 mod images;
 mod keys;
 mod layers;
+mod leases;
 mod load;
 mod mappings;
 mod outbox;

@@ -1,9 +1,11 @@
 //! Code from buckets and events from queues, at a server beside the node.
 
+use std::ffi::OsString;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bowline_test_postgres::{Server, is_installed};
 use bowline_tests::node::Settings;
 use bowline_tests::python::Python;
 use bowline_tests::{Node, node, patience, skip};
@@ -52,6 +54,10 @@ impl Drop for Services {
 
 /// A node that takes code and events from these services, and trusts an authority if it is told of one.
 fn node_beside(services: &Services, authority: Option<&Authority>) -> Result<Node> {
+    node_with(services, authority, Vec::new())
+}
+
+fn node_with(services: &Services, authority: Option<&Authority>, more: Vec<(OsString, OsString)>) -> Result<Node> {
     let variable = |name: &str, value: &str| (name.into(), value.into());
     let mut environment = vec![
         variable("BOWLINE_S3_ENDPOINT", &services.endpoint),
@@ -60,6 +66,7 @@ fn node_beside(services: &Services, authority: Option<&Authority>) -> Result<Nod
         variable("AWS_SECRET_ACCESS_KEY", "test"),
     ];
     environment.extend(authority.map(|authority| ("AWS_CA_BUNDLE".into(), authority.itself().into())));
+    environment.extend(more);
     Node::start_with(Settings {
         environment,
         ..Settings::default()
@@ -112,6 +119,41 @@ fn services_that_speak_tls_are_believed_by_their_authority() -> Result<()> {
     )?;
     let stranger = node_beside(&services, Some(&Authority::found()?))?;
     run(&stranger, &["an_unknown_authority_is_not_believed"])
+}
+
+#[test]
+fn a_limit_on_a_queues_invocations_holds_over_all_nodes() -> Result<()> {
+    let Some(python) = Python::find()? else {
+        skip("there is no python3, so boto3 cannot drive the node");
+        return Ok(());
+    };
+    if !is_installed() {
+        skip("there is no PostgreSQL for two nodes to share");
+        return Ok(());
+    }
+    let (server, shared) = (Server::start()?, tempfile::tempdir()?);
+    let services = Services::start(&python, None)?;
+    let member = || {
+        let environment = vec![
+            ("BOWLINE_STORE".into(), server.url().into()),
+            ("BOWLINE_BLOBS".into(), shared.path().into()),
+        ];
+        node_with(&services, None, environment)
+    };
+    let (mut first, second) = (member()?, member()?);
+    let run = |node: &Node, other: &Node, part: &str| -> Result<()> {
+        let status = python
+            .command("python", &node.endpoint())
+            .env("OTHER_NODE", other.endpoint())
+            .args(["sources.py", &node.endpoint(), &services.endpoint, part])
+            .status()?;
+        ensure!(status.success(), "{part}: {}\n{}", node.log(), other.log());
+        Ok(())
+    };
+    run(&first, &second, "a_limit_holds_over_all_nodes")?;
+    first.terminate()?;
+    first.wait_for_end()?;
+    run(&second, &first, "another_node_goes_on")
 }
 
 #[test]

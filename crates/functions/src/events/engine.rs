@@ -9,7 +9,7 @@ use bowline_stream::session::{self, CreateError as SessionCreateError, SessionId
 use bowline_stream::{CreateError, Handle, Settings, StreamId};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as RuntimeHandle;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
 use super::arn::{AUDIT_STREAM, Purpose, Target};
@@ -83,6 +83,8 @@ pub(crate) struct Engine {
     pub pumps: Mutex<BTreeMap<String, Arc<Pump>>>,
     /// What stops the workers of each mapping.
     pub workers: Mutex<HashMap<String, watch::Sender<bool>>>,
+    /// Keep the pollers of each mapping apart.
+    pub turns: Mutex<HashMap<String, Arc<RwLock<()>>>>,
     pub stopping: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
     runtime: RuntimeHandle,
@@ -98,6 +100,7 @@ impl Engine {
             streams: Mutex::default(),
             pumps: Mutex::default(),
             workers: Mutex::default(),
+            turns: Mutex::default(),
             stopping: watch::Sender::new(false),
             tasks: Mutex::default(),
             runtime: RuntimeHandle::current(),

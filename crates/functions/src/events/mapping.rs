@@ -95,6 +95,7 @@ impl Inner {
         if let Some(stop) = engine.workers.lock().remove(&old.mapping.id) {
             stop.send_replace(true);
         }
+        engine.turns.lock().remove(&old.mapping.id);
         let Some(session) = old
             .session
             .as_ref()
@@ -116,6 +117,7 @@ impl Inner {
         let mut failures = 0;
         loop {
             let Some(entry) = self.registry.mappings.get(&id) else {
+                engine.turns.lock().remove(&id);
                 return;
             };
             let until = Until {

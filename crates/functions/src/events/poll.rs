@@ -17,13 +17,15 @@ use std::time::Duration;
 use bowline_aws::CallError;
 use bowline_aws::sqs::{MESSAGES_MAX, Message, Queue, Sqs};
 use bowline_foundation::id::RequestId;
-use tokio::sync::Semaphore;
+use bowline_store::Sharing;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::arn::QueueName;
 use super::batch;
 use super::mapping::{self, Until};
+use super::turn::Candidate;
 use crate::error::Error;
 use crate::model::events::MappingSettings;
 use crate::name::FunctionRef;
@@ -41,6 +43,7 @@ const CONCURRENCY_MAX: usize = 1000;
 const BATCH_BYTES_MAX: usize = 3_000_000;
 
 /// What reads one queue for one function.
+#[derive(Clone)]
 pub(super) struct Poller {
     id: String,
     function: FunctionRef,
@@ -96,12 +99,67 @@ impl Inner {
         })
     }
 
-    /// Polls until the mapping changes or the node stops, then waits for what was taken up.
+    /// Polls until the mapping changes or the node stops, then waits for what was taken up. Where a limit on the
+    /// mapping's invocations is to hold, one node polls at a time.
     pub(super) async fn run_poller(self: Arc<Self>, poller: Poller) {
-        let concurrency = poller
-            .settings
-            .concurrency_max
-            .map_or(CONCURRENCY_MAX, |max| max as usize);
+        let limit = poller.settings.concurrency_max;
+        let Some(_local) = poller.until.local_turn(&poller.id, limit.is_some()).await else {
+            return;
+        };
+        match (limit, self.registry.sharing) {
+            (None, _) => self.poll_with(poller, CONCURRENCY_MAX).await,
+            (Some(limit), Sharing::Exclusive) => self.poll_with(poller, limit as usize).await,
+            (Some(limit), Sharing::Shared) => self.poll_in_turn(poller, limit as usize).await,
+        }
+    }
+
+    /// Polls whenever it is this node's turn.
+    async fn poll_in_turn(self: Arc<Self>, poller: Poller, concurrency: usize) {
+        let lease = poller.until.engine.timing.lease;
+        let candidate = || {
+            let holder = RequestId::random(&self.entropy).to_string();
+            Candidate::new((&self.registry, &poller.id), holder, lease)
+        };
+        let mut waiting = candidate();
+        while poller.until.runs() {
+            let mut turn = match waiting.look().await {
+                Ok(turn) => turn,
+                Err(candidate) => {
+                    poller.until.pause(candidate.pause()).await;
+                    waiting = candidate;
+                    continue;
+                }
+            };
+            let (stop, stopped) = watch::channel(false);
+            let mine = Poller {
+                until: Until {
+                    stop: stopped,
+                    ..poller.until.clone()
+                },
+                ..poller.clone()
+            };
+            let keep = async {
+                tokio::select! {
+                    () = turn.keep() => {}
+                    () = poller.until.stopped() => {}
+                }
+                stop.send_replace(true);
+                // Nobody else begins before what was taken up has ended.
+                loop {
+                    turn.keep().await;
+                }
+            };
+            tokio::select! {
+                () = self.clone().poll_with(mine, concurrency) => {}
+                () = keep => {}
+            }
+            turn.give_back().await;
+            waiting = candidate();
+        }
+    }
+
+    /// Polls with at most so many invocations at once.
+    async fn poll_with(self: Arc<Self>, poller: Poller, concurrency: usize) {
         let permits = Arc::new(Semaphore::new(concurrency));
         let poller = Arc::new(poller);
         let mut running = JoinSet::new();

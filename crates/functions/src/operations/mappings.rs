@@ -109,7 +109,7 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, id: String) -> Res
     let _alone = inner.mapping_lock.lock().await;
     let old = find(&inner, &caller, &id)?;
     let mut change = Change::default();
-    change.mapping(Some(&old), None);
+    change.mapping(Some(&old), None).no_lease(&id);
     let row = row(&caller, "DeleteEventSourceMapping", &old.mapping);
     inner.registry.commit_mapping(row, change, &id).await?;
     inner.registry.mappings.remove(&id);

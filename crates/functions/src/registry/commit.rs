@@ -157,6 +157,12 @@ impl Change {
         self
     }
 
+    /// Whatever lies behind a key goes, unconditionally.
+    pub(super) fn delete_key(&mut self, key: Key) -> &mut Self {
+        self.writes.push(Write::Delete(key));
+        self
+    }
+
     /// Of several records in one change the first is the one the audit row tells of.
     pub(super) fn put(
         &mut self,

@@ -26,6 +26,7 @@ pub(super) const LAYERS: &str = "functions/layer/";
 pub(super) const LAYER_VERSIONS: &str = "functions/layer-version/";
 pub(super) const IMAGES: &str = "functions/image/";
 pub(super) const MAPPINGS: &str = "functions/mapping/";
+const LEASES: &str = "functions/lease/";
 pub(super) const OVERFLOWS: &str = "functions/overflow/";
 pub(super) const OUTBOX: &str = "functions/outbox/";
 const RETIRED: &str = "functions/retired/";
@@ -96,6 +97,13 @@ pub(super) fn access_key(id: &str) -> Key {
 /// CreateEventSourceMapping to DeleteEventSourceMapping. Missing: there is no such mapping.
 pub(super) fn mapping(id: &str) -> Key {
     format!("{MAPPINGS}{id}").into()
+}
+
+/// `functions/lease/UUID` (a mapping's): a [`LeaseRecord`](super::record::LeaseRecord), written again and again while a node
+/// polls the mapping's queue alone. Lives until that node gives it up, or the mapping is deleted. Missing: any node may take
+/// it.
+pub(super) fn lease(mapping: &str) -> Key {
+    format!("{LEASES}{mapping}").into()
 }
 
 /// `functions/overflow/MICROSECONDS-REQUEST` (20 digits): the end of an event's payload, as it came. Lives

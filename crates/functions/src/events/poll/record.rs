@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::pattern::Pattern;
 
 /// What the records of one mapping share.
+#[derive(Clone)]
 pub(super) struct Frame {
     pub source_arn: String,
     pub region: String,

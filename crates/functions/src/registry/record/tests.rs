@@ -184,6 +184,16 @@ fn retired_functions() {
 }
 
 #[test]
+fn leases() {
+    check(
+        &LeaseRecord {
+            holder: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+        },
+        include_str!("golden/lease-1.json"),
+    );
+}
+
+#[test]
 fn event_invoke_configurations() {
     let config = EventInvokeConfig {
         account: AccountId::default_account(),
