@@ -61,7 +61,8 @@ impl Trust {
         Ok(Self(Arc::new(roots)))
     }
 
-    pub(crate) fn client_config(&self) -> ClientConfig {
+    /// For clients that speak TLS.
+    pub fn client_config(&self) -> ClientConfig {
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has the cipher suites of all versions")

@@ -23,7 +23,6 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
 use bowline_functions::access::AccessKeys;
 use bowline_functions::{Service, metrics::Metrics};
-use bowline_oci::registry::Registry;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::task::JoinHandle;
 
@@ -75,7 +74,7 @@ impl Node {
             concurrency_max: config.concurrency,
             keep_alive: config.keep_alive,
             stream_bytes_per_second: config.stream_bytes_per_second,
-            registries: config.registries.iter().cloned().map(Registry::new).collect(),
+            registries: remote.registries,
             backends: sandboxes.backends(),
             metrics: Metrics::register(&mut registry),
         })

@@ -10,6 +10,8 @@ mod address;
 mod challenge;
 mod transport;
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::digest::{Digest, Hasher};
@@ -19,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
@@ -34,6 +37,8 @@ use transport::Transport;
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often a blob may be said to lie elsewhere.
 const REDIRECTS_MAX: usize = 5;
+/// Repositories whose tokens are remembered.
+const REPOSITORIES_MAX: usize = 256;
 const MANIFESTS: HeaderValue = HeaderValue::from_static(
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json",
@@ -48,6 +53,11 @@ pub enum RegistryError {
     Denied { registry: String },
     #[error("`{registry}` answered with HTTP {status}")]
     Status { registry: String, status: StatusCode },
+    #[error(
+        "`{registry}` shows a certificate that is not trusted here ({reason}): name a file with that of its authority in \
+         `AWS_CA_BUNDLE`"
+    )]
+    Distrusted { registry: String, reason: String },
     #[error("`{registry}` gave an answer that cannot be used: {reason}")]
     Unusable { registry: String, reason: String },
     #[error("`{registry}` does not answer")]
@@ -64,8 +74,8 @@ pub enum RegistryError {
 pub struct Registry {
     address: RegistryAddress,
     transport: Transport,
-    /// What was accepted last; another repository may need another.
-    authorization: Mutex<Option<HeaderValue>>,
+    /// What was accepted last, by repository: a token is good for one.
+    authorizations: Mutex<HashMap<String, HeaderValue>>,
 }
 
 #[derive(Deserialize)]
@@ -75,12 +85,12 @@ struct Token {
 }
 
 impl Registry {
-    /// Reaches nobody yet.
-    pub fn new(address: RegistryAddress) -> Self {
+    /// Reaches nobody yet. `tls` says whose certificates are believed.
+    pub fn new(address: RegistryAddress, tls: Option<Arc<ClientConfig>>) -> Self {
         Self {
             address,
-            transport: Transport::default(),
-            authorization: Mutex::default(),
+            transport: Transport::new(tls),
+            authorizations: Mutex::default(),
         }
     }
 
@@ -91,8 +101,7 @@ impl Registry {
 
     /// An index or a manifest, by a tag or by `sha256:DIGEST`, which is compared.
     pub async fn manifest(&self, name: &str, reference: &str) -> Result<Bytes, RegistryError> {
-        let path = format!("/v2/{name}/manifests/{reference}");
-        let document = self.document(&path).await?;
+        let document = self.document(name, &format!("manifests/{reference}")).await?;
         match reference.strip_prefix("sha256:").and_then(|digest| digest.parse().ok()) {
             Some(digest) => self.compared(document, digest),
             None => Ok(document),
@@ -101,7 +110,7 @@ impl Registry {
 
     /// A small blob: a configuration.
     pub async fn config(&self, name: &str, digest: &Digest) -> Result<Bytes, RegistryError> {
-        let document = self.document(&format!("/v2/{name}/blobs/sha256:{digest}")).await?;
+        let document = self.document(name, &format!("blobs/sha256:{digest}")).await?;
         self.compared(document, *digest)
     }
 
@@ -113,8 +122,8 @@ impl Registry {
         Err(self.unusable(format!("`{expected}` was asked for, and it gave `{actual}`")))
     }
 
-    async fn document(&self, path: &str) -> Result<Bytes, RegistryError> {
-        let response = self.get(path).await?;
+    async fn document(&self, name: &str, path: &str) -> Result<Bytes, RegistryError> {
+        let response = self.get(name, path).await?;
         let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX as usize).collect();
         match timeout(SILENCE_MAX, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -130,10 +139,8 @@ impl Registry {
         (digest, bytes): (Digest, u64),
         file: &mut tokio::fs::File,
     ) -> Result<(), RegistryError> {
-        let mut body = self
-            .get(&format!("/v2/{name}/blobs/sha256:{digest}"))
-            .await?
-            .into_body();
+        let response = self.get(name, &format!("blobs/sha256:{digest}")).await?;
+        let mut body = response.into_body();
         let mut hasher = Hasher::default();
         let mut left = bytes;
         loop {
@@ -156,15 +163,18 @@ impl Registry {
         Ok(())
     }
 
-    /// A successful answer, with whatever proof the registry wants, from wherever it sends to.
-    async fn get(&self, path: &str) -> Result<Response<Incoming>, RegistryError> {
-        let own = self.address.target(path);
-        let known = self.authorization.lock().clone();
-        let mut response = self.ask(&own, known).await?;
+    /// A successful answer to a path of a repository, with whatever proof the registry wants, from wherever it sends to.
+    async fn get(&self, name: &str, path: &str) -> Result<Response<Incoming>, RegistryError> {
+        let own = self.address.target(&format!("/v2/{name}/{path}"));
+        let mut proof = self.authorizations.lock().get(name).cloned();
+        let mut response = self.ask(&own, proof.clone()).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let authorization = self.authorize(response.headers()).await?;
             response = self.ask(&own, Some(authorization.clone())).await?;
-            *self.authorization.lock() = Some(authorization);
+            if response.status() != StatusCode::UNAUTHORIZED {
+                self.remember(name, &authorization);
+            }
+            proof = Some(authorization);
         }
         let mut at = own.clone();
         for _ in 0..REDIRECTS_MAX {
@@ -178,7 +188,7 @@ impl Registry {
                 .map_err(|reason| self.unusable(reason.to_string()))?;
             // What proves who asks is for the registry alone.
             let is_own = at.authority() == own.authority();
-            let authorization = self.authorization.lock().clone().filter(|_| is_own);
+            let authorization = proof.clone().filter(|_| is_own);
             response = self.ask(&at, authorization).await?;
         }
         let registry = self.host().to_owned();
@@ -188,6 +198,14 @@ impl Registry {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(RegistryError::Denied { registry }),
             status => Err(RegistryError::Status { registry, status }),
         }
+    }
+
+    fn remember(&self, name: &str, authorization: &HeaderValue) {
+        let mut known = self.authorizations.lock();
+        if known.len() == REPOSITORIES_MAX && !known.contains_key(name) {
+            known.clear();
+        }
+        known.insert(name.to_owned(), authorization.clone());
     }
 
     async fn ask(
@@ -203,7 +221,14 @@ impl Registry {
         let answered = timeout(SILENCE_MAX, self.transport.get(target, headers)).await;
         match answered {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(cause)) => Err(self.unreachable(cause)),
+            Ok(Err(cause)) => Err(match transport::distrust(&*cause) {
+                // Where it sent to, if it was not asked itself.
+                Some(reason) => RegistryError::Distrusted {
+                    registry: target.authority().to_string(),
+                    reason,
+                },
+                None => self.unreachable(cause),
+            }),
             Err(elapsed) => Err(self.unreachable(elapsed)),
         }
     }

@@ -1,12 +1,15 @@
 //! The services beside the node that it was told of.
 
+use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use bowline_aws::s3::S3;
 use bowline_aws::sqs::Sqs;
 use bowline_aws::{Access, Credentials, Endpoint, Trust};
 use bowline_foundation::clock::Clock;
+use bowline_oci::registry::{Registry, RegistryAddress};
 
 use crate::config::Config;
 
@@ -14,6 +17,7 @@ use crate::config::Config;
 pub struct Remote {
     pub objects: Option<S3>,
     pub queues: Option<Sqs>,
+    pub registries: Vec<Registry>,
 }
 
 impl Remote {
@@ -24,7 +28,7 @@ impl Remote {
                 region: config.region.clone(),
                 credentials: credentials(endpoint)?,
                 clock: clock.clone(),
-                trust: trust(endpoint)?,
+                trust: trust(endpoint, endpoint.is_private())?,
             };
             Ok::<_, anyhow::Error>((endpoint.clone(), access))
         };
@@ -33,13 +37,19 @@ impl Remote {
         Ok(Self {
             objects: objects.map(|(endpoint, access)| S3::new(endpoint, access)),
             queues: queues.map(|(endpoint, access)| Sqs::new(endpoint, access)),
+            registries: config.registries.iter().map(registry).collect::<Result<_, _>>()?,
         })
     }
 }
 
-/// Whom the endpoint is believed to be: by the variable that the clients of these services know, or as the system says.
-fn trust(endpoint: &Endpoint) -> anyhow::Result<Trust> {
-    if !endpoint.is_private() {
+fn registry(address: &RegistryAddress) -> anyhow::Result<Registry> {
+    let trust = trust(address, address.is_secure())?;
+    Ok(Registry::new(address.clone(), Some(Arc::new(trust.client_config()))))
+}
+
+/// Whom the service is believed to be: by the variable that the clients of these services know, or as the system says.
+fn trust(endpoint: &impl Display, speaks_tls: bool) -> anyhow::Result<Trust> {
+    if !speaks_tls {
         return Ok(Trust::nobody());
     }
     let trust = match std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {

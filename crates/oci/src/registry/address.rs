@@ -74,6 +74,11 @@ impl FromStr for RegistryAddress {
 }
 
 impl RegistryAddress {
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
     /// The host, with its port if that is not the usual one.
     pub fn host(&self) -> &str {
         self.authority.as_str()

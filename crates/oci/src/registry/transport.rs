@@ -1,7 +1,8 @@
 //! One request on a connection of its own, over TLS or on this machine.
 
+use std::error::Error;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +12,8 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,17 +22,23 @@ use tokio_rustls::TlsConnector;
 use super::address::Target;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// Where Linux systems keep the certificates that they trust.
-const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("bowline/", env!("CARGO_PKG_VERSION")));
 
-/// Reads the system's certificates when they are first needed.
-#[derive(Default)]
-pub(super) struct Transport(OnceLock<TlsConnector>);
+/// Speaks TLS if it was told whom to believe.
+pub(super) struct Transport(Option<TlsConnector>);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Nobody was named whose certificates are believed.
+#[derive(Debug, thiserror::Error)]
+#[error("this node speaks no TLS with registries")]
+struct NoTls;
 
 impl Transport {
+    pub fn new(tls: Option<Arc<ClientConfig>>) -> Self {
+        Self(tls.map(TlsConnector::from))
+    }
+
     pub async fn get(&self, target: &Target, mut headers: HeaderMap) -> Result<Response<Incoming>, Failure> {
         headers.insert(HOST, HeaderValue::from_str(target.authority().as_str())?);
         headers.insert(USER_AGENT, AGENT);
@@ -45,29 +51,18 @@ impl Transport {
             return send(stream, request).await;
         }
         let name = ServerName::try_from(target.host().to_owned())?;
-        let stream = timeout(CONNECT_MAX, self.connector()?.connect(name, stream)).await??;
+        let stream = timeout(CONNECT_MAX, self.0.as_ref().ok_or(NoTls)?.connect(name, stream)).await??;
         send(stream, request).await
-    }
-
-    fn connector(&self) -> Result<TlsConnector, Failure> {
-        if let Some(connector) = self.0.get() {
-            return Ok(connector.clone());
-        }
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(SYSTEM_CERTIFICATES).map_err(unreadable)? {
-            roots.add(certificate.map_err(unreadable)?)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(self.0.get_or_init(|| TlsConnector::from(Arc::new(config))).clone())
     }
 }
 
-fn unreadable(error: rustls::pki_types::pem::Error) -> io::Error {
-    io::Error::other(format!("`{SYSTEM_CERTIFICATES}` cannot be read: {error}"))
+/// Why a certificate is not believed, if that is what an error is about.
+pub(super) fn distrust(failure: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
+    let wrapped = failure.downcast_ref::<io::Error>()?.get_ref()?;
+    match wrapped.downcast_ref()? {
+        rustls::Error::InvalidCertificate(reason) => Some(reason.to_string()),
+        _ => None,
+    }
 }
 
 /// The connection lives as long as the answer is read.

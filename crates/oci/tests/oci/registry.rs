@@ -35,7 +35,7 @@ impl Server {
     }
 
     fn registry(&self, user: &str) -> Registry {
-        Registry::new(format!("http://{user}{}", self.address).parse().unwrap())
+        Registry::new(format!("http://{user}{}", self.address).parse().unwrap(), None)
     }
 
     fn asked(&self) -> Vec<(String, Option<String>)> {
@@ -137,9 +137,38 @@ async fn manifests_and_blobs_are_read_and_compared() {
     assert!(matches!(missing, RegistryError::NotFound { .. }), "{missing}");
     let broken = registry.manifest("team/a", "broken").await.unwrap_err();
     assert!(broken.to_string().contains("503"), "{broken}");
-    let nobody = Registry::new("http://127.0.0.1:1".parse().unwrap());
+    let nobody = Registry::new("http://127.0.0.1:1".parse().unwrap(), None);
     let refused = nobody.manifest("a", "v1").await.unwrap_err();
     assert!(matches!(refused, RegistryError::Unreachable { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_token_is_kept_for_its_repository_alone() {
+    let server = Server::start(|path, authorization| {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let repository = |text: &str| if text.contains("other") { "other" } else { "a" };
+        let good = format!("Bearer for-{}", repository(path));
+        match authorization {
+            _ if path == "/token" => found(format!("{{\"token\":\"for-{}\"}}", repository(query)).as_bytes()),
+            Some(given) if given == good => found(b"{}"),
+            _ => {
+                let scope = format!("repository:{}:pull", repository(path));
+                header(
+                    401,
+                    "WWW-Authenticate",
+                    &format!("Bearer realm=\"/token\",scope=\"{scope}\""),
+                )
+            }
+        }
+    })
+    .await;
+    let registry = server.registry("");
+    for name in ["a", "other", "a", "other", "a"] {
+        registry.manifest(name, "v1").await.unwrap();
+    }
+    let asked = server.asked();
+    let tokens = asked.iter().filter(|(path, _)| path.starts_with("/token")).count();
+    assert_eq!((tokens, asked.len()), (2, 2 * 3 + 3), "{asked:?}");
 }
 
 #[tokio::test]
