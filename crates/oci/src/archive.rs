@@ -1,11 +1,12 @@
 //! Images in one tar archive: an OCI image layout, or what `docker save` writes, which in newer versions is both.
 //!
-//! The archive lies in a file, so that its parts are read where they are; nothing of it is unpacked. Formats: the
-//! OCI Image Specification, "Image Layout"; Docker's "Image Specification v1.2" for `manifest.json`.
+//! The archive lies in a file, so that its parts are read where they are; nothing of it is unpacked, but its own
+//! compression if it has one (`docker save | gzip`). Formats: the OCI Image Specification, "Image Layout"; Docker's "Image
+//! Specification v1.2" for `manifest.json`.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -14,10 +15,14 @@ use serde::Deserialize;
 use tar::EntryType;
 
 use crate::ImageError;
+use crate::compression;
 use crate::image::{self, Choice, DOCUMENT_BYTES_MAX, INDEX_DEPTH_MAX, Image, LAYERS_MAX, Layer, manifest_of};
 
 /// Most files of an archive.
 const ENTRIES_MAX: usize = 16_384;
+/// Most bytes of an archive, uncompressed: 10 GiB.
+const BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024;
+const COPY_BYTES: usize = 256 * 1024;
 const INDEX: &str = "index.json";
 const SAVED: &str = "manifest.json";
 
@@ -63,9 +68,10 @@ struct Saved {
 }
 
 impl Upload {
-    /// Finds the image for this platform in an archive, from its beginning, and checks all but the layers' content.
-    pub fn read(file: File) -> Result<Self, ImageError> {
-        let archive = Archive::open(file)?;
+    /// Finds the image for this platform in an archive, from its beginning, and checks all but the layers' content. A
+    /// compressed archive is written to a `spare` file first.
+    pub fn read(file: File, spare: impl FnOnce() -> io::Result<File>) -> Result<Self, ImageError> {
+        let archive = Archive::open(uncompressed(file, spare)?)?;
         if archive.places.contains_key(INDEX) {
             archive.layout()
         } else if archive.places.contains_key(SAVED) {
@@ -108,13 +114,15 @@ impl Archive {
     fn open(file: File) -> Result<Self, ImageError> {
         let not_a_tar = |error: io::Error| ImageError::NotATar(error.to_string());
         let file = Arc::new(file);
+        let length = (&*file).seek(SeekFrom::End(0))?;
         (&*file).seek(SeekFrom::Start(0))?;
         let mut places = HashMap::new();
         let mut archive = tar::Archive::new(BufReader::with_capacity(4096, &*file));
         // Raw: what extends a header is of no use here, and would be read into memory whole.
-        for entry in archive.entries_with_seek().map_err(not_a_tar)?.raw(true) {
+        let entries = archive.entries_with_seek().map_err(not_a_tar)?.raw(true);
+        for (count, entry) in entries.enumerate() {
             let entry = entry.map_err(not_a_tar)?;
-            if places.len() == ENTRIES_MAX {
+            if count == ENTRIES_MAX {
                 return Err(ImageError::TooMuch {
                     what: "the number of its files",
                     max: ENTRIES_MAX as u64,
@@ -122,10 +130,13 @@ impl Archive {
             }
             let name = plain(&String::from_utf8_lossy(&entry.path_bytes()));
             let place = match entry.header().entry_type() {
-                EntryType::Regular | EntryType::Continuous => Place::Bytes {
-                    at: entry.raw_file_position(),
-                    bytes: entry.header().entry_size().map_err(not_a_tar)?,
-                },
+                EntryType::Regular | EntryType::Continuous => {
+                    let (at, bytes) = (entry.raw_file_position(), entry.size());
+                    if at.checked_add(bytes).is_none_or(|end| end > length) {
+                        return Err(ImageError::CutOff(name.chars().take(200).collect()));
+                    }
+                    Place::Bytes { at, bytes }
+                }
                 EntryType::Symlink | EntryType::Link => {
                     let is_symbolic = entry.header().entry_type() == EntryType::Symlink;
                     let target = entry.link_name_bytes().unwrap_or_default();
@@ -253,6 +264,33 @@ impl Archive {
             layers,
         })
     }
+}
+
+/// An archive whose own compression, if it has one, has been taken away.
+fn uncompressed(mut file: File, spare: impl FnOnce() -> io::Result<File>) -> Result<File, ImageError> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = BufReader::with_capacity(COPY_BYTES, &file);
+    if !compression::is_compressed(bytes.fill_buf()?) {
+        return Ok(file);
+    }
+    let mut plain = compression::plain(bytes).map_err(ImageError::Compression)?;
+    let (mut written, mut left) = (spare()?, BYTES_MAX);
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let read = match plain.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.raw_os_error().is_some() => return Err(error.into()),
+            Err(error) => return Err(ImageError::Compression(error)),
+        };
+        left = left.checked_sub(read as u64).ok_or(ImageError::TooMuch {
+            what: "the size of the uncompressed archive",
+            max: BYTES_MAX,
+        })?;
+        written.write_all(&buffer[..read])?;
+    }
+    Ok(written)
 }
 
 fn digest_of(mut part: Part) -> io::Result<Digest> {

@@ -1,4 +1,4 @@
-//! How a layer is compressed, told by its first bytes: media types are claims.
+//! How an archive or a layer is compressed, told by its first bytes: media types are claims.
 
 use std::io::{self, BufRead, Read};
 
@@ -10,15 +10,20 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// Magic numbers of frames without content.
 const SKIPPED: std::ops::RangeInclusive<u32> = 0x184d_2a50..=0x184d_2a5f;
 
-/// The uncompressed bytes of a layer.
-pub(crate) fn plain<'a, R: BufRead + 'a>(mut layer: R) -> io::Result<Box<dyn Read + 'a>> {
-    let head = layer.fill_buf()?;
+/// Whether bytes that begin so are compressed.
+pub fn is_compressed(head: &[u8]) -> bool {
+    head.starts_with(GZIP) || head.starts_with(ZSTD)
+}
+
+/// The uncompressed bytes of whatever this is.
+pub fn plain<'a, R: BufRead + 'a>(mut bytes: R) -> io::Result<Box<dyn Read + 'a>> {
+    let head = bytes.fill_buf()?;
     if head.starts_with(GZIP) {
-        Ok(Box::new(MultiGzDecoder::new(layer)))
+        Ok(Box::new(MultiGzDecoder::new(bytes)))
     } else if head.starts_with(ZSTD) {
-        Ok(Box::new(Frames::Between(layer)))
+        Ok(Box::new(Frames::Between(bytes)))
     } else {
-        Ok(Box::new(layer))
+        Ok(Box::new(bytes))
     }
 }
 

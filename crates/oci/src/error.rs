@@ -14,6 +14,10 @@ pub enum ImageError {
     NotAnImage,
     #[error("it is not a tar archive: {0}")]
     NotATar(String),
+    #[error("its compression is damaged")]
+    Compression(#[source] io::Error),
+    #[error("the archive breaks off in `{0}`")]
+    CutOff(String),
     #[error("`{0}` is missing in it")]
     Missing(String),
     #[error("{what} exceeds the limit of `{max}`")]

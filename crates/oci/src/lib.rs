@@ -10,7 +10,7 @@
 //! folder that an image is unpacked to.
 
 pub mod archive;
-mod compression;
+pub mod compression;
 pub mod error;
 pub mod image;
 mod meter;

@@ -36,6 +36,19 @@ struct Kept {
     diff_id: Digest,
 }
 
+/// Bytes as they are kept or sent.
+pub fn packed(bytes: &[u8], packing: Packing) -> Vec<u8> {
+    match packing {
+        Packing::Plain => bytes.to_vec(),
+        Packing::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(bytes).expect("memory takes it");
+            encoder.finish().expect("memory takes it")
+        }
+        Packing::Zstd => compress_to_vec(bytes, CompressionLevel::Fastest),
+    }
+}
+
 impl Default for LayerSample {
     fn default() -> Self {
         Self(tar::Builder::new(Vec::new()))
@@ -122,15 +135,7 @@ impl Sample {
     /// The same of any bytes.
     #[must_use]
     pub fn bytes_layer(mut self, archive: &[u8], packing: Packing) -> Self {
-        let bytes = match packing {
-            Packing::Plain => archive.to_vec(),
-            Packing::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-                encoder.write_all(archive).expect("memory takes it");
-                encoder.finish().expect("memory takes it")
-            }
-            Packing::Zstd => compress_to_vec(archive, CompressionLevel::Fastest),
-        };
+        let bytes = packed(archive, packing);
         let diff_id = Digest::of(archive);
         self.layers.push(Kept { bytes, diff_id });
         self

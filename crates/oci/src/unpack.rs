@@ -25,7 +25,7 @@ use root::{Refused, Root};
 
 /// What the archives of all layers may add up to, uncompressed: 10 GiB.
 pub const UNPACKED_BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024;
-/// Most entries of all layers.
+/// Most entries of all layers, with the folders that they imply.
 pub const ENTRIES_MAX: u64 = 1024 * 1024;
 /// Most a layer may have as it is kept.
 const KEPT_BYTES_MAX: u64 = UNPACKED_BYTES_MAX;
@@ -51,12 +51,6 @@ pub struct Unpacked {
     pub entries: u64,
 }
 
-/// How much is left of what may be.
-struct Budget {
-    bytes: u64,
-    entries: u64,
-}
-
 /// Unpacks into the folder `target`, which is made. `layers` give the bytes of the image's layers, in order.
 ///
 /// # Errors
@@ -68,15 +62,13 @@ pub fn unpack<R: Read>(
     layers: impl IntoIterator<Item = R>,
     fittings: Fittings<'_>,
 ) -> Result<Unpacked, ImageError> {
-    let mut budget = Budget {
-        bytes: UNPACKED_BYTES_MAX,
-        entries: ENTRIES_MAX,
-    };
-    let mut root = Root::make(target)?;
+    let mut bytes_left = UNPACKED_BYTES_MAX;
+    let mut root = Root::make(target, ENTRIES_MAX)?;
     for (layer, bytes) in image.layers.iter().zip(layers) {
         root.begin_layer();
-        lay(&mut root, layer, bytes, &mut budget)?;
+        lay(&mut root, layer, bytes, &mut bytes_left)?;
     }
+    let entries = root.entries();
     root.begin_layer();
     for folder in fittings.folders {
         root.empty_folder(folder)?;
@@ -85,12 +77,12 @@ pub fn unpack<R: Read>(
         root.fixed_file(path, text)?;
     }
     Ok(Unpacked {
-        bytes: UNPACKED_BYTES_MAX - budget.bytes,
-        entries: ENTRIES_MAX - budget.entries,
+        bytes: UNPACKED_BYTES_MAX - bytes_left,
+        entries,
     })
 }
 
-fn lay(root: &mut Root, layer: &Layer, bytes: impl Read, budget: &mut Budget) -> Result<(), ImageError> {
+fn lay(root: &mut Root, layer: &Layer, bytes: impl Read, bytes_left: &mut u64) -> Result<(), ImageError> {
     let broken = |source| ImageError::Layer {
         layer: layer.digest,
         source,
@@ -98,9 +90,9 @@ fn lay(root: &mut Root, layer: &Layer, bytes: impl Read, budget: &mut Budget) ->
     let mut kept = Meter::new(bytes, KEPT_BYTES_MAX);
     let mut archive = Meter::new(
         plain(BufReader::with_capacity(64 * 1024, &mut kept)).map_err(broken)?,
-        budget.bytes,
+        *bytes_left,
     );
-    let laid = entries(root, layer, &mut archive, &mut budget.entries);
+    let laid = entries(root, layer, &mut archive);
     if archive.is_over() {
         return Err(too_large());
     }
@@ -110,7 +102,7 @@ fn lay(root: &mut Root, layer: &Layer, bytes: impl Read, budget: &mut Budget) ->
         io::ErrorKind::FileTooLarge => too_large(),
         _ => broken(source),
     })?;
-    budget.bytes = left;
+    *bytes_left = left;
     let (digest, _) = kept.finish().map_err(broken)?;
     if digest != layer.digest {
         return Err(ImageError::Damaged {
@@ -135,7 +127,7 @@ fn too_large() -> ImageError {
     }
 }
 
-fn entries(root: &mut Root, layer: &Layer, archive: impl Read, left: &mut u64) -> Result<(), ImageError> {
+fn entries(root: &mut Root, layer: &Layer, archive: impl Read) -> Result<(), ImageError> {
     let broken = |source| ImageError::Layer {
         layer: layer.digest,
         source,
@@ -144,10 +136,7 @@ fn entries(root: &mut Root, layer: &Layer, archive: impl Read, left: &mut u64) -
     let mut extended = Extended::default();
     for entry in archive.entries().map_err(broken)?.raw(true) {
         let mut entry = entry.map_err(broken)?;
-        *left = left.checked_sub(1).ok_or(ImageError::TooMuch {
-            what: "the number of its entries",
-            max: ENTRIES_MAX,
-        })?;
+        root.count().map_err(|refused| refused.of(layer, b""))?;
         if extended.take(&mut entry).map_err(broken)? {
             continue;
         }

@@ -11,6 +11,8 @@ use bowline_tests::{Artifact, Node, node, patience, place, skip};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::authority::Authority;
+
 const SETTLE_MAX: Duration = Duration::from_secs(20);
 const FUNCTIONS: &str = "/2015-03-31/functions";
 
@@ -130,10 +132,12 @@ fn functions_come_as_images() -> Result<()> {
         skip("there is no docker-registry to fetch images from");
         return Ok(());
     }
-    from_registry(&layout)
+    from_registry(&layout)?;
+    from_registry_by_tls(&layout)
 }
 
-/// A public registry with one user, `user` with the password `secret`; gone when it is dropped.
+/// A public registry with one user, `user` with the password `secret`; gone when it is dropped. With an authority it speaks
+/// TLS.
 struct Registry {
     process: Child,
     host: String,
@@ -141,14 +145,23 @@ struct Registry {
 }
 
 impl Registry {
-    fn start() -> Result<Self> {
+    fn start(authority: Option<&Authority>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let host = format!("127.0.0.1:{}", node::free_port()?);
         let users = folder.path().join("users");
         std::fs::write(&users, format!("user:{PASSWORD_HASH}\n"))?;
         let config = folder.path().join("config.yml");
+        let tls = authority.map(|authority| {
+            let (certificate, key) = (authority.certificate(), authority.key());
+            format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                certificate.display(),
+                key.display()
+            )
+        });
+        let tls = tls.unwrap_or_default();
         let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\nauth:\n  htpasswd:\n    \
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n{tls}auth:\n  htpasswd:\n    \
              realm: tests\n    path: {}\n",
             folder.path().join("store").display(),
             users.display()
@@ -172,6 +185,19 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Puts the image of a layout there; gives its reference.
+    fn push(&self, layout: &Path) -> Result<String> {
+        let uri = format!("{}/team/guest:1", self.host);
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+        skopeo.args(["--dest-creds", "user:secret"]);
+        skopeo.args([format!("oci:{}", layout.display()), format!("docker://{uri}")]);
+        ensure!(skopeo.status()?.success(), "skopeo cannot push");
+        Ok(uri)
+    }
+}
+
 impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -184,13 +210,8 @@ const PASSWORD_HASH: &str = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdc
 
 /// By a reference to a registry, whose password the node was told.
 fn from_registry(layout: &Path) -> Result<()> {
-    let registry = Registry::start()?;
-    let uri = format!("{}/team/guest:1", registry.host);
-    let mut skopeo = Command::new("skopeo");
-    skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
-    skopeo.args(["--dest-creds", "user:secret"]);
-    skopeo.args([format!("oci:{}", layout.display()), format!("docker://{uri}")]);
-    ensure!(skopeo.status()?.success(), "skopeo cannot push");
+    let registry = Registry::start(None)?;
+    let uri = registry.push(layout)?;
     let start = |user: &str| {
         Node::start_with(node::Settings {
             environment: vec![(
@@ -201,17 +222,6 @@ fn from_registry(layout: &Path) -> Result<()> {
         })
     };
     let node = start("user:secret@")?;
-    let create = |node: &Node, uri: &str| {
-        let body = json!({
-            "FunctionName": "guest", "Role": "arn:aws:iam::000000000000:role/any", "PackageType": "Image",
-            "Code": { "ImageUri": uri }, "Timeout": 20,
-        });
-        let headers = [("content-type", "application/json")];
-        let reply = node
-            .lambda()
-            .send("POST", FUNCTIONS, &headers, body.to_string().as_bytes())?;
-        Ok::<_, anyhow::Error>((reply.status, reply.json()))
-    };
     let (status, missing) = create(&node, &format!("{}/team/other:1", registry.host))?;
     ensure!(
         status == 400 && missing.to_string().contains("does not exist"),
@@ -234,7 +244,56 @@ fn from_registry(layout: &Path) -> Result<()> {
     ensure!(!refused.to_string().contains("wrong"), "{refused}");
     ensure!(!stranger.log().contains("wrong@"), "the log holds the password");
     // Once it is here, the registry is needed no more.
+    answers(&node)?;
     drop(registry);
+    answers(&node)?;
+    node.lambda().send("DELETE", &format!("{FUNCTIONS}/guest"), &[], b"")?;
+    nothing_stays(&node)
+}
+
+/// By TLS, with an authority that only one of two nodes knows.
+fn from_registry_by_tls(layout: &Path) -> Result<()> {
+    let authority = Authority::found()?;
+    let registry = Registry::start(Some(&authority))?;
+    let uri = registry.push(layout)?;
+    let start = |trusted: &Authority| {
+        let address = format!("https://user:secret@{}", registry.host);
+        Node::start_with(node::Settings {
+            environment: vec![
+                ("BOWLINE_REGISTRIES".into(), address.into()),
+                ("AWS_CA_BUNDLE".into(), trusted.itself().into()),
+            ],
+            ..node::Settings::default()
+        })
+    };
+    let node = start(&authority)?;
+    let (status, created) = create(&node, &uri)?;
+    ensure!(status == 201, "{created}");
+    answers(&node)?;
+    let stranger = start(&Authority::found()?)?;
+    let (status, refused) = create(&stranger, &uri)?;
+    let text = refused.to_string();
+    ensure!(
+        status == 400 && text.contains("not trusted") && text.contains("AWS_CA_BUNDLE"),
+        "{refused}"
+    );
+    ensure!(!text.contains("secret"), "{refused}");
+    nothing_stays(&stranger)
+}
+
+fn create(node: &Node, uri: &str) -> Result<(u16, Value)> {
+    let body = json!({
+        "FunctionName": "guest", "Role": "arn:aws:iam::000000000000:role/any", "PackageType": "Image",
+        "Code": { "ImageUri": uri }, "Timeout": 20,
+    });
+    let headers = [("content-type", "application/json")];
+    let reply = node
+        .lambda()
+        .send("POST", FUNCTIONS, &headers, body.to_string().as_bytes())?;
+    Ok((reply.status, reply.json()))
+}
+
+fn answers(node: &Node) -> Result<()> {
     let answer = patience::until(SETTLE_MAX, || {
         let reply = node
             .lambda()
@@ -242,12 +301,12 @@ fn from_registry(layout: &Path) -> Result<()> {
         let answer = reply.ok().map(|reply| reply.json());
         answer.filter(|answer| answer["words"][1] == "--from-the-image")
     });
+    let shown = node.lambda().get(&format!("{FUNCTIONS}/guest"))?.json();
     ensure!(
         answer.is_some(),
-        "the image was fetched, and its function does not answer"
+        "the function of a fetched image does not answer: {shown}"
     );
-    node.lambda().send("DELETE", &format!("{FUNCTIONS}/guest"), &[], b"")?;
-    nothing_stays(&node)
+    Ok(())
 }
 
 /// What a public tool writes, in each of its forms.
@@ -269,9 +328,17 @@ fn from_skopeo(node: &Node, layout: &Path) -> Result<()> {
             .args(["--insecure-policy", "copy", "--quiet", &source, &target])
             .status()?;
         ensure!(copied.success(), "skopeo cannot write {form}");
-        let answer = deployed(node, &path)?;
-        ensure!(answer["words"][1] == "--from-the-image", "{form}: {answer}");
-        nothing_stays(node)?;
+        let mut paths = vec![path];
+        if form == "docker-archive" {
+            let gzipped = Command::new("gzip").arg("--keep").arg(&paths[0]).status()?;
+            ensure!(gzipped.success(), "gzip ended with {gzipped}");
+            paths.push(folder.path().join(format!("{name}.gz")));
+        }
+        for path in paths {
+            let answer = deployed(node, &path)?;
+            ensure!(answer["words"][1] == "--from-the-image", "{}: {answer}", path.display());
+            nothing_stays(node)?;
+        }
     }
     Ok(())
 }

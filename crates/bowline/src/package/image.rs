@@ -1,10 +1,11 @@
 //! Container images on disk: OCI image layouts as folders or archives, and what `docker save` writes.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::Context;
+use bowline_oci::compression::{is_compressed, plain};
 
 /// What makes a folder an image layout.
 const LAYOUT_FILE: &str = "oci-layout";
@@ -13,7 +14,7 @@ const MARKS: [&str; 2] = [LAYOUT_FILE, "manifest.json"];
 /// How far an archive is looked into: a mark may stand behind all other files.
 const ENTRIES_MAX: usize = 16_384;
 /// Where a tar archive says what it is.
-const TAR_MAGIC_AT: u64 = 257;
+const TAR_MAGIC_AT: usize = 257;
 const TAR_MAGIC: &[u8] = b"ustar";
 
 /// The image at a path as one archive, which a node takes; none if the path holds no image.
@@ -32,22 +33,49 @@ pub fn find(path: &Path) -> anyhow::Result<Option<File>> {
 }
 
 fn is_image(file: &mut File) -> std::io::Result<bool> {
-    let mut magic = Vec::new();
-    file.seek(SeekFrom::Start(TAR_MAGIC_AT))?;
-    file.take(TAR_MAGIC.len() as u64).read_to_end(&mut magic)?;
-    if magic != TAR_MAGIC {
+    let mut bytes = BufReader::new(&*file);
+    if is_compressed(bytes.fill_buf()?) {
+        // What is broken in it may be any file; if it is an image after all, the node says what is wrong.
+        let mut unpacked = BufReader::new(plain(bytes)?);
+        return Ok(is_tar(&mut unpacked).unwrap_or(false) && has_mark(unpacked).unwrap_or(false));
+    }
+    file.seek(SeekFrom::Start(0))?;
+    if !is_tar(&mut BufReader::new(&*file))? {
         return Ok(false);
     }
     file.seek(SeekFrom::Start(0))?;
     let mut archive = tar::Archive::new(&*file);
     for entry in archive.entries_with_seek()?.raw(true).take(ENTRIES_MAX) {
-        let path = entry?.path_bytes().into_owned();
-        let name = path.strip_prefix(b"./").unwrap_or(&path);
-        if MARKS.iter().any(|mark| mark.as_bytes() == name) {
+        if is_mark(&entry?) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a tar archive begins here; nothing of it is taken away.
+fn is_tar(bytes: &mut impl BufRead) -> std::io::Result<bool> {
+    Ok(bytes
+        .fill_buf()?
+        .get(TAR_MAGIC_AT..)
+        .is_some_and(|rest| rest.starts_with(TAR_MAGIC)))
+}
+
+/// The same where nothing can be skipped without reading it.
+fn has_mark(archive: impl Read) -> std::io::Result<bool> {
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries()?.raw(true).take(ENTRIES_MAX) {
+        if is_mark(&entry?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_mark(entry: &tar::Entry<'_, impl Read>) -> bool {
+    let path = entry.path_bytes();
+    let name = path.strip_prefix(b"./").unwrap_or(&path);
+    MARKS.iter().any(|mark| mark.as_bytes() == name)
 }
 
 /// A layout's folder as an archive, in a file that goes with its handle.
@@ -70,6 +98,8 @@ fn archive(folder: &Path) -> anyhow::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use bowline_oci::sample::{Packing, packed};
+
     use super::*;
 
     fn tar_of(folder: &Path, names: &[&str]) -> std::path::PathBuf {
@@ -91,6 +121,14 @@ mod tests {
         assert!(is_image(&tar_of(folder.path(), &["blobs/a", "oci-layout"])));
         assert!(is_image(&tar_of(folder.path(), &["./manifest.json"])));
         assert!(!is_image(&tar_of(folder.path(), &["app.py", "x/oci-layout"])));
+        for (name, expected) in [("manifest.json", true), ("app.py", false)] {
+            let archive = std::fs::read(tar_of(folder.path(), &["blobs/a", name])).unwrap();
+            let path = folder.path().join("archive.gz");
+            std::fs::write(&path, packed(&archive, Packing::Gzip)).unwrap();
+            assert_eq!(is_image(&path), expected, "{name}");
+            std::fs::write(&path, &packed(&archive, Packing::Gzip)[..20]).unwrap();
+            assert!(!is_image(&path), "{name}, cut off");
+        }
         std::fs::write(folder.path().join("short"), b"short").unwrap();
         assert!(!is_image(&folder.path().join("short")));
         assert!(!is_image(folder.path()));

@@ -53,7 +53,8 @@ pub(crate) async fn push(inner: Arc<Inner>, caller: Caller, request: PushImage) 
     }
     let _permit = inner.image_permits.acquire().await;
     let PushImage { name, tag, archive } = request;
-    let upload = spawn_blocking(move || Upload::read(archive))
+    let staging = inner.clone();
+    let upload = spawn_blocking(move || Upload::read(archive, || staging_file(&staging)))
         .await
         .map_err(Error::service)?;
     let upload = upload.map_err(refused)?;

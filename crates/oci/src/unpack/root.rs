@@ -30,6 +30,10 @@ const COPY_BYTES: usize = 256 * 1024;
 pub(super) enum Refused {
     /// What is wrong with it.
     Entry(&'static str),
+    /// There are too many.
+    TooMany {
+        max: u64,
+    },
     /// The archive breaks off in it.
     Content(io::Error),
     Disk(io::Error),
@@ -43,6 +47,7 @@ impl Refused {
                 path: String::from_utf8_lossy(path).chars().take(200).collect(),
                 reason,
             },
+            Self::TooMany { max } => too_many(max),
             Self::Content(source) => ImageError::Layer {
                 layer: layer.digest,
                 source,
@@ -72,6 +77,8 @@ pub(super) struct Root {
     last: Option<(Vec<u8>, OwnedFd)>,
     /// Inodes that the layer at hand has made or named.
     of_layer: HashSet<u64>,
+    entries: u64,
+    entries_max: u64,
 }
 
 /// A folder's path, and a name in it.
@@ -94,7 +101,8 @@ pub(super) fn split(path: &[u8]) -> Result<Option<Split<'_>>, Refused> {
 }
 
 impl Root {
-    pub fn make(path: &Path) -> io::Result<Self> {
+    /// Makes the folder, for at most so many entries.
+    pub fn make(path: &Path, entries_max: u64) -> io::Result<Self> {
         mkdirat(CWD, path, Mode::from(0o755))?;
         chmodat(CWD, path, Mode::from(0o755), AtFlags::empty())?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -104,7 +112,23 @@ impl Root {
             folder,
             last: None,
             of_layer: HashSet::new(),
+            entries: 0,
+            entries_max,
         })
+    }
+
+    /// How many entries have been counted.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Counts an entry of an archive, or a folder that one implies.
+    pub fn count(&mut self) -> Result<(), Refused> {
+        if self.entries == self.entries_max {
+            return Err(Refused::TooMany { max: self.entries_max });
+        }
+        self.entries += 1;
+        Ok(())
     }
 
     /// From here on another layer is laid.
@@ -132,6 +156,7 @@ impl Root {
         for (end, name) in names(path) {
             above = match self.resolve(&path[..end]) {
                 Err(Errno::NOENT) => {
+                    self.count()?;
                     self.make_folder(&above, name, 0o755)?;
                     self.resolve(&path[..end])?
                 }
@@ -316,12 +341,20 @@ impl Root {
     }
 }
 
+fn too_many(max: u64) -> ImageError {
+    ImageError::TooMuch {
+        what: "the number of its entries",
+        max,
+    }
+}
+
 fn fitting(refused: Refused) -> ImageError {
     match refused {
         Refused::Entry(reason) => ImageError::Malformed {
             what: "root",
             reason: reason.to_owned(),
         },
+        Refused::TooMany { max } => too_many(max),
         Refused::Content(error) | Refused::Disk(error) => ImageError::Io(error),
     }
 }
@@ -397,5 +430,26 @@ fn copy(content: &mut impl Read, file: &mut File) -> Result<(), Refused> {
             0 => return Ok(()),
             read => file.write_all(&buffer[..read]).map_err(Refused::Disk)?,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_are_only_implied_count_as_entries() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut root = Root::make(&folder.path().join("root"), 3).unwrap();
+        let file = |root: &mut Root, folder: &[u8]| root.file(folder, b"f", (0o644, 0), &mut &b""[..]);
+        file(&mut root, b"a/b").unwrap();
+        file(&mut root, b"a/c").unwrap();
+        assert_eq!(
+            root.entries(),
+            3,
+            "the folders that were there already are not counted again"
+        );
+        let refused = file(&mut root, b"a/b/d").unwrap_err();
+        assert!(matches!(refused, Refused::TooMany { max: 3 }), "{refused:?}");
     }
 }

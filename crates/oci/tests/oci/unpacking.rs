@@ -5,7 +5,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use bowline_oci::sample::{LayerSample, Packing, Sample, archive_of};
+use bowline_oci::sample::{LayerSample, Packing, Sample, archive_of, packed};
 use bowline_oci::unpack::{Fittings, unpack};
 use bowline_oci::{ImageError, Upload};
 use serde_json::json;
@@ -17,6 +17,10 @@ fn file_of(bytes: &[u8]) -> File {
     file.write_all(bytes).unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
     file
+}
+
+fn read(archive: File) -> Result<Upload, ImageError> {
+    Upload::read(archive, tempfile::tempfile)
 }
 
 fn layer() -> LayerSample {
@@ -34,7 +38,7 @@ fn lay_out(layers: Vec<LayerSample>) -> (TempDir, Result<(), String>) {
 fn lay_out_sample(sample: &Sample) -> (TempDir, Result<(), String>) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("outside"), "untouched").unwrap();
-    let upload = Upload::read(file_of(&sample.archive())).unwrap();
+    let upload = read(file_of(&sample.archive())).unwrap();
     let fittings = Fittings {
         folders: &["dev", "proc", "tmp"],
         files: &[("etc/hosts", "ours")],
@@ -251,13 +255,13 @@ fn damage_is_found() {
     let last = files.last_mut().unwrap();
     // Behind the compressed bytes, which still unpack well.
     last.1.push(0);
-    let refused = Upload::read(file_of(&archive_of(&files))).map(drop).unwrap_err();
+    let refused = read(file_of(&archive_of(&files))).map(drop).unwrap_err();
     assert!(shown(&refused).contains("bytes, not"), "{}", shown(&refused));
     let mut files = sample().layout();
     let last = files.last_mut().unwrap();
     let middle = last.1.len() / 2;
     last.1[middle] ^= 1;
-    let upload = Upload::read(file_of(&archive_of(&files))).unwrap();
+    let upload = read(file_of(&archive_of(&files))).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let done = unpack(
         &folder.path().join("root"),
@@ -296,24 +300,60 @@ fn every_form_of_archive_is_read() {
         .layer(layer().file("a", 0o644, b"a"), Packing::Plain)
         .set("Entrypoint", json!(["/run"]))
         .set("WorkingDir", json!("/desk"));
-    let layout = Upload::read(file_of(&sample.archive())).unwrap().image;
+    let layout = read(file_of(&sample.archive())).unwrap().image;
     assert_eq!(layout.digest, sample.digest());
-    let saved = Upload::read(file_of(&sample.saved("hello:1"))).unwrap();
+    let saved = read(file_of(&sample.saved("hello:1"))).unwrap();
     assert_eq!(saved.image.layers, layout.layers, "the same parts");
     assert_eq!(saved.image.process, layout.process);
     assert_eq!(saved.image.process.entry_point, ["/run"]);
-    let again = Upload::read(file_of(&sample.saved("other:2"))).unwrap();
+    let again = read(file_of(&sample.saved("other:2"))).unwrap();
     assert_eq!(again.image.digest, saved.image.digest, "whatever it is called");
     // Newer ones are a layout too, which wins.
     let mut both = sample.layout();
     both.push(("manifest.json".to_owned(), b"[]".to_vec()));
-    assert_eq!(Upload::read(file_of(&archive_of(&both))).unwrap().image, layout);
+    assert_eq!(read(file_of(&archive_of(&both))).unwrap().image, layout);
+}
+
+#[test]
+fn compressed_archives_are_read_and_broken_ones_refused() {
+    let sample = Sample::default().layer(layer().file("a", 0o644, b"some bytes"), Packing::Gzip);
+    let saved = sample.saved("hello:1");
+    let plain = read(file_of(&saved)).unwrap().image;
+    for compressed in [packed(&saved, Packing::Gzip), packed(&saved, Packing::Zstd)] {
+        let upload = read(file_of(&compressed)).unwrap();
+        assert_eq!(upload.image, plain);
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        unpack(&root, &upload.image, upload.layers().to_vec(), Fittings::default()).unwrap();
+        assert_eq!(fs::read(root.join("a")).unwrap(), b"some bytes");
+        let refused = read(file_of(&compressed[..compressed.len() / 2]))
+            .map(drop)
+            .unwrap_err();
+        assert!(refused.is_of_the_image(), "{refused:?}");
+        assert!(
+            shown(&refused).contains("compression is damaged"),
+            "{}",
+            shown(&refused)
+        );
+    }
+    for archive in [saved, sample.archive()] {
+        let mut reasons = Vec::new();
+        for at in (600..archive.len() - 1024).step_by(512) {
+            let Err(refused) = read(file_of(&archive[..at])) else {
+                panic!("cut off at {at} and read")
+            };
+            assert!(refused.is_of_the_image(), "cut off at {at}: {refused:?}");
+            reasons.push(shown(&refused));
+        }
+        let cut_off = reasons.iter().any(|reason| reason.contains("breaks off in"));
+        assert!(cut_off, "{reasons:?}");
+    }
 }
 
 #[test]
 fn what_is_no_image_for_here_is_refused() {
     let check = |bytes: &[u8], reason: &str| {
-        let refused = shown(&Upload::read(file_of(bytes)).map(drop).unwrap_err());
+        let refused = shown(&read(file_of(bytes)).map(drop).unwrap_err());
         assert!(refused.contains(reason), "{refused}: expected {reason}");
     };
     let sample = || Sample::default().layer(layer().file("a", 0o644, b"a"), Packing::Plain);
