@@ -11,6 +11,9 @@ use crate::{CommitError, Condition, Version, Write};
 /// room for some thousand locks in all, which every node's groups in flight share.
 pub(super) const LOCKED_KEYS_MAX: usize = 256;
 
+/// A single commit with so many keys at most goes by plain statements, one a key.
+const FEW_KEYS: usize = 8;
+
 /// What no value's version is: for conditions that can never hold.
 const NEVER: i64 = -1;
 /// The version, in conditions, of a key without a value.
@@ -19,7 +22,7 @@ const NO_VALUE: i64 = 0;
 /// One commit, as a group sees it.
 pub(super) type Commit<'a> = (&'a [Condition], &'a [Write]);
 
-/// The arguments of `apply_1`, in its order.
+/// The arguments of `apply_1` and `commit_1`.
 #[derive(Default)]
 pub(super) struct Group<'a> {
     gate: i64,
@@ -28,6 +31,7 @@ pub(super) struct Group<'a> {
     keys: Vec<&'a [u8]>,
     condition_ends: Vec<i32>,
     condition_keys: Vec<i32>,
+    condition_names: Vec<&'a [u8]>,
     condition_versions: Vec<i64>,
     write_ends: Vec<i32>,
     write_keys: Vec<i32>,
@@ -43,6 +47,7 @@ impl<'a> Group<'a> {
             for condition in conditions {
                 let number = group.number(&mut numbers, condition.key());
                 group.condition_keys.push(number);
+                group.condition_names.push(condition.key());
                 group.condition_versions.push(expected_version(condition));
             }
             for write in writes {
@@ -90,6 +95,24 @@ impl<'a> Group<'a> {
         }
         self.locks = Some(modes.keys().copied().collect());
         self.exclusive = Some(modes.into_values().collect());
+    }
+
+    /// Whether `commit_1` takes it.
+    pub fn is_small(&self) -> bool {
+        self.condition_ends.len() == 1 && self.keys.len() <= FEW_KEYS && self.write_names.len() <= FEW_KEYS
+    }
+
+    /// The arguments of `commit_1`, in its order.
+    pub fn commit_arguments(&self) -> [&(dyn ToSql + Sync); 7] {
+        [
+            &self.gate,
+            &self.locks,
+            &self.exclusive,
+            &self.condition_names,
+            &self.condition_versions,
+            &self.write_names,
+            &self.write_values,
+        ]
     }
 
     pub fn arguments(&self) -> [&(dyn ToSql + Sync); 11] {

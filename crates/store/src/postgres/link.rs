@@ -32,6 +32,7 @@ const SETTINGS: &str = "-c synchronous_commit=on -c default_transaction_isolatio
     -c idle_in_transaction_session_timeout=30s";
 
 const APPLY: &str = "SELECT {schema}.apply_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const COMMIT: &str = "SELECT {schema}.commit_1($1, $2, $3, $4, $5, $6, $7)";
 const GET: &str = "SELECT key, version, value FROM {schema}.entries WHERE key = $1";
 const SCAN: &str =
     "SELECT key, version, value FROM {schema}.entries WHERE key >= $1 AND key < $2 ORDER BY key LIMIT $3";
@@ -41,6 +42,7 @@ const SCAN_TO_END: &str = "SELECT key, version, value FROM {schema}.entries WHER
 pub(super) struct Session {
     pub client: Client,
     pub apply: Statement,
+    pub commit: Statement,
     pub get: Statement,
     pub scan: Statement,
     pub scan_to_end: Statement,
@@ -178,6 +180,7 @@ async fn prepare(client: Client, driver: AbortHandle, url: &PostgresUrl) -> Resu
     };
     Ok(Session {
         apply: prepare(APPLY).await?,
+        commit: prepare(COMMIT).await?,
         get: prepare(GET).await?,
         scan: prepare(SCAN).await?,
         scan_to_end: prepare(SCAN_TO_END).await?,

@@ -10,6 +10,8 @@ use super::locks;
 const FORMAT: i64 = 1;
 
 const TABLES: &str = include_str!("schema.sql");
+/// A function that stores of format 1 did not have from the beginning.
+const COMMIT: &str = include_str!("commit.sql");
 
 /// `text` with the schema's name filled in; the name needs no quotes, [`PostgresUrl`] sees to that.
 pub(super) fn filled(text: &str, url: &PostgresUrl) -> String {
@@ -30,15 +32,23 @@ pub(super) async fn prepare(client: &mut Client, url: &PostgresUrl) -> Result<()
         .execute("SELECT pg_advisory_xact_lock($1)", &[&gate])
         .await
         .map_err(failed)?;
-    if look(transaction.client(), url).await? == Found::Nothing {
-        transaction.batch_execute(&filled(TABLES, url)).await.map_err(failed)?;
-    }
+    let missing = match look(transaction.client(), url).await? {
+        Found::Nothing => [TABLES, COMMIT].concat(),
+        Found::WithoutCommit => COMMIT.to_owned(),
+        Found::Store => String::new(),
+    };
+    transaction
+        .batch_execute(&filled(&missing, url))
+        .await
+        .map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }
 
 #[derive(PartialEq)]
 enum Found {
     Nothing,
+    /// A store of a build that had `apply_1` only.
+    WithoutCommit,
     Store,
 }
 
@@ -50,7 +60,12 @@ async fn look(client: &Client, url: &PostgresUrl) -> Result<Found, OpenPostgresE
     match (row.get::<_, i64>(0), row.get::<_, i64>(1)) {
         (0, _) => Ok(Found::Nothing),
         (_, 0) => Err(OpenPostgresError::NotAStore { url: url.clone() }),
-        _ => check_format(client, url).await.map(|()| Found::Store),
+        _ => {
+            check_format(client, url).await?;
+            let query = filled("SELECT to_regproc('{schema}.commit_1') IS NOT NULL", url);
+            let row = client.query_one(&query, &[]).await.map_err(failed)?;
+            Ok(if row.get(0) { Found::Store } else { Found::WithoutCommit })
+        }
     }
 }
 

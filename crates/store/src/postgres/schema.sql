@@ -2,7 +2,7 @@
 --  - entries: one row a key that has a value; lives until the key is deleted.
 --  - versions: the counter of versions, which never goes back, whatever becomes of a transaction.
 --  - meta: one row; its format is raised by a build that changes anything here. Such a build also drops
---    `apply_1` and makes its own, so that older nodes that still run can write nothing.
+--    `apply_1` and `commit_1` and makes its own, so that older nodes that still run can write nothing.
 CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE {schema}.meta (is_only boolean PRIMARY KEY CHECK (is_only), format bigint NOT NULL);
 CREATE TABLE {schema}.entries (key bytea PRIMARY KEY, version bigint NOT NULL, value bytea NOT NULL)

@@ -86,11 +86,26 @@ async fn a_newer_format_is_refused_and_left_alone() {
         .commit(vec![], vec![put("a", "1")])
         .await
         .expect("control: what is open stays open");
-    // A newer build takes the older function away, and with it the older nodes' way to write.
-    let take = format!("DROP FUNCTION {}.apply_1", url.schema());
+    // A newer build takes the older functions away, and with them the older nodes' ways to write.
+    let take = format!("DROP FUNCTION {0}.apply_1; DROP FUNCTION {0}.commit_1", url.schema());
     client.batch_execute(&take).await.unwrap();
     let refused = store.commit(vec![], vec![put("a", "2")]).await;
     assert!(matches!(refused, Err(CommitError::Unavailable(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_store_of_an_earlier_build_gets_the_function_it_lacks() {
+    let Some(shared) = shared_url() else { return };
+    let url = fresh_url(&shared);
+    let older = connect(&url).await;
+    let client = raw(&shared).await;
+    let drop = format!("DROP FUNCTION {}.commit_1", url.schema());
+    client.batch_execute(&drop).await.unwrap();
+    let refused = older.commit(vec![], vec![put("a", "1")]).await;
+    assert!(refused.is_err(), "control: a single commit needs it: {refused:?}");
+    let newer = connect(&url).await;
+    newer.commit(vec![], vec![put("a", "2")]).await.expect("it was made");
+    older.commit(vec![], vec![put("a", "3")]).await.expect("for all nodes");
 }
 
 #[tokio::test]
