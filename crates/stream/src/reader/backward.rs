@@ -71,9 +71,8 @@ async fn page(
         items.push(item);
     }
     let next = items.last().map_or(view.trimmed(stream), |item| item.event.position);
-    items.reverse();
-    let earliest = items.first().map_or(next, |item| item.event.position);
-    let mut events = copies::dropped(host, stream, view, (just_before(earliest), items)).await?;
+    let found: copies::Found = items.into_iter().rev().collect();
+    let mut events = copies::dropped(host, stream, view, (just_before(next), found)).await?;
     events.reverse();
     Ok(Backward { events, next, more })
 }

@@ -6,28 +6,62 @@
 
 use std::collections::HashSet;
 
-use super::merge::{Merge, Take};
+use super::cursor::Take;
+use super::merge::Merge;
 use super::{Trouble, View};
 use crate::host::{Inner, Stream};
 use crate::record::Item;
-use crate::{Event, EventId, Position};
+use crate::{Event, EventId, Position, Stamp};
+
+/// Events in their order, and the origins of those that have one.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub events: Vec<Event>,
+    /// By the event's place among them, ascending. Few events have one.
+    origins: Vec<(usize, Stamp)>,
+}
+
+impl Found {
+    pub fn push(&mut self, item: Item) {
+        self.origins
+            .extend(item.origin.map(|origin| (self.events.len(), origin)));
+        self.events.push(item.event);
+    }
+
+    /// Takes the last event away.
+    pub fn pop(&mut self) {
+        self.events.pop();
+        self.origins.pop_if(|(at, _)| *at == self.events.len());
+    }
+}
+
+impl FromIterator<Item> for Found {
+    fn from_iter<T: IntoIterator<Item = Item>>(items: T) -> Self {
+        let mut found = Self::default();
+        items.into_iter().for_each(|item| found.push(item));
+        found
+    }
+}
 
 /// The events of a page after `after`, without later copies.
 pub(super) async fn dropped(
     host: &Inner,
     stream: &Stream,
     view: &View,
-    (after, items): (Position, Vec<Item>),
+    (after, found): (Position, Found),
 ) -> Result<Vec<Event>, Trouble> {
-    let earliest = items.iter().filter_map(|item| item.origin).min();
-    let Some(origin) = earliest else {
-        return Ok(items.into_iter().map(|item| item.event).collect());
+    let Found { mut events, origins } = found;
+    let Some(origin) = origins.iter().map(|(_, origin)| *origin).min() else {
+        return Ok(events);
     };
     let mut seen = before(host, stream, view, (Position::before(origin.next()), after)).await?;
-    let is_first = |item: &Item| item.origin.is_none() || seen.insert(item.event.id);
-    let mut kept = items;
-    kept.retain(is_first);
-    Ok(kept.into_iter().map(|item| item.event).collect())
+    let (mut origins, mut at) = (origins.into_iter().peekable(), 0);
+    events.retain(|event| {
+        let has_origin = origins.next_if(|(of, _)| *of == at).is_some();
+        at += 1;
+        !has_origin || seen.insert(event.id)
+    });
+    Ok(events)
 }
 
 /// The identifiers of events with an origin that lie after `from`, up to `until` inclusive.

@@ -83,14 +83,20 @@ impl Cursor {
         self.reader.as_ref().and_then(RunReader::peek)
     }
 
-    /// Reads the next event and stands at the one after it; only if there is one.
-    pub async fn next(&mut self, source: &Source<'_>) -> Result<Item, Trouble> {
+    /// Hands the events before `until` to `take`, as far as they lie in one run; only if there is one. Then
+    /// stands at the next event.
+    pub async fn each(
+        &mut self,
+        source: &Source<'_>,
+        until: Position,
+        take: &mut impl FnMut(Item) -> Take,
+    ) -> Result<Take, Trouble> {
         let reader = self.reader.as_mut().expect("the caller has peeked");
-        let item = reader.next()?;
+        let wish = within(reader, until, take)?;
         if reader.peek().is_none() {
             self.advance(source).await?;
         }
-        Ok(item)
+        Ok(wish)
     }
 
     /// A node at or before the next event.
@@ -118,6 +124,23 @@ impl Cursor {
         self.reader = self.runs.pop_front().map(|run| RunReader::new(run, self.chain));
         Ok(())
     }
+}
+
+/// What a receiver of events says after each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    More,
+    Enough,
+}
+
+/// The part of [`Cursor::each`] that runs once an event: it waits for nothing.
+fn within(reader: &mut RunReader, until: Position, take: &mut impl FnMut(Item) -> Take) -> Result<Take, Trouble> {
+    while reader.peek().is_some_and(|position| position < until) {
+        if take(reader.next()?) == Take::Enough {
+            return Ok(Take::Enough);
+        }
+    }
+    Ok(Take::More)
 }
 
 /// How many nodes of a chain are read at once, from the number `from` on.

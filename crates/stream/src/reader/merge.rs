@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::cursor::{Cursor, Source};
-use super::{Trouble, View, copies};
+use super::copies::{self, Found};
+use super::cursor::{Cursor, Source, Take};
+use super::{Trouble, View};
 use crate::host::{Inner, Stream};
 use crate::record::Item;
 use crate::{ChainId, Page, Position, ReadLimit};
@@ -80,11 +81,8 @@ impl<'a> Merge<'a> {
     /// Hands events to `take` until it has had enough; says whether it had.
     pub async fn each(&mut self, mut take: impl FnMut(Item) -> Take) -> Result<bool, Trouble> {
         while let Some((at, until)) = self.first() {
-            let cursor = &mut self.cursors[at];
-            while cursor.peek().is_some_and(|position| position < until) {
-                if let Take::Enough = take(cursor.next(&self.source).await?) {
-                    return Ok(true);
-                }
+            if self.cursors[at].each(&self.source, until, &mut take).await? == Take::Enough {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -98,12 +96,6 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// What a receiver of events says after each.
-pub(super) enum Take {
-    More,
-    Enough,
-}
-
 /// One page of what a view shows after `after`.
 pub(super) async fn forward(
     host: &Inner,
@@ -112,32 +104,31 @@ pub(super) async fn forward(
     after: Position,
     limit: ReadLimit,
 ) -> Result<Page, Trouble> {
-    let mut items: Vec<Item> = Vec::new();
-    let mut bytes = 0;
+    let (mut found, mut bytes) = (Found::default(), 0);
     let mut merge = Merge::after(host, stream, view, after).await?;
     let is_full = merge
         .each(|item| {
             bytes += item.event.body.len() + item.event.key.as_ref().map_or(0, bytes::Bytes::len);
-            items.push(item);
-            if items.len() >= limit.events || bytes >= limit.bytes {
+            found.push(item);
+            if found.events.len() >= limit.events || bytes >= limit.bytes {
                 Take::Enough
             } else {
                 Take::More
             }
         })
         .await?;
-    let is_over = is_full && bytes > limit.bytes && items.len() > 1;
+    let is_over = is_full && bytes > limit.bytes && found.events.len() > 1;
     if is_over {
-        items.pop();
+        found.pop();
     }
-    let next = match items.last() {
-        Some(last) if is_full => last.event.position,
+    let next = match found.events.last() {
+        Some(last) if is_full => last.position,
         _ => view.end().max(after),
     };
     if !is_over {
         stream.places.lock().put(next, merge.places());
     }
-    let events = copies::dropped(host, stream, view, (after, items)).await?;
+    let events = copies::dropped(host, stream, view, (after, found)).await?;
     Ok(Page {
         events,
         next,
