@@ -5,13 +5,15 @@
 //!   header  = "bowline-archive\n" format:u32
 //!   frame   = 'B' digest:[32] length:u32 bytes          a blob; blobs come first, by digest
 //!           | 'C' digest:[32] length:u32 bytes          a cold part of a stream; they come next, by digest
+//!           | 'P' digest:[32] flags:u8 length:u32 bytes    a piece of a blob, of a cold part if `flags & 2`; the
+//!                                                       last one if `flags & 1`; they follow one another
 //!           | 'R' length:u32 length:u32 key value       a record, by key
 //!   trailer = 'E' blobs:u64 records:u64 digest:[32]
 //! ```
 //! Numbers are big-endian. The trailer's digest chains over the file: it is the SHA-256 of the header; then,
 //! for each frame, of the digest so far and the frame's own SHA-256; last, in the same way, of the trailer
-//! before its digest. Versions are not in the file: the store that imports gives its own. The format is 2 if
-//! there are cold parts, else 1, which older builds read.
+//! before its digest. Versions are not in the file: the store that imports gives its own. The format is 3 if
+//! a blob is in pieces, 2 if there are cold parts, else 1: older builds read what they know.
 //!
 //! An import reads the file twice: once to find it whole before anything is written, once to write. It
 //! leaves a mark in the store until it is through; cut off, it goes on when the same file is imported
@@ -22,6 +24,7 @@ mod check;
 mod export;
 mod frame;
 mod import;
+mod pieces;
 
 use bowline_foundation::digest::Digest;
 

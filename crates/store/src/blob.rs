@@ -28,6 +28,8 @@ use crate::limits::BLOB_BYTES_MAX;
 
 pub use large::BlobReader;
 
+/// How long anybody may take to stage a blob in a shared folder.
+const STAGED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Digests of more bytes than this are computed off the async threads.
 const INLINE_DIGEST_BYTES_MAX: usize = 64 * 1024;
 
@@ -96,17 +98,19 @@ impl Blobs {
             source,
         };
         folder::create_durably(path).map_err(failed)?;
-        remove_staging_files(path).map_err(failed)?;
+        remove_staging_files(path, Duration::ZERO).map_err(failed)?;
         Self::over_folder(path).map_err(failed)
     }
 
-    /// Blobs in a folder that other processes use too: what they have staged is left alone.
+    /// Blobs in a folder that other processes use too: what they stage is left alone, but for what is so old that its process
+    /// must have died.
     pub fn open_shared_dir(path: &Path) -> Result<Self, OpenBlobsError> {
         let failed = |source| OpenBlobsError {
             path: path.to_path_buf(),
             source,
         };
         folder::create_durably(path).map_err(failed)?;
+        remove_staging_files(path, STAGED_MAX).map_err(failed)?;
         Self::over_folder(path).map_err(failed)
     }
 
@@ -281,15 +285,26 @@ async fn digest_of(bytes: &Bytes) -> Digest {
     digested.unwrap_or_else(|_| Digest::of(bytes))
 }
 
-fn remove_staging_files(folder: &Path) -> io::Result<()> {
+/// Removes what was staged at least `age` ago.
+fn remove_staging_files(folder: &Path, age: Duration) -> io::Result<()> {
+    let now = UNIX_EPOCH + Duration::from_micros(Clock::system().now().as_micros());
+    let is_old = |path: &Path| match fs::metadata(path).and_then(|meta| meta.modified()) {
+        Ok(modified) => Ok(now.duration_since(modified).unwrap_or_default() >= age),
+        // Another process has removed or renamed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let staged = name
             .split_once('#')
             .is_some_and(|(digest, _)| digest.parse::<Digest>().is_ok());
-        if staged {
-            fs::remove_file(&path)?;
+        if staged && is_old(&path)? {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())

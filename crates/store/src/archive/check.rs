@@ -94,10 +94,8 @@ async fn check_blobs(blobs: &Blobs, report: &mut CheckReport, on_progress: OnPro
     for info in blobs.infos().await? {
         report.blobs += 1;
         report.blob_bytes += info.size_bytes;
-        match blobs.get(&info.digest).await {
-            Ok(_) => {}
-            Err(BlobError::Damaged { expected, .. }) => report.damaged_blobs.push(expected),
-            Err(error) => return Err(error.into()),
+        if !blobs.is_sound(&info.digest).await? {
+            report.damaged_blobs.push(info.digest);
         }
         on_progress(report.progress());
     }

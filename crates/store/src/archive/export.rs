@@ -1,13 +1,15 @@
 //! Writes all of a store, and its blobs if wanted, as an archive.
 
-use std::io;
+use std::io::{self, Read as _};
 
+use bowline_foundation::digest::Hasher;
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::task::spawn_blocking;
 
-use super::frame::{Encoder, Frame};
+use super::frame::{Content, Encoder, Frame, PIECE_BYTES_MAX, Piece};
 use super::{OnProgress, PAGE, Progress, Summary, unfinished};
-use crate::blob::{BlobError, Blobs};
+use crate::blob::{BlobError, BlobInfo, BlobReader, Blobs};
 use crate::limits::BLOB_BYTES_MAX;
 use crate::{Key, ReadError, Store};
 
@@ -29,23 +31,42 @@ pub enum ExportError {
 /// the store meanwhile: each page of records sees its own moment.
 pub async fn export(
     store: &dyn Store,
+    blobs: (Option<&Blobs>, Option<&Blobs>),
+    out: &mut (dyn AsyncWrite + Unpin + Send),
+    on_progress: OnProgress<'_>,
+) -> Result<Summary, ExportError> {
+    export_cut(store, blobs, out, on_progress, BLOB_BYTES_MAX as u64).await
+}
+
+/// The same; blobs of more than `whole_max` bytes are cut into pieces.
+pub(super) async fn export_cut(
+    store: &dyn Store,
     (blobs, cold): (Option<&Blobs>, Option<&Blobs>),
     out: &mut (dyn AsyncWrite + Unpin + Send),
     on_progress: OnProgress<'_>,
+    whole_max: u64,
 ) -> Result<Summary, ExportError> {
     if let Some(archive) = unfinished(store).await? {
         return Err(ExportError::Unfinished { archive });
     }
-    let has_cold = match cold {
-        Some(cold) => !cold.list().await?.is_empty(),
-        None => false,
-    };
-    let mut encoder = Encoder::new(has_cold);
-    out.write_all(&encoder.header()).await?;
+    let mut found = Vec::new();
     for (blobs, is_cold) in [(blobs, false), (cold, true)] {
-        if let Some(blobs) = blobs {
-            export_blobs((blobs, is_cold), &mut encoder, out, on_progress).await?;
+        let Some(blobs) = blobs else { continue };
+        let mut infos = blobs.infos().await?;
+        infos.sort_by_key(|info| info.digest);
+        found.extend(infos.into_iter().map(|info| (blobs, is_cold, info)));
+    }
+    let mut encoder = Encoder::new(Content {
+        has_cold: found.iter().any(|(_, is_cold, _)| *is_cold),
+        has_pieces: found.iter().any(|(_, _, info)| info.size_bytes > whole_max),
+    });
+    out.write_all(&encoder.header()).await?;
+    for (blobs, is_cold, info) in found {
+        match info.size_bytes > whole_max {
+            false => export_blob((blobs, is_cold, &info), &mut encoder, out).await?,
+            true => export_pieces((blobs, is_cold, &info), &mut encoder, out).await?,
         }
+        on_progress(progress(&encoder));
     }
     export_records(store, &mut encoder, out, on_progress).await?;
     let (trailer, summary) = encoder.trailer();
@@ -54,33 +75,69 @@ pub async fn export(
     Ok(summary)
 }
 
-async fn export_blobs(
-    (blobs, is_cold): (&Blobs, bool),
+async fn export_blob(
+    (blobs, is_cold, info): (&Blobs, bool, &BlobInfo),
     encoder: &mut Encoder,
     out: &mut (dyn AsyncWrite + Unpin + Send),
-    on_progress: OnProgress<'_>,
 ) -> Result<(), ExportError> {
-    let mut digests = blobs.list().await?;
-    digests.sort();
-    for digest in digests {
-        let bytes = blobs.get(&digest).await?;
-        if bytes.len() > BLOB_BYTES_MAX {
-            // An import would take it for damage.
-            let actual = bytes.len();
-            let max = BLOB_BYTES_MAX;
-            return Err(BlobError::TooLarge { actual, max }.into());
-        }
-        let mut encoded = BytesMut::new();
-        let frame = if is_cold {
-            Frame::Cold(digest, &bytes)
-        } else {
-            Frame::Blob(digest, &bytes)
+    let bytes = blobs.get(&info.digest).await?;
+    let mut encoded = BytesMut::new();
+    let frame = if is_cold {
+        Frame::Cold(info.digest, &bytes)
+    } else {
+        Frame::Blob(info.digest, &bytes)
+    };
+    encoder.frame(&frame, &mut encoded);
+    Ok(out.write_all(&encoded).await?)
+}
+
+/// A blob that is never in memory whole.
+async fn export_pieces(
+    (blobs, is_cold, info): (&Blobs, bool, &BlobInfo),
+    encoder: &mut Encoder,
+    out: &mut (dyn AsyncWrite + Unpin + Send),
+) -> Result<(), ExportError> {
+    let digest = info.digest;
+    let (mut reader, mut hasher) = (blobs.open(&digest).await?, Hasher::default());
+    let mut left = info.size_bytes;
+    loop {
+        let (rest, bytes) = next_piece(reader).await?;
+        reader = rest;
+        hasher.update(&bytes);
+        left = left.saturating_sub(bytes.len() as u64);
+        // A blob that has become shorter is damaged, which its digest shows.
+        let is_last = left == 0 || bytes.is_empty();
+        let piece = Piece {
+            digest,
+            is_cold,
+            is_last,
         };
-        encoder.frame(&frame, &mut encoded);
+        let mut encoded = BytesMut::new();
+        encoder.frame(&Frame::Piece(piece, &bytes), &mut encoded);
         out.write_all(&encoded).await?;
-        on_progress(progress(encoder));
+        if is_last {
+            break;
+        }
+    }
+    let actual = hasher.finish();
+    if actual != digest {
+        return Err(BlobError::Damaged {
+            expected: digest,
+            actual,
+        }
+        .into());
     }
     Ok(())
+}
+
+async fn next_piece(reader: BlobReader) -> io::Result<(BlobReader, Vec<u8>)> {
+    let read = spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let mut reader = reader;
+        reader.by_ref().take(PIECE_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+        Ok((reader, bytes))
+    });
+    read.await.map_err(io::Error::other)?
 }
 
 async fn export_records(

@@ -2,21 +2,30 @@
 
 use std::io;
 
-use bowline_foundation::digest::Digest;
+use bowline_foundation::digest::{Digest, Hasher};
 use bytes::{BufMut, BytesMut};
 
 use super::Summary;
 use crate::limits::{BLOB_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 const MAGIC: &[u8; 16] = b"bowline-archive\n";
-/// The newest format that this build reads.
-const FORMAT: u32 = 2;
+/// The newest format that this build reads: with blobs in pieces.
+const FORMAT: u32 = 3;
+/// With cold parts, each blob in one piece.
+const FORMAT_COLD: u32 = 2;
 /// Without cold parts.
 const FORMAT_PLAIN: u32 = 1;
 const HEADER_BYTES: usize = 20;
 const BLOB: u8 = b'B';
 const COLD: u8 = b'C';
 const BLOB_HEAD_BYTES: usize = 1 + 32 + 4;
+const PIECE: u8 = b'P';
+const PIECE_HEAD_BYTES: usize = 1 + 32 + 1 + 4;
+/// Bits of a piece's flags.
+const IS_LAST: u8 = 1;
+const IS_COLD: u8 = 2;
+/// Most bytes of a piece.
+pub(super) const PIECE_BYTES_MAX: usize = 8 * 1024 * 1024;
 const RECORD: u8 = b'R';
 const RECORD_HEAD_BYTES: usize = 1 + 4 + 4;
 const END: u8 = b'E';
@@ -60,7 +69,24 @@ pub enum ArchiveError {
 pub(super) enum Frame<'a> {
     Blob(Digest, &'a [u8]),
     Cold(Digest, &'a [u8]),
+    Piece(Piece, &'a [u8]),
     Record(&'a [u8], &'a [u8]),
+}
+
+/// A part of a blob that is too large for one frame; its parts follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Of the whole blob.
+    pub digest: Digest,
+    pub is_cold: bool,
+    pub is_last: bool,
+}
+
+/// What an archive has in it, which its format follows from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Content {
+    pub has_cold: bool,
+    pub has_pieces: bool,
 }
 
 /// What has been written or read so far.
@@ -87,6 +113,10 @@ impl Tally {
         match frame {
             Frame::Blob(_, bytes) | Frame::Cold(_, bytes) => {
                 self.blobs += 1;
+                self.bytes += bytes.len() as u64;
+            }
+            Frame::Piece(piece, bytes) => {
+                self.blobs += u64::from(piece.is_last);
                 self.bytes += bytes.len() as u64;
             }
             Frame::Record(key, value) => {
@@ -125,8 +155,12 @@ fn header(format: u32) -> [u8; HEADER_BYTES] {
 pub(super) struct Encoder(Tally, u32);
 
 impl Encoder {
-    pub fn new(has_cold: bool) -> Self {
-        let format = if has_cold { FORMAT } else { FORMAT_PLAIN };
+    pub fn new(content: Content) -> Self {
+        let format = match content {
+            Content { has_pieces: true, .. } => FORMAT,
+            Content { has_cold: true, .. } => FORMAT_COLD,
+            _ => FORMAT_PLAIN,
+        };
         Self(Tally::new(format), format)
     }
 
@@ -143,6 +177,13 @@ impl Encoder {
                 let is_cold = matches!(frame, Frame::Cold(..));
                 out.put_u8(if is_cold { COLD } else { BLOB });
                 out.put_slice(digest.as_bytes());
+                out.put_u32(length(bytes));
+                out.put_slice(bytes);
+            }
+            Frame::Piece(piece, bytes) => {
+                out.put_u8(PIECE);
+                out.put_slice(piece.digest.as_bytes());
+                out.put_u8(u8::from(piece.is_last) * IS_LAST + u8::from(piece.is_cold) * IS_COLD);
                 out.put_u32(length(bytes));
                 out.put_slice(bytes);
             }
@@ -193,6 +234,8 @@ pub(super) struct Decoder {
     at: u64,
     /// The key or digest before, so that order and uniqueness show.
     last: Option<Last>,
+    /// A blob of which more pieces must follow.
+    open: Option<(Piece, Hasher)>,
 }
 
 #[derive(PartialEq, PartialOrd)]
@@ -209,6 +252,7 @@ impl Decoder {
             format: FORMAT_PLAIN,
             at: 0,
             last: None,
+            open: None,
         }
     }
 
@@ -227,7 +271,8 @@ impl Decoder {
             _ if self.at == 0 => self.read_header(bytes)?,
             None => Step::Need(1),
             Some(&BLOB) => self.read_blob(bytes, Frame::Blob)?,
-            Some(&COLD) if self.format >= FORMAT => self.read_blob(bytes, Frame::Cold)?,
+            Some(&COLD) if self.format >= FORMAT_COLD => self.read_blob(bytes, Frame::Cold)?,
+            Some(&PIECE) if self.format >= FORMAT => self.read_piece(bytes)?,
             Some(&RECORD) => self.read_record(bytes)?,
             Some(&END) => self.read_trailer(bytes)?,
             Some(&kind) => return Err(ArchiveError::UnknownFrame { kind, at: self.at }),
@@ -278,11 +323,34 @@ impl Decoder {
         };
         let actual = Digest::of(content);
         if actual.as_bytes()[..] != head[1..33] {
-            let told = head[1..33].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            let expected = told.parse().expect("32 bytes are 64 digits");
+            let expected = digest(&head[1..33]);
             return Err(ArchiveError::DamagedBlob { expected, actual });
         }
         Ok(Step::Frame(frame(actual, content), end))
+    }
+
+    fn read_piece<'a>(&self, bytes: &'a [u8]) -> Result<Step<'a>, ArchiveError> {
+        let Some(head) = bytes.get(..PIECE_HEAD_BYTES) else {
+            return Ok(Step::Need(PIECE_HEAD_BYTES));
+        };
+        let flags = head[33];
+        if flags & !(IS_LAST | IS_COLD) != 0 {
+            return Err(ArchiveError::UnknownFrame {
+                kind: PIECE,
+                at: self.at,
+            });
+        }
+        let length = self.length("piece", &head[34..], PIECE_BYTES_MAX)?;
+        let end = PIECE_HEAD_BYTES + length;
+        let Some(content) = bytes.get(PIECE_HEAD_BYTES..end) else {
+            return Ok(Step::Need(end));
+        };
+        let piece = Piece {
+            digest: digest(&head[1..33]),
+            is_cold: flags & IS_COLD != 0,
+            is_last: flags & IS_LAST != 0,
+        };
+        Ok(Step::Frame(Frame::Piece(piece, content), end))
     }
 
     fn read_record<'a>(&self, bytes: &'a [u8]) -> Result<Step<'a>, ArchiveError> {
@@ -303,6 +371,9 @@ impl Decoder {
         let Some(trailer) = bytes.get(..TRAILER_BYTES) else {
             return Ok(Step::Need(TRAILER_BYTES));
         };
+        if self.open.is_some() {
+            return Err(ArchiveError::OutOfOrder { at: self.at });
+        }
         let number = |from: usize| u64::from_be_bytes(trailer[from..from + 8].try_into().expect("eight bytes"));
         for (what, found, told) in [
             ("blobs", self.tally.blobs, number(1)),
@@ -335,9 +406,41 @@ impl Decoder {
         Ok(actual)
     }
 
-    /// Blobs come before cold parts, these before records, and each kind in ascending order without repetition.
+    /// Blobs come before cold parts, these before records, and each kind in ascending order without repetition; the pieces
+    /// of a blob follow one another, and are together what its digest says.
     fn check_order(&mut self, frame: &Frame<'_>) -> Result<(), ArchiveError> {
+        match (self.open.take(), frame) {
+            (None, Frame::Piece(piece, content)) => {
+                self.check_place(frame)?;
+                self.take_piece((*piece, Hasher::default()), content)
+            }
+            (None, _) => self.check_place(frame),
+            (Some((before, hasher)), Frame::Piece(piece, content))
+                if before.digest == piece.digest && before.is_cold == piece.is_cold =>
+            {
+                self.take_piece((*piece, hasher), content)
+            }
+            (Some(_), _) => Err(ArchiveError::OutOfOrder { at: self.at }),
+        }
+    }
+
+    fn take_piece(&mut self, (piece, mut hasher): (Piece, Hasher), content: &[u8]) -> Result<(), ArchiveError> {
+        hasher.update(content);
+        if !piece.is_last {
+            self.open = Some((piece, hasher));
+            return Ok(());
+        }
+        let (expected, actual) = (piece.digest, hasher.finish());
+        if actual != expected {
+            return Err(ArchiveError::DamagedBlob { expected, actual });
+        }
+        Ok(())
+    }
+
+    fn check_place(&mut self, frame: &Frame<'_>) -> Result<(), ArchiveError> {
         let next = match frame {
+            Frame::Piece(piece, _) if piece.is_cold => Last::Cold(piece.digest),
+            Frame::Piece(piece, _) => Last::Blob(piece.digest),
             Frame::Blob(digest, _) => Last::Blob(*digest),
             Frame::Cold(digest, _) => Last::Cold(*digest),
             Frame::Record(key, _) => Last::Record(key.to_vec()),
@@ -348,6 +451,11 @@ impl Decoder {
         self.last = Some(next);
         Ok(())
     }
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.parse().expect("32 bytes are 64 digits")
 }
 
 /// Reads a whole archive, which must end where `bytes` does.

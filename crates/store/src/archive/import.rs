@@ -5,7 +5,8 @@ use std::io::SeekFrom;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 
-use super::frame::{ArchiveError, Decoder, Frame, Step};
+use super::frame::{ArchiveError, Decoder, Frame, Piece, Step};
+use super::pieces::Pieces;
 use super::{OnProgress, PAGE, Progress, Summary, unfinished_key};
 use crate::blob::{BlobError, Blobs};
 use crate::{CommitError, Key, ReadError, Store, Write};
@@ -81,7 +82,7 @@ async fn look_through(
 ) -> Result<(Summary, bool), ArchiveError> {
     let (mut reader, mut has_cold) = (Reader::new(archive), false);
     while let Some(item) = reader.next().await? {
-        has_cold |= matches!(item, Item::Cold(_));
+        has_cold |= matches!(item, Item::Cold(_) | Item::Piece(Piece { is_cold: true, .. }, _));
         if !matches!(item, Item::Record(..)) || reader.summary().records.is_multiple_of(PAGE as u64) {
             on_progress(progress(reader.summary(), None));
         }
@@ -103,11 +104,20 @@ pub async fn import<A: AsyncRead + AsyncSeek + Unpin + Send>(
     begin(target, &total).await?;
     let mut reader = Reader::new(archive);
     let mut writes = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut pieces) = (0, Pieces::default());
     while let Some(item) = reader.next().await? {
         let (content, folder) = match item {
             Item::Blob(content) => (content, target.blobs),
             Item::Cold(content) => (content, target.cold),
+            Item::Piece(piece, content) => {
+                let folder = if piece.is_cold { target.cold } else { target.blobs };
+                // Whether there is a place has been seen before.
+                if let Some(folder) = folder {
+                    pieces.put(folder, piece, content).await?;
+                    on_progress(progress(reader.summary(), Some(total)));
+                }
+                continue;
+            }
             Item::Record(key, value) => {
                 bytes += key.len() + value.len();
                 writes.push(Write::Put(key, value));
@@ -158,6 +168,7 @@ fn progress(now: Summary, total: Option<Summary>) -> Progress {
 enum Item {
     Blob(Bytes),
     Cold(Bytes),
+    Piece(Piece, Bytes),
     Record(Key, Bytes),
 }
 
@@ -235,6 +246,7 @@ fn owned(frame: &Frame<'_>) -> Item {
     match frame {
         Frame::Blob(_, content) => Item::Blob(Bytes::copy_from_slice(content)),
         Frame::Cold(_, content) => Item::Cold(Bytes::copy_from_slice(content)),
+        Frame::Piece(piece, content) => Item::Piece(*piece, Bytes::copy_from_slice(content)),
         Frame::Record(key, value) => Item::Record(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)),
     }
 }

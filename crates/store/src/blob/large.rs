@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bowline_foundation::digest::{Digest, Hasher};
+use bowline_foundation::entropy::Entropy;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
@@ -13,8 +13,6 @@ use super::{BlobError, Blobs};
 use crate::folder;
 
 const COPY_BYTES: usize = 256 * 1024;
-/// Keeps what is staged at once apart.
-static STAGED: AtomicU64 = AtomicU64::new(0);
 
 /// The bytes of a blob as they lie there: whoever reads them all compares their digest.
 #[derive(Debug)]
@@ -50,6 +48,18 @@ impl Blobs {
         staged.await.map_err(unavailable)?
     }
 
+    /// Whether the blob is there, with the content that its digest says.
+    pub async fn is_sound(&self, digest: &Digest) -> Result<bool, BlobError> {
+        match &self.0.folder {
+            Some(folder) => is_there(folder, *digest).await,
+            None => match self.get(digest).await {
+                Ok(_) => Ok(true),
+                Err(BlobError::NotFound(_) | BlobError::Damaged { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
     /// The blob's bytes to be read one after the other, unchecked.
     pub async fn open(&self, digest: &Digest) -> Result<BlobReader, BlobError> {
         let Some(folder) = &self.0.folder else {
@@ -68,9 +78,12 @@ impl Blobs {
         self.refresh(digest).await
     }
 
-    async fn put_whole(&self, expected: Digest, mut content: impl Read) -> Result<(), BlobError> {
-        let mut bytes = Vec::new();
-        content.read_to_end(&mut bytes).map_err(unavailable)?;
+    async fn put_whole(&self, expected: Digest, mut content: impl Read + Send + 'static) -> Result<(), BlobError> {
+        let read = spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let bytes = read.await.map_err(unavailable)?.map_err(unavailable)?;
         let actual = Digest::of(&bytes);
         if actual != expected {
             return Err(BlobError::Damaged { expected, actual });
@@ -93,8 +106,8 @@ async fn is_there(folder: &Path, digest: Digest) -> Result<bool, BlobError> {
 }
 
 fn stage(folder: &Path, expected: Digest, content: impl Read) -> Result<(), BlobError> {
-    let number = STAGED.fetch_add(1, Ordering::Relaxed);
-    let staging = folder.join(format!("{expected}#{}-{number}", std::process::id()));
+    // Apart from whatever else is staged, by processes of other machines too.
+    let staging = folder.join(format!("{expected}#{:016x}", Entropy::system().number()));
     let written = write(&staging, content).map_err(unavailable).and_then(|actual| {
         if actual != expected {
             return Err(BlobError::Damaged { expected, actual });
@@ -167,6 +180,32 @@ mod tests {
             assert_eq!(blobs.list().await.unwrap(), [digest]);
             blobs.delete(&digest).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_staged_long_ago_goes_when_a_shared_folder_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"x");
+        let [old, young, foreign] = [format!("{digest}#1"), format!("{digest}#2"), "a#1".to_owned()];
+        let hour = std::time::Duration::from_secs(3600);
+        for (name, age) in [(&old, 25 * hour), (&young, 23 * hour), (&foreign, 25 * hour)] {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH + now() - age)
+                .unwrap();
+        }
+        Blobs::open_shared_dir(folder.path()).unwrap();
+        let mut left = names(folder.path());
+        left.sort();
+        let mut expected = [young, foreign];
+        expected.sort();
+        assert_eq!(left, expected);
+        Blobs::open_dir(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), ["a#1"], "alone, nobody else can be staging");
+    }
+
+    /// Since 1970.
+    fn now() -> std::time::Duration {
+        std::time::Duration::from_micros(bowline_foundation::clock::Clock::system().now().as_micros())
     }
 
     #[tokio::test]
