@@ -246,7 +246,8 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
     if let Some(chains_max) = request.chains_max {
         settings.chains_max = chains_max;
     }
-    ask.data.streams.create(&stream, settings).await?;
+    let caller = ask.session_caller();
+    ask.data.streams.create_for(&caller, &stream, settings).await?;
     Ok(created(&format!("/v1/streams/{stream}"), &StreamName::of(&stream)))
 }
 
@@ -306,7 +307,8 @@ pub(super) async fn trim(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, P
             return Err(Problem::new(Code::InvalidBody, detail));
         }
     };
-    ask.data.streams.trim(&ask.own_stream().await?, until).await?;
+    let (caller, stream) = (ask.session_caller(), ask.own_stream().await?);
+    ask.data.streams.trim(&caller, &stream, until).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 

@@ -6,6 +6,7 @@ use bowline_store::{CommitError, Condition, ReadError, Write};
 
 use super::{Handle, Inner, Listed, Stream, directory, lease};
 use crate::record::{ChainInfo, ChainState, Directory, Head, Settings};
+use crate::session::{self, Caller};
 use crate::{ChainId, Position, StreamId, key};
 
 /// Why a stream could not be made.
@@ -31,8 +32,18 @@ pub enum CreateError {
 pub struct ListError(#[source] ReadError);
 
 impl Handle {
-    /// Makes a stream whose chains this host owns: the directory and all heads in one commit.
+    /// Makes a stream for the platform itself.
     pub async fn create(&self, id: &StreamId, settings: Settings) -> Result<(), CreateError> {
+        self.make(None, id, settings).await
+    }
+
+    /// Makes a stream for somebody, with an audit row.
+    pub async fn create_for(&self, caller: &Caller, id: &StreamId, settings: Settings) -> Result<(), CreateError> {
+        self.make(Some(caller), id, settings).await
+    }
+
+    /// Makes a stream whose chains this host owns: the directory and all heads in one commit.
+    async fn make(&self, caller: Option<&Caller>, id: &StreamId, settings: Settings) -> Result<(), CreateError> {
         let host = &self.inner();
         let floor = host.clock.now();
         let directory = first_directory(host, id, settings, floor);
@@ -42,6 +53,10 @@ impl Handle {
             host.guard(),
         ];
         let mut writes = vec![Write::Put(key::directory(id.name()), directory.encode())];
+        if let Some(caller) = caller {
+            let told = (None, Some(format!("{settings:?}")));
+            writes.push(session::audit_row(host, caller, ("CreateStream", id), told));
+        }
         let head = Head::empty(host.id, floor);
         for chain in &directory.chains {
             let key = key::head(id.name(), chain.id);

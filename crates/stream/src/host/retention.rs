@@ -25,6 +25,7 @@ use super::{Handle, Inner, Owned, Stream};
 use crate::hybrid::Slot;
 use crate::reader::{Trouble, last_node_under};
 use crate::record::{ChainState, Directory, Head, Node, Pack, Packed, Stored};
+use crate::session::{self, Caller};
 use crate::{ChainId, Position, ReadError, Stamp, StreamId, key};
 
 /// Nodes looked at in one step.
@@ -35,11 +36,11 @@ const PACKED_MAX: usize = 1000;
 const STEPS_MAX: usize = 256;
 
 impl Handle {
-    /// Gives up all events at or under `until`: readers are told, and their nodes go in time.
-    pub async fn trim(&self, stream: &StreamId, until: Position) -> Result<(), ReadError> {
+    /// Gives up all events at or under `until`: readers are told, and their nodes go in time. An audit row tells of it.
+    pub async fn trim(&self, caller: &Caller, stream: &StreamId, until: Position) -> Result<(), ReadError> {
         let host = self.inner();
         let found = host.to_read(stream).await?;
-        let trimmed = raise_trimmed(&host, &found, until).await;
+        let trimmed = raise_trimmed(&host, &found, until, Some(caller)).await;
         trimmed.map_err(|error| ReadError::Unavailable {
             stream: stream.clone(),
             reason: error.to_string(),
@@ -152,8 +153,13 @@ async fn on_chain(host: &Arc<Inner>, stream: &Arc<Stream>, chain: ChainId, wante
     Ok(())
 }
 
-/// Notes in the directory that everything at or under `until` is given up.
-async fn raise_trimmed(host: &Inner, stream: &Arc<Stream>, until: Position) -> Result<(), ChangeError> {
+/// Notes in the directory that everything at or under `until` is given up, by somebody or by retention.
+async fn raise_trimmed(
+    host: &Inner,
+    stream: &Arc<Stream>,
+    until: Position,
+    caller: Option<&Caller>,
+) -> Result<(), ChangeError> {
     if stream.listed().directory.trimmed >= until {
         return Ok(());
     }
@@ -163,7 +169,14 @@ async fn raise_trimmed(host: &Inner, stream: &Arc<Stream>, until: Position) -> R
     listed.trimmed = listed.trimmed.max(until);
     let key = key::directory(stream.id.name());
     let condition = Condition::AtVersion(key.clone(), before.version);
-    let writes = vec![Write::Put(key, listed.encode())];
+    let mut writes = vec![Write::Put(key, listed.encode())];
+    if let Some(caller) = caller {
+        let told = (
+            Some(before.directory.trimmed.to_string()),
+            Some(listed.trimmed.to_string()),
+        );
+        writes.push(session::audit_row(host, caller, ("TrimStream", &stream.id), told));
+    }
     match host.store.commit(vec![condition], writes).await {
         Ok(version) => {
             stream.learn(super::Listed {
@@ -195,7 +208,7 @@ async fn trim_by_age(host: &Arc<Inner>, stream: &Arc<Stream>, cut: Stamp) -> Res
             Err(Trouble::Damaged(reason)) => return Err(ChangeError::Damaged(reason)),
         }
     }
-    raise_trimmed(host, stream, until).await
+    raise_trimmed(host, stream, until, None).await
 }
 
 /// Gives up the oldest nodes of all chains until the rest is small enough.
@@ -233,7 +246,7 @@ async fn trim_to_size(host: &Arc<Inner>, stream: &Arc<Stream>, bytes_max: u64) -
         bytes = bytes.saturating_sub(stored.bytes());
         until = until.max(Position::before(stored.last_stamp().next()));
     }
-    raise_trimmed(host, stream, until).await
+    raise_trimmed(host, stream, until, None).await
 }
 
 async fn first_from(

@@ -296,3 +296,36 @@ async fn settings_are_changed_later_one_by_one() {
     let refused = node.handle.set(&caller(), &missing, limited).await;
     assert!(matches!(refused, Err(AlterError::NoSuchStream(_))), "{refused:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_makes_or_trims_a_stream_is_in_the_audit_trail() {
+    let (store, blobs) = (Arc::<MemoryStore>::default() as Arc<dyn Store>, Blobs::in_memory());
+    let clock = Clock::fake(Timestamp::from_micros(1 << 40));
+    let node = node(Arc::clone(&store), &blobs, &clock).await;
+    let rows = async || {
+        let found = store
+            .scan(&Key::from_static(b"sessions/audit/"), None, 100)
+            .await
+            .unwrap();
+        let text = |(_, entry): &(Key, Entry)| String::from_utf8_lossy(&entry.value).into_owned();
+        found.iter().map(text).collect::<Vec<_>>()
+    };
+    node.create("platform").await;
+    assert_eq!(rows().await, Vec::<String>::new(), "control: nobody asked for it");
+    let (handle, ada) = (&node.handle, caller());
+    handle.create_for(&ada, &stream(), Settings::default()).await.unwrap();
+    let again = handle.create_for(&ada, &stream(), Settings::default()).await;
+    assert!(matches!(again, Err(CreateError::Exists { .. })), "{again:?}");
+    node.append(&stream(), numbered(0..10)).await;
+    let events = node.read_all(&stream(), 100).await;
+    let until = events[4].position;
+    for _ in 0..2 {
+        handle.trim(&ada, &stream(), until).await.unwrap();
+    }
+    let rows = rows().await;
+    assert_eq!(rows.len(), 2, "one row a change: {rows:?}");
+    for action in ["CreateStream", "TrimStream"] {
+        let told = rows.iter().filter(|row| row.contains(action) && row.contains("ada"));
+        assert_eq!(told.count(), 1, "{action}: {rows:?}");
+    }
+}

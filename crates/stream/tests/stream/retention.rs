@@ -6,6 +6,7 @@ use std::time::Duration;
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_store::blob::Blobs;
 use bowline_store::{MemoryStore, Store};
+use bowline_stream::session::Caller;
 use bowline_stream::{Log, Position, ReadError, Settings, Stamp, StreamId};
 
 use crate::node::{Node, limit, numbered, numbers, options};
@@ -21,6 +22,13 @@ async fn node(store: &Arc<MemoryStore>, blobs: &Blobs, clock: &Clock) -> Node {
     options.config.head.bytes_max = 1024;
     options.config.maintain_every = Duration::from_millis(1);
     Node::start(options).await
+}
+
+fn ada() -> Caller {
+    Caller {
+        who: "ada".to_owned(),
+        request_id: "r-1".to_owned(),
+    }
 }
 
 fn stream() -> StreamId {
@@ -220,7 +228,7 @@ async fn trimming_by_hand_hides_what_is_before() {
     let all = node.read_all(&stream(), 1000).await;
     let before = nodes(&store).await;
     let until_here = all[399].position;
-    node.handle.trim(&stream(), until_here).await.unwrap();
+    node.handle.trim(&ada(), &stream(), until_here).await.unwrap();
     let read = node.handle.read(&stream(), all[10].position, limit(1)).await;
     assert!(matches!(read, Err(ReadError::Trimmed { available, .. }) if available == until_here));
     assert_eq!(node.read_after(&stream(), until_here, 1000).await, all[400..]);
