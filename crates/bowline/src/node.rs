@@ -61,6 +61,8 @@ impl Node {
         let remote = Remote::new(config, &clock)?;
         let mut registry = MetricsRegistry::with_prefix("bowline");
         let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
+        // Once others have taken this node for dead, it changes no keys either.
+        let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());
         let service = Service::start(bowline_functions::Options {
             durable: durable_executions(),
             events: Some(data_service.events(remote.queues)),
@@ -94,7 +96,7 @@ impl Node {
         .await;
         match server {
             Ok(server) => {
-                keys.serve(ground.sharing);
+                keys.serve(orders, ground.sharing);
                 Ok(Self {
                     server,
                     service,

@@ -134,10 +134,12 @@ impl KeyService {
         !self.followed.known.lock().is_empty()
     }
 
-    /// Begins to take orders, and to look at what other nodes change.
-    pub fn serve(&mut self, sharing: Sharing) {
+    /// Begins to take orders, which it carries out by `keys`, and to look at what other nodes change.
+    pub fn serve(&mut self, keys: AccessKeys, sharing: Sharing) {
         match listen(&self.socket) {
-            Ok(listener) => self.tasks.push(tokio::spawn(self.followed.clone().serve(listener))),
+            Ok(listener) => self
+                .tasks
+                .push(tokio::spawn(self.followed.clone().serve(listener, keys))),
             Err(error) => tracing::warn!(%error, path = %self.socket.display(),
                 "`bowline keys` works only while this node is stopped"),
         }
@@ -191,13 +193,13 @@ impl Followed {
         }
     }
 
-    async fn serve(self: Arc<Self>, listener: UnixListener) {
+    async fn serve(self: Arc<Self>, listener: UnixListener, keys: AccessKeys) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let followed = self.clone();
+                    let (followed, keys) = (self.clone(), keys.clone());
                     tokio::spawn(async move {
-                        match tokio::time::timeout(ORDER_WAIT_MAX, followed.answer(stream)).await {
+                        match tokio::time::timeout(ORDER_WAIT_MAX, followed.answer(stream, &keys)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => tracing::warn!("an order about access keys was not answered: {error:#}"),
                             Err(_) => tracing::warn!("an order about access keys took too long"),
@@ -213,7 +215,7 @@ impl Followed {
     }
 
     /// Carries one order out; it holds on this node before it is answered.
-    async fn answer(&self, stream: UnixStream) -> anyhow::Result<()> {
+    async fn answer(&self, stream: UnixStream, keys: &AccessKeys) -> anyhow::Result<()> {
         let peer = stream.peer_cred()?.uid();
         if peer != 0 && peer != rustix::process::geteuid().as_raw() {
             bail!("user {peer} may not change access keys");
@@ -222,7 +224,7 @@ impl Followed {
         let mut line = String::new();
         BufReader::new(read.take(ORDER_BYTES_MAX)).read_line(&mut line).await?;
         let order: Order = serde_json::from_str(&line)?;
-        let outcome = perform(&self.keys, order).await;
+        let outcome = perform(keys, order).await;
         self.look().await?;
         write.write_all(&serde_json::to_vec(&outcome)?).await?;
         Ok(())
