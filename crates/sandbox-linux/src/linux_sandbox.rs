@@ -41,6 +41,8 @@ const INVOKE_CLAIM_MAX: Duration = Duration::from_millis(20);
 const INIT_CLAIM_MAX: Duration = Duration::from_millis(500);
 /// A claim is used up once the guest has had a processor for this part of it.
 const CLAIM_PART: u32 = 2;
+/// The longest time between two looks at what a guest has used of its claim.
+const CLAIM_LOOK_MAX: Duration = INIT_CLAIM_MAX;
 
 /// How long a guest that is about to end is waited for.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
@@ -296,7 +298,7 @@ impl LinuxSandbox {
             if self.cell.usage().cpu.saturating_sub(before) >= claim / CLAIM_PART {
                 break;
             }
-            turn *= 2;
+            turn = (turn * 2).min(CLAIM_LOOK_MAX);
         }
         self.cell.set_claim(Claim::Leftover);
         let end = self.wait(limit - waited, poll).await;

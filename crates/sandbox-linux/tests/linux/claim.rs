@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use bowline_sandbox::Outcome;
+use bowline_sandbox::{Outcome, VersionSpec};
 use serde_json::json;
 
 use super::harness::{World, python};
@@ -58,17 +58,26 @@ fn share_one_processor() {
     rustix::thread::sched_setaffinity(None, &allowed).expect("it may be narrowed");
 }
 
-#[tokio::test]
-async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() {
+/// A function that spins, all of it on one processor; none where the test cannot run. Without a pool: the interpreter's start
+/// is a part of the initialisation.
+fn spinner(test: &str) -> Option<(World, VersionSpec)> {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup needs root");
-        return;
+        eprintln!("SKIPPED: {test} needs root");
+        return None;
     }
-    let Some(python) = python() else { return };
+    let python = python()?;
     share_one_processor();
     let world = World::start(0);
     let code = world.code(&[("app.py", SPINNER)]);
     let version = world.version(python, "app.handler", code);
+    Some((world, version))
+}
+
+#[tokio::test]
+async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() {
+    let Some((world, version)) = spinner("a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup") else {
+        return;
+    };
     let mut live = world.create(version).await.expect("it initialises");
     // What the initialisation took is told with the first invocation.
     live.report(&json!({"ms": 1})).await;
@@ -92,16 +101,8 @@ const RIVALS: usize = 24;
 
 #[tokio::test]
 async fn an_initialisation_that_waits_for_a_processor_is_not_put_behind_all_others_with_a_cgroup() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: an_initialisation_that_waits_for_a_processor_is_not_put_behind_all_others needs root");
-        return;
-    }
-    let Some(python) = python() else { return };
-    share_one_processor();
-    // Without a pool: the interpreter's start is a part of the initialisation.
-    let world = World::start(0);
-    let code = world.code(&[("app.py", SPINNER)]);
-    let version = world.version(python, "app.handler", code);
+    let test = "an_initialisation_that_waits_for_a_processor_is_not_put_behind_all_others_with_a_cgroup";
+    let Some((world, version)) = spinner(test) else { return };
     let rivals: Vec<Rival> = (0..RIVALS).map(|_| Rival::start()).collect();
     let created = world.create(version).await;
     drop(rivals);
