@@ -128,6 +128,15 @@ def code_from_a_bucket():
     ]:
         message = refused("InvalidParameterValueException", functions.update_function_code, FunctionName="stored", **wrong)
         assert says in message, message
+    # What can be refused without the code is, before it is looked for.
+    nowhere = {"S3Bucket": "none", "S3Key": "app.zip"}
+    refused(
+        "ResourceConflictException", functions.create_function, FunctionName="stored", Runtime=RUNTIME,
+        Handler="app.handler", Role=ROLE, Code=nowhere,
+    )
+    refused(
+        "PreconditionFailedException", functions.update_function_code, FunctionName="stored", RevisionId="stale", **nowhere
+    )
     assert answer("stored") == "first"
 
 

@@ -135,7 +135,8 @@ pub async fn next(body: &mut Incoming) -> Result<Option<Bytes>, CollectError> {
     Ok(None)
 }
 
-async fn drain(mut body: Incoming) {
+/// Reads what is on its way, up to a limit, so that its sender gets to read the answer.
+pub async fn drain(mut body: Incoming) {
     let mut drained = 0;
     while let Ok(Some(bytes)) = next(&mut body).await {
         drained += bytes.len();

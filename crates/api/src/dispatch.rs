@@ -211,10 +211,15 @@ pub struct Asked<'a> {
     pub proof: Result<Proof, Refusal>,
 }
 
+/// A request that says who asks; whether that is true shows when its body is known.
+pub struct Admitted<'a> {
+    pub head: &'a Parts,
+    pub route: Route<'a>,
+    pub request_id: RequestId,
+    pub proof: Proof,
+}
+
 async fn run(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
-    if asked.route.operation == Operation::PushImage {
-        return Box::pin(native::images::push(node, asked, body)).await;
-    }
     let Asked {
         head,
         route,
@@ -223,6 +228,15 @@ async fn run(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<B
     } = asked;
     origin::check(&head.headers)?;
     let proof = proof?;
+    if route.operation == Operation::PushImage {
+        let admitted = Admitted {
+            head,
+            route,
+            request_id,
+            proof,
+        };
+        return Box::pin(native::images::push(node, admitted, body)).await;
+    }
     let waits = head.headers.contains_key(EXPECT);
     let body = body::collect(body, bytes_max(route.operation), waits)
         .await
@@ -261,7 +275,8 @@ fn bytes_max(operation: Operation) -> usize {
     }
 }
 
-fn uncollected(error: CollectError) -> ApiError {
+/// What a body that could not be had means.
+pub fn uncollected(error: CollectError) -> ApiError {
     match error {
         CollectError::TooLarge { bytes_max } => ApiError::too_large(bytes_max),
         CollectError::Broken(_) => ApiError::new(Exception::InvalidRequestContent, error.to_string()),

@@ -146,11 +146,12 @@ impl Caller {
         } else {
             format!("{path}?{query}")
         };
+        let payload = sign::hash(&ask.body);
         let mut request = Request::builder()
             .method(ask.method)
             .uri(self.endpoint.uri(&target)?)
             .header(http::header::HOST, self.endpoint.host())
-            .header("x-amz-content-sha256", sign::hash(&ask.body));
+            .header("x-amz-content-sha256", &payload);
         let credentials = &self.access.credentials;
         if let Some(token) = &credentials.session_token {
             request = request.header("x-amz-security-token", token);
@@ -163,7 +164,7 @@ impl Caller {
             method: request.method().as_str(),
             target: &target,
             headers: request.headers(),
-            body: &ask.body,
+            payload: &payload,
             paths: self.paths,
         };
         let signer = Signer {

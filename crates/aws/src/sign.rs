@@ -100,18 +100,14 @@ pub struct Unsigned<'a> {
     pub target: &'a str,
     /// All of them but the date; each is signed.
     pub headers: &'a HeaderMap,
-    pub body: &'a [u8],
+    /// The SHA-256 digest of the body, in hexadecimal: see [`hash`].
+    pub payload: &'a str,
     pub paths: Paths,
 }
 
 impl Signer<'_> {
     /// The values of the headers `x-amz-date` and `authorization`.
     pub fn authorization(&self, request: &Unsigned<'_>, at: Timestamp) -> (String, String) {
-        self.authorization_of(request, &hash(request.body), at)
-    }
-
-    /// The same for a body that is known by its SHA-256 digest, in hexadecimal, and does not stand in the request.
-    pub fn authorization_of(&self, request: &Unsigned<'_>, payload: &str, at: Timestamp) -> (String, String) {
         let moment = moment(at);
         let mut headers = request.headers.clone();
         headers.insert(DATE, moment.parse().expect("digits and letters"));
@@ -123,7 +119,7 @@ impl Signer<'_> {
             target: request.target,
             headers: &headers,
             signed_headers: &signed_headers,
-            payload,
+            payload: request.payload,
             paths: request.paths,
         };
         let scope = Scope {
@@ -190,7 +186,7 @@ mod tests {
             method: "GET",
             target,
             headers: &headers,
-            body: b"",
+            payload: &hash(b""),
             paths,
         };
         let signer = Signer {

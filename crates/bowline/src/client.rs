@@ -155,7 +155,8 @@ impl ServiceError {
     /// What the caller can do about it.
     fn hint(&self) -> Option<&'static str> {
         match self.kind.as_str() {
-            "ResourceNotFoundException" => {
+            // Images, layers and mappings are not found by this name too.
+            "ResourceNotFoundException" if self.message.contains(":function:") => {
                 Some("`bowline functions ls` shows what exists; `versions ls NAME` and `aliases ls NAME` likewise")
             }
             "ResourceConflictException" => Some("wait until the change under way has ended, then repeat the command"),
@@ -284,6 +285,10 @@ impl Client {
             Some(_) => digest_of(&mut file)?.to_string(),
             None => String::new(),
         };
+        if !payload.is_empty() {
+            // The signature is judged by it before the file is on its way.
+            headers.extend(header("x-amz-content-sha256", &payload)?);
+        }
         let response = self.request_signed((Method::PUT, path), headers, &payload, file)?;
         let answer = self.answer(response)?;
         serde_json::from_slice(&answer.body).map_err(|error| self.protocol(&error.to_string()).into())

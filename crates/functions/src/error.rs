@@ -80,6 +80,17 @@ impl From<InvalidName> for Error {
     }
 }
 
+/// What an error says, followed by its causes: for those whose text the caller sees whole.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Throttle {

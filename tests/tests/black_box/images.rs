@@ -15,6 +15,8 @@ use crate::authority::Authority;
 
 const SETTLE_MAX: Duration = Duration::from_secs(20);
 const FUNCTIONS: &str = "/2015-03-31/functions";
+/// What manifests and configurations of these tests are smaller than, and layers larger.
+const DOCUMENT_BYTES_MAX: u64 = 64 * 1024;
 
 fn bowline(node: &Node, words: &[&str]) -> Result<Output> {
     let mut command = Command::new(node::binary()?);
@@ -141,7 +143,7 @@ fn functions_come_as_images() -> Result<()> {
 struct Registry {
     process: Child,
     host: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Registry {
@@ -174,11 +176,7 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let process = command.spawn().context("cannot start docker-registry")?;
-        let registry = Self {
-            process,
-            host,
-            _folder: folder,
-        };
+        let registry = Self { process, host, folder };
         let up = patience::until(SETTLE_MAX, || TcpStream::connect(&registry.host).ok());
         ensure!(up.is_some(), "docker-registry does not listen on {}", registry.host);
         Ok(registry)
@@ -186,6 +184,20 @@ impl Registry {
 }
 
 impl Registry {
+    /// Loses all blobs that are too large for documents.
+    fn lose_layers(&self) -> Result<()> {
+        let blobs = self.folder.path().join("store/docker/registry/v2/blobs/sha256");
+        for prefix in std::fs::read_dir(&blobs)? {
+            for blob in std::fs::read_dir(prefix?.path())? {
+                let data = blob?.path().join("data");
+                if data.metadata()?.len() > DOCUMENT_BYTES_MAX {
+                    std::fs::remove_file(data)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the image of a layout there; gives its reference.
     fn push(&self, layout: &Path) -> Result<String> {
         let uri = format!("{}/team/guest:1", self.host);
@@ -278,7 +290,33 @@ fn from_registry_by_tls(layout: &Path) -> Result<()> {
         "{refused}"
     );
     ensure!(!text.contains("secret"), "{refused}");
-    nothing_stays(&stranger)
+    nothing_stays(&stranger)?;
+    drop(stranger);
+    registry.lose_layers()?;
+    let unlucky = start(&authority)?;
+    let (status, created) = create(&unlucky, &uri)?;
+    ensure!(
+        status == 201 && created["State"] == "Pending",
+        "the layers come later: {created}"
+    );
+    let failed = patience::until(SETTLE_MAX, || {
+        let shown = unlucky
+            .lambda()
+            .get(&format!("{FUNCTIONS}/guest/configuration"))
+            .ok()?
+            .json();
+        (shown["State"] == "Failed").then_some(shown)
+    });
+    let failed = failed.context("a function whose layers are gone does not fail")?;
+    let reason = failed["StateReason"].as_str().unwrap_or_default();
+    ensure!(
+        failed["StateReasonCode"] == "ImageDeleted" && reason.contains("cannot be fetched"),
+        "{failed}"
+    );
+    unlucky
+        .lambda()
+        .send("DELETE", &format!("{FUNCTIONS}/guest"), &[], b"")?;
+    nothing_stays(&unlucky)
 }
 
 fn create(node: &Node, uri: &str) -> Result<(u16, Value)> {

@@ -7,6 +7,7 @@ mod sign;
 
 pub use bowline_aws::sign::{ALGORITHM, Paths, Scope, Signable, SigningKey, TERMINATOR, hash, string_to_sign};
 
+pub use claim::CONTENT_HASH;
 pub use sign::{Credentials, Presign, authorization, authorization_of, presigned_query};
 
 /// The one service that a node is.

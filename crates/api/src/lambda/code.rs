@@ -24,20 +24,33 @@ pub struct CodeSource<'a> {
 }
 
 impl CodeSource<'_> {
-    /// The package, fetched if it lies in a bucket, or the image's name.
-    pub async fn code(&self, node: &Node) -> Result<Code, ApiError> {
-        let is_package = self.zip_file.is_some() || self.s3_bucket.is_some() || self.s3_key.is_some();
+    /// An image's name, or a package without its bytes.
+    pub fn unfetched(&self) -> Result<Code, ApiError> {
+        let is_package = self.zip_file.is_some() || self.is_stored();
         match &self.image_uri {
             Some(_) if is_package => Err(ApiError::invalid(
                 "Please do not provide other FunctionCode parameters when providing an ImageUri.",
             )),
             Some(uri) => Ok(Code::Image(uri.clone())),
-            None => self.package(node).await.map(Code::Package),
+            None if is_package => Ok(Code::Package(Bytes::new())),
+            None => Err(ApiError::invalid("Please provide a source for function code.")),
         }
     }
 
+    /// The package, fetched if it lies in a bucket, or the image's name.
+    pub async fn code(&self, node: &Node) -> Result<Code, ApiError> {
+        match self.unfetched()? {
+            Code::Package(_) => self.package(node).await.map(Code::Package),
+            image @ Code::Image(_) => Ok(image),
+        }
+    }
+
+    fn is_stored(&self) -> bool {
+        self.s3_bucket.is_some() || self.s3_key.is_some()
+    }
+
     async fn package(&self, node: &Node) -> Result<Bytes, ApiError> {
-        if self.s3_bucket.is_some() || self.s3_key.is_some() {
+        if self.is_stored() {
             return self.fetch(node).await;
         }
         match &self.zip_file {

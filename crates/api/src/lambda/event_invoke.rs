@@ -58,6 +58,9 @@ impl Shown {
     }
 }
 
+const DESTINATION_PATTERN: &str = "Member must satisfy regular expression pattern: \
+     ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}(-gov)?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)";
+
 /// `PutFunctionEventInvokeConfig` and `UpdateFunctionEventInvokeConfig`.
 pub async fn put(call: &Call<'_>, body: &[u8], mode: PutMode) -> Result<Response<Body>, ApiError> {
     let target = existing(call)?;
@@ -69,7 +72,14 @@ pub async fn put(call: &Call<'_>, body: &[u8], mode: PutMode) -> Result<Response
         on_success: destinations.on_success.map(Destination::arn),
         on_failure: destinations.on_failure.map(Destination::arn),
     };
-    for arn in [&put.on_success, &put.on_failure].into_iter().flatten() {
+    for (member, arn) in [("onSuccess", &put.on_success), ("onFailure", &put.on_failure)] {
+        let Some(arn) = arn.as_deref().filter(|arn| !arn.is_empty()) else {
+            continue;
+        };
+        if !arn.starts_with("arn:") {
+            let member = format!("destinationConfig.{member}.destination");
+            return Err(read::invalid(arn, &member, DESTINATION_PATTERN));
+        }
         may_send(call, arn)?;
     }
     let functions = &call.node.functions;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bowline_functions::model::image::ImageConfig;
-use bowline_functions::model::{Code, CreateFunction, Settings, UpdateCode, UpdateConfiguration};
+use bowline_functions::model::{Caller, Code, CreateFunction, Settings, UpdateCode, UpdateConfiguration};
 use bowline_functions::name::{FunctionRef, Qualifier};
 use bowline_sandbox::Runtime;
 use http::{Response, StatusCode};
@@ -123,24 +123,26 @@ struct ListFunctionsResponse {
 /// `CreateFunction`.
 pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiError> {
     let request: CreateRequest<'_> = read::json(body)?;
-    let (account, creation) = creation(call, request, body).await?;
     let mut caller = call.caller();
-    caller.account = account;
+    let creation = creation(call, request, body, &mut caller).await?;
     let created = call
         .node
         .functions
         .create_function(&caller, creation)
         .await
         .map_err(|error| ApiError::from(error).on_upload())?;
-    let shown = FunctionConfiguration::new(call.node, created, ArnForm::Plain);
+    // Without the number of a version that was published along with it, as the service has it.
+    let shown = FunctionConfiguration::new(call.node, created, ArnForm::AsAsked(None));
     Ok(reply::json(StatusCode::CREATED, &shown))
 }
 
+/// What is to be created, and for whom. Code is fetched last, when nothing else is wrong.
 async fn creation(
     call: &Call<'_>,
     request: CreateRequest<'_>,
     body: &[u8],
-) -> Result<(bowline_foundation::id::AccountId, CreateFunction), ApiError> {
+    caller: &mut Caller,
+) -> Result<CreateFunction, ApiError> {
     let mut violations = Violations::default();
     violations.require("functionName", request.function_name.as_ref());
     violations.require("role", request.role.as_ref());
@@ -153,23 +155,29 @@ async fn creation(
     if target.qualifier.is_some() {
         return Err(ApiError::invalid("A function is created without a qualifier."));
     }
-    let code = match &request.code {
-        Some(code) => code.code(call.node).await?,
-        None => return Err(ApiError::invalid("Please provide a source for function code.")),
+    let architecture = architecture(request.architectures.as_deref())?;
+    let settings = settings(call, body)?;
+    settings.check_sizes()?;
+    let Some(source) = &request.code else {
+        return Err(ApiError::invalid("Please provide a source for function code."));
     };
+    let code = source.unfetched()?;
     let runtime = package_runtime(request.package_type.as_deref(), &code, request.runtime.as_deref())?;
-    let creation = CreateFunction {
+    caller.account = target.account;
+    let mut creation = CreateFunction {
         name: target.name,
         runtime,
         role: request.role.unwrap_or_default(),
         handler: request.handler,
-        settings: settings(call, body)?,
-        architecture: architecture(request.architectures.as_deref())?,
+        settings,
+        architecture,
         tags: request.tags.unwrap_or_default(),
         publish: request.publish.unwrap_or(false),
         code,
     };
-    Ok((target.account, creation))
+    call.node.functions.check_creation(caller, &creation)?;
+    creation.code = source.code(call.node).await?;
+    Ok(creation)
 }
 
 /// What runs the code; the type of the package must be the one that the code is of.
@@ -314,13 +322,15 @@ pub async fn update_code(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>,
     let target = call.function()?;
     let request: UpdateCodeRequest = read::json(body)?;
     let source: CodeSource<'_> = read::json(body)?;
-    let update = UpdateCode {
-        code: source.code(call.node).await?,
+    let mut update = UpdateCode {
+        code: source.unfetched()?,
         architecture: architecture(request.architectures.as_deref())?,
         publish: request.publish.unwrap_or(false),
         dry_run: request.dry_run.unwrap_or(false),
         revision_id: request.revision_id,
     };
+    call.node.functions.check_update(&target, &update)?;
+    update.code = source.code(call.node).await?;
     let updated = call
         .node
         .functions

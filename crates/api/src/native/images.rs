@@ -1,20 +1,33 @@
 //! Container images: `/v1/images/{name}`, which Lambda leaves to a registry.
 
-use bowline_foundation::digest::Hasher;
+use std::time::Duration;
+
+use bowline_foundation::digest::{Digest, Hasher};
 use bowline_foundation::limits::IMAGE_UPLOAD_BYTES_MAX;
+use bowline_functions::model::Caller;
 use bowline_functions::model::image::{PushImage, StoredImage};
 use bowline_functions::name::image::{ImageName, ImageRef, Tag, Which};
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::request::Parts;
 use http::{Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 
+use crate::auth::sigv4::CONTENT_HASH;
 use crate::body::{self, Body};
-use crate::dispatch::{Asked, Call, Node};
+use crate::dispatch::{Admitted, Call, Node, uncollected};
 use crate::error::{ApiError, Exception};
 use crate::lambda::read;
-use crate::{origin, reply};
+use crate::reply;
+
+/// How long a client may send nothing of its archive.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long the rest of a refused archive is read.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// An image as it is shown.
 #[derive(Serialize)]
@@ -39,40 +52,79 @@ struct ListResponse {
 }
 
 /// `PUT /v1/images/{name}?tag=TAG`: the body is a tar archive, an OCI image layout or what `docker save` writes. It goes
-/// to a file piece by piece, never into memory whole.
-pub async fn push(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let Asked {
+/// to a file piece by piece, never into memory whole, and not before everything else has been judged.
+pub async fn push(node: &Node, asked: Admitted<'_>, mut body: Incoming) -> Result<Response<Body>, ApiError> {
+    let waits = asked.head.headers.contains_key(EXPECT);
+    let bytes = body.size_hint().exact();
+    let (mut upload, caller) = match begin(node, asked, bytes).await {
+        Ok(begun) => begun,
+        Err(error) => {
+            if !waits {
+                drain(body).await;
+            }
+            return Err(error);
+        }
+    };
+    let mut file = File::from_std(upload.push.staging.archive);
+    if let Err(error) = receive(&mut body, &mut file, upload.digest).await {
+        drain(body).await;
+        return Err(error);
+    }
+    upload.push.staging.archive = file.into_std().await;
+    let image = node.functions.push_image(&caller, upload.push).await?;
+    Ok(reply::json(StatusCode::CREATED, &Image::from(image)))
+}
+
+/// An upload whose archive is to come.
+struct Upload {
+    push: PushImage,
+    /// What the archive must have; nothing is said of it where nothing is signed.
+    digest: Option<Digest>,
+}
+
+/// Judges all but the archive, the signature over its digest included, and waits for its turn.
+async fn begin(node: &Node, asked: Admitted<'_>, bytes: Option<u64>) -> Result<(Upload, Caller), ApiError> {
+    let Admitted {
         head,
         route,
         request_id,
         proof,
     } = asked;
-    origin::check(&head.headers)?;
-    let proof = proof?;
     let name: ImageName = route.resource.parse()?;
     let tag = tag(&route.query.get("tag").unwrap_or_default())?;
-    let expected = body.size_hint().exact();
-    if expected.is_some_and(|bytes| bytes > IMAGE_UPLOAD_BYTES_MAX) {
+    if bytes.is_some_and(|bytes| bytes > IMAGE_UPLOAD_BYTES_MAX) {
         return Err(too_large());
     }
-    let mut file = File::from_std(node.functions.image_file().await?);
-    let hash = receive(body, &mut file, proof.is_signed()).await?;
-    let identity = proof.finish_hashed(head, &hash)?;
-    let call = Call::new(node, head, route, request_id, identity);
-    let push = PushImage {
-        name,
-        tag,
-        archive: file.into_std().await,
+    let digest = match proof.is_signed() {
+        true => Some(signed_digest(head)?),
+        false => None,
     };
-    let image = node.functions.push_image(&call.caller(), push).await?;
-    Ok(reply::json(StatusCode::CREATED, &Image::from(image)))
+    let payload = digest.map(|digest| digest.to_string()).unwrap_or_default();
+    let identity = proof.finish_hashed(head, &payload)?;
+    let caller = Call::new(node, head, route, request_id, identity).caller();
+    let staging = node.functions.stage_image(&caller, &name, bytes.unwrap_or(0)).await?;
+    let push = PushImage { name, tag, staging };
+    Ok((Upload { push, digest }, caller))
 }
 
-/// Writes the body to the file; gives its digest if that is wanted.
-async fn receive(mut body: Incoming, file: &mut File, is_signed: bool) -> Result<String, ApiError> {
-    let mut hash = is_signed.then(Hasher::default);
+/// The digest of the body that the request's signature is over.
+fn signed_digest(head: &Parts) -> Result<Digest, ApiError> {
+    let said = head.headers.get(CONTENT_HASH).and_then(|value| value.to_str().ok());
+    said.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        ApiError::new(
+            Exception::InvalidSignature,
+            format!(
+                "An image's archive is signed by its SHA-256 digest, in hexadecimal, in the header `{CONTENT_HASH}`."
+            ),
+        )
+    })
+}
+
+/// Writes the body to the file, and compares its digest.
+async fn receive(body: &mut Incoming, file: &mut File, expected: Option<Digest>) -> Result<(), ApiError> {
+    let mut hash = expected.map(|_| Hasher::default());
     let mut bytes = 0;
-    while let Some(piece) = body::next(&mut body).await.map_err(broken)? {
+    while let Some(piece) = next(body).await? {
         bytes += piece.len() as u64;
         if bytes > IMAGE_UPLOAD_BYTES_MAX {
             return Err(too_large());
@@ -83,7 +135,29 @@ async fn receive(mut body: Incoming, file: &mut File, is_signed: bool) -> Result
         file.write_all(&piece).await.map_err(failed)?;
     }
     file.flush().await.map_err(failed)?;
-    Ok(hash.map(|hash| hash.finish().to_string()).unwrap_or_default())
+    if hash.map(Hasher::finish) != expected {
+        return Err(ApiError::new(
+            Exception::InvalidSignature,
+            format!("The digest in `{CONTENT_HASH}` is not the one of the body."),
+        ));
+    }
+    Ok(())
+}
+
+/// Lets a client read why it was refused, if it does not take long to get there.
+async fn drain(body: Incoming) {
+    let _ = timeout(DRAIN_MAX, body::drain(body)).await;
+}
+
+/// The next piece. Whoever sends none for long gives its turn up.
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+    match timeout(SILENCE_MAX, body::next(body)).await {
+        Ok(piece) => piece.map_err(uncollected),
+        Err(_) => Err(ApiError::new(
+            Exception::InvalidRequestContent,
+            format!("Nothing of the image's archive came for {} s.", SILENCE_MAX.as_secs()),
+        )),
+    }
 }
 
 /// `GET /v1/images`.
@@ -115,12 +189,8 @@ fn tag(text: &str) -> Result<Tag, ApiError> {
 fn too_large() -> ApiError {
     ApiError::new(
         Exception::RequestTooLarge,
-        format!("The image's archive must be smaller than {IMAGE_UPLOAD_BYTES_MAX} bytes."),
+        format!("The image's archive must have at most {IMAGE_UPLOAD_BYTES_MAX} bytes."),
     )
-}
-
-fn broken(error: body::CollectError) -> ApiError {
-    ApiError::new(Exception::InvalidRequestContent, error.to_string())
 }
 
 fn failed(error: std::io::Error) -> ApiError {

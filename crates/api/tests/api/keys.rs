@@ -1,7 +1,9 @@
 //! A node with access keys.
 
+use std::time::Duration;
+
 use bowline_api::auth::keys::AccessKey;
-use bowline_api::auth::sigv4::{Credentials, authorization};
+use bowline_api::auth::sigv4::{CONTENT_HASH, Credentials, authorization, authorization_of, hash};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::id::AccountId;
 use bowline_functions::access::Secret;
@@ -12,6 +14,8 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, FUNCTIONS, TestNode, creation, request};
 
 const PARTNER: &str = "111122223333";
+/// Far longer than a function takes to settle.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node with a key of the operator and one of another account; a key's secret is its identifier.
 async fn guarded() -> TestNode {
@@ -52,12 +56,19 @@ impl TestNode {
     /// Waits until an account's function `hello` can be changed again.
     async fn settle_signed(&self, account: &str) {
         let path = format!("{FUNCTIONS}/hello/configuration");
-        loop {
-            let shown = self.signed(account, "GET", &path).await.json();
-            if shown["State"] == "Active" && shown["LastUpdateStatus"] == "Successful" {
-                return;
+        let settled = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let shown = self.signed(account, "GET", &path).await.json();
+                assert!(
+                    shown["State"] != "Failed" && shown["LastUpdateStatus"] != "Failed",
+                    "{shown}"
+                );
+                if shown["State"] == "Active" && shown["LastUpdateStatus"] == "Successful" {
+                    return;
+                }
             }
-        }
+        });
+        settled.await.expect("it settles");
     }
 }
 
@@ -104,38 +115,32 @@ async fn streams_and_queues_of_others_are_neither_destinations_nor_sources() {
     let config = "/2019-09-25/functions/hello/event-invoke-config";
     let refused = |answer: Answer, says: &str| {
         let message = answer.refused(400, "InvalidParameterValueException");
-        assert!(
-            message.contains("does not have permissions to call") && message.contains(says),
-            "{message}"
-        );
+        assert!(message.contains(says), "{message}");
     };
     for account in [operator, PARTNER] {
         let made = post(account, FUNCTIONS, creation("hello")).await;
         assert_eq!(made.status, 201, "{made:?}");
         node.settle_signed(account).await;
     }
-    for (name, action) in [
-        ("aws:sqs", "SendMessage"),
-        ("aws:sns", "Publish"),
-        ("bowline:stream", "PutRecord"),
-    ] {
+    let operators = "queues, topics and streams are the operator's";
+    for name in ["aws:sqs", "aws:sns", "bowline:stream"] {
         for account in [operator, PARTNER] {
             let arn = format!("arn:{name}:eu-central-1:{account}:told");
             for outcome in ["OnSuccess", "OnFailure"] {
                 let wanted = json!({ "DestinationConfig": { outcome: { "Destination": arn } } });
-                refused(put(PARTNER, config, wanted.clone()).await, action);
+                refused(put(PARTNER, config, wanted.clone()).await, operators);
                 assert_eq!(put(operator, config, wanted).await.status, 200, "control: {arn}");
             }
             let dead = json!({ "DeadLetterConfig": { "TargetArn": arn } });
             let path = format!("{FUNCTIONS}/hello/configuration");
-            refused(put(PARTNER, &path, dead.clone()).await, action);
+            refused(put(PARTNER, &path, dead.clone()).await, operators);
             assert_eq!(put(operator, &path, dead).await.status, 200, "control: {arn}");
             node.settle_signed(operator).await;
         }
     }
     let mut born = creation("late");
     born["DeadLetterConfig"] = json!({ "TargetArn": "arn:aws:sqs:eu-central-1:000000000000:told" });
-    refused(post(PARTNER, FUNCTIONS, born).await, "SendMessage");
+    refused(post(PARTNER, FUNCTIONS, born).await, operators);
     let none = json!({ "DestinationConfig": { "OnSuccess": {}, "OnFailure": { "Destination": "" } } });
     assert_eq!(put(PARTNER, config, none).await.status, 200, "none is nobody's");
 
@@ -147,6 +152,48 @@ async fn streams_and_queues_of_others_are_neither_destinations_nor_sources() {
     assert!(
         message.contains("No SQS endpoint"),
         "control: it gets further: {message}"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_images_archive_is_judged_by_its_digest() {
+    let node = guarded().await;
+    let path = "/v1/images/hello?tag=1";
+    let push = async |key: &str, digest: Option<String>, body: &'static str| {
+        let credentials = Credentials {
+            access_key: format!("KEY{PARTNER}"),
+            secret: key.to_owned(),
+            region: "eu-central-1".to_owned(),
+        };
+        let mut request = request("PUT", path, &[], Bytes::from_static(body.as_bytes()));
+        let headers = request.headers_mut();
+        if let Some(digest) = &digest {
+            headers.insert(CONTENT_HASH, digest.parse().expect("a value"));
+        }
+        let payload = digest.unwrap_or_else(|| hash(body.as_bytes()));
+        let at = Clock::system().now();
+        let (date, value) = authorization_of(&credentials, ("PUT", path), headers, &payload, at);
+        headers.insert("x-amz-date", date.parse().expect("a value"));
+        headers.insert("authorization", value.parse().expect("a value"));
+        node.send(request).await
+    };
+    let (right, body) = (format!("KEY{PARTNER}"), "no archive");
+    let refused = |answer: Answer, says: &str| {
+        let message = answer.refused(403, "InvalidSignatureException");
+        assert!(message.contains(says), "{message}");
+    };
+    refused(push("wrong", Some(hash(body.as_bytes())), body).await, "does not match");
+    refused(push(&right, None, body).await, CONTENT_HASH);
+    refused(
+        push(&right, Some(hash(b"another")), body).await,
+        "is not the one of the body",
+    );
+    let control = push(&right, Some(hash(body.as_bytes())), body).await;
+    let message = control.refused(400, "InvalidParameterValueException");
+    assert!(
+        message.contains("The image cannot be used"),
+        "it gets further: {message}"
     );
     node.stop().await;
 }

@@ -142,6 +142,8 @@ fn name_of(path: &Path) -> anyhow::Result<String> {
         full.file_stem()
     };
     let stem = stem.unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    // Of a compressed archive.
+    let stem = stem.strip_suffix(".tar").unwrap_or(&stem);
     let replace = |c: char| {
         if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') {
             c

@@ -61,11 +61,12 @@ pub struct SettingFlags {
     /// File with the certificate's private key (PEM).
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// Where code packages in S3 buckets are fetched from, `http://127.0.0.1:9090` say; the keys are read
-    /// from the environment, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY [default: none].
+    /// Where code packages in S3 buckets are fetched from, `http://127.0.0.1:9090` or `https://HOST`, say; the keys are read
+    /// from the environment, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the authorities that are trusted from
+    /// the file that AWS_CA_BUNDLE names, else from the system [default: none].
     #[arg(long, value_name = "URL")]
     pub s3_endpoint: Option<String>,
-    /// Where the SQS queues are that functions read, with the same keys [default: none].
+    /// Where the SQS queues are that functions read, with the same keys and authorities [default: none].
     #[arg(long, value_name = "URL")]
     pub sqs_endpoint: Option<String>,
     /// Registries that functions' images may be fetched from, `https://[USER:PASSWORD@]HOST[:PORT]`, or `http://`

@@ -1,7 +1,7 @@
 //! Whose turn it is to poll a queue on whose invocations there is a limit: one node's at a time.
 //!
 //! ```text
-//!   nobody's ─▶ taken ─▶ kept up, three times a lease ─▶ given back when the last invocation has ended
+//!   nobody's ─▶ taken ─▶ kept up, every third of it ─▶ given back when the last invocation has ended
 //!                 ▲            │ not for two thirds of a lease: nothing more is taken up
 //!                 └── has stood still for a whole lease: anybody's
 //! ```

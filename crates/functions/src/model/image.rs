@@ -7,6 +7,7 @@ use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
 use bowline_oci::{Image, Process};
 use bowline_sandbox::ImageSpec;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::name::image::{ImageName, Tag};
 
@@ -104,13 +105,21 @@ impl ImageUse {
     }
 }
 
+/// Room for the archive of an image that is on its way; few are at once.
+#[derive(Debug)]
+pub struct ImageStaging {
+    /// Nobody else can open it, and it goes with its last handle.
+    pub archive: File,
+    pub(crate) _permit: OwnedSemaphorePermit,
+}
+
 /// What an upload of an image takes.
 #[derive(Debug)]
 pub struct PushImage {
     pub name: ImageName,
     pub tag: Tag,
-    /// A tar archive with one image for this machine.
-    pub archive: File,
+    /// A tar archive with one image for this machine, compressed or not.
+    pub staging: ImageStaging,
 }
 
 #[cfg(test)]

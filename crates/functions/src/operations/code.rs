@@ -1,5 +1,6 @@
 //! Taking code in. A deployment package: check, unpack, try, store; an image, which is stored already: try.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bowline_foundation::digest::Digest;
@@ -12,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::images::HeldImage;
 use super::refusals;
 use crate::error::Error;
+use crate::model::image::ImageParts;
 use crate::model::{Code, CodePackage, Configuration};
 use crate::package::{self, PackageForm, PackageShape};
 use crate::service::Inner;
@@ -117,7 +119,10 @@ impl Inner {
         configuration: &Configuration,
         steps: &Steps,
     ) -> Result<(), Error> {
-        self.within_code_storage(&configuration.account, configuration.code)?;
+        match &configuration.image {
+            None => self.within_code_storage(&configuration.account, configuration.code.bytes)?,
+            Some(image) => self.image_within_code_storage(&configuration.account, &image.parts)?,
+        }
         let taken = match code {
             NewCode::Package(code) => self.try_take_in(code, configuration, steps).await,
             // Unpacked with the rest of the preparation, if it is not yet.
@@ -153,15 +158,34 @@ impl Inner {
         }
     }
 
-    pub(super) fn within_code_storage(&self, account: &AccountId, package: CodePackage) -> Result<(), Error> {
-        let stored = self.code_bytes(account);
-        if stored + package.bytes > CODE_STORAGE_BYTES_MAX {
+    /// Whether an account may have so much more.
+    pub(super) fn within_code_storage(&self, account: &AccountId, bytes: u64) -> Result<(), Error> {
+        if self.code_bytes(account).saturating_add(bytes) > CODE_STORAGE_BYTES_MAX {
             return Err(Error::CodeStorageExceeded("Code storage limit exceeded.".to_owned()));
         }
         Ok(())
     }
 
-    /// What all packages, layers and uploaded images of an account add up to.
+    /// Whether an account may have an image: it counts once, whatever uses it.
+    pub(super) fn image_within_code_storage(&self, account: &AccountId, image: &ImageParts) -> Result<(), Error> {
+        let is_counted = self.images_of(account).contains_key(&image.digest);
+        self.within_code_storage(account, if is_counted { 0 } else { image.bytes })
+    }
+
+    /// The images of an account, uploaded or used by its functions, with what their layers add up to.
+    fn images_of(&self, account: &AccountId) -> HashMap<Digest, u64> {
+        let functions = self.registry.snapshot.of_account(account);
+        let configurations = functions.iter().flat_map(|entry| entry.configurations());
+        let used = configurations.filter_map(|configuration| configuration.image.as_ref());
+        let used = used.map(|image| (image.parts.digest, image.parts.bytes));
+        let uploaded = self.registry.images.of_account(account);
+        let uploaded = uploaded
+            .iter()
+            .map(|entry| (entry.image.parts.digest, entry.image.parts.bytes));
+        used.chain(uploaded).collect()
+    }
+
+    /// What all packages, layers and images of an account add up to.
     pub(crate) fn code_bytes(&self, account: &AccountId) -> u64 {
         let functions = self.registry.snapshot.of_account(account);
         let of_function = |entry: &Arc<crate::registry::FunctionEntry>| {
@@ -171,8 +195,7 @@ impl Inner {
         let layers = self.registry.layers.of_account(account);
         let versions = layers.iter().flat_map(|(_, layer)| layer.versions.values());
         let of_layers: u64 = versions.map(|entry| entry.version.code.bytes).sum();
-        let images = self.registry.images.of_account(account);
-        let of_images: u64 = images.iter().map(|entry| entry.image.parts.bytes).sum();
+        let of_images: u64 = self.images_of(account).values().sum();
         of_layers + of_images + functions.iter().map(of_function).sum::<u64>()
     }
 }

@@ -25,7 +25,8 @@ const STEPS: Steps = Steps {
     stored: "create.stored",
 };
 
-pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFunction) -> Result<Configuration, Error> {
+/// Refuses what can be refused without looking at the code.
+pub(crate) fn check(inner: &Inner, caller: &Caller, request: &CreateFunction) -> Result<(), Error> {
     if inner.registry.snapshot.get(&caller.account, &request.name).is_some() {
         return Err(refusals::exists(&request.name));
     }
@@ -38,9 +39,14 @@ pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFuncti
             .is_some_and(|layers| !layers.is_empty());
         validate::refuse_with_image([false, request.handler.is_some(), has_layers])?;
     }
+    configuration(inner, caller, request, None).map(drop)
+}
+
+pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFunction) -> Result<Configuration, Error> {
+    check(&inner, &caller, &request)?;
     let code = inner.find_code(&caller.account, request.code.clone()).await?;
     inner.crash.reach("create.checked");
-    let mut configuration = configuration(&inner, &caller, &request, &code)?;
+    let mut configuration = configuration(&inner, &caller, &request, Some(&code))?;
     let _kept = inner.code_gate.read().await;
     if let Some(arns) = &request.settings.layers {
         configuration.layers = inner.use_layers(&caller.account, arns).await?;
@@ -56,11 +62,12 @@ pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFuncti
     created
 }
 
+/// What the function is to be; without its code, what can be said of it before that is there.
 fn configuration(
     inner: &Inner,
     caller: &Caller,
     request: &CreateFunction,
-    code: &NewCode,
+    code: Option<&NewCode>,
 ) -> Result<Configuration, Error> {
     let mut configuration = Configuration {
         account: caller.account.clone(),
@@ -69,9 +76,9 @@ fn configuration(
         runtime: request.runtime,
         kind: SandboxKind::Linux,
         role: validate::role(&request.role)?,
-        handler: match code {
-            NewCode::Package(_) => validate::handler(request.handler.as_deref(), request.runtime)?,
-            NewCode::Image(_) => String::new(),
+        handler: match &request.code {
+            Code::Package(_) => validate::handler(request.handler.as_deref(), request.runtime)?,
+            Code::Image(_) => String::new(),
         },
         description: String::new(),
         timeout_seconds: TIMEOUT_SECONDS_DEFAULT,
@@ -92,8 +99,15 @@ fn configuration(
         inert: serde_json::Map::new(),
         durable: request.settings.durable.map(|_| DEFAULT_CONFIG),
     };
-    code.put_into(&mut configuration)?;
-    validate::apply(&request.settings, &mut configuration)?;
+    if let Some(code) = code {
+        code.put_into(&mut configuration)?;
+    }
+    let mut settings = request.settings.clone();
+    if code.is_none() && matches!(request.code, Code::Image(_)) {
+        // There is no image yet that it could be about.
+        settings.image = None;
+    }
+    validate::apply(&settings, &mut configuration)?;
     Ok(configuration)
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //! While an image is taken in its parts are held, so that none of them is collected before a record names it.
 
-mod fetch;
+pub(super) mod fetch;
 
 use std::fs::{self, File};
 use std::io::{self, Cursor};
@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
-use bowline_foundation::limits::CODE_STORAGE_BYTES_MAX;
 use bowline_oci::image::{Choice, choose};
 use bowline_oci::{Image, ImageError, Upload};
 use bowline_store::{Sharing, Version as StoreVersion};
@@ -22,10 +21,11 @@ use tokio::task::spawn_blocking;
 use super::list::{marker, paged};
 use super::refusals;
 use super::settle::UnpackError;
-use crate::error::Error;
-use crate::model::image::{ImageConfig, ImageParts, ImageUse, PushImage, StoredImage};
+use crate::error::{Error, with_causes};
+use crate::model::image::{ImageConfig, ImageParts, ImageStaging, ImageUse, PushImage, StoredImage};
 use crate::model::{Caller, Page, PageRequest};
 use crate::name::image::{ImageName, ImageRef, Tag, Which};
+use crate::operations::garbage::Garbage;
 use crate::package::cache::CodeHold;
 use crate::registry::{Audit, Change, ImageEntry};
 use crate::service::Inner;
@@ -33,7 +33,22 @@ use crate::service::Inner;
 /// An image whose parts nobody collects.
 pub(super) struct HeldImage {
     pub image: ImageUse,
-    _parts: Vec<Arc<CodeHold>>,
+    _parts: HeldParts,
+}
+
+/// Parts of an image that nobody collects. Dropped, they are looked at: whoever fetched them may have been refused, so that
+/// nothing names them.
+pub(super) struct HeldParts {
+    digests: Vec<Digest>,
+    holds: Vec<Arc<CodeHold>>,
+    garbage: Arc<Garbage>,
+}
+
+impl Drop for HeldParts {
+    fn drop(&mut self) {
+        self.holds.clear();
+        self.garbage.add_all(self.digests.drain(..));
+    }
 }
 
 /// A file for an upload, which nobody else can open and which goes with its last handle.
@@ -44,17 +59,33 @@ pub(crate) fn staging_file(inner: &Inner) -> io::Result<File> {
     Ok(file)
 }
 
-pub(crate) async fn push(inner: Arc<Inner>, caller: Caller, request: PushImage) -> Result<StoredImage, Error> {
-    if request.name.looks_like_a_host() {
+/// Room for an archive, when it is its turn and its account may have so much.
+pub(crate) async fn stage(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    name: &ImageName,
+    bytes: u64,
+) -> Result<ImageStaging, Error> {
+    if name.looks_like_a_host() {
         return Err(Error::InvalidParameter(format!(
-            "The first part of the name {} looks like a registry's address; choose one without a dot in it.",
-            request.name
+            "The first part of the name {name} looks like a registry's address; choose one without a dot in it."
         )));
     }
-    let _permit = inner.image_permits.acquire().await;
-    let PushImage { name, tag, archive } = request;
+    inner.within_code_storage(&caller.account, bytes)?;
+    let permit = inner.image_permits.clone().acquire_owned().await;
     let staging = inner.clone();
-    let upload = spawn_blocking(move || Upload::read(archive, || staging_file(&staging)))
+    let archive = spawn_blocking(move || staging_file(&staging)).await;
+    Ok(ImageStaging {
+        archive: archive.map_err(Error::service)?.map_err(Error::service)?,
+        _permit: permit.expect("the semaphore is never closed"),
+    })
+}
+
+pub(crate) async fn push(inner: Arc<Inner>, caller: Caller, request: PushImage) -> Result<StoredImage, Error> {
+    let PushImage { name, tag, staging } = request;
+    let ImageStaging { archive, _permit } = staging;
+    let spare = inner.clone();
+    let upload = spawn_blocking(move || Upload::read(archive, || staging_file(&spare)))
         .await
         .map_err(Error::service)?;
     let upload = upload.map_err(refused)?;
@@ -66,20 +97,11 @@ pub(crate) async fn push(inner: Arc<Inner>, caller: Caller, request: PushImage) 
         process: upload.image.process.clone(),
         created: inner.clock.now(),
     };
-    let stored = inner.code_bytes(&caller.account);
-    if stored + image.parts.bytes > CODE_STORAGE_BYTES_MAX {
-        return Err(Error::CodeStorageExceeded("Code storage limit exceeded.".to_owned()));
-    }
-    let held = inner.hold(image.parts.digests()).await;
-    let pushed = match inner.store_upload(upload).await {
-        Ok(()) => commit(&inner, &caller, image.clone()).await,
-        Err(error) => Err(error),
-    };
-    drop(held);
-    if pushed.is_err() {
-        inner.garbage.add_all(image.parts.digests());
-    }
-    pushed.map(|()| image)
+    inner.image_within_code_storage(&caller.account, &image.parts)?;
+    let _held = inner.hold(image.parts.digests()).await;
+    inner.store_upload(upload).await?;
+    commit(&inner, &caller, image.clone()).await?;
+    Ok(image)
 }
 
 async fn commit(inner: &Inner, caller: &Caller, image: StoredImage) -> Result<(), Error> {
@@ -92,7 +114,7 @@ async fn commit(inner: &Inner, caller: &Caller, image: StoredImage) -> Result<()
     let mut change = Change::default();
     change.image(old.as_deref(), Some(&entry));
     let row = audit(caller, "PushImage", &entry.image.name, &entry.image.tag);
-    entry.at = inner.registry.commit_image(row, change).await?;
+    entry.at = commit_change(inner, row, change).await?;
     inner.crash.reach("push-image.committed");
     let image = &entry.image;
     tracing::info!(request_id = caller.request_id, image = %image.name, tag = %image.tag, digest = %image.parts.digest,
@@ -102,6 +124,21 @@ async fn commit(inner: &Inner, caller: &Caller, image: StoredImage) -> Result<()
         inner.garbage.add_all(old.image.parts.digests());
     }
     Ok(())
+}
+
+/// Commits; if that leaves doubt, reads all images again.
+async fn commit_change(inner: &Inner, row: Audit<'_>, mut change: Change) -> Result<StoreVersion, Error> {
+    let committed = inner.registry.commit(row, &mut change).await;
+    if committed.is_err() {
+        match inner.registry.load_images().await {
+            Ok(gone) => inner.garbage.add_all(gone),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "images cannot be read again after a failed commit");
+            }
+        }
+    }
+    committed
 }
 
 /// An account's images by name and tag.
@@ -125,7 +162,7 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, name: ImageName, t
     let mut change = Change::default();
     change.image(Some(&old), None);
     let row = audit(&caller, "DeleteImage", &name, &tag);
-    inner.registry.commit_image(row, change).await?;
+    commit_change(&inner, row, change).await?;
     inner.crash.reach("delete-image.committed");
     inner.registry.images.remove(&old.image);
     inner.garbage.add_all(old.image.parts.digests());
@@ -143,10 +180,15 @@ fn audit<'a>(caller: &'a Caller, action: &'static str, name: &ImageName, tag: &T
 
 impl Inner {
     /// Keeps parts from being collected until the answer is dropped.
-    async fn hold(&self, parts: impl Iterator<Item = Digest>) -> Vec<Arc<CodeHold>> {
+    pub(super) async fn hold(&self, parts: impl Iterator<Item = Digest>) -> HeldParts {
         // Whoever collects has either done so, or will see the holds.
         let _kept = self.code_gate.read().await;
-        parts.map(|digest| self.code.hold(&digest)).collect()
+        let digests: Vec<_> = parts.collect();
+        HeldParts {
+            holds: digests.iter().map(|digest| self.code.hold(digest)).collect(),
+            digests,
+            garbage: self.garbage.clone(),
+        }
     }
 
     /// Puts an upload's parts into the blobs, and unpacks it from there.
@@ -209,19 +251,21 @@ impl Inner {
         if reference.host.is_some() {
             return self.fetch_image(&reference, uri).await;
         }
-        let found = self.stored_image(account, &reference).await?;
-        let found = found.ok_or_else(|| {
+        let missing = || {
             Error::InvalidParameter(format!(
                 "Source image {uri} does not exist. Provide a valid source image."
             ))
-        })?;
+        };
+        let found = self.stored_image(account, &reference).await?.ok_or_else(missing)?;
         let image = &found.image;
         let parts = self.hold(image.parts.digests()).await;
-        if self.stored_image(account, &reference).await?.is_none() {
-            // Removed just before it could be held.
-            return Err(Error::InvalidParameter(format!(
-                "Source image {uri} does not exist. Provide a valid source image."
-            )));
+        let exact = ImageRef {
+            which: Which::Digest(image.parts.digest),
+            ..reference.clone()
+        };
+        if self.stored_image(account, &exact).await?.is_none() {
+            // Removed, or its tag moved, just before it could be held.
+            return Err(missing());
         }
         if self.registry.sharing == Sharing::Shared {
             // Young again: another node that sees the image removed must not take its parts for orphans.
@@ -265,12 +309,5 @@ pub(super) fn refused(error: ImageError) -> Error {
     if !error.is_of_the_image() {
         return Error::service(error);
     }
-    let mut text = format!("The image cannot be used: {error}");
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text.push('.');
-    Error::InvalidParameter(text)
+    Error::InvalidParameter(format!("The image cannot be used: {}.", with_causes(&error)))
 }

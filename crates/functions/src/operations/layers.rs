@@ -45,7 +45,7 @@ pub(crate) async fn publish(
         ));
     }
     let _kept = inner.code_gate.read().await;
-    inner.within_code_storage(&layer.account, code.package)?;
+    inner.within_code_storage(&layer.account, code.package.bytes)?;
     let version = LayerVersion {
         account: layer.account.clone(),
         name: layer.name.clone(),

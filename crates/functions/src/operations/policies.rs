@@ -51,7 +51,7 @@ pub(crate) async fn remove(
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;
     inner.target(&old, &target)?;
-    let before = of(&old, &target).ok_or_else(refusals::no_resource)?;
+    let before = of(&old, &target).ok_or_else(refusals::no_policy)?;
     check_revision(Some(before), revision.as_deref())?;
     let mut policy = before.policy.policy.clone();
     if policy.statement(&sid).is_none() {

@@ -79,10 +79,12 @@ fn check_digest(latest: &Configuration, given: Option<&str>) -> Result<(), Error
     }
 }
 
-/// Whether nothing has changed since `version` was published.
+/// Whether nothing has changed since `version` was published. An update counts though it changed nothing, as it does at the
+/// service.
 fn is_copy_of(version: &VersionEntry, latest: &Configuration) -> bool {
     let published = &version.configuration;
-    version.source_description == latest.description
+    published.last_modified == latest.last_modified
+        && version.source_description == latest.description
         && published.code == latest.code
         && published.layers == latest.layers
         && published.image == latest.image

@@ -80,6 +80,10 @@ pub(super) fn not_allowed(who: &str, action: &str, arn: &str) -> Error {
     ))
 }
 
+pub(super) fn no_policy() -> Error {
+    Error::NotFound("No policy is associated with the given resource.".to_owned())
+}
+
 pub(crate) fn no_resource() -> Error {
     Error::NotFound("The resource you requested does not exist.".to_owned())
 }

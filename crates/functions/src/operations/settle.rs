@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
+use bowline_oci::registry::RegistryError;
 use bowline_sandbox::{PrepareError, VersionSpec};
 
 use super::audit;
-use crate::error::Error;
+use super::images::fetch::NotFetched;
+use crate::error::{Error, with_causes};
 use crate::invoke::Pool;
 use crate::model::{Caller, Configuration, LastUpdate, State};
 use crate::name::FunctionName;
@@ -77,7 +79,7 @@ impl Inner {
                 .await
                 .map_err(|error| match error {
                     UnpackError::Image(error) if error.is_of_the_image() => {
-                        PrepareError::InvalidCode(error.to_string())
+                        PrepareError::InvalidCode(with_causes(&error))
                     }
                     error => backend(error),
                 })?,
@@ -98,27 +100,85 @@ impl Inner {
         })
     }
 
+    /// Fetches what is missing of an image, and prepares a version.
+    async fn prepare_new(&self, configuration: &Configuration) -> Result<(), Failure> {
+        let Some(image) = &configuration.image else {
+            let spec = self.spec(configuration);
+            return Ok(self.prepare(&spec, &configuration.layer_digests()).await?);
+        };
+        let _held = self.hold(image.parts.digests()).await;
+        self.fetch_layers(image).await?;
+        let prepared = self.prepare(&self.spec(configuration), &[]).await;
+        prepared.map_err(|error| match error {
+            PrepareError::InvalidCode(reason) => Failure::lasting("InvalidImage", reason),
+            error => error.into(),
+        })
+    }
+
     async fn try_prepare(&self, configuration: &Configuration) -> Prepared {
-        let spec = self.spec(configuration);
-        let layers = configuration.layer_digests();
         for attempt in 1.. {
-            let (code, reason) = match self.prepare(&spec, &layers).await {
-                Ok(()) => return Ok(()),
-                Err(PrepareError::InvalidCode(reason)) if spec.image.is_some() => ("InvalidImage", reason),
-                Err(PrepareError::InvalidCode(reason)) => ("FunctionError", reason),
-                Err(PrepareError::MissingRuntime(reason)) => ("InvalidRuntime", reason),
-                Err(error) if attempt < TRIES => {
-                    tracing::warn!(function = %configuration.name, error = &error as &dyn std::error::Error,
-                        "preparing failed, trying again");
-                    tokio::time::sleep(PAUSE * attempt).await;
-                    continue;
-                }
-                Err(error) => ("InternalError", error.to_string()),
+            let Err(failure) = self.prepare_new(configuration).await else {
+                return Ok(());
             };
+            let Failure { code, reason, may_pass } = failure;
+            if may_pass && attempt < TRIES {
+                tracing::warn!(function = %configuration.name, reason, "preparing failed, trying again");
+                tokio::time::sleep(PAUSE * attempt).await;
+                continue;
+            }
             tracing::warn!(function = %configuration.name, code, reason, "the code cannot be prepared");
             return Err((code.to_owned(), reason));
         }
         unreachable!("the loop ends by returning")
+    }
+}
+
+/// Why a version was not prepared, as its state tells it.
+struct Failure {
+    code: &'static str,
+    reason: String,
+    may_pass: bool,
+}
+
+impl Failure {
+    fn lasting(code: &'static str, reason: String) -> Self {
+        Self {
+            code,
+            reason,
+            may_pass: false,
+        }
+    }
+
+    fn passing(reason: String) -> Self {
+        Self {
+            code: "InternalError",
+            reason,
+            may_pass: true,
+        }
+    }
+}
+
+impl From<PrepareError> for Failure {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::InvalidCode(reason) => Self::lasting("FunctionError", reason),
+            PrepareError::MissingRuntime(reason) => Self::lasting("InvalidRuntime", reason),
+            error @ PrepareError::Backend(_) => Self::passing(with_causes(&error)),
+        }
+    }
+}
+
+impl From<NotFetched> for Failure {
+    fn from(error: NotFetched) -> Self {
+        let reason = format!("The image cannot be fetched: {}", with_causes(&error));
+        match error {
+            NotFetched::Registry(RegistryError::NotFound { .. }) => Self::lasting("ImageDeleted", reason),
+            NotFetched::Registry(RegistryError::Denied { .. }) | NotFetched::NoRegistry(_) => {
+                Self::lasting("ImageAccessDenied", reason)
+            }
+            NotFetched::Image(error) if error.is_of_the_image() => Self::lasting("InvalidImage", reason),
+            _ => Self::passing(reason),
+        }
     }
 }
 

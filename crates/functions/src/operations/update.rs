@@ -23,14 +23,21 @@ const STEPS: Steps = Steps {
     stored: "update-code.stored",
 };
 
+/// Refuses what can be refused without looking at the code.
+pub(crate) fn check_code(inner: &Inner, target: &FunctionRef, request: &UpdateCode) -> Result<(), Error> {
+    latest_only(target)?;
+    let entry = inner.entry(target)?;
+    same_package_type(&entry.latest, &request.code)?;
+    updatable(inner, &entry, request.revision_id.as_deref())
+}
+
 pub(crate) async fn code(
     inner: Arc<Inner>,
     caller: Caller,
     target: FunctionRef,
     request: UpdateCode,
 ) -> Result<Configuration, Error> {
-    latest_only(&target)?;
-    same_package_type(&inner.entry(&target)?.latest, &request.code)?;
+    check_code(&inner, &target, &request)?;
     let code = inner.find_code(&target.account, request.code.clone()).await?;
     let _kept = inner.code_gate.read().await;
     let _alone = inner.lock(&target.account, &target.name).await;

@@ -50,21 +50,10 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
         self::description(description)?;
         to.description.clone_from(description);
     }
-    if let Some(seconds) = settings.timeout_seconds {
-        to.timeout_seconds = within("timeout", seconds, 1, TIMEOUT_SECONDS_MAX)?;
-    }
-    if let Some(mib) = settings.memory_mib {
-        to.memory = Mebibytes(within("memorySize", mib, MEMORY_MIN.0, MEMORY_MAX.0)?);
-    }
-    if let Some(mib) = settings.ephemeral_storage_mib {
-        let size = within(
-            "ephemeralStorage.size",
-            mib,
-            EPHEMERAL_STORAGE_MIN.0,
-            EPHEMERAL_STORAGE_MAX.0,
-        )?;
-        to.ephemeral_storage = Mebibytes(size);
-    }
+    let sizes = sizes(settings)?;
+    to.timeout_seconds = sizes.timeout_seconds.unwrap_or(to.timeout_seconds);
+    to.memory = sizes.memory.unwrap_or(to.memory);
+    to.ephemeral_storage = sizes.ephemeral_storage.unwrap_or(to.ephemeral_storage);
     if let Some(variables) = &settings.environment {
         environment(variables)?;
         to.environment.clone_from(variables);
@@ -75,6 +64,38 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
     to.inert
         .extend(settings.inert.iter().map(|(key, value)| (key.clone(), value.clone())));
     Ok(())
+}
+
+/// Numbers that are within their limits.
+struct Sizes {
+    timeout_seconds: Option<u32>,
+    memory: Option<Mebibytes>,
+    ephemeral_storage: Option<Mebibytes>,
+}
+
+fn sizes(settings: &Settings) -> Result<Sizes, Error> {
+    let mebibytes = |member, value: Option<i64>, (min, max): (Mebibytes, Mebibytes)| {
+        let size = value.map(|mib| within(member, mib, min.0, max.0).map(Mebibytes));
+        size.transpose()
+    };
+    let timeout = settings.timeout_seconds;
+    let timeout = timeout.map(|seconds| within("timeout", seconds, 1, TIMEOUT_SECONDS_MAX));
+    Ok(Sizes {
+        timeout_seconds: timeout.transpose()?,
+        memory: mebibytes("memorySize", settings.memory_mib, (MEMORY_MIN, MEMORY_MAX))?,
+        ephemeral_storage: mebibytes(
+            "ephemeralStorage.size",
+            settings.ephemeral_storage_mib,
+            (EPHEMERAL_STORAGE_MIN, EPHEMERAL_STORAGE_MAX),
+        )?,
+    })
+}
+
+impl Settings {
+    /// Refuses numbers beyond their limits, whatever they are for: the service looks at these first.
+    pub fn check_sizes(&self) -> Result<(), Error> {
+        sizes(self).map(drop)
+    }
 }
 
 /// A function is durable from its creation, or never; its limits may change.
@@ -162,16 +183,34 @@ pub(super) fn handler(handler: Option<&str>, runtime: Runtime) -> Result<String,
     Ok(handler.to_owned())
 }
 
-/// The role's ARN. Nobody assumes it here, so that any text will do.
+/// The role's ARN. Nobody assumes it here: only its form is looked at.
 pub(super) fn role(role: &str) -> Result<String, Error> {
-    if role.is_empty() {
+    if !is_role(role) {
         return Err(unmatched(
             "role",
             role,
-            "arn:(aws[a-zA-Z-]*)?:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+",
+            "arn:(aws[a-zA-Z-]*)?:iam::(\\d{12}):role/?[a-zA-Z_0-9+=,.@\\-_/]+",
         ));
     }
     Ok(role.to_owned())
+}
+
+fn is_role(role: &str) -> bool {
+    let parts: Vec<&str> = role.splitn(6, ':').collect();
+    let ["arn", partition, "iam", "", account, resource] = parts[..] else {
+        return false;
+    };
+    let is_partition = partition.is_empty()
+        || partition.strip_prefix("aws").is_some_and(|rest| {
+            let mut rest = rest.bytes();
+            rest.all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+        });
+    let name = resource.strip_prefix("role");
+    let is_name = name.is_some_and(|name| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_+=,.@-/".contains(&byte);
+        name.len() > usize::from(name.starts_with('/')) && name.bytes().all(allowed)
+    });
+    is_partition && account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()) && is_name
 }
 
 pub(super) fn description(text: &str) -> Result<(), Error> {

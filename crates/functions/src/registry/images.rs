@@ -10,8 +10,7 @@ use parking_lot::RwLock;
 
 use super::load::{LoadError, read};
 use super::record::{ImageRecord, Record as _};
-use super::{Audit, Change, Registry, keys};
-use crate::error::Error;
+use super::{Change, Registry, keys};
 use crate::model::image::StoredImage;
 use crate::name::image::{ImageName, Tag};
 
@@ -84,18 +83,6 @@ impl Change {
 }
 
 impl Registry {
-    /// Commits a change of one image; if that leaves doubt, reads all images again.
-    pub async fn commit_image(&self, audit: Audit<'_>, mut change: Change) -> Result<StoreVersion, Error> {
-        let committed = self.commit(audit, &mut change).await;
-        if committed.is_err()
-            && let Err(error) = self.load_images().await
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "images cannot be read again after a failed commit");
-        }
-        committed
-    }
-
     /// Brings the images up to what the store holds; returns the digests of parts that no image has any more.
     pub async fn load_images(&self) -> Result<Vec<Digest>, LoadError> {
         let mut loaded = All::new();

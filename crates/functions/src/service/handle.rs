@@ -49,6 +49,11 @@ impl Handle {
         Finish::new(mutation, self.0.runtime.clone()).await
     }
 
+    /// Refuses a creation where that can be done without its code, which may have to be fetched.
+    pub fn check_creation(&self, caller: &Caller, request: &CreateFunction) -> Result<(), Error> {
+        create::check(&self.0, caller, request)
+    }
+
     pub async fn create_function(&self, caller: &Caller, request: CreateFunction) -> Result<Configuration, Error> {
         self.finish(create::run(self.0.clone(), caller.clone(), request)).await
     }
@@ -76,6 +81,11 @@ impl Handle {
             all_versions,
             page,
         )
+    }
+
+    /// Refuses an update where that can be done without its code, which may have to be fetched.
+    pub fn check_update(&self, target: &FunctionRef, request: &UpdateCode) -> Result<(), Error> {
+        update::check_code(&self.0, target, request)
     }
 
     pub async fn update_code(

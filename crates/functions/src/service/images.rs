@@ -1,20 +1,16 @@
 //! The part of the handle that is about container images.
 
-use std::fs::File;
-
 use super::Handle;
 use crate::error::Error;
-use crate::model::image::{PushImage, StoredImage};
+use crate::model::image::{ImageStaging, PushImage, StoredImage};
 use crate::model::{Caller, Page, PageRequest};
 use crate::name::image::{ImageName, Tag};
 use crate::operations::images;
 
 impl Handle {
-    /// An empty file that an image's archive is to be written to; it is gone when it is closed.
-    pub async fn image_file(&self) -> Result<File, Error> {
-        let inner = self.inner().clone();
-        let made = tokio::task::spawn_blocking(move || images::staging_file(&inner)).await;
-        made.map_err(Error::service)?.map_err(Error::service)
+    /// Waits for its turn to bring an image, whose archive is said to have so many bytes.
+    pub async fn stage_image(&self, caller: &Caller, name: &ImageName, bytes: u64) -> Result<ImageStaging, Error> {
+        images::stage(self.inner(), caller, name, bytes).await
     }
 
     /// Keeps an image under a tag, in place of the one that had it.

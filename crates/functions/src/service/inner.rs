@@ -64,7 +64,7 @@ pub(crate) struct Inner {
     pub metrics: Metrics,
     pub sweeper: Arc<Sweeper>,
     pub keeper: Keeper,
-    pub garbage: Garbage,
+    pub garbage: Arc<Garbage>,
     pub runtime: RuntimeHandle,
     pub crash: CrashPoints,
     pub events: Option<Arc<Engine>>,
@@ -76,7 +76,7 @@ pub(crate) struct Inner {
     /// Held for mutations of images.
     pub image_lock: tokio::sync::Mutex<()>,
     /// Images that are taken in at once.
-    pub image_permits: Semaphore,
+    pub image_permits: Arc<Semaphore>,
     /// Background ends of creations and updates.
     pub tasks: Mutex<JoinSet<()>>,
     pub prepare_permits: Semaphore,
@@ -91,7 +91,7 @@ impl Inner {
     /// Builds the parts; reads nothing from the store yet.
     pub fn open(options: Options, crash: CrashPoints) -> Result<(Arc<Self>, ThreadHandle<()>), Error> {
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let garbage = Garbage::default();
+        let garbage = Arc::new(Garbage::default());
         let code_root = options.data_dir.join("code");
         let code = CodeCache::open(code_root, &boot, garbage.wake.clone()).map_err(Error::service)?;
         let dropped = options.metrics.log_bytes_dropped.clone();
@@ -115,7 +115,7 @@ impl Inner {
             mapping_lock: tokio::sync::Mutex::default(),
             layer_lock: tokio::sync::Mutex::default(),
             image_lock: tokio::sync::Mutex::default(),
-            image_permits: Semaphore::new(IMAGES_MAX),
+            image_permits: Arc::new(Semaphore::new(IMAGES_MAX)),
             data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),

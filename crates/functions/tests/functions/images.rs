@@ -22,12 +22,14 @@ fn image(text: &str) -> Sample {
 }
 
 async fn push(world: &World, name: &str, archive: &[u8]) -> Result<StoredImage, Error> {
-    let mut file = world.handle.image_file().await.unwrap();
-    file.write_all(archive).unwrap();
+    let name = name.parse().unwrap();
+    let bytes = archive.len() as u64;
+    let mut staging = world.handle.stage_image(&caller(), &name, bytes).await?;
+    staging.archive.write_all(archive).unwrap();
     let push = PushImage {
-        name: name.parse().unwrap(),
+        name,
         tag: Tag::default(),
-        archive: file,
+        staging,
     };
     world.handle.push_image(&caller(), push).await
 }
@@ -101,6 +103,31 @@ async fn an_image_is_kept_as_long_as_something_names_it() {
     );
     world.handle.delete_function(&caller(), &target("f")).await.unwrap();
     until_kept(&world, 0, 0).await;
+}
+
+#[tokio::test]
+async fn an_image_counts_once_whatever_uses_it() {
+    let world = World::durable().await;
+    let stored = || world.handle.account_usage(&caller()).code_bytes;
+    assert_eq!(stored(), 0);
+    let pushed = push(&world, "a", &image("one").archive()).await.unwrap();
+    let bytes = pushed.parts.bytes;
+    assert!(bytes > 0, "control: it has a size");
+    push(&world, "b", &image("one").archive()).await.unwrap();
+    assert_eq!(stored(), bytes, "two tags, one image");
+    for name in ["f", "g"] {
+        let created = world.handle.create_function(&caller(), from_image(name, "a")).await;
+        created.unwrap();
+        world.handle.settled(&target(name)).await.unwrap();
+    }
+    assert_eq!(stored(), bytes);
+    delete(&world, "a").await;
+    delete(&world, "b").await;
+    assert_eq!(stored(), bytes, "functions keep it");
+    for name in ["f", "g"] {
+        world.handle.delete_function(&caller(), &target(name)).await.unwrap();
+    }
+    assert_eq!(stored(), 0);
 }
 
 #[tokio::test]

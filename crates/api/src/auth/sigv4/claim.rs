@@ -16,7 +16,8 @@ use crate::route::Query;
 const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// Longest life of a presigned query: seven days.
 const EXPIRES_SECONDS_MAX: u64 = 604_800;
-const CONTENT_HASH: &str = "x-amz-content-sha256";
+/// Says what a body has that comes behind the head.
+pub const CONTENT_HASH: &str = "x-amz-content-sha256";
 
 /// A signature with what it says of itself; formed well, nothing more.
 #[derive(Clone, Debug, PartialEq, Eq)]

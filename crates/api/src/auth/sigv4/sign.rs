@@ -55,10 +55,10 @@ pub fn authorization_of(
         method,
         target,
         headers,
-        body: b"",
+        payload,
         paths: Paths::Normalised,
     };
-    signer.authorization_of(&request, payload, at)
+    signer.authorization(&request, at)
 }
 
 /// The target with the signature of `key` in its query.

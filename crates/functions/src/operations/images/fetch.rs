@@ -1,27 +1,28 @@
 //! Fetching an image from a registry, for the function that names it.
 //!
-//! Whoever creates or updates the function waits for it: an active version never needs the registry again.
+//! Whoever creates or updates the function waits for its documents, which say whether it can be had and used at all. The
+//! layers come while the version is prepared: an active one never needs the registry again.
 
-use std::io::SeekFrom;
+use std::io::{self, SeekFrom};
 
 use bowline_foundation::digest::Digest;
-use bowline_oci::Image;
 use bowline_oci::image::{Choice, INDEX_DEPTH_MAX, choose};
 use bowline_oci::registry::{Registry, RegistryError};
 use bowline_oci::unpack::UNPACKED_BYTES_MAX;
+use bowline_oci::{Image, ImageError};
+use bowline_store::blob::BlobError;
 use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::AsyncSeekExt as _;
 
 use super::{HeldImage, refused, staging_file};
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 use crate::model::image::{ImageConfig, ImageParts, ImageUse};
 use crate::name::image::{ImageRef, Which};
-use crate::operations::settle::UnpackError;
 use crate::service::Inner;
 
 impl Inner {
-    /// Fetches what is missing of an image, and unpacks it.
+    /// Fetches the documents of an image.
     pub(super) async fn fetch_image(&self, reference: &ImageRef, uri: &str) -> Result<HeldImage, Error> {
         let host = reference.host.as_deref().unwrap_or_default();
         let registry = self.registries.iter().find(|registry| registry.host() == host);
@@ -31,9 +32,9 @@ impl Inner {
                  this node. Name it in `registries`, or upload the image with `bowline image push`."
             ))
         })?;
-        let _permit = self.image_permits.acquire().await;
-        let unavailable = |error| not_fetched(uri, error);
-        let (manifest, config) = documents(registry, reference).await.map_err(unavailable)??;
+        let (manifest, config) = documents(registry, reference)
+            .await
+            .map_err(|error| not_fetched(uri, error))??;
         let image = Image::read(&manifest, &config).map_err(refused)?;
         if image.bytes() > UNPACKED_BYTES_MAX {
             return Err(Error::InvalidParameter(format!(
@@ -42,13 +43,8 @@ impl Inner {
         }
         let parts = ImageParts::from(&image);
         let held = self.hold(parts.digests()).await;
-        let stored = self.fetch_parts(registry, reference, (manifest, config), &image).await;
-        if let Err(error) = stored {
-            self.garbage.add_all(parts.digests());
-            return Err(match error {
-                NotStored::Registry(error) => unavailable(error),
-                NotStored::Here(error) => error,
-            });
+        for document in [manifest, config] {
+            self.blobs.put(document).await.map_err(Error::service)?;
         }
         Ok(HeldImage {
             image: ImageUse {
@@ -62,52 +58,49 @@ impl Inner {
         })
     }
 
-    async fn fetch_parts(
-        &self,
-        registry: &Registry,
-        reference: &ImageRef,
-        (manifest, config): (Bytes, Bytes),
-        image: &Image,
-    ) -> Result<(), NotStored> {
-        for document in [manifest, config] {
-            self.blobs.put(document).await.map_err(Error::service)?;
-        }
-        for layer in &image.layers {
-            if self.blobs.open(&layer.digest).await.is_ok() {
-                self.blobs.keep(&layer.digest).await.map_err(Error::service)?;
+    /// Fetches the layers that are missing of a function's image. The caller holds its parts.
+    pub(in crate::operations) async fn fetch_layers(&self, image: &ImageUse) -> Result<(), NotFetched> {
+        let reference: Option<ImageRef> = image.resolved_uri.parse().ok();
+        let Some((reference, host)) = reference
+            .as_ref()
+            .and_then(|found| Some((found, found.host.as_deref()?)))
+        else {
+            // It was uploaded.
+            return Ok(());
+        };
+        let _permit = self.image_permits.acquire().await;
+        let manifest = self.blobs.get(&image.parts.digest).await?;
+        let parts = Image::read(&manifest, &self.blobs.get(&image.parts.config).await?)?;
+        for layer in &parts.layers {
+            if self.blobs.is_sound(&layer.digest).await? {
+                self.blobs.keep(&layer.digest).await?;
                 continue;
             }
-            let mut file = File::from_std(staging_file(self).map_err(Error::service)?);
+            let registry = self.registries.iter().find(|registry| registry.host() == host);
+            let registry = registry.ok_or_else(|| NotFetched::NoRegistry(host.to_owned()))?;
+            let mut file = File::from_std(staging_file(self)?);
             let wanted = (layer.digest, layer.bytes);
             registry.layer(reference.name.as_str(), wanted, &mut file).await?;
-            file.seek(SeekFrom::Start(0)).await.map_err(Error::service)?;
-            let put = self.blobs.put_large(layer.digest, file.into_std().await).await;
-            put.map_err(Error::service)?;
+            file.seek(SeekFrom::Start(0)).await?;
+            self.blobs.put_large(layer.digest, file.into_std().await).await?;
         }
-        self.ensure_image(&image.digest).await.map_err(|error| match error {
-            UnpackError::Image(error) => refused(error),
-            error => Error::service(error),
-        })?;
         Ok(())
     }
 }
 
-/// Why an image's parts are not here.
-enum NotStored {
-    Registry(RegistryError),
-    Here(Error),
-}
-
-impl From<RegistryError> for NotStored {
-    fn from(error: RegistryError) -> Self {
-        Self::Registry(error)
-    }
-}
-
-impl From<Error> for NotStored {
-    fn from(error: Error) -> Self {
-        Self::Here(error)
-    }
+/// Why an image's layers are not here.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::operations) enum NotFetched {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("no registry `{0}` is configured on this node any more")]
+    NoRegistry(String),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("its parts cannot be kept")]
+    Blob(#[from] BlobError),
+    #[error("its parts cannot be kept")]
+    Disk(#[from] io::Error),
 }
 
 /// The manifest for this machine, and its configuration.
@@ -141,14 +134,6 @@ fn not_fetched(uri: &str, error: RegistryError) -> Error {
         RegistryError::NotFound { .. } => Error::InvalidParameter(format!(
             "Source image {uri} does not exist. Provide a valid source image."
         )),
-        error => {
-            let mut text = format!("Source image {uri} cannot be fetched: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            Error::InvalidParameter(text)
-        }
+        error => Error::InvalidParameter(format!("Source image {uri} cannot be fetched: {}", with_causes(&error))),
     }
 }

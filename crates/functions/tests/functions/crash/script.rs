@@ -331,9 +331,11 @@ impl ImageStep {
         let (caller, name, tag) = (caller(), "knot".parse().unwrap(), Tag::default());
         match self {
             Self::Push(text) => {
-                let mut archive = handle.image_file().await.unwrap();
-                archive.write_all(&image(text).archive()).unwrap();
-                let push = PushImage { name, tag, archive };
+                let archive = image(text).archive();
+                let staging = handle.stage_image(&caller, &name, archive.len() as u64);
+                let mut staging = staging.await.unwrap();
+                staging.archive.write_all(&archive).unwrap();
+                let push = PushImage { name, tag, staging };
                 handle.push_image(&caller, push).await.map(drop)
             }
             Self::Delete => handle.delete_image(&caller, &name, &tag).await,
