@@ -178,11 +178,20 @@ pub fn public_rust_project() -> PathBuf {
 /// Its program; `None` where its crates cannot be had.
 pub fn public_rust_program() -> Result<Option<PathBuf>> {
     let target = place::shared("public-client")?;
-    let mut command = Command::new("cargo");
-    command.args(["build", "--quiet"]).current_dir(public_rust_project());
-    command.env("CARGO_TARGET_DIR", &target);
-    let built = place::exclusively("public-client", || text_of(&mut command));
-    Ok(built.is_ok().then(|| target.join("debug/public-client")))
+    let cargo = |words: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(words).current_dir(public_rust_project());
+        command.env("CARGO_TARGET_DIR", &target);
+        command
+    };
+    place::exclusively("public-client", || {
+        if text_of(&mut cargo(&["fetch", "--quiet"])).is_err() {
+            return Ok(None);
+        }
+        // What can be had must build.
+        text_of(&mut cargo(&["build", "--quiet"]))?;
+        Ok(Some(target.join("debug/public-client")))
+    })
 }
 
 /// A zip archive of executable files.

@@ -8,6 +8,7 @@ pub mod patience;
 pub mod place;
 pub mod python;
 pub mod sign;
+pub mod suite;
 
 pub use artifact::Artifact;
 pub use lambda::{Lambda, Reply};

@@ -153,14 +153,24 @@ fn ask(node: &Node, names: &[String], meanwhile: impl FnOnce() -> Result<()>) ->
             thread.spawn_scoped(scope, work).context("cannot start a client")
         });
         let clients: Result<Vec<_>> = clients.collect();
+        let over = Over(&is_over);
         let done = if clients.is_ok() { meanwhile() } else { Ok(()) };
-        is_over.store(true, Ordering::Release);
+        drop(over);
         let mut told = Told::default();
         for client in clients? {
             told.add(client.join().expect("a client does not panic")?)?;
         }
         done.map(|()| told)
     })
+}
+
+/// Ends the clients, also when what runs beside them panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 fn one_client(node: &Node, function: &str, client: usize, is_over: &AtomicBool) -> Result<Told> {

@@ -24,4 +24,5 @@ mod proxy;
 mod sources;
 mod stop;
 mod streaming;
+mod suite;
 mod traces;

@@ -15,14 +15,14 @@ use crate::authority::Authority;
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// A server of buckets and queues on loopback; it ends when it is dropped.
-struct Services {
+pub struct Services {
     child: Child,
-    endpoint: String,
+    pub endpoint: String,
 }
 
 impl Services {
     /// Starts it; with an authority it speaks TLS.
-    fn start(python: &Python, authority: Option<&Authority>) -> Result<Self> {
+    pub fn start(python: &Python, authority: Option<&Authority>) -> Result<Self> {
         let port = node::free_port()?;
         let scheme = if authority.is_some() { "https" } else { "http" };
         let endpoint = format!("{scheme}://127.0.0.1:{port}");
