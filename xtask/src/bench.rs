@@ -10,6 +10,7 @@ mod cold;
 mod density;
 mod invoke;
 mod neighbours;
+mod placement;
 mod queue;
 mod runtime_api;
 mod stream;
@@ -70,6 +71,8 @@ enum Name {
     Checkpoint,
     /// Cold starts and wasted memory of what is kept warm, beside other policies, on traces
     Capacity,
+    /// Where calls run in a cluster of ten nodes, with stub sandboxes
+    Placement,
     /// All of them
     All,
 }
@@ -93,18 +96,22 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return table::record(&[]);
         }
         bail!(
-            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, capacity \
-             or all"
+            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, capacity, \
+             placement or all"
         );
     }
     let mut rows = Vec::new();
-    if arguments.names.iter().any(|name| *name != Name::Capacity) {
+    let is_pure = |name: &Name| matches!(name, Name::Capacity | Name::Placement);
+    if !arguments.names.iter().all(is_pure) {
         machine::prepare_for_benchmarks()?;
         rows = measure(arguments)?;
     }
     if arguments.wants(Name::Capacity) {
         let rows_of_traces = capacity::measure(arguments.trace.as_deref(), arguments.record);
         rows.extend(rows_of_traces.context("`capacity` cannot be measured")?);
+    }
+    if arguments.wants(Name::Placement) {
+        rows.extend(placement::measure().context("`placement` cannot be measured")?);
     }
     if arguments.json {
         print!("{}", table::json_lines(&rows)?);

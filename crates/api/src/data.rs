@@ -12,6 +12,7 @@ pub mod append;
 mod event;
 mod list;
 pub mod metrics;
+mod nodes;
 mod objects;
 mod openapi;
 mod params;
@@ -253,6 +254,7 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::DeleteObject => objects::delete(ask).await,
         Operation::ListObjectEvents => objects::query::events(ask).await,
         Operation::ListStores => objects::stores(ask).await,
+        Operation::ListNodes => nodes::list(ask).await,
         Operation::GetOpenApi => openapi::serve().await,
         other => Err(Problem::new(
             Code::Internal,

@@ -37,6 +37,7 @@ pub enum Exception {
     ResourceNotFound,
     Serialization,
     Service,
+    ServiceUnavailable,
     TooManyRequests,
     UnknownOperation,
     UnrecognizedClient,
@@ -75,6 +76,8 @@ impl Exception {
             Self::ResourceNotFound => (StatusCode::NOT_FOUND, "ResourceNotFoundException", UPPER),
             Self::Serialization => (StatusCode::BAD_REQUEST, "SerializationException", UPPER),
             Self::Service => (StatusCode::INTERNAL_SERVER_ERROR, "ServiceException", UPPER),
+            // The name that clients know, with a status that all of them try again.
+            Self::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "ServiceException", UPPER),
             Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException", LOWER),
             Self::UnknownOperation => (StatusCode::NOT_FOUND, "UnknownOperationException", UPPER),
             Self::UnrecognizedClient => (StatusCode::FORBIDDEN, "UnrecognizedClientException", LOWER),
@@ -198,6 +201,7 @@ impl From<Error> for ApiError {
             Error::Throttled(_) => Exception::TooManyRequests,
             Error::InvalidRuntime(_) => Exception::InvalidRuntime,
             Error::InvalidZip(_) => Exception::InvalidZipFile,
+            Error::Lost(_) => Exception::ServiceUnavailable,
             Error::Service(_) => Exception::Service,
         };
         let message = error.to_string();

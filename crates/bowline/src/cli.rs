@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, object, session, store,
-    stores, stream, up, versions,
+    aliases, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes, object, session,
+    store, stores, stream, up, versions,
 };
 use crate::output::Output;
 
@@ -57,6 +57,8 @@ enum Command {
     Object(object::Args),
     /// Show how the independent stores of objects do.
     Stores(stores::Args),
+    /// List the nodes of a cluster.
+    Nodes(nodes::Args),
     /// Make, list and remove access keys.
     Keys(keys::Args),
     /// Check a node's store, and move it to another.
@@ -90,6 +92,7 @@ impl Cli {
             Command::Session(args) => session::run(args, output),
             Command::Object(args) => object::run(args, output),
             Command::Stores(args) => stores::run(args, output),
+            Command::Nodes(args) => nodes::run(args, output),
             Command::Keys(args) => keys::run(args, output),
             Command::Store(args) => store::run(args, output),
             Command::Config(args) => config::run(args, output),

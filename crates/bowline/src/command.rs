@@ -11,6 +11,7 @@ pub mod invoke;
 pub mod keys;
 pub mod layer;
 pub mod logs;
+pub mod nodes;
 pub mod object;
 mod payload;
 pub mod session;

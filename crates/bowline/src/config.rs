@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bowline_aws::{Endpoint, InvalidEndpoint};
 use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
+use bowline_functions::cluster::Placing;
 use bowline_oci::registry::{InvalidRegistry, RegistryAddress};
 use bowline_store::PostgresUrl;
 pub use file::FileError;
@@ -108,6 +109,8 @@ pub struct Config {
     pub object_stores: Vec<(String, ObjectStore)>,
     /// How long a node of a cluster may be silent before the others take it for dead.
     pub lease: Duration,
+    /// Where invocations run that arrive at a node of a cluster.
+    pub placing: Placing,
     pub region: String,
     pub concurrency: u32,
     pub keep_alive: Duration,
@@ -185,6 +188,7 @@ impl Config {
             lease: read
                 .with(Key::LeaseSeconds, |text| number(text, 1, 3600))
                 .map(|seconds| Duration::from_secs(seconds.into()))?,
+            placing: read.with(Key::Placement, placing)?,
             region: read.with(Key::Region, region)?,
             concurrency: read.with(Key::Concurrency, |text| number(text, 1, 1_000_000))?,
             keep_alive: read
@@ -316,6 +320,14 @@ fn object_store(text: &str) -> Result<(String, ObjectStore), String> {
         ObjectStore::File(PathBuf::from(place))
     };
     Ok((name.to_owned(), place))
+}
+
+fn placing(text: &str) -> Result<Placing, String> {
+    match text {
+        "cluster" => Ok(Placing::Cluster),
+        "node" => Ok(Placing::Node),
+        _ => Err("expected `cluster` or `node`".to_owned()),
+    }
 }
 
 fn region(text: &str) -> Result<String, String> {

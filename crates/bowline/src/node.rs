@@ -60,7 +60,7 @@ impl Node {
         let sandboxes = Sandboxes::start(&clock, &data, config)?;
         let remote = Remote::new(config, &clock)?;
         let mut registry = MetricsRegistry::with_prefix("bowline");
-        let data_service = DataService::start((&clock, &entropy), &ground, config.lease, &mut registry).await?;
+        let mut data_service = DataService::start((&clock, &entropy), &ground, config, &mut registry).await?;
         // Once others have taken this node for dead, it changes no keys either.
         let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());
         let service = Service::start(bowline_functions::Options {
@@ -77,6 +77,7 @@ impl Node {
             keep_alive: config.keep_alive,
             stream_bytes_per_second: config.stream_bytes_per_second,
             registries: remote.registries,
+            cluster: data_service.cluster(),
             backends: sandboxes.backends(),
             metrics: Metrics::register(&mut registry),
         })

@@ -9,6 +9,7 @@ pub mod forecast;
 pub mod identity;
 pub mod keeper;
 pub mod ladder;
+pub mod placement;
 pub mod rate;
 pub mod sizing;
 pub mod slot;

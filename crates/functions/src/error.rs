@@ -58,6 +58,9 @@ pub enum Error {
     /// `InvalidZipFileException`, 502 on invoke; `InvalidParameterValueException` on create.
     #[error("{0}")]
     InvalidZip(String),
+    /// `ServiceException`, 503: the node with this number had the invocation, and is gone; the function may have run.
+    #[error("node {0} went away while it ran the function, which may have run; try again")]
+    Lost(u64),
     /// `ServiceException`, 500: the platform failed; the cause goes to the log, not to the caller.
     #[error("the service failed; see the node's log for the request id")]
     Service(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,7 +1,7 @@
 //! The way of an invocation: resolve, admit, take a sandbox, run, give it back.
 //!
 //! ```text
-//!   snapshot ─▶ version ─▶ admission ─▶ warm sandbox │ new sandbox ─▶ run ─▶ idle list │ destroyed
+//!   snapshot ─▶ version ─▶ admission ─▶ warm sandbox │ another node │ new sandbox ─▶ run ─▶ idle list │ destroyed
 //! ```
 //! Nothing here waits for a lock while it awaits something, and nothing is written to the store.
 
@@ -21,6 +21,6 @@ pub(crate) use payload::{check, check_event};
 pub(crate) use pool::{Pool, PoolParts};
 pub(crate) use provision::Keeper;
 pub(crate) use resolve::Target;
-pub(crate) use run::Finish;
+pub(crate) use run::{Finish, Job, Outlet, run};
 pub use streaming::{Interruption, ResponsePiece, ResponseStream, StreamEnd};
 pub(crate) use sweeper::Sweeper;

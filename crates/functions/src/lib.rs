@@ -5,6 +5,7 @@
 //! invocation reads only the snapshot and writes nothing durable.
 
 pub mod access;
+pub mod cluster;
 mod crash;
 pub mod durable;
 pub mod error;

@@ -1,5 +1,6 @@
 //! What operators see of the functions at `/metrics`.
 
+mod cluster;
 mod events;
 
 use bowline_sandbox::SandboxKind;
@@ -10,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use cluster::{ClusterMetrics, Fallback};
 pub(crate) use events::EventMetrics;
 
 use crate::error::Throttle;
@@ -27,6 +29,7 @@ pub struct Metrics {
     sandbox_memory: Family<KindLabels, Gauge>,
     pub(crate) log_bytes_dropped: Counter,
     pub(crate) events: EventMetrics,
+    pub(crate) cluster: ClusterMetrics,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -116,6 +119,7 @@ impl Default for Metrics {
             sandbox_memory: Family::default(),
             log_bytes_dropped: Counter::default(),
             events: EventMetrics::default(),
+            cluster: ClusterMetrics::default(),
         }
     }
 }
@@ -169,6 +173,7 @@ impl Metrics {
             memory,
         );
         metrics.events.register(registry);
+        metrics.cluster.register(registry);
         let dropped = metrics.log_bytes_dropped.clone();
         registry.register_with_unit(
             "log_dropped",

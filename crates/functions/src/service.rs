@@ -51,6 +51,8 @@ pub struct Options {
     pub durable: crate::durable::Options,
     /// Where images may be fetched from by reference.
     pub registries: Vec<bowline_oci::registry::Registry>,
+    /// What the node shares invocations with others by, if it is in a cluster.
+    pub cluster: Option<crate::cluster::Options>,
     /// One backend for each kind of sandbox this node offers.
     pub backends: Vec<Arc<dyn Backend>>,
     /// What the service counts; register it where `/metrics` is served.
@@ -78,6 +80,8 @@ pub struct InvocationResponse {
     pub log_tail: Option<Vec<u8>>,
     /// The execution that it was, if the function is durable.
     pub execution: Option<crate::durable::ExecutionArn>,
+    /// The node that ran it, if another one did.
+    pub node: Option<u64>,
 }
 
 /// What a synchronous invocation gives whose answer is taken while the function still writes it.
@@ -90,6 +94,8 @@ pub struct StreamingResponse {
     /// An answer of type [`HTTP_CONTENT_TYPE`](bowline_sandbox::answer::HTTP_CONTENT_TYPE) begins with the
     /// head of an HTTP response: JSON, then eight zero bytes.
     pub content_type: Option<Box<str>>,
+    /// The node that runs it, if another one does.
+    pub node: Option<u64>,
     /// The answer, and how it ends.
     pub body: ResponseStream,
 }
@@ -127,6 +133,9 @@ impl Service {
         if inner.registry.sharing == bowline_store::Sharing::Shared {
             background.push(tokio::spawn(follow::run(inner.clone())));
         }
+        if let Some(cluster) = &inner.cluster {
+            background.push(tokio::spawn(inner.clone().take_part(cluster.clone())));
+        }
         Ok(Self {
             inner,
             background,
@@ -146,6 +155,9 @@ impl Service {
         }
         self.inner.durable.stop();
         self.inner.running.close().await;
+        if let Some(cluster) = &self.inner.cluster {
+            cluster.close().await;
+        }
         self.inner.durable.join().await;
         self.inner.durable.close();
         if let Some(events) = &self.inner.events {

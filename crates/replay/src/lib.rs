@@ -10,5 +10,6 @@ pub mod cost;
 pub mod forecast;
 pub mod generate;
 pub mod picture;
+pub mod placement;
 pub mod score;
 pub mod trace;

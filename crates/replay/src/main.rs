@@ -1,10 +1,13 @@
 //! Replays traces and prints what came of it, one JSON object a line; `cargo xtask bench capacity` runs it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bowline_foundation::clock::Clock;
 use bowline_replay::compare::{Comparison, csv};
 use bowline_replay::generate::{Plan, generate};
+use bowline_replay::placement::{self, Placing};
 use bowline_replay::score::Score;
 use bowline_replay::trace::Trace;
 use bowline_replay::{cost, picture};
@@ -32,6 +35,9 @@ struct Arguments {
     /// Where to draw the picture
     #[arg(long)]
     svg: Option<PathBuf>,
+    /// Instead of all that, let ten nodes place calls with stub sandboxes
+    #[arg(long)]
+    placement: bool,
 }
 
 /// What is said of one trace.
@@ -49,6 +55,9 @@ struct Line<'a> {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.placement {
+        return place();
+    }
     let comparisons = compare(&arguments)?;
     for comparison in &comparisons {
         println!("{}", serde_json::to_string(&line(comparison))?);
@@ -64,6 +73,21 @@ fn main() -> Result<()> {
         if let Some(path) = path {
             std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
         }
+    }
+    Ok(())
+}
+
+fn place() -> Result<()> {
+    let clock = Clock::system();
+    for seed in [101, 102, 103] {
+        let run = |placing| placement::run(placing, seed, Duration::from_secs(60), &clock);
+        let (placed, apart) = (run(Placing::Cluster), run(Placing::Node));
+        let line = serde_json::json!({
+            "placements_per_second": placed.placements_per_second(),
+            "cold": placed.cold, "cold_apart": apart.cold,
+            "sandboxes": placed.sandboxes_max, "sandboxes_apart": apart.sandboxes_max,
+        });
+        println!("{line}");
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub use self::stat::{ChainStat, Stat};
 pub(crate) use self::stream::{Listed, Owned, Stream};
 use crate::config::Config;
 use crate::hybrid::HybridClock;
-use crate::peers::Peers;
+use crate::peers::{PeerHost, Peers};
 use crate::reader::Cache;
 use crate::{HostId, Position, Stamp, key};
 
@@ -235,6 +235,19 @@ impl Handle {
     /// and gives no promises then.
     pub fn is_fenced(&self) -> bool {
         self.inner().is_fenced()
+    }
+
+    /// Where other hosts reach this one; empty if they cannot.
+    pub fn address(&self) -> String {
+        self.inner().address.clone()
+    }
+
+    /// The other hosts that live, as far as this one has seen.
+    pub fn neighbours(&self) -> Vec<PeerHost> {
+        let inner = self.inner();
+        let mut known = inner.peers_known();
+        known.retain(|host| host.id != inner.id);
+        known
     }
 
     /// The host's hybrid time.

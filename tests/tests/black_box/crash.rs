@@ -45,7 +45,7 @@ fn change(lambda: &Lambda, step: u64) -> Result<u16> {
     Ok(reply.status)
 }
 
-fn encoded(bytes: &[u8]) -> String {
+pub fn encoded(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::prelude::BASE64_STANDARD.encode(bytes)
 }

@@ -20,6 +20,7 @@ mod model;
 mod neighbours;
 mod outages;
 mod permissions;
+mod placement;
 mod proxy;
 mod sources;
 mod stop;

@@ -39,6 +39,8 @@ pub enum Goal {
     Below(f64),
     /// Ours is at most this, in the row's unit.
     AtMost(f64),
+    /// Ours is at least this, in the row's unit.
+    AtLeast(f64),
     /// The row is of a peer, which is to be slower than this, our own rate.
     SlowerThan(f64),
     /// The row is there to be looked at.
@@ -56,6 +58,7 @@ impl Row {
             Goal::RatioAtMost(most) => (format!("ratio <= {most}"), ratio.is_some_and(|ratio| ratio <= most)),
             Goal::Below(bound) => (format!("< {bound} {unit}"), ours < bound),
             Goal::AtMost(bound) => (format!("<= {bound} {unit}"), ours <= bound),
+            Goal::AtLeast(bound) => (format!(">= {bound} {unit}"), ours >= bound),
             Goal::SlowerThan(bound) => (format!("slower than our {}", rounded(bound)), ours < bound),
             Goal::None => ("none".to_owned(), true),
         };

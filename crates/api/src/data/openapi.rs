@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use utoipa::OpenApi;
 
 use super::problem::{Code, Problem};
-use super::{objects, sessions, streams};
+use super::{nodes, objects, sessions, streams};
 use crate::body::Body;
 use crate::reply;
 
@@ -23,12 +23,14 @@ use crate::reply;
         sessions::parked::list, sessions::parked::redrive, sessions::parked::discard,
         objects::create, objects::get, objects::update, objects::delete, objects::stores,
         objects::query::run, objects::query::events,
+        nodes::list,
         serve,
     ),
     tags(
         (name = "streams", description = "Ordered, durable event streams"),
         (name = "sessions", description = "Places in a stream that the service remembers for its readers"),
         (name = "objects", description = "Objects that can be created while a store is down"),
+        (name = "nodes", description = "The nodes of a cluster"),
     )
 )]
 struct Document;

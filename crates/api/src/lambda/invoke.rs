@@ -28,6 +28,8 @@ const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
 const DURABLE_ARN: HeaderName = HeaderName::from_static("x-amz-durable-execution-arn");
+/// The node that ran the invocation, if another one did.
+const NODE: HeaderName = HeaderName::from_static("x-bowline-node");
 const REMAPPED_LENGTH: HeaderName = HeaderName::from_static("x-amzn-remapped-content-length");
 
 const UNHANDLED: HeaderValue = HeaderValue::from_static("Unhandled");
@@ -126,6 +128,7 @@ fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Resp
     headers.insert(REMAPPED_LENGTH, ZERO);
     headers.insert(EXECUTED_VERSION, version_value(answered.executed_version));
     name_execution(headers, answered.execution);
+    name_node(headers, answered.node);
     if failed {
         headers.insert(FUNCTION_ERROR, UNHANDLED);
     }
@@ -143,6 +146,12 @@ fn name_execution(headers: &mut HeaderMap, execution: Option<ExecutionArn>) {
     let arn = execution.and_then(|arn| HeaderValue::from_str(&arn.to_string()).ok());
     if let Some(arn) = arn {
         headers.insert(DURABLE_ARN, arn);
+    }
+}
+
+fn name_node(headers: &mut HeaderMap, node: Option<u64>) {
+    if let Some(node) = node {
+        headers.insert(NODE, HeaderValue::from(node));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The paths of streams, sessions and objects: one table for the router and for the OpenAPI document.
+//! The paths of streams, sessions, objects and nodes: one table for the router and for the OpenAPI document.
 
 use super::{Operation, RouteError};
 
@@ -12,7 +12,7 @@ pub struct Row {
 }
 
 /// What the second segment of all these paths is.
-const BEGINNINGS: [&str; 5] = ["streams", "sessions", "objects", "stores", "openapi.json"];
+const BEGINNINGS: [&str; 6] = ["streams", "sessions", "objects", "stores", "nodes", "openapi.json"];
 
 macro_rules! rows {
     ($($operation:ident $method:ident [$($segment:literal),+];)*) => {
@@ -53,6 +53,7 @@ rows! {
     RedriveParked POST ["sessions", "{session}", "parked", "redrive"];
     DropParked POST ["sessions", "{session}", "parked", "drop"];
     ListStores GET ["stores"];
+    ListNodes GET ["nodes"];
     GetOpenApi GET ["openapi.json"];
 }
 

@@ -151,6 +151,7 @@ operations! {
     DeleteObject,
     ListObjectEvents,
     ListStores,
+    ListNodes,
     GetOpenApi,
     InvokeFunctionUrl,
 }

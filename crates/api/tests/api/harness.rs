@@ -102,6 +102,7 @@ impl TestNode {
             keep_alive: Duration::from_secs(60),
             registries: Vec::new(),
             stream_bytes_per_second: None,
+            cluster: None,
             backends: vec![Arc::new(backend)],
             metrics: Metrics::register(&mut registry),
         })

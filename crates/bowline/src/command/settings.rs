@@ -34,6 +34,10 @@ pub struct SettingFlags {
     /// [default: 10].
     #[arg(long, value_name = "SECONDS")]
     pub lease_seconds: Option<String>,
+    /// Where invocations run that arrive at a node of a cluster: `cluster`, on the node that holds the version
+    /// warm, or `node`, where they arrive [default: cluster].
+    #[arg(long, value_name = "WHERE")]
+    pub placement: Option<String>,
     /// Region in names and in functions' environment [default: us-east-1].
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
@@ -85,6 +89,7 @@ impl SettingFlags {
             (Key::Blobs, self.blobs),
             (Key::ObjectStores, self.object_stores),
             (Key::LeaseSeconds, self.lease_seconds),
+            (Key::Placement, self.placement),
             (Key::Region, self.region),
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),

@@ -11,6 +11,7 @@ pub enum Key {
     Blobs,
     ObjectStores,
     LeaseSeconds,
+    Placement,
     Region,
     Concurrency,
     KeepAliveSeconds,
@@ -26,13 +27,14 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Listen,
         Self::Data,
         Self::Store,
         Self::Blobs,
         Self::ObjectStores,
         Self::LeaseSeconds,
+        Self::Placement,
         Self::Region,
         Self::Concurrency,
         Self::KeepAliveSeconds,
@@ -56,6 +58,7 @@ impl Key {
             Self::Blobs => "blobs",
             Self::ObjectStores => "object_stores",
             Self::LeaseSeconds => "lease_seconds",
+            Self::Placement => "placement",
             Self::Region => "region",
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
@@ -80,6 +83,7 @@ impl Key {
             Self::Blobs => "DATA/blobs",
             Self::ObjectStores => "beside the store",
             Self::LeaseSeconds => "10",
+            Self::Placement => "cluster",
             Self::Region => "us-east-1",
             Self::Concurrency => "1000",
             Self::KeepAliveSeconds => "300",

@@ -130,6 +130,7 @@ fn values_of_the_wrong_shape_are_refused_with_what_was_expected() {
         (Key::KeepAliveSeconds, "0", "a whole number from 1"),
         (Key::LogFormat, "xml", "`text` or `json`"),
         (Key::LogLevel, "loud", "`error`, `warn`"),
+        (Key::Placement, "here", "`cluster` or `node`"),
         (Key::Region, "US EAST", "a region's name"),
         (Key::Registries, "registry.example.com", "`https://[USER:PASSWORD@]HOST"),
         (

@@ -1,14 +1,13 @@
 //! Streams, sessions and objects of a node.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use bowline_api::{Data, DataMetrics};
 use bowline_aws::sqs::Sqs;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
-use bowline_functions::events;
+use bowline_functions::{cluster, events};
 use bowline_store::Store;
 use bowline_store::objects::{self, Objects};
 use bowline_stream::{Config, GuardedStore, Sharing, session};
@@ -28,16 +27,17 @@ pub struct DataService {
     sharing: Sharing,
     streams: JoinHandle<()>,
     door: Option<JoinHandle<()>>,
+    cluster: Option<cluster::Options>,
     objects: JoinHandle<()>,
 }
 
 impl DataService {
     /// Starts the engines over what the node stands on; in a cluster, the node is a member from then on, as
-    /// long as it is not silent for `lease`.
+    /// long as it is not silent for the lease of the configuration.
     pub async fn start(
         (clock, entropy): (&Clock, &Entropy),
         ground: &Ground,
-        lease: Duration,
+        config: &crate::config::Config,
         registry: &mut Registry,
     ) -> anyhow::Result<Self> {
         let objects = objects_over(ground, clock, entropy)?;
@@ -50,7 +50,7 @@ impl DataService {
             peers: door.peers(),
             address: door.address(),
             sharing: ground.sharing,
-            config: Config::with_lease(lease),
+            config: Config::with_lease(config.lease),
         };
         let (streams, handle) = options.start().await.context("cannot bring back the streams")?;
         let store: Arc<dyn Store> = match ground.sharing {
@@ -65,6 +65,7 @@ impl DataService {
         });
         let streams = tokio::spawn(streams.run());
         let door = door.serve(handle.clone());
+        let (door, cluster) = door.map(|door| door.split(handle.clone(), config.placing)).unzip();
         let metrics = DataMetrics::register(registry);
         let tending = objects.clone();
         Ok(Self {
@@ -75,6 +76,7 @@ impl DataService {
             sessions,
             streams,
             door,
+            cluster,
             store,
             sharing: ground.sharing,
             objects: tokio::spawn(async move { tending.run().await }),
@@ -94,6 +96,11 @@ impl DataService {
             timing: events::Timing::default(),
             queues,
         }
+    }
+
+    /// What functions share invocations with other nodes by; once, and if there may be others.
+    pub fn cluster(&mut self) -> Option<cluster::Options> {
+        self.cluster.take()
     }
 
     /// The store as the node may write it: not while others have taken it for dead.

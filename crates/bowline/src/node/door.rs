@@ -1,17 +1,29 @@
-//! Where the other nodes of a cluster reach this one's streams.
+//! Where the other nodes of a cluster reach this one: for its streams, and to have it run invocations.
 
 use std::sync::Arc;
 
 use anyhow::Context;
-use bowline_stream::peers::tcp::{self, Secret, TcpPeers};
+use bowline_functions::cluster::{self, Placing};
+use bowline_stream::peers::tcp::{self, Others, Secret, TcpPeers};
 use bowline_stream::{Handle, NoPeers, Peers};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::ground::Ground;
 
+/// Connections about invocations that wait to be taken up.
+const WAITING_MAX: usize = 64;
+
 /// A listener for other nodes and the way to them; neither for a node that is alone.
 pub struct Door(Option<(TcpListener, Secret)>);
+
+/// An open door, and what comes through it for the functions.
+pub struct Opened {
+    serving: JoinHandle<()>,
+    secret: Secret,
+    connections: mpsc::Receiver<TcpStream>,
+}
 
 impl Door {
     /// Listens on a free port, on the address that the node listens on, if the node is in a cluster.
@@ -39,8 +51,30 @@ impl Door {
     }
 
     /// Begins to answer other nodes.
-    pub fn serve(self, host: Handle) -> Option<JoinHandle<()>> {
+    pub fn serve(self, host: Handle) -> Option<Opened> {
         let (listener, secret) = self.0?;
-        Some(tokio::spawn(tcp::serve(listener, secret, host)))
+        let (handed_on, connections) = mpsc::channel(WAITING_MAX);
+        let others = Others {
+            secret: cluster::Options::greeting(&secret),
+            connections: handed_on,
+        };
+        Some(Opened {
+            serving: tokio::spawn(tcp::serve(listener, secret.clone(), host, Some(others))),
+            secret,
+            connections,
+        })
+    }
+}
+
+impl Opened {
+    /// The door's task, and what the functions need to take part.
+    pub fn split(self, host: Handle, placing: Placing) -> (JoinHandle<()>, cluster::Options) {
+        let options = cluster::Options {
+            host,
+            secret: self.secret,
+            connections: self.connections,
+            placing,
+        };
+        (self.serving, options)
     }
 }

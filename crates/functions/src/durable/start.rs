@@ -178,6 +178,7 @@ impl Inner {
             executed_version: head.arn.version,
             log_tail: None,
             execution: Some(head.arn),
+            node: None,
         })
     }
 

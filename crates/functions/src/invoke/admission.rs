@@ -149,6 +149,11 @@ impl Running {
         (!self.closing.load(Ordering::SeqCst)).then_some(entered)
     }
 
+    /// How many are inside.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }

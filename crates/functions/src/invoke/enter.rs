@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_foundation::id::AccountId;
 use bowline_sandbox::Platform;
 
 use super::admission::{Admission, Entered};
 use super::payload;
 use super::pool::Pool;
-use super::resolve::Readiness;
+use super::resolve::{Readiness, Target};
 use super::run::{Finish, Job, run};
+use crate::cluster::wire::Refusal;
 use crate::error::Error;
-use crate::name::FunctionRef;
+use crate::name::{FunctionName, FunctionRef, Qualifier, Version};
 use crate::operations::refusals;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
 
@@ -27,7 +29,7 @@ enum Purpose {
 }
 
 /// An invocation that may begin.
-struct Admitted {
+pub(crate) struct Admitted {
     entered: Entered,
     pool: Arc<Pool>,
     admission: Admission,
@@ -42,6 +44,20 @@ impl Admitted {
             admission: self.admission,
             entered: self.entered,
             platform,
+            is_forwarded: false,
+        }
+    }
+
+    /// The job of an invocation that another node hands on.
+    pub fn forwarded_job(self, invoked_arn: String, request: InvocationRequest) -> Job {
+        Job {
+            pool: self.pool,
+            request,
+            invoked_arn,
+            admission: self.admission,
+            entered: self.entered,
+            platform: None,
+            is_forwarded: true,
         }
     }
 }
@@ -98,6 +114,29 @@ impl Inner {
             entered,
             pool,
             admission,
+        })
+    }
+
+    /// Lets an invocation in that another node hands on, if this one knows the version as that one does and has a
+    /// place for it.
+    pub(crate) fn admit_errand(
+        &self,
+        (account, name, version): (&AccountId, &FunctionName, Version),
+        identity: u64,
+    ) -> Result<Admitted, Refusal> {
+        let entered = self.running.enter().ok_or(Refusal::Stopping)?;
+        let entry = self.registry.snapshot.get(account, name).ok_or(Refusal::Unknown)?;
+        let qualifier = Qualifier::Version(version);
+        let target = Target::find(&entry, Some(&qualifier), &self.entropy).ok_or(Refusal::Unknown)?;
+        let pool = match target.readiness() {
+            Readiness::Ready(pool) if pool.identity == identity && !pool.parts.is_durable => pool.clone(),
+            _ => return Err(Refusal::Unknown),
+        };
+        let admission = entry.live.admit(entry.reserved, &pool.quota.lane);
+        Ok(Admitted {
+            entered,
+            admission: admission.map_err(|_| Refusal::Full)?,
+            pool,
         })
     }
 

@@ -11,9 +11,10 @@ use tokio::sync::OnceCell;
 
 use super::admission::FunctionLive;
 use super::provision::Quota;
+use crate::cluster;
 use crate::logs::SandboxLog;
 use crate::metrics::FunctionMetrics;
-use crate::name::Version;
+use crate::name::{FunctionName, Version};
 use crate::package::cache::CodeHold;
 
 /// The variable that tells a function why it was initialised; an owner cannot set it.
@@ -21,6 +22,7 @@ const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
 
 /// What a pool is made of.
 pub(crate) struct PoolParts {
+    pub name: FunctionName,
     pub version: Version,
     pub spec: Arc<VersionSpec>,
     /// The function's ARN without a qualifier.
@@ -41,6 +43,8 @@ pub(crate) struct PoolParts {
 pub(crate) struct Pool {
     pub parts: PoolParts,
     pub version_text: Box<str>,
+    /// What the version is, the same on every node.
+    pub identity: u64,
     /// Set once the backend has prepared the version in this process.
     pub prepared: OnceCell<()>,
     /// How many sandboxes are kept initialised.
@@ -85,6 +89,7 @@ impl Pool {
     pub fn new(parts: PoolParts) -> Arc<Self> {
         Arc::new(Self {
             version_text: parts.version.to_string().into(),
+            identity: cluster::identity(&parts.spec),
             parts,
             prepared: OnceCell::new(),
             quota: Quota::default(),
@@ -223,6 +228,12 @@ impl Pool {
         let slot = (!idle.slots.is_empty()).then(|| idle.slots.remove(0));
         drop(idle);
         self.taken(slot.into_iter().collect()).pop()
+    }
+
+    /// How many are idle.
+    pub fn idle(&self) -> u32 {
+        let idle = self.idle.lock();
+        u32::try_from(idle.slots.len() + idle.kept.len()).unwrap_or(u32::MAX)
     }
 
     /// Since when the longest idle one waits.

@@ -195,7 +195,7 @@ impl Keeper {
     }
 
     /// The pools with something to do; the others are forgotten.
-    fn pools(&self) -> Vec<Arc<Pool>> {
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
         let mut pools = self.pools.lock();
         pools.retain(|pool| !pool.is_retired() && !pool.quota.is_idle());
         pools.clone()

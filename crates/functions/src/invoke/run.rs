@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
 use super::pool::{Pool, Slot};
+use crate::cluster::Away;
 use crate::error::{Error, Throttle};
 use crate::logs::{ReportLine, SandboxLog, Sink, Status};
 use crate::metrics::ErrorKind;
@@ -28,13 +30,52 @@ pub(crate) struct Job {
     pub invoked_arn: String,
     pub admission: Admission,
     pub entered: Entered,
-    /// What the guest may ask meanwhile.
+    /// What the guest may ask meanwhile; it can be asked on this node only.
     pub platform: Option<Arc<dyn Platform>>,
+    /// Whether another node has handed it on.
+    pub is_forwarded: bool,
 }
 
-/// Runs an invocation to its end. With a `sink` the answer goes there if the function streams it; what it
+impl Job {
+    /// Whether another node may run it.
+    fn may_leave(&self, inner: &Inner) -> bool {
+        inner.cluster.is_some() && !self.is_forwarded && self.platform.is_none()
+    }
+
+    fn away<'a>(&'a self, outlet: &'a mut Option<Outlet>) -> Away<'a> {
+        Away {
+            pool: &self.pool,
+            request: &self.request,
+            invoked_arn: &self.invoked_arn,
+            outlet,
+        }
+    }
+}
+
+/// Where a streamed answer goes.
+pub(crate) struct Outlet {
+    pub sink: AnswerSink,
+    /// The node that runs the invocation for this one; zero if it runs here.
+    pub ran_on: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    pub fn new(sink: AnswerSink) -> Self {
+        let ran_on = Arc::default();
+        Self { sink, ran_on }
+    }
+}
+
+/// Runs an invocation to its end. With an `outlet` the answer goes there if the function streams it; what it
 /// answers in one piece is in the response as ever.
-pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -> Result<InvocationResponse, Error> {
+pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>) -> Result<InvocationResponse, Error> {
+    let warm = warm(&job.pool);
+    if warm.is_none()
+        && job.may_leave(&inner)
+        && let Some(response) = Box::pin(inner.elsewhere(job.away(&mut outlet))).await
+    {
+        return response;
+    }
     let Job {
         pool,
         request,
@@ -42,9 +83,10 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         admission,
         entered,
         platform,
+        is_forwarded: _,
     } = job;
     pool.parts.metrics.invocations.inc();
-    let (mut slot, init) = match warm(&pool) {
+    let (mut slot, init) = match warm {
         Some(slot) => (slot, None),
         None => match cold(&inner, &pool).await {
             Ok((slot, init)) => (slot, Some(init)),
@@ -59,7 +101,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         invoked_arn,
         client_context: request.client_context,
         trace_id: request.trace_id,
-        sink,
+        sink: outlet.map(|outlet| outlet.sink),
         platform,
     };
     let report = slot.sandbox.invoke(invocation).await;
@@ -75,21 +117,26 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, sink: Option<AnswerSink>) -
         memory_bytes_max,
     };
     let response = answer.conclude(&slot.log, &report);
-    if !report.reusable || matches!(report.outcome, Outcome::Broken(_)) {
-        inner.runtime.spawn(pool.clone().destroy(slot));
-    } else if slot.sandbox.is_settled() {
-        inner.sweeper.give_back(&pool, slot);
-    } else {
-        // The caller has its answer; the sandbox stays busy, and counts as such, a while longer.
-        let settle = settle(inner.clone(), pool.clone(), slot, (admission, entered));
-        inner.runtime.spawn(settle);
-    }
+    put_away(&inner, &pool, slot, &report, (admission, entered));
     response.map(|log_tail| InvocationResponse {
         result: result(report),
         executed_version: pool.parts.version,
         log_tail,
         execution: None,
+        node: None,
     })
+}
+
+/// Gives a sandbox back after an invocation, or ends it.
+fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, counted: (Admission, Entered)) {
+    if !report.reusable || matches!(report.outcome, Outcome::Broken(_)) {
+        inner.runtime.spawn(pool.clone().destroy(slot));
+    } else if slot.sandbox.is_settled() {
+        inner.sweeper.give_back(pool, slot);
+    } else {
+        // The caller has its answer; the sandbox stays busy, and counts as such, a while longer.
+        inner.runtime.spawn(settle(inner.clone(), pool.clone(), slot, counted));
+    }
 }
 
 /// Gives a sandbox back once everybody in it has done with the last invocation.
@@ -202,6 +249,7 @@ fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) ->
         executed_version: pool.parts.version,
         log_tail,
         execution: None,
+        node: None,
     })
 }
 

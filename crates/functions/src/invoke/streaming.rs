@@ -10,6 +10,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bowline_foundation::limits::STREAMED_BYTES_MAX;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::pace::Pace;
-use super::run::{Finish, run};
+use super::run::{Finish, Outlet, run};
 use crate::error::Error;
 use crate::name::FunctionRef;
 use crate::service::{Inner, InvocationRequest, InvocationResponse, StreamingResponse};
@@ -36,7 +37,9 @@ impl Inner {
         let job = self.enter(target, request).await?;
         let executed_version = job.pool.parts.version;
         let (sink, mut pieces) = answer::channel(STREAMED_BYTES_MAX);
-        let mut running = Finish::new(run(self.clone(), job, Some(sink)), self.runtime.clone());
+        let outlet = Outlet::new(sink);
+        let ran_on = outlet.ran_on.clone();
+        let mut running = Finish::new(run(self.clone(), job, Some(outlet)), self.runtime.clone());
         let ended = poll_fn(|cx| match Pin::new(&mut running).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending => match pieces.poll_begin(cx) {
@@ -60,6 +63,7 @@ impl Inner {
         Ok(StreamingResponse {
             executed_version,
             content_type,
+            node: Some(ran_on.load(Ordering::Acquire)).filter(|node| *node != 0),
             body: ResponseStream {
                 pieces,
                 end,

@@ -33,6 +33,11 @@ impl Sweeper {
         }
     }
 
+    /// The pools that hold idle sandboxes, those that are kept in any case left out.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.lock().clone()
+    }
+
     /// Gives a sandbox back to its pool, or ends it if the pool is retired.
     pub fn give_back(&self, pool: &Arc<Pool>, slot: Slot) {
         self.settle(pool, pool.give_back(slot, self.clock.monotonic()));

@@ -7,6 +7,7 @@ use bowline_foundation::id::AccountId;
 use bytes::Bytes;
 
 use super::{Inner, InvocationRequest, InvocationResponse, StreamingResponse};
+use crate::cluster::NodeView;
 use crate::durable::ExecutionArn;
 use crate::error::Error;
 use crate::invoke::Finish;
@@ -229,6 +230,11 @@ impl Handle {
             reserved,
         ))
         .await
+    }
+
+    /// The nodes of the cluster that this one knows of, itself first.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        self.0.nodes()
     }
 
     pub fn account_usage(&self, caller: &Caller) -> AccountUsage {

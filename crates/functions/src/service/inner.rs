@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::Options;
 use super::absent::Absent;
+use crate::cluster::Cluster;
 use crate::crash::CrashPoints;
 use crate::durable;
 use crate::error::Error;
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     concurrency_max: u32,
     pub stream_bytes_per_second: Option<u32>,
     pub running: Arc<Running>,
+    pub cluster: Option<Arc<Cluster>>,
     pub logs: Arc<LogWriter>,
     log_root: PathBuf,
     pub data_dir: PathBuf,
@@ -130,6 +132,7 @@ impl Inner {
             concurrency_max: options.concurrency_max,
             stream_bytes_per_second: options.stream_bytes_per_second,
             running: Arc::default(),
+            cluster: options.cluster.map(|cluster| Arc::new(Cluster::new(cluster))),
             logs,
             log_root: options.data_dir.join("logs"),
             metrics: options.metrics,
@@ -344,6 +347,7 @@ impl Inner {
     /// A place where a configuration of `entry`'s function can run.
     pub fn pool(&self, configuration: &Configuration, entry: &FunctionEntry) -> Arc<Pool> {
         Pool::new(PoolParts {
+            name: configuration.name.clone(),
             version: configuration.version,
             spec: Arc::new(self.spec(configuration)),
             arn: self.arn(&configuration.account, &configuration.name, None).into(),

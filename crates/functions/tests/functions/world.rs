@@ -187,6 +187,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
         durable: bowline_functions::durable::Options::default(),
+        cluster: None,
         backends: Vec::new(),
         metrics: Metrics::default(),
     }

@@ -1,7 +1,8 @@
 //! Hosts of one cluster over TCP: each listens, and keeps connections to those it asks.
 //!
 //! A connection begins with the cluster's secret; then questions and answers take turns, each a frame of a
-//! length and a [message](super::wire). Whoever does not know the secret is cut off without a word.
+//! length and a [message](super::wire). Whoever does not know the secret is cut off without a word. A connection
+//! that begins with a secret derived from it is about something else, and is handed on as it is.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -44,10 +45,35 @@ impl Secret {
         Self(bytes)
     }
 
+    /// The secret of another protocol between the same hosts; who knows this one knows that, but not the other
+    /// way round.
+    pub fn derived(&self, purpose: &str) -> Self {
+        Self(*Digest::of(&[&self.0[..], purpose.as_bytes()].concat()).as_bytes())
+    }
+
     /// Compares digests, so that the time it takes tells nothing of the secret.
     fn is(&self, told: &[u8]) -> bool {
         Digest::of(told) == Digest::of(&self.0)
     }
+}
+
+/// Whoever takes the connections of another protocol.
+#[derive(Clone)]
+pub struct Others {
+    /// What these connections begin with.
+    pub secret: Secret,
+    pub connections: mpsc::Sender<TcpStream>,
+}
+
+/// Connects to a host and tells the secret.
+///
+/// # Errors
+/// If the host cannot be reached within a second.
+pub async fn connect(address: &str, secret: &Secret) -> io::Result<TcpStream> {
+    let mut connection = timeout(CONNECT_MAX, TcpStream::connect(address)).await??;
+    connection.set_nodelay(true)?;
+    connection.write_all(&secret.0).await?;
+    Ok(connection)
 }
 
 /// The way to other hosts over TCP.
@@ -68,7 +94,7 @@ impl TcpPeers {
         let unreachable = |error: io::Error| PeerError::Unreachable(error.to_string());
         let mut connection = match self.kept(&to.address) {
             Some(connection) => connection,
-            None => self.connect(&to.address).await.map_err(unreachable)?,
+            None => connect(&to.address, &self.secret).await.map_err(unreachable)?,
         };
         let asked = async {
             write_frame(&mut connection, &question.encode()).await?;
@@ -102,13 +128,6 @@ impl TcpPeers {
             kept.push(connection);
         }
     }
-
-    async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let mut connection = timeout(CONNECT_MAX, TcpStream::connect(address)).await??;
-        connection.set_nodelay(true)?;
-        connection.write_all(&self.secret.0).await?;
-        Ok(connection)
-    }
 }
 
 #[async_trait]
@@ -136,8 +155,9 @@ fn failure(answer: Answer) -> PeerError {
     }
 }
 
-/// Answers other hosts on `listener`; never returns. Dropping it ends all connections.
-pub async fn serve(listener: TcpListener, secret: Secret, host: Handle) {
+/// Answers other hosts on `listener`, and hands on what is for `others`; never returns. Dropping it ends all
+/// connections but those that were handed on.
+pub async fn serve(listener: TcpListener, secret: Secret, host: Handle, others: Option<Others>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -151,20 +171,30 @@ pub async fn serve(listener: TcpListener, secret: Secret, host: Handle) {
             }
         };
         while connections.try_join_next().is_some() {}
-        let (secret, host) = (secret.clone(), host.clone());
+        let (secret, host, others) = (secret.clone(), host.clone(), others.clone());
         connections.spawn(async move {
             let _permit = permit;
-            if let Err(error) = converse(connection, &secret, &host).await {
+            if let Err(error) = converse(connection, &secret, &host, others.as_ref()).await {
                 tracing::debug!(%error, "a conversation with another host ended");
             }
         });
     }
 }
 
-async fn converse(mut connection: TcpStream, secret: &Secret, host: &Handle) -> io::Result<()> {
+async fn converse(
+    mut connection: TcpStream,
+    secret: &Secret,
+    host: &Handle,
+    others: Option<&Others>,
+) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let mut told = [0; Secret::BYTES];
     timeout(GREETING_MAX, connection.read_exact(&mut told)).await??;
+    if let Some(others) = others.filter(|others| others.secret.is(&told)) {
+        // Without room there it is closed, which tells the other side to go elsewhere.
+        let _ = others.connections.try_send(connection);
+        return Ok(());
+    }
     if !secret.is(&told) {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_store::{MemoryStore, Store};
-use bowline_stream::peers::tcp::{Secret, TcpPeers, serve};
+use bowline_stream::peers::tcp::{Others, Secret, TcpPeers, connect, serve};
 use bowline_stream::{AppendError, NoPeers, Options, Peers, Sharing, StreamId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::node::{Node, given, numbers, options};
@@ -19,6 +20,8 @@ struct Reachable {
     node: Node,
     address: String,
     serving: JoinHandle<()>,
+    /// Connections of another protocol.
+    others: mpsc::Receiver<TcpStream>,
 }
 
 impl Reachable {
@@ -32,8 +35,18 @@ impl Reachable {
             ..options(store.clone())
         })
         .await;
-        let serving = tokio::spawn(serve(listener, Secret::new(SECRET), node.handle.clone()));
-        Self { node, address, serving }
+        let (handed_on, others) = mpsc::channel(1);
+        let others_secret = Others {
+            secret: Secret::new(SECRET).derived("another protocol"),
+            connections: handed_on,
+        };
+        let serving = serve(listener, Secret::new(SECRET), node.handle.clone(), Some(others_secret));
+        Self {
+            node,
+            address,
+            serving: tokio::spawn(serving),
+            others,
+        }
     }
 
     async fn stop(self) {
@@ -74,6 +87,29 @@ async fn control_without_a_way_the_other_host_is_missed() {
     let (first, second, stream) = two(Arc::new(NoPeers)).await;
     let refused = second.node.handle.append(&stream, vec![given(1)]).await;
     assert!(matches!(refused, Err(AppendError::Unavailable { .. })), "{refused:?}");
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn connections_of_another_protocol_are_handed_on_and_those_of_others_are_not() {
+    let (mut first, second, _) = two(tcp()).await;
+    for (purpose, is_known) in [("a third protocol", false), ("another protocol", true)] {
+        let secret = Secret::new(SECRET).derived(purpose);
+        let mut connection = connect(&first.address, &secret).await.unwrap();
+        connection.write_all(b"hello").await.unwrap();
+        if !is_known {
+            let read = connection.read(&mut [0]).await;
+            assert_eq!(read.unwrap_or(0), 0, "it is cut off");
+            assert!(first.others.try_recv().is_err(), "control");
+            continue;
+        }
+        let handed_on = tokio::time::timeout(Duration::from_secs(10), first.others.recv()).await;
+        let mut handed_on = handed_on.expect("it comes at once").expect("the door is open");
+        let mut said = [0; 5];
+        handed_on.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"hello");
+    }
     second.stop().await;
     first.stop().await;
 }

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::{EXECUTED_VERSION, INVOCATION_TYPE, TRACE_ID, dry_run, read, refuse_modes, request, text, version_value};
+use super::{
+    EXECUTED_VERSION, INVOCATION_TYPE, TRACE_ID, dry_run, name_node, read, refuse_modes, request, text, version_value,
+};
 use crate::body::{Body, BrokenOff, Pieces};
 use crate::dispatch::Call;
 use crate::error::ApiError;
@@ -47,6 +49,7 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
         return dry_run(call, &target);
     }
     let started = call.node.functions.invoke_streaming(&target, request).await?;
+    let node = started.node;
     let messages = Messages {
         stream: started.body,
         request_id: call.request_id,
@@ -54,6 +57,7 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     let mut response = reply::made(StatusCode::OK, EVENT_STREAM, Box::new(messages));
     let headers = response.headers_mut();
     headers.insert(EXECUTED_VERSION, version_value(started.executed_version));
+    name_node(headers, node);
     if let Some(trace_id) = call.headers.get(TRACE_ID) {
         headers.insert(TRACE_ID, trace_id.clone());
     }

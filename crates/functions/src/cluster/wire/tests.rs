@@ -1,0 +1,139 @@
+//! Messages come back as they were, and nothing else is taken for one.
+
+use bowline_foundation::entropy::Entropy;
+
+use super::*;
+
+fn errand() -> Errand {
+    Errand {
+        request_id: RequestId::random(&Entropy::seeded(1)),
+        account: AccountId::default_account(),
+        function: "hello".parse().expect("a good name"),
+        version: Version::Number(7),
+        identity: 42,
+        invoked_arn: "arn:aws:lambda:us-east-1:000000000000:function:hello:live".to_owned(),
+        client_context: Some("{}".to_owned()),
+        trace_id: None,
+        wants: Wants {
+            log_tail: true,
+            pieces: false,
+        },
+        payload: Bytes::from_static(b"{\"a\":1}"),
+    }
+}
+
+fn all_asked() -> Vec<Asked> {
+    let bare = Errand {
+        version: Version::Latest,
+        client_context: None,
+        trace_id: Some("Root=1".to_owned()),
+        wants: Wants {
+            log_tail: false,
+            pieces: true,
+        },
+        payload: Bytes::new(),
+        ..errand()
+    };
+    vec![
+        Asked::Tell,
+        Asked::Go,
+        Asked::Invoke(Box::new(errand())),
+        Asked::Invoke(Box::new(bare)),
+    ]
+}
+
+fn all_told() -> Vec<Told> {
+    let ended = |result, log_tail| Told::Ended(Ending { result, log_tail });
+    let failed = Outcome::Failed {
+        error_type: "Handler.Oops".to_owned(),
+        payload: Bytes::from_static(b"{}"),
+    };
+    vec![
+        Told::Advert(Advert::default()),
+        Told::Advert(Advert {
+            is_stopping: true,
+            kinds: 3,
+            load: 9,
+            warm: vec![(1, 2), (u64::MAX, u32::MAX)],
+        }),
+        Told::Taken,
+        Told::Refused(Refusal::Stopping),
+        Told::Refused(Refusal::Unknown),
+        Told::Refused(Refusal::Full),
+        Told::Begun("text/plain".to_owned()),
+        Told::Piece(Bytes::from_static(b"piece")),
+        ended(Outcome::Answer(Bytes::from_static(b"1")), None),
+        ended(failed, Some(Bytes::from_static(b"log"))),
+        ended(Outcome::Broken("why".to_owned()), None),
+    ]
+}
+
+fn whole(head: &[u8], payload: &[u8]) -> Bytes {
+    [head, payload].concat().into()
+}
+
+#[test]
+fn messages_come_back() {
+    for asked in all_asked() {
+        assert_eq!(Asked::decode(whole(&asked.head(), asked.payload())), Ok(asked));
+    }
+    for told in all_told() {
+        assert_eq!(Told::decode(whole(&told.head(), told.payload())), Ok(told));
+    }
+}
+
+#[test]
+fn heads_that_are_cut_off_are_refused() {
+    for head in all_asked().iter().map(Asked::head) {
+        for length in 0..head.len() {
+            assert!(
+                Asked::decode(head.slice(..length)).is_err(),
+                "{length} bytes of {head:?}"
+            );
+        }
+    }
+    for head in all_told().iter().map(Told::head) {
+        for length in 0..head.len() {
+            assert!(
+                Told::decode(head.slice(..length)).is_err(),
+                "{length} bytes of {head:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_message_is_refused() {
+    assert_eq!(
+        Asked::decode(Bytes::from_static(b"\x02T")),
+        Err(InvalidMessage::Format(2))
+    );
+    for bytes in [
+        &b"\x01TT"[..],
+        b"\x01G?",
+        b"\x01X",
+        b"\x01Y!",
+        b"\x01N\x09",
+        b"\x01A\x02",
+    ] {
+        let bytes = Bytes::copy_from_slice(bytes);
+        assert!(Asked::decode(bytes.clone()).is_err() && Told::decode(bytes).is_err());
+    }
+    let mut long = BytesMut::from(&b"\x01A\0\0\0\0\0\0"[..]);
+    long.put_u32(u32::MAX);
+    assert_eq!(Told::decode(long.freeze()), Err(InvalidMessage::Malformed));
+}
+
+#[test]
+fn an_advert_is_bounded() {
+    let advert = Advert {
+        warm: (0..WARM_MAX as u64 + 5).map(|identity| (identity, 1)).collect(),
+        ..Advert::default()
+    };
+    let head = Told::Advert(advert).head();
+    assert!(head.len() < 64 * 1024, "{} bytes", head.len());
+    let Ok(Told::Advert(read)) = Told::decode(head) else {
+        panic!("it is no advert");
+    };
+    assert_eq!(read.warm.len(), WARM_MAX);
+}
