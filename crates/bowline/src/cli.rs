@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::command::{
     aliases, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes, object, session,
-    store, stores, stream, up, versions,
+    state, store, stores, stream, up, versions,
 };
 use crate::output::Output;
 
@@ -59,6 +59,8 @@ enum Command {
     Stores(stores::Args),
     /// List the nodes of a cluster.
     Nodes(nodes::Args),
+    /// Make, show, attach and remove state that functions share.
+    State(state::Args),
     /// Make, list and remove access keys.
     Keys(keys::Args),
     /// Check a node's store, and move it to another.
@@ -92,6 +94,7 @@ impl Cli {
             Command::Session(args) => session::run(args, output),
             Command::Object(args) => object::run(args, output),
             Command::Stores(args) => stores::run(args, output),
+            Command::State(args) => state::run(args, output),
             Command::Nodes(args) => nodes::run(args, output),
             Command::Keys(args) => keys::run(args, output),
             Command::Store(args) => store::run(args, output),

@@ -16,6 +16,7 @@ pub mod object;
 mod payload;
 pub mod session;
 pub mod settings;
+pub mod state;
 pub mod store;
 pub mod stores;
 pub mod stream;

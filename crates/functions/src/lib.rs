@@ -21,6 +21,7 @@ pub mod pattern;
 pub mod policy;
 mod registry;
 mod service;
+pub mod state;
 
 pub use crash::CrashPoints;
 pub use invoke::{Interruption, ResponsePiece, ResponseStream, StreamEnd};

@@ -4,7 +4,7 @@
 //! function, and end in one commit.
 
 pub(crate) mod aliases;
-mod attach;
+pub(crate) mod attach;
 mod code;
 pub(crate) mod concurrency;
 pub(crate) mod create;

@@ -6,6 +6,7 @@ mod follow;
 mod handle;
 mod images;
 mod inner;
+mod states;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -237,7 +237,12 @@ fn a_streamed_answer_and_a_new_version_come_from_another_node() -> Result<()> {
         let lambda = cluster.nodes[round % NODES].lambda();
         let text = format!("\"round {round}\"");
         let code = json!({ "ZipFile": encoded(&Artifact::answering(&text)?.code) });
-        lambda.put("/2015-03-31/functions/said/code", &code)?.expect(200)?;
+        // A node that has not seen the last change yet refuses another one.
+        let changed = || {
+            let reply = lambda.put("/2015-03-31/functions/said/code", &code).ok()?;
+            (reply.status == 200).then_some(())
+        };
+        patience::until(RIGHT_MAX, changed).context("the code cannot be changed")?;
         lambda.wait_until_active("said")?;
         let answer = lambda.invoke("said", &json!({}))?.expect(200)?.json();
         ensure!(answer == format!("round {round}").as_str(), "{answer} in round {round}");

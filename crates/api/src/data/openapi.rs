@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use utoipa::OpenApi;
 
 use super::problem::{Code, Problem};
-use super::{nodes, objects, sessions, streams};
+use super::{nodes, objects, sessions, state, streams};
 use crate::body::Body;
 use crate::reply;
 
@@ -24,6 +24,7 @@ use crate::reply;
         objects::create, objects::get, objects::update, objects::delete, objects::stores,
         objects::query::run, objects::query::events,
         nodes::list,
+        state::create, state::list, state::show, state::delete, state::read, state::attach, state::detach,
         serve,
     ),
     tags(
@@ -31,6 +32,7 @@ use crate::reply;
         (name = "sessions", description = "Places in a stream that the service remembers for its readers"),
         (name = "objects", description = "Objects that can be created while a store is down"),
         (name = "nodes", description = "The nodes of a cluster"),
+        (name = "state", description = "Shared state of an account's functions"),
     )
 )]
 struct Document;

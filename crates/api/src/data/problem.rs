@@ -67,10 +67,15 @@ codes! {
     NoSuchSession NOT_FOUND "no_such_session";
     NoSuchObject NOT_FOUND "no_such_object";
     NotParked NOT_FOUND "not_parked";
+    NoSuchState NOT_FOUND "no_such_state";
+    NoSuchEntry NOT_FOUND "no_such_entry";
+    NoSuchFunction NOT_FOUND "no_such_function";
     UnknownStore NOT_FOUND "unknown_store";
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed";
     StreamExists CONFLICT "stream_exists";
     StreamInUse CONFLICT "stream_in_use";
+    StateExists CONFLICT "state_exists";
+    StateInUse CONFLICT "state_in_use";
     TokenReused CONFLICT "token_reused";
     StaleToken CONFLICT "stale_token";
     ParkingFull CONFLICT "parking_full";

@@ -1,4 +1,4 @@
-//! The paths of streams, sessions, objects and nodes: one table for the router and for the OpenAPI document.
+//! The paths of streams, sessions, objects, nodes and shared state: one table for the router and for the OpenAPI document.
 
 use super::{Operation, RouteError};
 
@@ -12,7 +12,15 @@ pub struct Row {
 }
 
 /// What the second segment of all these paths is.
-const BEGINNINGS: [&str; 6] = ["streams", "sessions", "objects", "stores", "nodes", "openapi.json"];
+const BEGINNINGS: [&str; 7] = [
+    "streams",
+    "sessions",
+    "objects",
+    "stores",
+    "nodes",
+    "state",
+    "openapi.json",
+];
 
 macro_rules! rows {
     ($($operation:ident $method:ident [$($segment:literal),+];)*) => {
@@ -54,6 +62,13 @@ rows! {
     DropParked POST ["sessions", "{session}", "parked", "drop"];
     ListStores GET ["stores"];
     ListNodes GET ["nodes"];
+    CreateState POST ["state"];
+    ListStates GET ["state"];
+    ShowState GET ["state", "{state}"];
+    DeleteState DELETE ["state", "{state}"];
+    ReadState GET ["state", "{state}", "keys", "{key}"];
+    AttachState PUT ["state", "{state}", "functions", "{function}"];
+    DetachState DELETE ["state", "{state}", "functions", "{function}"];
     GetOpenApi GET ["openapi.json"];
 }
 
@@ -104,6 +119,15 @@ pub fn allowed(target: &str) -> String {
 /// Whether an operation belongs to this wire.
 pub fn has(operation: Operation) -> bool {
     ROWS.iter().any(|row| row.operation == operation)
+}
+
+/// Whether an operation is about what belongs to an account, so that not the operator alone may ask for it.
+pub fn is_of_accounts(operation: Operation) -> bool {
+    use Operation::*;
+    matches!(
+        operation,
+        CreateState | ListStates | ShowState | DeleteState | ReadState | AttachState | DetachState
+    )
 }
 
 /// Whether an operation moves events, so that a line of log for each would drown all others.

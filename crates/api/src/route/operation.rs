@@ -152,6 +152,13 @@ operations! {
     ListObjectEvents,
     ListStores,
     ListNodes,
+    CreateState,
+    ListStates,
+    ShowState,
+    DeleteState,
+    ReadState,
+    AttachState,
+    DetachState,
     GetOpenApi,
     InvokeFunctionUrl,
 }

@@ -65,6 +65,8 @@ pub(crate) struct FunctionLive {
     pub log: Arc<FunctionLog>,
     /// Bumped whenever the function's snapshot entry is replaced or removed.
     pub changes: watch::Sender<u64>,
+    /// Whether shared state is attached to it.
+    pub has_state: AtomicBool,
     running: AtomicU32,
 }
 
@@ -74,6 +76,7 @@ impl FunctionLive {
             account,
             log,
             changes: watch::Sender::new(0),
+            has_state: AtomicBool::new(false),
             running: AtomicU32::new(0),
         })
     }

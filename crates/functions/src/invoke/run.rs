@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::error::{Error, Throttle};
 use crate::logs::{ReportLine, SandboxLog, Sink, Status};
 use crate::metrics::ErrorKind;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
+use crate::state::StateAccess;
 
 /// An invocation that was let in.
 pub(crate) struct Job {
@@ -94,10 +95,13 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         },
     };
     slot.log.begin(&request.request_id, &pool.version_text, init.is_some());
+    let deadline = deadline(&inner.clock, pool.parts.spec.timeout);
+    let state = shared_state(&inner, &pool, (&request, deadline), &platform);
+    let platform = state.clone().map(|state| state as Arc<dyn Platform>).or(platform);
     let invocation = Invocation {
         request_id: request.request_id,
         payload: request.payload,
-        deadline: deadline(&inner.clock, pool.parts.spec.timeout),
+        deadline,
         invoked_arn,
         client_context: request.client_context,
         trace_id: request.trace_id,
@@ -105,6 +109,9 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         platform,
     };
     let report = slot.sandbox.invoke(invocation).await;
+    if let Some(state) = state {
+        state.end();
+    }
     let memory_bytes_max = match report.usage.memory_bytes_max {
         0 => slot.sandbox.resident_bytes(),
         bytes => bytes,
@@ -158,6 +165,27 @@ fn warm(pool: &Arc<Pool>) -> Option<Slot> {
         tracing::debug!(function = %pool.parts.spec.function, "an idle sandbox has died");
         tokio::spawn(pool.clone().destroy(slot));
     }
+}
+
+/// The way to the shared state that is attached to the function; where none is, this is one load.
+fn shared_state(
+    inner: &Arc<Inner>,
+    pool: &Pool,
+    (request, deadline): (&InvocationRequest, Deadline),
+    next: &Option<Arc<dyn Platform>>,
+) -> Option<Arc<StateAccess>> {
+    if !pool.parts.live.has_state.load(Ordering::Relaxed) {
+        return None;
+    }
+    let account = pool.parts.spec.account.clone();
+    let uses = inner
+        .registry
+        .snapshot
+        .get(&account, &pool.parts.name)?
+        .state()?
+        .clone();
+    let holder = (request.request_id.to_string(), deadline.wall);
+    Some(StateAccess::new((inner.clone(), account), uses, holder, next.clone()))
 }
 
 fn deadline(clock: &Clock, budget: Duration) -> Deadline {

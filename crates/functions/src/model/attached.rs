@@ -1,12 +1,14 @@
 //! What is attached to one qualifier of a function beside its code: a URL, provisioned concurrency, and how
-//! its runtime is updated.
+//! its runtime is updated; and the shared state of a function.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_foundation::clock::Timestamp;
 
 use crate::name::FunctionRef;
 pub use crate::policy::UrlAuth;
+use crate::state::{Attachment, StateName};
 
 /// Everything attached to one qualifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct Attached {
     pub url: Option<Arc<Url>>,
     pub provisioned: Option<Provisioned>,
     pub runtime: Option<RuntimeManagement>,
+    /// Shared state that the function may use, with all its versions.
+    pub state: BTreeMap<StateName, Attachment>,
 }
 
 impl Attached {

@@ -25,7 +25,7 @@ pub(super) fn find<'a>(entry: &'a FunctionEntry, target: &FunctionRef) -> Option
 
 /// Changes what is attached to the target's qualifier. The caller holds the function's lock, and `old` is the
 /// function as it is.
-pub(super) async fn edit(
+pub(crate) async fn edit(
     inner: &Arc<Inner>,
     (caller, action): (&Caller, &'static str),
     old: &FunctionEntry,

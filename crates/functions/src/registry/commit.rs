@@ -1,9 +1,10 @@
 //! Writing to the registry: one commit a mutation, with its audit row.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bowline_foundation::digest::Digest;
-use bowline_store::{CommitError, Condition, Key, Sharing, Version as StoreVersion, Write};
+use bowline_store::{CommitError, Condition, Key, Sharing, Store, Version as StoreVersion, Write};
 use bytes::Bytes;
 
 use super::record::{
@@ -164,7 +165,7 @@ impl Change {
     }
 
     /// Of several records in one change the first is the one the audit row tells of.
-    pub(super) fn put(
+    pub(crate) fn put(
         &mut self,
         key: Key,
         at: Option<StoreVersion>,
@@ -188,6 +189,11 @@ impl Change {
 }
 
 impl Registry {
+    /// Where the records lie; for what is not the registry's own.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     /// Commits a change with its audit row; returns the version that every written record now has.
     pub async fn commit(&self, audit: Audit<'_>, change: &mut Change) -> Result<StoreVersion, Error> {
         let mut writes = std::mem::take(&mut change.writes);

@@ -12,6 +12,10 @@ use crate::model::attached::Attached;
 use crate::model::events::EventInvokeConfig;
 use crate::model::{Alias, Configuration, ResourcePolicy, State};
 use crate::name::{AliasName, FunctionName, Version};
+use crate::state::{Attachment, StateName};
+
+/// The text of a function's own attachments.
+const LATEST: &str = "$LATEST";
 
 /// A function with its versions and aliases as they were committed, and where each can be run.
 #[derive(Clone)]
@@ -93,6 +97,12 @@ impl FunctionEntry {
         self.pool
             .iter()
             .chain(self.versions.values().filter_map(|version| version.pool.as_ref()))
+    }
+
+    /// The shared state that the function may use, if there is any.
+    pub fn state(&self) -> Option<&BTreeMap<StateName, Attachment>> {
+        let attached = &self.attached.get(LATEST)?.attached;
+        (!attached.state.is_empty()).then_some(&attached.state)
     }
 
     /// The qualifiers by which a version has provisioned concurrency, each with how much.

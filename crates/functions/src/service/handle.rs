@@ -43,10 +43,10 @@ impl Handle {
     }
 
     /// Runs a mutation, to its end even if the caller goes away.
-    pub(super) async fn finish<T: Send + 'static>(
+    pub(super) async fn finish<T: Send + 'static, E: Send + 'static>(
         &self,
-        mutation: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
+        mutation: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
         Finish::new(mutation, self.0.runtime.clone()).await
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle as ThreadHandle;
 use std::time::Duration;
 
@@ -302,6 +303,7 @@ impl Inner {
         let holds_as_before = before.is_some_and(|before| before.held() == entry.held());
         let account = entry.account.clone();
         self.keeper.apply(&entry);
+        live.has_state.store(entry.state().is_some(), Ordering::Relaxed);
         self.registry.snapshot.put(Arc::new(entry));
         if !holds_as_before {
             self.accounts.set_reserved(&account, self.reserved(&account));

@@ -29,8 +29,8 @@ const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// Longest request id in a path: a UUID has 36 characters.
 const ID_BYTES_MAX: usize = 64;
 
-/// Where paths begin that are answered by the platform.
-const PLATFORM_PREFIX: &str = "/2025-12-01/";
+/// Where paths begin that are answered by the platform: durable executions, shared state.
+const PLATFORM_PREFIXES: [&str; 2] = ["/2025-12-01/", "/v1/state/"];
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -343,7 +343,7 @@ fn body_bytes_max(route: &Route) -> usize {
 }
 
 fn route(method: &str, path: &str) -> Route {
-    if path.starts_with(PLATFORM_PREFIX) {
+    if PLATFORM_PREFIXES.iter().any(|prefix| path.starts_with(prefix)) {
         return Route::Platform(Box::new(Asked {
             method: method.into(),
             target: path.into(),

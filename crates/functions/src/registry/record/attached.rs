@@ -1,5 +1,6 @@
 //! The record of what is attached to one qualifier of a function.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_foundation::clock::Timestamp;
@@ -7,12 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Record;
 use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeManagement, Url, UrlAuth};
+use crate::state::{Attachment, StateName};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::registry) struct AttachedRecord {
     url: Option<UrlRecord>,
     provisioned: Option<ProvisionedRecord>,
     runtime: Option<RuntimeRecord>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    state: BTreeMap<StateName, Attachment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +82,7 @@ impl From<&Attached> for AttachedRecord {
                 RuntimeManagement::FunctionUpdate => RuntimeRecord::FunctionUpdate,
                 RuntimeManagement::Manual(arn) => RuntimeRecord::Manual(arn),
             }),
+            state: from.state.clone(),
         }
     }
 }
@@ -94,6 +99,7 @@ impl From<AttachedRecord> for Attached {
                 RuntimeRecord::FunctionUpdate => RuntimeManagement::FunctionUpdate,
                 RuntimeRecord::Manual(arn) => RuntimeManagement::Manual(arn),
             }),
+            state: from.state,
         }
     }
 }

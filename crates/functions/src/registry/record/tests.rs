@@ -21,6 +21,7 @@ use crate::model::layers::{LayerPolicy, LayerPrincipal, LayerStatement, LayerUse
 use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, ResourcePolicy, State};
 use crate::name::{FunctionRef, Version};
 use crate::policy::{Grant, Policy};
+use crate::state::{Access, Attachment};
 
 /// The record is read from its golden file, and written as it.
 fn check<R: Record + PartialEq + Debug>(record: &R, golden: &str) {
@@ -338,9 +339,22 @@ fn attachments() {
         runtime: Some(RuntimeManagement::Manual(
             "arn:aws:lambda:us-east-1::runtime:1".to_owned(),
         )),
+        ..Attached::default()
     };
     let record = AttachedRecord::from(&attached);
     check(&record, include_str!("golden/attached-1.json"));
+    assert_eq!(Attached::from(record), attached);
+
+    let attachment = Attachment {
+        id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+        access: Access::Read,
+    };
+    let attached = Attached {
+        state: [("counter".parse().unwrap(), attachment)].into(),
+        ..Attached::default()
+    };
+    let record = AttachedRecord::from(&attached);
+    check(&record, include_str!("golden/attached-state-1.json"));
     assert_eq!(Attached::from(record), attached);
 }
 

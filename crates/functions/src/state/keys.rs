@@ -1,0 +1,32 @@
+//! The durable keys of shared state.
+//!
+//! | key | value | lives |
+//! | --- | --- | --- |
+//! | `state/resource/ACCOUNT/NAME` | [`super::record::ResourceRecord`] | from its creation to its removal; missing: there is none |
+//! | `state/head/ID` | [`super::record::HeadRecord`] | as its resource; missing: nothing was written yet |
+//! | `state/entry/ID/KEY` | [`super::record::EntryRecord`] | from its first write until it or its resource goes |
+
+use bowline_foundation::id::AccountId;
+use bowline_store::Key;
+
+use super::StateName;
+
+pub(super) fn resources(account: &AccountId) -> Key {
+    format!("state/resource/{account}/").into()
+}
+
+pub(super) fn resource(account: &AccountId, name: &StateName) -> Key {
+    format!("state/resource/{account}/{name}").into()
+}
+
+pub(super) fn head(id: &str) -> Key {
+    format!("state/head/{id}").into()
+}
+
+pub(super) fn entries(id: &str) -> Key {
+    format!("state/entry/{id}/").into()
+}
+
+pub(super) fn entry(id: &str, key: &str) -> Key {
+    format!("state/entry/{id}/{key}").into()
+}

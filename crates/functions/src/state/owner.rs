@@ -1,0 +1,271 @@
+//! What an owner does with shared state: create, look, attach, detach, remove; each change with its audit row.
+
+use std::sync::Arc;
+
+use bowline_foundation::id::{AccountId, RequestId};
+use bowline_sandbox::SandboxKind;
+use bowline_store::Version as StoreVersion;
+use bowline_store::record::Record as _;
+
+use super::record::{HeadRecord, ResourceRecord};
+use super::vault::Vault;
+use super::{
+    ATTACHED_MAX, Access, Attachment, ENTRIES_MAX, RESOURCES_MAX, StateEntry, StateError, StateName, StateView,
+    Writers, is_key, keys,
+};
+use crate::error::Error;
+use crate::model::Caller;
+use crate::name::FunctionRef;
+use crate::operations::attach::edit;
+use crate::registry::{Audit, Change, FunctionEntry};
+use crate::service::Inner;
+
+/// How often a removal is tried while functions still write.
+const TRIES_MAX: u32 = 20;
+
+/// A resource as it lies in the store.
+pub(super) struct Found {
+    pub record: ResourceRecord,
+    pub at: StoreVersion,
+}
+
+pub(super) async fn find(inner: &Inner, account: &AccountId, name: &StateName) -> Result<Found, StateError> {
+    let found = inner.registry.store().get(&keys::resource(account, name)).await?;
+    let found = found.ok_or_else(|| StateError::NoSuchState(name.to_string()))?;
+    Ok(Found {
+        record: ResourceRecord::decode(&found.value)?,
+        at: found.version,
+    })
+}
+
+/// Creates a resource; with the token of an earlier creation, gives that one's answer.
+pub(crate) async fn create(
+    inner: Arc<Inner>,
+    caller: Caller,
+    name: StateName,
+    writers: Writers,
+    token: Option<String>,
+) -> Result<StateView, StateError> {
+    match find(&inner, &caller.account, &name).await {
+        Ok(found) => {
+            let is_same = token.is_some() && found.record.token == token && found.record.writers == writers;
+            return if is_same {
+                view(&inner, &caller.account, found.record).await
+            } else {
+                Err(StateError::Exists(name.to_string()))
+            };
+        }
+        Err(StateError::NoSuchState(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let prefix = keys::resources(&caller.account);
+    if inner.registry.store().scan(&prefix, None, RESOURCES_MAX).await?.len() >= RESOURCES_MAX {
+        return Err(StateError::TooMany);
+    }
+    let record = ResourceRecord {
+        id: RequestId::random(&inner.entropy).to_string(),
+        name: name.clone(),
+        writers,
+        created: inner.clock.now(),
+        token,
+    };
+    let mut change = Change::default();
+    let key = keys::resource(&caller.account, &name);
+    change.put(key, None, None, Some(record.encode()));
+    match inner
+        .registry
+        .commit(row(&caller, "CreateState", &name), &mut change)
+        .await
+    {
+        Ok(_) => view(&inner, &caller.account, record).await,
+        Err(Error::Conflict(_)) => Err(StateError::Exists(name.to_string())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// All resources of the account, by name.
+pub(crate) async fn list(inner: &Inner, account: &AccountId) -> Result<Vec<StateView>, StateError> {
+    let found = inner
+        .registry
+        .store()
+        .scan(&keys::resources(account), None, RESOURCES_MAX)
+        .await?;
+    let mut views = Vec::with_capacity(found.len());
+    for (_, entry) in found {
+        views.push(view(inner, account, ResourceRecord::decode(&entry.value)?).await?);
+    }
+    Ok(views)
+}
+
+pub(crate) async fn show(inner: &Inner, account: &AccountId, name: &StateName) -> Result<StateView, StateError> {
+    let found = find(inner, account, name).await?;
+    view(inner, account, found.record).await
+}
+
+/// One entry.
+pub(crate) async fn read(
+    inner: &Inner,
+    account: &AccountId,
+    name: &StateName,
+    key: &str,
+) -> Result<StateEntry, StateError> {
+    let found = find(inner, account, name).await?;
+    if !is_key(key) {
+        return Err(StateError::NoSuchEntry(name.to_string()));
+    }
+    vault(inner, &found.record).read(key).await
+}
+
+/// Lets a function of the same account use the resource.
+pub(crate) async fn attach(
+    inner: Arc<Inner>,
+    caller: Caller,
+    name: StateName,
+    target: FunctionRef,
+    access: Access,
+) -> Result<StateView, StateError> {
+    let found = find(&inner, &caller.account, &name).await?;
+    let (_alone, old) = function(&inner, &caller, &target).await?;
+    if old.latest.kind != SandboxKind::Linux {
+        return Err(StateError::Invalid(
+            "shared state is reached by the loopback of a Linux sandbox; functions of other kinds have none".to_owned(),
+        ));
+    }
+    let has = old.state();
+    if has.is_some_and(|has| has.len() >= ATTACHED_MAX && !has.contains_key(&name)) {
+        return Err(StateError::TooMany);
+    }
+    let attachment = Attachment {
+        id: found.record.id.clone(),
+        access,
+    };
+    edit(&inner, (&caller, "AttachState"), &old, &target, |to| {
+        to.state.insert(name, attachment);
+    })
+    .await?;
+    view(&inner, &caller.account, found.record).await
+}
+
+/// Takes the resource from a function; one that does not have it stays as it is.
+pub(crate) async fn detach(
+    inner: Arc<Inner>,
+    caller: Caller,
+    name: StateName,
+    target: FunctionRef,
+) -> Result<(), StateError> {
+    let (_alone, old) = function(&inner, &caller, &target).await?;
+    if old.state().is_none_or(|state| !state.contains_key(&name)) {
+        return Ok(());
+    }
+    edit(&inner, (&caller, "DetachState"), &old, &target, |to| {
+        to.state.remove(&name);
+    })
+    .await?;
+    Ok(())
+}
+
+/// The function as it is while its lock is held.
+async fn function<'a>(
+    inner: &'a Inner,
+    caller: &Caller,
+    target: &FunctionRef,
+) -> Result<(tokio::sync::MutexGuard<'a, ()>, Arc<FunctionEntry>), StateError> {
+    let missing = || StateError::NoSuchFunction(target.name.to_string());
+    if target.account != caller.account {
+        return Err(missing());
+    }
+    let alone = inner.lock(&target.account, &target.name).await;
+    let old = inner.entry(target).map_err(|_| missing())?;
+    Ok((alone, old))
+}
+
+/// Removes a resource with all it holds.
+pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, name: StateName) -> Result<(), StateError> {
+    for _ in 0..TRIES_MAX {
+        let found = find(&inner, &caller.account, &name).await?;
+        if let Some((function, _)) = attached(&inner, &caller.account, &found.record).pop() {
+            let state = name.to_string();
+            return Err(StateError::InUse { state, function });
+        }
+        let mut change = removal(&inner, &caller.account, &found).await?;
+        match inner
+            .registry
+            .commit(row(&caller, "DeleteState", &name), &mut change)
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(Error::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StateError::Contended)
+}
+
+async fn removal(inner: &Inner, account: &AccountId, found: &Found) -> Result<Change, StateError> {
+    let (store, id) = (inner.registry.store(), &found.record.id);
+    let mut change = Change::default();
+    let key = keys::resource(account, &found.record.name);
+    change.put(key, Some(found.at), Some(found.record.encode()), None);
+    let head = keys::head(id);
+    if let Some(old) = store.get(&head).await? {
+        change.put(head, Some(old.version), None, None);
+    }
+    for (key, entry) in store.scan(&keys::entries(id), None, ENTRIES_MAX as usize).await? {
+        change.put(key, Some(entry.version), None, None);
+    }
+    Ok(change)
+}
+
+/// The functions that a resource is attached to, as this node knows them.
+fn attached(inner: &Inner, account: &AccountId, record: &ResourceRecord) -> Vec<(String, Access)> {
+    let functions = inner.registry.snapshot.of_account(account);
+    let uses = functions.iter().filter_map(|entry| {
+        let attachment = entry.state()?.get(&record.name)?;
+        (attachment.id == record.id).then(|| (entry.name.to_string(), attachment.access))
+    });
+    uses.collect()
+}
+
+async fn view(inner: &Inner, account: &AccountId, record: ResourceRecord) -> Result<StateView, StateError> {
+    let (head, _) = vault(inner, &record).head().await?;
+    let HeadRecord {
+        version,
+        entries,
+        bytes,
+        epoch,
+        lease,
+    } = head;
+    Ok(StateView {
+        attached: attached(inner, account, &record),
+        name: record.name,
+        id: record.id,
+        writers: record.writers,
+        created: record.created,
+        version,
+        entries,
+        bytes,
+        epoch,
+        holder: lease
+            .filter(|lease| lease.until > inner.clock.now())
+            .map(|lease| lease.holder),
+    })
+}
+
+/// A resource's vault, to look into.
+fn vault<'a>(inner: &'a Inner, record: &'a ResourceRecord) -> Vault<'a> {
+    Vault {
+        store: &**inner.registry.store(),
+        name: record.name.as_str(),
+        id: &record.id,
+        writers: record.writers,
+        anchor: Vec::new(),
+    }
+}
+
+fn row<'a>(caller: &'a Caller, action: &'static str, name: &StateName) -> Audit<'a> {
+    Audit {
+        caller,
+        action,
+        subject: format!("{}/state/{name}", caller.account),
+    }
+}
