@@ -171,12 +171,21 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         "AmazonSQS.GetQueueUrl" => json!({ "QueueUrl": "http://queue/jobs" }),
         "AmazonSQS.GetQueueAttributes" => json!({ "Attributes": { "VisibilityTimeout": "30" } }),
         "AmazonSQS.ReceiveMessage" => receive(&shared, &asked).await,
-        _ => {
+        "AmazonSQS.DeleteMessageBatch" => {
             let _ = shared.deleted.send(shared.clock.monotonic());
             json!({ "Successful": [], "Failed": [] })
         }
+        other => return Ok(refuse(other)),
     };
     Ok(Response::new(answer.to_string().into()))
+}
+
+/// What the queue does not know must not pass for work done.
+fn refuse(target: &str) -> Response<Full<Bytes>> {
+    let told = json!({ "__type": "InvalidAction", "message": format!("this queue has no `{target}`") });
+    let mut response = Response::new(Full::from(told.to_string()));
+    *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
+    response
 }
 
 /// The next message, if one comes while the asker waits.
