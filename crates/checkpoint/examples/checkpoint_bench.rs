@@ -1,10 +1,11 @@
 //! Measures what it costs that a module can be stopped, and how fast it stops.
 //!
-//! Prints one JSON object: `guests`, a list with the CPU time of each program as it is and instrumented, and
-//! the sizes and compile times of both; `unwound_p50_us` and `unwound_p99_us`, from the request to the last
-//! frame's return; `captured_p50_ms` and `restored_p50_ms` of the same runs, continuations being compiled.
+//! Prints one JSON object: `guests`, a list with the CPU time of each program as it is, instrumented, and by Asyncify
+//! where `wasm-opt` is installed, and the sizes and compile times of the first two; `unwound_p50_us` and
+//! `unwound_p99_us`, from the request to the last frame's return; `captured_p50_ms` and `restored_p50_ms` of the same
+//! runs, continuations being compiled; and of a guest of 16 MiB, `large_captured_p50_ms`, `large_written_p50_ms` and
+//! `in_place_p50_ms`, from the request until it goes on, what changed in 1 MiB of its pages being captured.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
 
@@ -14,6 +15,11 @@ use bowline_foundation::clock::Clock;
 use serde_json::{Value, json};
 use wasmtime::{Config, Engine, Linker, Module, Store};
 
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/checkpoint/guest.rs"]
+mod guest;
+#[path = "checkpoint_bench/pauses.rs"]
+mod pauses;
 #[path = "../tests/checkpoint/world.rs"]
 mod world;
 
@@ -26,18 +32,25 @@ const GUESTS: &[(&str, u32)] = &[
     ("hashes", 200),
     ("trees", 100),
     ("text", 60),
+    ("codec", 40),
 ];
+/// How often the interpreter runs its script.
+const SCRIPT_ROUNDS: u32 = 20;
 const ROUNDS: usize = 5;
 const STOPS: usize = 200;
 const STACK_BYTES: u32 = 1 << 20;
 
 fn main() {
     let engine = engine();
-    let guests: Vec<Value> = GUESTS
+    let mut guests: Vec<Value> = GUESTS
         .iter()
-        .map(|&(name, rounds)| measure(&engine, name, rounds))
+        .map(|&(name, rounds)| measure(&engine, name, &guest::rust(name), rounds))
         .collect();
+    if let Some(module) = guest::interpreter() {
+        guests.push(measure(&engine, "script", &module, SCRIPT_ROUNDS));
+    }
     let mut report = stops(&engine);
+    pauses::measure(&engine, &mut report);
     report["guests"] = guests.into();
     println!("{report}");
 }
@@ -64,28 +77,6 @@ fn linker(engine: &Engine) -> Linker<World> {
     linker
 }
 
-fn compile(name: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
-    let output = folder.path().join("guest.wasm");
-    let built = Command::new("rustc")
-        .args([
-            "--edition",
-            "2024",
-            "--target",
-            "wasm32-wasip1",
-            "-Copt-level=3",
-            "-Cstrip=symbols",
-        ])
-        .arg(guests.join(name).with_extension("rs"))
-        .arg("-o")
-        .arg(&output)
-        .status()
-        .expect("rustc runs");
-    assert!(built.success(), "`{name}` compiles");
-    std::fs::read(output).expect("rustc wrote the module")
-}
-
 /// CPU time of this thread, in milliseconds.
 fn cpu_ms() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel accounts for threads");
@@ -107,29 +98,23 @@ fn world(rounds: u32) -> World {
 }
 
 /// Runs a program as it is and instrumented, in turns.
-fn measure(engine: &Engine, name: &str, rounds: u32) -> Value {
-    let module = compile(name);
+fn measure(engine: &Engine, name: &str, module: &[u8], rounds: u32) -> Value {
     let linker = linker(engine);
-    let (mut plain, mut instrumented) = (Vec::new(), Vec::new());
+    let other = asyncify(module).map(|module| Module::from_binary(engine, &module).expect("the module is valid"));
+    let (mut plain, mut instrumented, mut asyncified) = (Vec::new(), Vec::new(), Vec::new());
     let (mut plain_compiled, mut compiled) = (Vec::new(), Vec::new());
     let mut sizes = (0, 0);
     for _ in 0..ROUNDS {
-        let (spent, original) = timed(|| Module::from_binary(engine, &module).expect("the module is valid"));
+        let (spent, original) = timed(|| Module::from_binary(engine, module).expect("the module is valid"));
         plain_compiled.push(spent);
-        let (spent, prepared) = timed(|| Prepared::new(engine, &module, options()).expect("it can be stopped"));
+        let (spent, prepared) = timed(|| Prepared::new(engine, module, options()).expect("it can be stopped"));
         compiled.push(spent);
         sizes = (
             module.len(),
             prepared.plan().instrument().expect("it can be stopped").len(),
         );
-        let mut store = Store::new(engine, world(rounds));
-        let instance = linker.instantiate(&mut store, &original).expect("the module is whole");
-        let start = instance
-            .get_typed_func::<(), ()>(&mut store, "_start")
-            .expect("it is a command");
-        let (spent, ended) = timed(|| start.call(&mut store, ()));
-        ended.expect("the guest ends well");
-        plain.push(spent);
+        plain.push(run(&linker, &original, rounds));
+        asyncified.extend(other.as_ref().map(|module| run(&linker, module, rounds)));
         let mut store = Store::new(engine, world(rounds));
         let guest = prepared.instantiate(&mut store, &linker).expect("the module is whole");
         let (spent, ended) = timed(|| guest.call(&mut store, "_start", &[]));
@@ -140,6 +125,7 @@ fn measure(engine: &Engine, name: &str, rounds: u32) -> Value {
         "name": name,
         "plain_ms": median(plain),
         "instrumented_ms": median(instrumented),
+        "asyncify_ms": (!asyncified.is_empty()).then(|| median(asyncified)),
         "plain_bytes": sizes.0,
         "instrumented_bytes": sizes.1,
         "plain_compile_ms": median(plain_compiled),
@@ -147,10 +133,42 @@ fn measure(engine: &Engine, name: &str, rounds: u32) -> Value {
     })
 }
 
+/// CPU time of a module that runs as it is.
+fn run(linker: &Linker<World>, module: &Module, rounds: u32) -> f64 {
+    let mut store = Store::new(module.engine(), world(rounds));
+    let instance = linker.instantiate(&mut store, module).expect("the module is whole");
+    let start = instance
+        .get_typed_func::<(), ()>(&mut store, "_start")
+        .expect("it is a command");
+    let (spent, ended) = timed(|| start.call(&mut store, ()));
+    ended.expect("the guest ends well");
+    spent
+}
+
+/// The module as Asyncify makes it, which can unwind where it calls the host; nothing without `wasm-opt`.
+fn asyncify(module: &[u8]) -> Option<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (from, to) = (folder.path().join("plain.wasm"), folder.path().join("asyncify.wasm"));
+    std::fs::write(&from, module).expect("the folder can be written to");
+    let status = Command::new("wasm-opt")
+        .args(["--all-features", "--asyncify", "-O2"])
+        .arg(&from)
+        .arg("-o")
+        .arg(&to)
+        .status();
+    match status {
+        Ok(status) if status.success() => Some(std::fs::read(to).expect("wasm-opt wrote the module")),
+        _ => {
+            eprintln!("SKIPPED: Asyncify is not shown: `wasm-opt` is not installed, or does not take the module");
+            None
+        }
+    }
+}
+
 /// Stops a long run again and again, each time going on in a new instance.
 fn stops(engine: &Engine) -> Value {
     let clock = Clock::system();
-    let prepared = Prepared::new(engine, &compile("bodies"), options()).expect("it can be stopped");
+    let prepared = Prepared::new(engine, &guest::rust("bodies"), options()).expect("it can be stopped");
     let linker = linker(engine);
     let mut store = Store::new(engine, world(1_000_000));
     let mut guest = prepared.instantiate(&mut store, &linker).expect("the module is whole");

@@ -27,10 +27,14 @@ pub(crate) struct Body<'a> {
     pub places: Vec<PlaceOf>,
     /// Variables for values of the operand stack, by height and type.
     stack_locals: HashMap<(usize, ValType), u32>,
+    /// How many of the variables code needs that saves by calls: the others come last.
+    pub kept_locals: usize,
+    /// A condition, while the operands below it are copied.
+    pub condition_local: u32,
     /// Where the current frame begins.
     pub base_local: u32,
-    /// The number of the place that is saved.
-    pub place_local: u32,
+    /// The number of the site that is saved.
+    pub site_local: u32,
 }
 
 /// One operator, with what the pass knows of it.
@@ -96,6 +100,16 @@ pub(crate) enum PlaceKind {
     },
 }
 
+impl PlaceOf {
+    /// Whether its operands are but one, which a call can take from where it lies.
+    pub(crate) fn passes_operand(&self) -> bool {
+        match self.stack[..] {
+            [ty] => ValueType::of(ty).is_some_and(ValueType::is_narrow),
+            _ => false,
+        }
+    }
+}
+
 impl Body<'_> {
     /// The variable for an operand of the current block at `height`.
     pub(crate) fn stack_local(&self, height: usize, ty: ValType) -> u32 {
@@ -112,13 +126,19 @@ impl Body<'_> {
 
     /// The variables that a frame saves at a place, in the order of its layout.
     pub(crate) fn saved_locals(&self, place: &PlaceOf) -> Vec<u32> {
-        let mut saved = place.live.clone();
-        for block in self.chain(place) {
-            saved.extend(&self.blocks[block as usize].outer_locals);
-        }
+        let mut saved = self.kept_at(place);
         let stack = place.stack.iter().enumerate();
         saved.extend(stack.map(|(height, &ty)| self.stack_local(height, ty)));
         saved
+    }
+
+    /// The variables among these: all but those of the operands of the innermost block.
+    pub(crate) fn kept_at(&self, place: &PlaceOf) -> Vec<u32> {
+        let mut kept = place.live.clone();
+        for block in self.chain(place) {
+            kept.extend(&self.blocks[block as usize].outer_locals);
+        }
+        kept
     }
 
     /// The layout of each place.
@@ -141,7 +161,11 @@ impl Body<'_> {
                     Place::Call(self.value_types(results.iter().copied())?)
                 }
             };
-            layouts.push(Layout { place: kind, values });
+            layouts.push(Layout {
+                place: kind,
+                values,
+                operands: place.stack.len(),
+            });
         }
         Ok(layouts)
     }
@@ -165,6 +189,7 @@ impl Body<'_> {
     /// Adds the variables that saving and resuming need.
     fn add_locals(&mut self) -> Result<(), Refusal> {
         let mut by_height: HashMap<(usize, ValType), u32> = HashMap::new();
+        self.condition_local = add(&mut self.locals, ValType::I32);
         for index in 0..self.blocks.len() {
             if !self.blocks[index].holds_places {
                 continue;
@@ -182,10 +207,16 @@ impl Body<'_> {
             }
         }
         for place in 0..self.places.len() {
+            if !self.places[place].passes_operand() {
+                self.add_stack_locals(&self.places[place].stack.clone())?;
+            }
+        }
+        self.kept_locals = self.locals.len();
+        for place in 0..self.places.len() {
             self.add_stack_locals(&self.places[place].stack.clone())?;
         }
         self.base_local = add(&mut self.locals, ValType::I32);
-        self.place_local = add(&mut self.locals, ValType::I32);
+        self.site_local = add(&mut self.locals, ValType::I32);
         if self.locals.len() > LOCALS_MAX {
             return Err(self.too_large("it has too many local variables"));
         }

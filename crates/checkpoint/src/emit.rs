@@ -3,6 +3,7 @@
 mod continuation;
 mod module;
 mod place;
+mod save;
 mod signatures;
 
 use std::convert::Infallible;
@@ -13,6 +14,7 @@ use wasmparser::{Operator, ValType};
 
 pub(crate) use continuation::continuation;
 pub(crate) use module::{Needs, instrumented};
+use save::Saver;
 
 use crate::Poll;
 use crate::body::{Block, Body, Shape, Step};
@@ -29,8 +31,19 @@ trait Target: Reencode<Error = Infallible> {
     fn frames_memory(&mut self) -> u32;
     fn functions_table(&mut self) -> u32;
     fn externs_table(&mut self) -> u32;
+    /// The function that saves such a frame and finishes it; `None` if code has to do so itself.
+    fn saver(&mut self, saver: Saver) -> Option<u32>;
+    /// The function that finishes a frame: takes where its values end, and the site.
+    fn finisher(&mut self) -> u32;
     /// Writes an operator that has another form in this module; whether it had.
     fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool;
+}
+
+/// How a function's places are written.
+#[derive(Clone, Copy)]
+struct Manner {
+    poll: Poll,
+    first_site: u32,
 }
 
 /// Writes the code of one function.
@@ -38,28 +51,31 @@ struct Writer<'w, 'a, T> {
     body: &'w Body<'a>,
     target: &'w mut T,
     poll: Poll,
+    /// The number of the function's first site.
+    first_site: u32,
     code: Function,
     /// Blocks that are open in the code that is written.
     depth: u32,
     /// For each label of the original code, outermost first, the depth of the block it leads to.
     labels: Vec<u32>,
-    /// The depth of the block behind which the frame is finished.
-    unwind: u32,
+    /// The depth of the block behind which a frame is finished that code saves itself.
+    unwind: Option<u32>,
     /// Offsets of branches that are unlikely.
     unlikely: Vec<u32>,
 }
 
 impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
-    fn new(body: &'w Body<'a>, target: &'w mut T, poll: Poll, locals: &[ValType]) -> Self {
+    fn new(body: &'w Body<'a>, target: &'w mut T, manner: Manner, locals: &[ValType]) -> Self {
         let locals: Vec<Encoded> = locals.iter().map(|&ty| encoded(ty)).collect();
         Self {
             body,
             target,
-            poll,
+            poll: manner.poll,
+            first_site: manner.first_site,
             code: Function::new_with_locals_types(locals),
             depth: 0,
             labels: vec![0],
-            unwind: 0,
+            unwind: None,
             unlikely: Vec::new(),
         }
     }
@@ -158,7 +174,7 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
         if block.outer.is_empty() {
             return;
         }
-        let condition = matches!(block.shape, Shape::If).then_some(self.body.place_local);
+        let condition = matches!(block.shape, Shape::If).then_some(self.body.condition_local);
         let params: Vec<u32> = (0..)
             .zip(&block.params)
             .map(|(height, &ty)| self.body.stack_local(height, ty))

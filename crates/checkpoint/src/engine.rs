@@ -5,6 +5,7 @@
 //!     │                          │  ▲
 //!     │                          │  └── Stopper::request, from any thread
 //!     │                          └──────────────────▶ Stopped ── capture ──▶ Checkpoint
+//!     │                             ▲  go_on ──────────┘
 //!     └────── restore(Checkpoint) ──▶ Guest ── resume ──▶ Finished or Stopped
 //! ```
 //!
@@ -13,9 +14,11 @@
 
 mod capture;
 mod guest;
+mod in_place;
 mod references;
 mod restore;
 mod stopper;
+mod tracker;
 
 use std::collections::HashMap;
 
@@ -27,6 +30,7 @@ use crate::{Mismatch, Options, Plan, Refusal, Site};
 pub use guest::{Guest, Outcome};
 pub use references::Handle;
 pub use stopper::Stopper;
+pub use tracker::Tracker;
 
 /// A module that is compiled and can be stopped, with the continuations that were needed so far.
 pub struct Prepared {

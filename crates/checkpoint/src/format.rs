@@ -1,9 +1,9 @@
-//! Checkpoints as bytes: signed, compressed in chunks, read with limits. `docs/checkpoint-format.md` has every
-//! byte.
+//! Checkpoints and deltas as bytes: signed, compressed in chunks, read with limits. `docs/checkpoint-format.md`
+//! has every byte.
 //!
 //! ```text
-//!  header (68 bytes) | chunk | chunk | ... | signature (32 bytes)
-//!                       └── the body, 1 MiB a chunk, each plain or compressed
+//!  header (68 bytes) | of a delta: mark of its base (32 bytes) | chunk | chunk | ... | signature (32 bytes)
+//!                                                                └── the body, 1 MiB a chunk, each plain or compressed
 //! ```
 
 mod chunks;
@@ -13,14 +13,16 @@ mod header;
 
 use ring::hmac;
 
-use crate::Checkpoint;
-use header::Header;
+use crate::{Checkpoint, Delta, Identity, Mark};
+use header::{Header, Kind};
 
-/// The version that is written, and the only one that is read.
+/// The version of checkpoints that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 1;
+/// The same for deltas.
+pub const DELTA_VERSION: u32 = 1;
 
 /// Bytes of the signature at the end: HMAC-SHA256 of all that comes before.
-const SIGNATURE_BYTES: usize = 32;
+pub(crate) const SIGNATURE_BYTES: usize = 32;
 
 /// Signs checkpoints and tells its own from others.
 #[derive(Clone)]
@@ -58,9 +60,12 @@ pub enum ReadError {
     /// They do not begin as one.
     #[error("these bytes are no checkpoint: they do not begin with `BWLNCKPT`")]
     NotACheckpoint,
+    /// They do not begin as a delta.
+    #[error("these bytes are no delta of a checkpoint: they do not begin with `BWLNDLTA`")]
+    NotADelta,
     /// They were written by a later version of the platform, or are damaged.
-    #[error("the checkpoint has format version `{0}`, this node reads version `{FORMAT_VERSION}`")]
-    Version(u32),
+    #[error("the checkpoint has format version `{found}`, this node reads version `{read}`")]
+    Version { found: u32, read: u32 },
     /// Another key signed them, or they were changed.
     #[error("the checkpoint's signature does not match: it was changed, or signed with another key")]
     Signature,
@@ -75,29 +80,73 @@ pub enum ReadError {
 impl Checkpoint {
     /// The checkpoint as signed bytes.
     pub fn write(&self, key: &SigningKey) -> Vec<u8> {
-        let body = encode::body(self);
-        let mut bytes = Header::of(self, &body).encode();
-        chunks::pack(&body, &mut bytes);
-        bytes.extend_from_slice(&key.sign(&bytes));
-        bytes
+        seal(Kind::Checkpoint, self.identity, None, &encode::body(self), key)
     }
 
     /// Reads signed bytes. The signature is judged before anything is unpacked.
     pub fn read(bytes: &[u8], key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
-        Header::check_version(bytes)?;
-        let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(ReadError::Signature)?;
-        let (signed, signature) = bytes.split_at(end);
-        hmac::verify(&key.0, signed, signature).map_err(|_| ReadError::Signature)?;
-        let (header, packed) = Header::decode(signed)?;
-        if header.body_bytes > limits.body_bytes_max {
-            return Err(ReadError::TooLarge {
-                bytes: header.body_bytes,
-                max: limits.body_bytes_max,
-            });
-        }
+        let (header, packed) = open(Kind::Checkpoint, bytes, key, limits)?;
         let body = chunks::unpack(packed, header.body_bytes)?;
         decode::body(&body, header.identity)
     }
+}
+
+impl Delta {
+    /// The delta as signed bytes.
+    pub fn write(&self, key: &SigningKey) -> Vec<u8> {
+        seal(
+            Kind::Delta,
+            self.identity,
+            Some(self.base),
+            &encode::delta_body(self),
+            key,
+        )
+    }
+
+    /// Reads signed bytes. The signature is judged before anything is unpacked.
+    pub fn read(bytes: &[u8], key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
+        let (header, rest) = open(Kind::Delta, bytes, key, limits)?;
+        let (base, packed) = rest
+            .split_first_chunk()
+            .ok_or(ReadError::Malformed("it ends too early"))?;
+        let body = chunks::unpack(packed, header.body_bytes)?;
+        decode::delta_body(&body, header.identity, Mark(*base))
+    }
+}
+
+fn seal(kind: Kind, identity: Identity, base: Option<Mark>, body: &[u8], key: &SigningKey) -> Vec<u8> {
+    let header = Header {
+        identity,
+        body_bytes: body.len() as u64,
+    };
+    let mut bytes = header.encode(kind);
+    if let Some(Mark(base)) = base {
+        bytes.extend_from_slice(&base);
+    }
+    chunks::pack(body, &mut bytes);
+    bytes.extend_from_slice(&key.sign(&bytes));
+    bytes
+}
+
+/// Judges kind, version, signature and size; the header and what lies between it and the signature come back.
+fn open<'b>(
+    kind: Kind,
+    bytes: &'b [u8],
+    key: &SigningKey,
+    limits: ReadLimits,
+) -> Result<(Header, &'b [u8]), ReadError> {
+    kind.check(bytes)?;
+    let end = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(ReadError::Signature)?;
+    let (signed, signature) = bytes.split_at(end);
+    hmac::verify(&key.0, signed, signature).map_err(|_| ReadError::Signature)?;
+    let (header, rest) = Header::decode(signed)?;
+    if header.body_bytes > limits.body_bytes_max {
+        return Err(ReadError::TooLarge {
+            bytes: header.body_bytes,
+            max: limits.body_bytes_max,
+        });
+    }
+    Ok((header, rest))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //!  0            4        8        64
 //!  | top        | cursor | count  | frame | frame | ...          innermost frame first
 //!
-//!  frame:  value, value, ... (as the layout says, unaligned)  | function | place | stop |
+//!  frame:  values of 4 bytes, then larger ones; operands before variables (unaligned)  | site | stop |
 //! ```
 //!
 //! While unwinding, `top` is where the next frame begins. While resuming, `cursor` is where the outermost
@@ -21,8 +21,8 @@ pub(crate) const CURSOR: u32 = 4;
 pub(crate) const COUNT: u32 = 8;
 /// The first frame.
 pub(crate) const BASE: u32 = 64;
-/// Function, place and stop, after the values.
-pub(crate) const HEADER_BYTES: u32 = 12;
+/// Site and stop, after the values. Sites are numbered through the module, function after function.
+pub(crate) const HEADER_BYTES: u32 = 8;
 
 /// The word: nothing is asked for.
 pub(crate) const WORD_REQUESTED: u32 = 1;
@@ -67,6 +67,8 @@ pub struct Layout {
     pub place: Place,
     /// The types of the saved values, in order.
     pub values: Vec<ValueType>,
+    /// How many of them, the last ones, are operands of the innermost block.
+    pub operands: usize,
 }
 
 impl Layout {
@@ -74,4 +76,31 @@ impl Layout {
     pub(crate) fn frame_bytes(&self) -> u32 {
         self.values.iter().map(|ty| ty.saved_bytes()).sum::<u32>() + HEADER_BYTES
     }
+
+    /// Where each value lies from the frame's beginning.
+    pub(crate) fn offsets(&self) -> Vec<u32> {
+        offsets(&self.values, self.operands)
+    }
+}
+
+/// Where each value of a frame lies whose last values are so many operands. The order is that in which code can
+/// pass them to a call: the operands, which lie on its stack, come first.
+pub(crate) fn offsets(values: &[ValueType], operands: usize) -> Vec<u32> {
+    let variables = values.len() - operands;
+    let (mut narrow, mut wide) = (0, 0);
+    values
+        .iter()
+        .filter(|ty| ty.is_narrow())
+        .for_each(|ty| wide += ty.saved_bytes());
+    let mut offsets = vec![0; values.len()];
+    for index in (variables..values.len()).chain(0..variables) {
+        let next = if values[index].is_narrow() {
+            &mut narrow
+        } else {
+            &mut wide
+        };
+        offsets[index] = *next;
+        *next += values[index].saved_bytes();
+    }
+    offsets
 }

@@ -23,6 +23,7 @@
 mod body;
 mod calls;
 mod checkpoint;
+mod delta;
 mod emit;
 pub mod engine;
 mod features;
@@ -40,7 +41,8 @@ mod validate;
 mod value;
 
 pub use checkpoint::{Checkpoint, Frame, Identity, MemoryImage, Page, TableImage};
-pub use format::{FORMAT_VERSION, ReadError, ReadLimits, SigningKey};
+pub use delta::{Delta, DeltaError, Mark, MemoryChanges};
+pub use format::{DELTA_VERSION, FORMAT_VERSION, ReadError, ReadLimits, SigningKey};
 pub use frame::{Layout, Place, Site, Stop};
 pub use options::{Options, PASS_VERSION, Poll};
 pub use plan::Plan;

@@ -16,6 +16,8 @@ pub(crate) const EXTERNS: &str = "ck:externs";
 pub(crate) const START: &str = "ck:start";
 /// Drops the segments that the markers say are dropped.
 pub(crate) const SETTLE: &str = "ck:settle";
+/// Finishes a frame whose values are saved.
+pub(crate) const FINISH: &str = "ck:finish";
 /// The function of a continuation module.
 pub(crate) const CONTINUE: &str = "ck:continue";
 

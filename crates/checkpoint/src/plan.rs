@@ -28,6 +28,8 @@ pub struct Plan {
     identity: Identity,
     /// Of each defined function, of each of its places.
     layouts: Vec<Vec<Layout>>,
+    /// The number of each defined function's first place.
+    first_sites: Vec<u32>,
     needs: Needs,
 }
 
@@ -57,10 +59,11 @@ impl Plan {
             .collect::<Result<Vec<_>, _>>()?;
         let all = || layouts.iter().flatten();
         let needs = Needs {
-            frames_pages: frames_pages(all().map(Layout::frame_bytes).max(), options.stack_bytes),
+            frames_pages: frames_pages(all().map(Layout::frame_bytes).max(), options.stack_bytes)?,
             externs: all().any(|layout| layout.values.contains(&crate::ValueType::Extern)),
         };
         Ok(Self {
+            first_sites: first_sites(&layouts),
             identity: Identity {
                 module: Digest::of(&analysis.module),
                 pass: PASS_VERSION,
@@ -74,7 +77,7 @@ impl Plan {
 
     /// The instrumented module.
     pub fn instrument(&self) -> Result<Vec<u8>, Refusal> {
-        emit::instrumented(&self.analysis, self.needs)
+        emit::instrumented(&self.analysis, &self.first_sites, self.needs)
     }
 
     /// The module that continues a frame which stopped at `site`, `None` if there is no such place.
@@ -83,7 +86,9 @@ impl Plan {
         if site.stop == Stop::Inside && !matches!(layout.place, Place::Call(_)) {
             return None;
         }
-        Some(emit::continuation(&self.analysis, site).expect("the plan has read this function"))
+        let first_site = self.first_sites[self.analysis.outline.body_index(site.function)];
+        let continuation = emit::continuation(&self.analysis, site, first_site);
+        Some(continuation.expect("the plan has read this function"))
     }
 
     /// What a frame of `function` holds at `place`; `None` if there is no such place.
@@ -92,9 +97,31 @@ impl Plan {
         self.layouts.get(defined as usize)?.get(place as usize)
     }
 
+    /// The function and the place that a number in the save memory means.
+    pub(crate) fn place_of(&self, number: u32) -> Option<(u32, u32)> {
+        let behind = self.first_sites.partition_point(|&first| first <= number);
+        let body = behind.checked_sub(1)?;
+        Some((
+            self.analysis.outline.function_of_body(body),
+            number - self.first_sites[body],
+        ))
+    }
+
     /// What checkpoints of this module bear.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Every way in which a frame of this module can have stopped.
+    pub fn sites(&self) -> impl Iterator<Item = Site> {
+        let functions = (self.analysis.outline.imported_functions..).zip(&self.layouts);
+        functions.flat_map(|(function, layouts)| {
+            (0..).zip(layouts).flat_map(move |(place, layout)| {
+                let inside = matches!(layout.place, Place::Call(_)).then_some(Stop::Inside);
+                let stops = [Some(Stop::Here), inside].into_iter().flatten();
+                stops.map(move |stop| Site { function, place, stop })
+            })
+        })
     }
 
     /// How many places the module has.
@@ -147,12 +174,30 @@ impl Analysis {
     }
 }
 
+/// Places are numbered through the module.
+fn first_sites(layouts: &[Vec<Layout>]) -> Vec<u32> {
+    let mut next = 0;
+    let mut first = |places: &Vec<Layout>| {
+        next += u32::try_from(places.len()).expect("code has fewer than 2^32 places");
+        next - places.len() as u32
+    };
+    layouts.iter().map(&mut first).collect()
+}
+
 /// Pages that hold the frames of any stack of `stack_bytes`: of the smallest native frames, each saving as
 /// much as the largest one does.
-fn frames_pages(largest_frame_bytes: Option<u32>, stack_bytes: u32) -> u64 {
+fn frames_pages(largest_frame_bytes: Option<u32>, stack_bytes: u32) -> Result<u64, Refusal> {
     let frames = u64::from(stack_bytes) / NATIVE_FRAME_BYTES_MIN + 1;
-    let bytes = u64::from(BASE) + frames * u64::from(largest_frame_bytes.unwrap_or(0));
-    bytes.div_ceil(WASM_PAGE_BYTES).min(WASM_PAGES_MAX)
+    let frame_bytes = largest_frame_bytes.unwrap_or(0);
+    let bytes = u64::from(BASE) + frames * u64::from(frame_bytes);
+    let pages = bytes.div_ceil(WASM_PAGE_BYTES);
+    if pages > WASM_PAGES_MAX {
+        return Err(Refusal::FramesTooLarge {
+            frame_bytes,
+            stack_bytes,
+        });
+    }
+    Ok(pages)
 }
 
 #[cfg(test)]
@@ -165,10 +210,36 @@ mod tests {
 
     #[test]
     fn the_save_memory_follows_the_stack_and_the_largest_frame() {
-        assert_eq!(frames_pages(None, 1 << 20), 1);
-        assert_eq!(frames_pages(Some(100), 512 * 1024), 51);
-        assert_eq!(frames_pages(Some(100), 1024 * 1024), 101);
-        assert_eq!(frames_pages(Some(1 << 20), 1 << 30), WASM_PAGES_MAX);
+        assert_eq!(frames_pages(None, 1 << 20), Ok(1));
+        assert_eq!(frames_pages(Some(100), 512 * 1024), Ok(51));
+        assert_eq!(frames_pages(Some(100), 1024 * 1024), Ok(101));
+    }
+
+    /// A stack whose frames do not fit what 32 bits reach could not be saved to its end.
+    #[test]
+    fn frames_that_no_save_memory_holds_are_refused() {
+        let (frame_bytes, stack_bytes) = (65_536, 1 << 20);
+        assert_eq!(
+            frames_pages(Some(frame_bytes), stack_bytes),
+            Err(Refusal::FramesTooLarge {
+                frame_bytes,
+                stack_bytes
+            })
+        );
+        assert_eq!(frames_pages(Some(frame_bytes - 2), stack_bytes), Ok(WASM_PAGES_MAX));
+        let locals = " i64".repeat(9_000);
+        let uses: String = (0..9_000).map(|local| format!("(drop (local.get {local}))")).collect();
+        let text = format!("(module (func (local{locals}) (loop (br_if 0 (i32.const 0))) {uses}))");
+        let module = wat::parse_str(text).unwrap();
+        let refused = Plan::new(
+            module.as_slice(),
+            Options {
+                stack_bytes,
+                ..Options::default()
+            },
+        );
+        assert!(matches!(refused.err(), Some(Refusal::FramesTooLarge { .. })));
+        assert_eq!(Plan::new(module, Options::default()).err(), None, "a smaller stack");
     }
 
     #[test]

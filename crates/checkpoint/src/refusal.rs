@@ -39,6 +39,17 @@ pub enum Refusal {
     /// A name of the pass.
     #[error("the module uses the name `{0}`, which is reserved for checkpoints")]
     ReservedName(String),
+    /// The frames of the deepest stack would not fit the save memory.
+    #[error(
+        "a frame of the module takes up to {frame_bytes} bytes, so the frames of a stack of {stack_bytes} bytes could \
+         exceed 4 GiB: a smaller stack or fewer variables in a function would do"
+    )]
+    FramesTooLarge {
+        /// The largest frame.
+        frame_bytes: u32,
+        /// The native stack that guests may use.
+        stack_bytes: u32,
+    },
     /// The instrumented function would break a limit of the format.
     #[error("function {function} is too large to be instrumented: {what}")]
     TooLarge {

@@ -31,6 +31,11 @@ impl ValueType {
         })
     }
 
+    /// Whether it takes the least room in a frame of the save memory.
+    pub(crate) fn is_narrow(self) -> bool {
+        self.saved_bytes() == 4
+    }
+
     /// Bytes of such a value in a frame of the save memory; references are indices of a table there.
     pub(crate) fn saved_bytes(self) -> u32 {
         match self {

@@ -32,6 +32,7 @@ impl<'a> Body<'a> {
             reader.step(operator, offset)?;
         }
         let mut body = reader.body;
+        body.kept_locals = body.locals.len();
         if !body.places.is_empty() {
             liveness::mark(&mut body).map_err(|what| body.too_large(what))?;
             body.add_locals()?;
@@ -78,8 +79,10 @@ impl<'r, 'a> Reader<'r, 'a> {
                 blocks: Vec::new(),
                 places: Vec::new(),
                 stack_locals: HashMap::new(),
+                kept_locals: 0,
+                condition_local: 0,
                 base_local: 0,
-                place_local: 0,
+                site_local: 0,
             },
             open: Vec::new(),
             wants_places: calls.may_stop[function as usize],

@@ -24,18 +24,24 @@ use wasm_encoder::{
 };
 use wasmparser::{FuncType, Operator, ValType};
 
+use super::save::{Saver, finisher_type};
 use super::signatures::Signatures;
-use super::{Target, Writer, sound};
+use super::{Manner, Target, Writer, sound};
 use crate::body::{Block, Shape};
 use crate::plan::Analysis;
 use crate::{Refusal, Site, names};
 
 /// Writes the module that continues a frame which stopped at `site`, a place that exists.
-pub(crate) fn continuation(analysis: &Analysis, site: Site) -> Result<Vec<u8>, Refusal> {
+/// `first_site` is the number of its function's first place.
+pub(crate) fn continuation(analysis: &Analysis, site: Site, first_site: u32) -> Result<Vec<u8>, Refusal> {
     let body = analysis.body_of(site.function)?;
     let mut resume = Resume::new(analysis);
     let ty = resume.signatures.of(&FuncType::new([], body.results.iter().copied()));
-    let mut writer = Writer::new(&body, &mut resume, analysis.options.poll, &body.locals);
+    let manner = Manner {
+        poll: analysis.options.poll,
+        first_site,
+    };
+    let mut writer = Writer::new(&body, &mut resume, manner, &body.locals);
     writer.unwindable(|writer| writer.rest(site));
     let code = writer.code;
     let hints: Vec<BranchHint> = writer
@@ -274,6 +280,15 @@ impl Target for Resume<'_> {
 
     fn externs_table(&mut self) -> u32 {
         self.import_references(names::EXTERNS, RefType::EXTERNREF)
+    }
+
+    /// A saver of the main module would have to be exported, and so get an entry for the host.
+    fn saver(&mut self, _: Saver) -> Option<u32> {
+        None
+    }
+
+    fn finisher(&mut self) -> u32 {
+        self.import_function(names::FINISH.to_owned(), &finisher_type())
     }
 
     fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool {

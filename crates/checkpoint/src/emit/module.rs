@@ -1,7 +1,7 @@
 //! The instrumented module: the original one with places in its code, the save memory, the table of
 //! functions, and exports of all that a continuation or a capture needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 
 use wasm_encoder::reencode::{Error, Reencode};
@@ -12,8 +12,9 @@ use wasm_encoder::{
 };
 use wasmparser::{FuncType, Operator, Parser, Payload, ValType};
 
+use super::save::{self, Places, Saver};
 use super::signatures::Signatures;
-use super::{Target, Writer, sound};
+use super::{Manner, Target, Writer, sound};
 use crate::body::{Body, PlaceKind, Step};
 use crate::plan::Analysis;
 use crate::segments::Segment;
@@ -31,17 +32,19 @@ pub(crate) struct Needs {
 }
 
 /// Writes the instrumented module.
-pub(crate) fn instrumented(analysis: &Analysis, needs: Needs) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn instrumented(analysis: &Analysis, first_sites: &[u32], needs: Needs) -> Result<Vec<u8>, Refusal> {
     let mut main = Main {
         analysis,
         signatures: Signatures::of_module(&analysis.outline.types),
         called: BTreeSet::new(),
+        savers: HashMap::new(),
+        saver_codes: Vec::new(),
     };
     let mut parts = Parts::default();
     parts.copy(&mut main);
-    for index in 0..analysis.outline.bodies.len() {
+    for (index, &first_site) in first_sites.iter().enumerate() {
         let body = analysis.body_at(index)?;
-        parts.function(&mut main, &body)?;
+        parts.function(&mut main, &body, first_site)?;
     }
     parts.add_helpers(&mut main);
     parts.add_state(&main, needs);
@@ -55,6 +58,38 @@ struct Main<'s> {
     signatures: Signatures,
     /// Functions that code with places calls by their index.
     called: BTreeSet<u32>,
+    savers: HashMap<Saver, u32>,
+    /// Type and code of each saver.
+    saver_codes: Vec<(u32, Function)>,
+}
+
+impl Main<'_> {
+    /// The index of the function that drops segments again; others of the pass follow.
+    fn settler(&self) -> u32 {
+        let analysis = self.analysis;
+        index(analysis.outline.functions.len() + analysis.segments.helpers.len())
+    }
+
+    fn finisher_index(&self) -> u32 {
+        self.settler() + 1
+    }
+
+    /// The index of the first function that calls the host for continuations, when all savers are known.
+    fn first_entry(&self) -> u32 {
+        self.finisher_index() + 1 + index(self.saver_codes.len())
+    }
+
+    fn is_imported(&self, function: u32) -> bool {
+        function < self.analysis.outline.imported_functions
+    }
+
+    fn places(&mut self) -> Places {
+        Places {
+            word_memory: self.word_memory(),
+            frames_memory: self.frames_memory(),
+            finisher: self.finisher_index(),
+        }
+    }
 }
 
 impl Reencode for Main<'_> {
@@ -88,6 +123,25 @@ impl Target for Main<'_> {
 
     fn externs_table(&mut self) -> u32 {
         index(self.analysis.outline.tables.len()) + 1
+    }
+
+    fn saver(&mut self, saver: Saver) -> Option<u32> {
+        if !saver.is_small() {
+            return None;
+        }
+        if let Some(&index) = self.savers.get(&saver) {
+            return Some(index);
+        }
+        let function = self.finisher_index() + 1 + index(self.saver_codes.len());
+        let ty = self.signatures.of(&saver.ty());
+        let code = saver.code(self.places());
+        self.saver_codes.push((ty, code));
+        self.savers.insert(saver, function);
+        Some(function)
+    }
+
+    fn finisher(&mut self) -> u32 {
+        self.finisher_index()
     }
 
     fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool {
@@ -148,22 +202,26 @@ impl Parts {
         self.imports.import(names::IMPORT_MODULE, names::WORD, word);
     }
 
-    fn function(&mut self, main: &mut Main<'_>, body: &Body<'_>) -> Result<(), Refusal> {
+    fn function(&mut self, main: &mut Main<'_>, body: &Body<'_>, first_site: u32) -> Result<(), Refusal> {
         if !body.places.is_empty() {
             main.called.extend(body.steps.iter().filter_map(called_function));
         }
-        let poll = main.analysis.options.poll;
-        let mut writer = Writer::new(body, main, poll, &body.locals[body.parameters..]);
-        if body.places.is_empty() {
-            writer.steps(0..body.steps.len());
+        let manner = Manner {
+            poll: main.analysis.options.poll,
+            first_site,
+        };
+        let saves_by_calls = body.places.iter().all(|place| Saver::of(body, place).is_small());
+        let locals = if saves_by_calls {
+            body.kept_locals
+        } else {
+            body.locals.len()
+        };
+        let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..locals]);
+        if saves_by_calls {
+            writer.entry_and_steps();
             writer.put(&wasm_encoder::Instruction::End);
         } else {
-            writer.unwindable(|writer| {
-                if matches!(body.places[0].kind, PlaceKind::Entry) {
-                    writer.place(0);
-                }
-                writer.steps(0..body.steps.len());
-            });
+            writer.unwindable(Writer::entry_and_steps);
         }
         if writer.code.byte_len() > CODE_BYTES_MAX {
             return Err(Refusal::TooLarge {
@@ -197,6 +255,31 @@ impl Parts {
         self.functions.function(main.signatures.of(&FuncType::new([], [])));
         self.code.function(&analysis.segments.settle());
         self.exports.export(names::SETTLE, ExportKind::Func, next);
+        self.functions.function(main.signatures.of(&save::finisher_type()));
+        self.code.function(&save::finish(main.places()));
+        self.exports
+            .export(names::FINISH, ExportKind::Func, main.finisher_index());
+        for (ty, code) in &main.saver_codes {
+            self.functions.function(*ty);
+            self.code.function(code);
+        }
+        self.add_entries(main);
+    }
+
+    /// Functions that call the host for continuations: its functions look at the instance that calls them, which has
+    /// to be the main one.
+    fn add_entries(&mut self, main: &Main<'_>) {
+        let outline = &main.analysis.outline;
+        for &function in main.called.iter().filter(|&&function| main.is_imported(function)) {
+            self.functions.function(outline.functions[function as usize]);
+            let mut code = Function::new([]);
+            for parameter in 0..index(outline.type_of(function).params().len()) {
+                code.instruction(&wasm_encoder::Instruction::LocalGet(parameter));
+            }
+            code.instruction(&wasm_encoder::Instruction::Call(function));
+            code.instruction(&wasm_encoder::Instruction::End);
+            self.code.function(&code);
+        }
     }
 
     /// The save memory, the markers, and the tables of references.
@@ -243,8 +326,14 @@ impl Parts {
         if let Some(start) = outline.start {
             exports.export(names::START, ExportKind::Func, start);
         }
+        let mut entry = main.first_entry();
         for &function in &main.called {
-            exports.export(&names::function(function), ExportKind::Func, function);
+            let mut target = function;
+            if main.is_imported(function) {
+                target = entry;
+                entry += 1;
+            }
+            exports.export(&names::function(function), ExportKind::Func, target);
         }
         for memory in 0..index(outline.memories.len()) {
             exports.export(&names::memory(memory), ExportKind::Memory, memory + 1);
@@ -283,6 +372,19 @@ impl Parts {
         }
         module.section(&self.code).section(&self.data);
         module.finish()
+    }
+}
+
+impl<T: Target> Writer<'_, '_, T> {
+    fn entry_and_steps(&mut self) {
+        let places = &self.body.places;
+        if places
+            .first()
+            .is_some_and(|place| matches!(place.kind, PlaceKind::Entry))
+        {
+            self.place(0);
+        }
+        self.steps(0..self.body.steps.len());
     }
 }
 

@@ -1,76 +1,173 @@
 //! The code of a place: the poll, and behind an unlikely branch the saving of what lives.
 //!
 //! ```text
-//!  poll                                    hot: one atomic load and one branch
+//!  poll                                    hot: one load and one branch
 //!  if (operands) -> (operands)             unlikely
+//!    saver(values, site)                   nothing lives behind the call, so it costs no registers
+//!    return zeros
+//!  end
+//! ```
+//!
+//! Very large frames, and continuations, store their values themselves:
+//!
+//! ```text
+//!  if (operands) -> (operands)
 //!    operands to variables
 //!    base = frames.top
-//!    frames[base ..] = values              no calls: they would cost the hot code its registers
-//!    place = number; base += size
+//!    frames[base ..] = values
+//!    site = number; base += size
 //!    br unwind
 //!  end
 //!  ...
 //!  unwind:                                 once a function
-//!    frames[base] = function, place, word == unwinding
-//!    frames.top = base + header; word = unwinding
+//!    finish(base, site)
 //!    return zeros
 //! ```
 //!
-//! The load is atomic because an engine may take an ordinary one out of a loop that stores nothing.
+//! In a loop the load is atomic because an engine may take an ordinary one out of a loop that stores nothing. Behind a
+//! call it need not be: nothing that is known before a call of a guest's function holds behind it.
 
 use wasm_encoder::{Function, Instruction, MemArg};
 use wasmparser::ValType;
 
+use super::save::{Saver, aligned, packed, saved, store};
 use super::{Target, Writer, zero};
-use crate::frame::{BASE, COUNT, CURSOR, HEADER_BYTES, TOP, WORD_UNWINDING};
+use crate::body::{PlaceKind, PlaceOf};
+use crate::frame::{BASE, COUNT, CURSOR, HEADER_BYTES, TOP, offsets};
 use crate::{Poll, Stop, ValueType};
 
 impl<T: Target> Writer<'_, '_, T> {
-    /// Opens the block that every place leaves when it has saved its values.
-    fn begin_unwindable(&mut self) {
-        self.unwind = self.open(&Instruction::Block(wasm_encoder::BlockType::Empty));
-    }
-
-    /// Writes the whole body of a function with places; `inside` writes what comes before its end.
+    /// Writes the whole body of a function with places that save by themselves; `inside` writes what comes before
+    /// its end.
     pub(super) fn unwindable(&mut self, inside: impl FnOnce(&mut Self)) {
-        self.begin_unwindable();
+        let unwind = self.open(&Instruction::Block(wasm_encoder::BlockType::Empty));
+        self.unwind = Some(unwind);
         inside(self);
         self.put(&Instruction::Return);
         self.close();
-        self.finish_frame();
+        self.put(&Instruction::LocalGet(self.body.base_local));
+        self.put(&Instruction::LocalGet(self.body.site_local));
+        let finisher = self.target.finisher();
+        self.put(&Instruction::Call(finisher));
+        self.put_zeros();
         self.put(&Instruction::End);
     }
 
     /// Polls, and saves if the guest shall stop.
     pub(super) fn place(&mut self, index: u32) {
-        let body = self.body;
-        let place = &body.places[index as usize];
-        self.poll();
+        let place = &self.body.places[index as usize];
+        self.poll(&place.kind);
         self.unlikely.push(offset_in(&self.code));
         let ty = self.target.signature(&place.stack, &place.stack);
         self.open(&Instruction::If(ty));
-        for (height, &ty) in place.stack.iter().enumerate().rev() {
-            self.put(&Instruction::LocalSet(body.stack_local(height, ty)));
+        let site = self.first_site + index;
+        match self.target.saver(Saver::of(self.body, place)) {
+            Some(saver) => self.save_by(saver, place, site),
+            None => self.save_here(place, site),
         }
+        self.close();
+    }
+
+    /// Passes the values to a saver, in the order in which they lie in the frame.
+    fn save_by(&mut self, saver: u32, place: &PlaceOf, site: u32) {
+        let body = self.body;
+        let mut operands = Vec::new();
+        if place.passes_operand() {
+            self.as_number(place.stack[0], None);
+        } else {
+            operands = self.operands_to_locals(place);
+        }
+        operands.extend(body.kept_at(place));
+        let is_narrow = |local: &u32| saved(body.locals[*local as usize]).is_narrow();
+        let (narrow, wide): (Vec<u32>, Vec<u32>) = operands.into_iter().partition(is_narrow);
+        for local in narrow.into_iter().chain(wide) {
+            self.put(&Instruction::LocalGet(local));
+            self.as_number(body.locals[local as usize], Some(local));
+        }
+        self.put(&Instruction::I32Const(signed(site)));
+        self.put(&Instruction::Call(saver));
+        self.put_zeros();
+        self.put(&Instruction::Return);
+    }
+
+    /// Makes the value on the stack, which lies in a variable as well if it is wide, what a saver takes.
+    fn as_number(&mut self, ty: ValType, local: Option<u32>) {
+        match ty {
+            ValType::I32 | ValType::I64 => {}
+            ValType::F32 => self.put(&Instruction::I32ReinterpretF32),
+            ValType::F64 => self.put(&Instruction::I64ReinterpretF64),
+            ValType::V128 => {
+                let local = local.expect("a vector is no narrow operand");
+                self.put(&Instruction::I64x2ExtractLane(0));
+                self.put(&Instruction::LocalGet(local));
+                self.put(&Instruction::I64x2ExtractLane(1));
+            }
+            ValType::Ref(_) => self.reference_to_table(ty),
+        }
+    }
+
+    /// Puts a reference into a table; its index there stays on the stack.
+    fn reference_to_table(&mut self, ty: ValType) {
+        let table = self.table_of(ty).expect("references have a table");
+        self.put(&Instruction::I32Const(1));
+        self.put(&Instruction::TableGrow(table));
+    }
+
+    fn operands_to_locals(&mut self, place: &PlaceOf) -> Vec<u32> {
+        let operands = place.stack.iter().enumerate();
+        let operands: Vec<u32> = operands
+            .map(|(height, &ty)| self.body.stack_local(height, ty))
+            .collect();
+        for &local in operands.iter().rev() {
+            self.put(&Instruction::LocalSet(local));
+        }
+        operands
+    }
+
+    fn save_here(&mut self, place: &PlaceOf, site: u32) {
+        let body = self.body;
+        self.operands_to_locals(place);
         let top = self.frames_at(TOP);
         self.put(&Instruction::I32Const(0));
         self.put(&Instruction::I32Load(top));
         self.put(&Instruction::LocalSet(body.base_local));
-        let bytes = self.save(&body.saved_locals(place));
+        let (values, bytes) = self.values(place);
+        for (local, ty, offset) in values {
+            self.put(&Instruction::LocalGet(body.base_local));
+            self.put(&Instruction::LocalGet(local));
+            if ty.is_reference_type() {
+                self.reference_to_table(ty);
+            }
+            let at = packed(self.target.frames_memory(), offset);
+            self.put(&store(ty, at));
+        }
         self.put(&Instruction::LocalGet(body.base_local));
         self.put(&Instruction::I32Const(signed(bytes)));
         self.put(&Instruction::I32Add);
         self.put(&Instruction::LocalSet(body.base_local));
-        self.put(&Instruction::I32Const(signed(index)));
-        self.put(&Instruction::LocalSet(body.place_local));
-        self.branch_to(self.unwind);
-        self.close();
+        self.put(&Instruction::I32Const(signed(site)));
+        self.put(&Instruction::LocalSet(body.site_local));
+        let unwind = self
+            .unwind
+            .expect("a function with such a place is written to be unwound");
+        self.branch_to(unwind);
     }
 
-    fn poll(&mut self) {
+    /// Variable, type and offset of each value that a place saves, and the bytes of all.
+    fn values(&self, place: &PlaceOf) -> (Vec<(u32, ValType, u32)>, u32) {
+        let locals = self.body.saved_locals(place);
+        let types: Vec<ValType> = locals.iter().map(|&local| self.body.locals[local as usize]).collect();
+        let values: Vec<ValueType> = types.iter().map(|&ty| saved(ty)).collect();
+        let bytes = values.iter().map(|ty| ty.saved_bytes()).sum();
+        let offsets = offsets(&values, place.stack.len());
+        let values = locals.into_iter().zip(types).zip(offsets);
+        (values.map(|((local, ty), offset)| (local, ty, offset)).collect(), bytes)
+    }
+
+    fn poll(&mut self, kind: &PlaceKind) {
         if self.poll == Poll::Countdown {
             let count = self.frames_at(COUNT);
-            let left = self.body.place_local;
+            let left = self.body.condition_local;
             self.put(&Instruction::I32Const(0));
             self.put(&Instruction::I32Const(0));
             self.put(&Instruction::I32Load(count));
@@ -81,109 +178,52 @@ impl<T: Target> Writer<'_, '_, T> {
             self.put(&Instruction::LocalGet(left));
             self.put(&Instruction::I32Eqz);
         }
-        self.load_word();
+        let word = aligned(self.target.word_memory(), 0);
+        self.put(&Instruction::I32Const(0));
+        self.put(&match kind {
+            PlaceKind::Call { .. } => Instruction::I32Load(word),
+            PlaceKind::Entry | PlaceKind::Loop => Instruction::I32AtomicLoad(word),
+        });
         if self.poll == Poll::Countdown {
             self.put(&Instruction::I32Or);
         }
     }
 
-    fn load_word(&mut self) {
-        let word = aligned(self.target.word_memory(), 0);
-        self.put(&Instruction::I32Const(0));
-        self.put(&Instruction::I32AtomicLoad(word));
-    }
-
-    /// Stores variables from the base on; the answer is how many bytes they took.
-    fn save(&mut self, locals: &[u32]) -> u32 {
-        let mut offset = 0;
-        for &local in locals {
-            let ty = self.body.locals[local as usize];
-            let saved = ValueType::of(ty).expect("layouts have only types that can be saved");
-            self.put(&Instruction::LocalGet(self.body.base_local));
-            self.put(&Instruction::LocalGet(local));
-            let table = match saved {
-                ValueType::Function => Some(self.target.functions_table()),
-                ValueType::Extern => Some(self.target.externs_table()),
-                _ => None,
-            };
-            if let Some(table) = table {
-                // A reference goes to a table, and its index there to the frame.
-                self.put(&Instruction::I32Const(1));
-                self.put(&Instruction::TableGrow(table));
-            }
-            let at = packed(self.target.frames_memory(), offset);
-            self.put(&store(ty, at));
-            offset += saved.saved_bytes();
-        }
-        offset
-    }
-
-    /// Writes the header of the frame that was saved, and returns.
-    fn finish_frame(&mut self) {
-        let body = self.body;
-        let frames = self.target.frames_memory();
-        self.put(&Instruction::LocalGet(body.base_local));
-        self.put(&Instruction::I32Const(signed(body.function)));
-        self.put(&Instruction::I32Store(packed(frames, 0)));
-        self.put(&Instruction::LocalGet(body.base_local));
-        self.put(&Instruction::LocalGet(body.place_local));
-        self.put(&Instruction::I32Store(packed(frames, 4)));
-        self.put(&Instruction::LocalGet(body.base_local));
-        self.load_word();
-        self.put(&Instruction::I32Const(signed(WORD_UNWINDING)));
-        self.put(&Instruction::I32Eq);
-        self.put(&Instruction::I32Store(packed(frames, 8)));
-        let top = self.frames_at(TOP);
-        self.put(&Instruction::I32Const(0));
-        self.put(&Instruction::LocalGet(body.base_local));
-        self.put(&Instruction::I32Const(signed(HEADER_BYTES)));
-        self.put(&Instruction::I32Add);
-        self.put(&Instruction::I32Store(top));
-        let word = aligned(self.target.word_memory(), 0);
-        self.put(&Instruction::I32Const(0));
-        self.put(&Instruction::I32Const(signed(WORD_UNWINDING)));
-        self.put(&Instruction::I32AtomicStore(word));
-        for &ty in &body.results {
+    fn put_zeros(&mut self) {
+        for &ty in &self.body.results {
             self.put(&zero(ty));
+        }
+    }
+
+    /// The table that references of this type are saved in.
+    fn table_of(&mut self, ty: ValType) -> Option<u32> {
+        match saved(ty) {
+            ValueType::Function => Some(self.target.functions_table()),
+            ValueType::Extern => Some(self.target.externs_table()),
+            _ => None,
         }
     }
 
     /// Loads the values of the frame that is resumed next, and takes it off.
     pub(super) fn load_frame(&mut self, index: u32) {
         let body = self.body;
-        let locals = body.saved_locals(&body.places[index as usize]);
-        let types = locals.iter().map(|&local| body.locals[local as usize]);
-        let values: u32 = types
-            .map(|ty| ValueType::of(ty).map_or(0, ValueType::saved_bytes))
-            .sum();
+        let (values, bytes) = self.values(&body.places[index as usize]);
         let cursor = self.frames_at(CURSOR);
         self.put(&Instruction::I32Const(0));
         self.put(&Instruction::I32Const(0));
         self.put(&Instruction::I32Load(cursor));
-        self.put(&Instruction::I32Const(signed(values + HEADER_BYTES)));
+        self.put(&Instruction::I32Const(signed(bytes + HEADER_BYTES)));
         self.put(&Instruction::I32Sub);
         self.put(&Instruction::LocalTee(body.base_local));
         self.put(&Instruction::I32Store(cursor));
-        let mut offset = 0;
-        for local in locals {
-            let ty = body.locals[local as usize];
-            let saved = ValueType::of(ty).expect("layouts have only types that can be saved");
+        for (local, ty, offset) in values {
             let at = packed(self.target.frames_memory(), offset);
             self.put(&Instruction::LocalGet(body.base_local));
             self.put(&load(ty, at));
-            match saved {
-                ValueType::Function => {
-                    let table = self.target.functions_table();
-                    self.put(&Instruction::TableGet(table));
-                }
-                ValueType::Extern => {
-                    let table = self.target.externs_table();
-                    self.put(&Instruction::TableGet(table));
-                }
-                _ => {}
+            if let Some(table) = self.table_of(ty) {
+                self.put(&Instruction::TableGet(table));
             }
             self.put(&Instruction::LocalSet(local));
-            offset += saved.saved_bytes();
         }
     }
 
@@ -192,7 +232,7 @@ impl<T: Target> Writer<'_, '_, T> {
         let body = self.body;
         let place = &body.places[index as usize];
         let results = match (stop, &place.kind) {
-            (Stop::Inside, crate::body::PlaceKind::Call { results }) => *results,
+            (Stop::Inside, PlaceKind::Call { results }) => *results,
             _ => 0,
         };
         let own = place.stack.len() - results;
@@ -236,32 +276,6 @@ fn signed(number: u32) -> i32 {
 
 fn offset_in(code: &Function) -> u32 {
     u32::try_from(code.byte_len()).expect("a function has fewer than 2^32 bytes")
-}
-
-fn aligned(memory_index: u32, offset: u32) -> MemArg {
-    MemArg {
-        offset: u64::from(offset),
-        align: 2,
-        memory_index,
-    }
-}
-
-fn packed(memory_index: u32, offset: u32) -> MemArg {
-    MemArg {
-        offset: u64::from(offset),
-        align: 0,
-        memory_index,
-    }
-}
-
-fn store(ty: ValType, at: MemArg) -> Instruction<'static> {
-    match ty {
-        ValType::I64 => Instruction::I64Store(at),
-        ValType::F32 => Instruction::F32Store(at),
-        ValType::F64 => Instruction::F64Store(at),
-        ValType::V128 => Instruction::V128Store(at),
-        ValType::I32 | ValType::Ref(_) => Instruction::I32Store(at),
-    }
 }
 
 fn load(ty: ValType, at: MemArg) -> Instruction<'static> {

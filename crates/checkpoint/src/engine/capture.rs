@@ -1,13 +1,22 @@
 //! Takes the state of a stopped guest.
 
-use wasmtime::{AsContextMut, Memory};
+use wasmtime::{AsContext, AsContextMut, Memory};
 
 use super::guest::memory;
 use super::references::Functions;
-use super::{CaptureError, Guest, Prepared};
+use super::{CaptureError, Guest, Prepared, Tracker};
 use crate::frame::{BASE, HEADER_BYTES, TOP};
 use crate::state::Saved;
-use crate::{Checkpoint, Frame, Layout, MemoryImage, Page, Site, Stop, TableImage, Value, ValueType, names};
+use crate::{
+    Checkpoint, Delta, Frame, Layout, MemoryChanges, MemoryImage, Page, Site, Stop, TableImage, Value, ValueType, names,
+};
+
+/// A guest's state besides its memories.
+struct State {
+    globals: Vec<Value>,
+    tables: Vec<TableImage>,
+    frames: Vec<Frame>,
+}
 
 impl Prepared {
     /// The checkpoint of a guest that has stopped; `host` is what the host keeps for it.
@@ -17,7 +26,68 @@ impl Prepared {
         mut store: impl AsContextMut,
         host: Vec<u8>,
     ) -> Result<Checkpoint, CaptureError> {
-        if !guest.is_stopped(&store) {
+        let State {
+            globals,
+            tables,
+            frames,
+        } = self.state(guest, &mut store)?;
+        let mut memories = Vec::new();
+        for index in 0..self.plan.memories() {
+            let memory = memory(&guest.instance, &mut store, &names::memory(index));
+            memories.push(image(memory, &mut store));
+        }
+        Ok(Checkpoint {
+            identity: self.plan.identity(),
+            memories,
+            globals,
+            tables,
+            frames,
+            host,
+        })
+    }
+
+    /// What changed since `tracker` last saw the guest's memories, as a delta to its base.
+    ///
+    /// Afterwards the tracker knows these memories, and its base has to become the mark of the written delta. If the
+    /// delta is not kept, the next capture has to be a whole one.
+    pub fn capture_changes(
+        &self,
+        guest: &Guest,
+        mut store: impl AsContextMut,
+        host: Vec<u8>,
+        tracker: &mut Tracker,
+    ) -> Result<Delta, CaptureError> {
+        let State {
+            globals,
+            tables,
+            frames,
+        } = self.state(guest, &mut store)?;
+        let mut memories = Vec::new();
+        for index in 0..self.plan.memories() {
+            let memory = memory(&guest.instance, &mut store, &names::memory(index));
+            let size_pages = memory.size(&store);
+            let (zeroed, pages) = tracker.changes(index as usize, memory.data(&store));
+            memories.push(MemoryChanges {
+                size_pages,
+                zeroed,
+                pages,
+            });
+        }
+        Ok(Delta {
+            identity: self.plan.identity(),
+            base: tracker.base,
+            memories,
+            globals,
+            tables,
+            frames,
+            host,
+        })
+    }
+
+    /// Everything but the memories.
+    fn state(&self, guest: &Guest, mut store: impl AsContextMut) -> Result<State, CaptureError> {
+        // Headers of a guest that is about to go on hold slots already.
+        if !guest.is_stopped(&store) || guest.outermost.is_some() {
             return Err(CaptureError::NotStopped);
         }
         let references = &self.plan.analysis.references;
@@ -40,18 +110,10 @@ impl Prepared {
             }
             tables.push(TableImage { elements });
         }
-        let mut memories = Vec::new();
-        for index in 0..self.plan.memories() {
-            let memory = memory(&guest.instance, &mut store, &names::memory(index));
-            memories.push(image(memory, &mut store));
-        }
-        Ok(Checkpoint {
-            identity: self.plan.identity(),
-            memories,
+        Ok(State {
             globals,
             tables,
             frames,
-            host,
         })
     }
 
@@ -65,20 +127,7 @@ impl Prepared {
         let mut frames = Vec::new();
         let mut end = guest.word(&store, TOP);
         while end > BASE {
-            let header = end.checked_sub(HEADER_BYTES).ok_or(CaptureError::Frames)?;
-            let site = Site {
-                function: guest.word(&store, header),
-                place: guest.word(&store, header + 4),
-                stop: match guest.word(&store, header + 8) {
-                    0 => Stop::Here,
-                    _ => Stop::Inside,
-                },
-            };
-            let layout = self
-                .plan
-                .layout(site.function, site.place)
-                .ok_or(CaptureError::Frames)?;
-            let begin = end.checked_sub(layout.frame_bytes()).ok_or(CaptureError::Frames)?;
+            let SavedFrame { site, layout, begin } = self.frame_that_ends_at(guest, &store, end)?;
             let values = values(guest, &mut store, layout, begin, functions)?;
             frames.push(Frame { site, values });
             end = begin;
@@ -86,6 +135,35 @@ impl Prepared {
         frames.reverse();
         Ok(frames)
     }
+
+    /// What the header of a frame in the save memory says.
+    pub(super) fn frame_that_ends_at(
+        &self,
+        guest: &Guest,
+        store: impl AsContext,
+        end: u32,
+    ) -> Result<SavedFrame<'_>, CaptureError> {
+        let header = end.checked_sub(HEADER_BYTES).ok_or(CaptureError::Frames)?;
+        let number = guest.word(&store, header);
+        let (function, place) = self.plan.place_of(number).ok_or(CaptureError::Frames)?;
+        let stop = match guest.word(&store, header + 4) {
+            0 => Stop::Here,
+            _ => Stop::Inside,
+        };
+        let layout = self.plan.layout(function, place).ok_or(CaptureError::Frames)?;
+        Ok(SavedFrame {
+            site: Site { function, place, stop },
+            layout,
+            begin: end.checked_sub(layout.frame_bytes()).ok_or(CaptureError::Frames)?,
+        })
+    }
+}
+
+/// A frame in the save memory.
+pub(super) struct SavedFrame<'p> {
+    pub site: Site,
+    pub layout: &'p Layout,
+    pub begin: u32,
 }
 
 fn values(
@@ -95,16 +173,14 @@ fn values(
     begin: u32,
     functions: &Functions,
 ) -> Result<Vec<Value>, CaptureError> {
-    let mut at = begin as usize;
     let mut values = Vec::with_capacity(layout.values.len());
-    for &ty in &layout.values {
+    for (&ty, offset) in layout.values.iter().zip(layout.offsets()) {
         let bytes = ty.saved_bytes() as usize;
         let mut bits = [0; 16];
         guest
             .frames
-            .read(&store, at, &mut bits[..bytes])
+            .read(&store, (begin + offset) as usize, &mut bits[..bytes])
             .map_err(|_| CaptureError::Frames)?;
-        at += bytes;
         let bits = u128::from_le_bytes(bits);
         values.push(match ty {
             ValueType::I32 => Value::I32(bits as u32),

@@ -1,12 +1,15 @@
 //! An instance of an instrumented module: calls that may stop.
 
+use std::collections::HashMap;
+
 use wasmtime::{
     AsContext, AsContextMut, Extern, Func, Instance, Linker, Memory, MemoryType, SharedMemory, Store, Table, Val,
 };
 
+use super::in_place::Linked;
 use super::{Prepared, Stopper};
 use crate::frame::{BASE, COUNT, TOP};
-use crate::names;
+use crate::{Site, names};
 
 /// How a call came back.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct Guest {
     pub(super) externs: Option<Table>,
     /// What the outermost frame continues with, after a restore.
     pub(super) outermost: Option<Func>,
+    /// The continuations that were needed so far.
+    pub(super) linked: HashMap<Site, Linked>,
     stopper: Stopper,
 }
 
@@ -55,6 +60,7 @@ impl Guest {
             frames,
             functions,
             outermost: None,
+            linked: HashMap::new(),
             stopper,
         };
         guest.set_word(store, TOP, BASE);

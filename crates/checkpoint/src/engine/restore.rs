@@ -1,14 +1,12 @@
 //! Makes a guest that goes on where a checkpoint was taken.
 
-use std::collections::HashMap;
-
-use wasmtime::{AsContextMut, Func, Instance, Linker, Memory, Ref, Store};
+use wasmtime::{AsContextMut, Linker, Memory, Ref, Store};
 
 use super::guest::memory;
 use super::references::Remade;
 use super::{Guest, Prepared, RestoreError};
-use crate::frame::{BASE, CURSOR};
-use crate::{Checkpoint, Frame, MemoryImage, Page, Site, Value, names};
+use crate::frame::{BASE, CURSOR, HEADER_BYTES};
+use crate::{Checkpoint, MemoryImage, Page, Value, names};
 
 impl Prepared {
     /// A new instance in the state of the checkpoint; [`Guest::resume`] goes on with its call.
@@ -33,31 +31,31 @@ impl Prepared {
         self.fill_globals_and_tables(&guest, &mut *store, &remade, checkpoint)?;
         let settle = guest.instance.get_typed_func::<(), ()>(&mut *store, names::SETTLE)?;
         settle.call(&mut *store, ())?;
-        let continuations = self.link(&guest, &mut *store, &checkpoint.frames)?;
-        let mut slots = HashMap::new();
-        for (&site, &function) in &continuations {
-            let slot = guest.functions.grow(&mut *store, 1, Ref::Func(Some(function)))?;
-            slots.insert(site, slot);
-        }
         let mut bytes = Vec::new();
         for frame in &checkpoint.frames {
-            for &value in &frame.values {
-                save(&guest, &mut *store, &remade, value, &mut bytes)?;
+            let layout = self.plan.layout(frame.site.function, frame.site.place);
+            let layout = layout.expect("the checkpoint was checked");
+            let begin = bytes.len();
+            bytes.resize(begin + (layout.frame_bytes() - HEADER_BYTES) as usize, 0);
+            for (&value, offset) in frame.values.iter().zip(layout.offsets()) {
+                save(
+                    &guest,
+                    &mut *store,
+                    &remade,
+                    value,
+                    &mut bytes[begin + offset as usize..],
+                )?;
             }
-            let slot = slots[&frame.site] as u32;
-            bytes.extend_from_slice(&slot.to_le_bytes());
-            bytes.extend_from_slice(&[0; 8]);
+            let linked = self.linked(&mut guest, &mut *store, frame.site)?;
+            bytes.extend_from_slice(&linked.slot.to_le_bytes());
+            bytes.extend_from_slice(&[0; 4]);
+            guest.outermost = Some(linked.function);
         }
         guest
             .frames
             .write(&mut *store, BASE as usize, &bytes)
             .map_err(wasmtime::Error::from)?;
         guest.set_word(&mut *store, CURSOR, BASE + bytes.len() as u32);
-        let outermost = checkpoint
-            .frames
-            .last()
-            .expect("a checkpoint without frames was refused");
-        guest.outermost = Some(continuations[&outermost.site]);
         Ok(guest)
     }
 
@@ -90,45 +88,20 @@ impl Prepared {
         }
         Ok(())
     }
-
-    /// Instantiates the continuations of the frames beside the guest's instance.
-    fn link(
-        &self,
-        guest: &Guest,
-        mut store: impl AsContextMut,
-        frames: &[Frame],
-    ) -> wasmtime::Result<HashMap<Site, Func>> {
-        let mut linked = HashMap::new();
-        for site in frames.iter().map(|frame| frame.site) {
-            if linked.contains_key(&site) {
-                continue;
-            }
-            let module = self.continuation(site)?;
-            let mut imports = Vec::new();
-            for import in module.imports() {
-                let found = guest.instance.get_export(&mut store, import.name());
-                imports.push(found.expect("the main module exports all that continuations import"));
-            }
-            let instance = Instance::new(&mut store, &module, &imports)?;
-            let function = instance.get_func(&mut store, names::CONTINUE);
-            linked.insert(site, function.expect("every continuation exports its function"));
-        }
-        Ok(linked)
-    }
 }
 
-/// Appends a value as frames hold it: a reference as its place in a table.
+/// Writes a value to the beginning of `bytes` as frames hold it: a reference as its place in a table.
 fn save(
     guest: &Guest,
     mut store: impl AsContextMut,
     remade: &Remade<'_>,
     value: Value,
-    bytes: &mut Vec<u8>,
+    bytes: &mut [u8],
 ) -> wasmtime::Result<()> {
     match value {
-        Value::I32(bits) | Value::F32(bits) => bytes.extend_from_slice(&bits.to_le_bytes()),
-        Value::I64(bits) | Value::F64(bits) => bytes.extend_from_slice(&bits.to_le_bytes()),
-        Value::V128(bits) => bytes.extend_from_slice(&bits.to_le_bytes()),
+        Value::I32(bits) | Value::F32(bits) => put(bytes, &bits.to_le_bytes()),
+        Value::I64(bits) | Value::F64(bits) => put(bytes, &bits.to_le_bytes()),
+        Value::V128(bits) => put(bytes, &bits.to_le_bytes()),
         Value::Function(_) | Value::Extern(_) => {
             let reference = remade.reference(&mut store, value)?.expect("it is a reference");
             let table = match value {
@@ -138,10 +111,14 @@ fn save(
                 _ => guest.functions,
             };
             let place = table.grow(&mut store, 1, reference)?;
-            bytes.extend_from_slice(&(place as u32).to_le_bytes());
+            put(bytes, &(place as u32).to_le_bytes());
         }
     }
     Ok(())
+}
+
+fn put(bytes: &mut [u8], value: &[u8]) {
+    bytes[..value.len()].copy_from_slice(value);
 }
 
 /// Grows a new memory and gives it the pages of the image; what data segments wrote elsewhere is cleared.

@@ -1,7 +1,9 @@
 //! Reads the body. Every length is compared with what is left before anything is reserved for it.
 
 use super::ReadError;
-use crate::{Checkpoint, Frame, Identity, MemoryImage, Page, Site, Stop, TableImage, Value};
+use crate::{
+    Checkpoint, Delta, Frame, Identity, Mark, MemoryChanges, MemoryImage, Page, Site, Stop, TableImage, Value,
+};
 
 pub(super) fn body(bytes: &[u8], identity: Identity) -> Result<Checkpoint, ReadError> {
     let mut bytes = Bytes(bytes);
@@ -9,30 +11,54 @@ pub(super) fn body(bytes: &[u8], identity: Identity) -> Result<Checkpoint, ReadE
         identity,
         memories: bytes.list(memory)?,
         globals: bytes.list(value)?,
-        tables: bytes.list(|bytes| {
-            let elements = bytes.list(value)?;
-            Ok(TableImage { elements })
-        })?,
+        tables: bytes.list(table)?,
         frames: bytes.list(frame)?,
-        host: {
-            let length = bytes.length()?;
-            bytes.take(length)?.to_vec()
-        },
+        host: bytes.bytes()?,
     };
     bytes.end()?;
     Ok(checkpoint)
 }
 
+pub(super) fn delta_body(bytes: &[u8], identity: Identity, base: Mark) -> Result<Delta, ReadError> {
+    let mut bytes = Bytes(bytes);
+    let delta = Delta {
+        identity,
+        base,
+        memories: bytes.list(changes)?,
+        globals: bytes.list(value)?,
+        tables: bytes.list(table)?,
+        frames: bytes.list(frame)?,
+        host: bytes.bytes()?,
+    };
+    bytes.end()?;
+    Ok(delta)
+}
+
 fn memory(bytes: &mut Bytes<'_>) -> Result<MemoryImage, ReadError> {
     Ok(MemoryImage {
         size_pages: bytes.u64()?,
-        pages: bytes.list(|bytes| {
-            Ok(Page {
-                index: bytes.u64()?,
-                bytes: bytes.take(Page::BYTES)?.into(),
-            })
-        })?,
+        pages: bytes.list(page)?,
     })
+}
+
+fn changes(bytes: &mut Bytes<'_>) -> Result<MemoryChanges, ReadError> {
+    Ok(MemoryChanges {
+        size_pages: bytes.u64()?,
+        zeroed: bytes.list(Bytes::u64)?,
+        pages: bytes.list(page)?,
+    })
+}
+
+fn page(bytes: &mut Bytes<'_>) -> Result<Page, ReadError> {
+    Ok(Page {
+        index: bytes.u64()?,
+        bytes: bytes.take(Page::BYTES)?.into(),
+    })
+}
+
+fn table(bytes: &mut Bytes<'_>) -> Result<TableImage, ReadError> {
+    let elements = bytes.list(value)?;
+    Ok(TableImage { elements })
 }
 
 fn frame(bytes: &mut Bytes<'_>) -> Result<Frame, ReadError> {
@@ -101,6 +127,11 @@ impl<'a> Bytes<'a> {
             return Err(ReadError::Malformed("a list is longer than the rest"));
         }
         Ok(length)
+    }
+
+    fn bytes(&mut self) -> Result<Vec<u8>, ReadError> {
+        let length = self.length()?;
+        Ok(self.take(length)?.to_vec())
     }
 
     fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T, ReadError>) -> Result<Vec<T>, ReadError> {

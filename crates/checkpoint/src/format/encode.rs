@@ -1,18 +1,34 @@
 //! Writes the body: memories, globals, tables, frames, host state.
 
-use crate::{Checkpoint, Frame, MemoryImage, Stop, Value};
+use crate::{Checkpoint, Delta, Frame, MemoryChanges, MemoryImage, Page, Stop, TableImage, Value};
 
 pub(super) fn body(checkpoint: &Checkpoint) -> Vec<u8> {
     let mut body = Vec::new();
     list(&checkpoint.memories, &mut body, memory);
-    list(&checkpoint.globals, &mut body, |&global, body| value(global, body));
-    list(&checkpoint.tables, &mut body, |table, body| {
+    state(&checkpoint.globals, &checkpoint.tables, &checkpoint.frames, &mut body);
+    bytes(&checkpoint.host, &mut body);
+    body
+}
+
+pub(super) fn delta_body(delta: &Delta) -> Vec<u8> {
+    let mut body = Vec::new();
+    list(&delta.memories, &mut body, changes);
+    state(&delta.globals, &delta.tables, &delta.frames, &mut body);
+    bytes(&delta.host, &mut body);
+    body
+}
+
+fn state(globals: &[Value], tables: &[TableImage], frames: &[Frame], body: &mut Vec<u8>) {
+    list(globals, body, |&global, body| value(global, body));
+    list(tables, body, |table, body| {
         list(&table.elements, body, |&element, body| value(element, body));
     });
-    list(&checkpoint.frames, &mut body, frame);
-    body.extend_from_slice(&(checkpoint.host.len() as u64).to_le_bytes());
-    body.extend_from_slice(&checkpoint.host);
-    body
+    list(frames, body, frame);
+}
+
+fn bytes(bytes: &[u8], body: &mut Vec<u8>) {
+    body.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    body.extend_from_slice(bytes);
 }
 
 fn list<T>(items: &[T], body: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u8>)) {
@@ -24,10 +40,20 @@ fn list<T>(items: &[T], body: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u
 
 fn memory(image: &MemoryImage, body: &mut Vec<u8>) {
     body.extend_from_slice(&image.size_pages.to_le_bytes());
-    list(&image.pages, body, |page, body| {
-        body.extend_from_slice(&page.index.to_le_bytes());
-        body.extend_from_slice(&page.bytes);
+    list(&image.pages, body, page);
+}
+
+fn changes(changes: &MemoryChanges, body: &mut Vec<u8>) {
+    body.extend_from_slice(&changes.size_pages.to_le_bytes());
+    list(&changes.zeroed, body, |index, body| {
+        body.extend_from_slice(&index.to_le_bytes());
     });
+    list(&changes.pages, body, page);
+}
+
+fn page(page: &Page, body: &mut Vec<u8>) {
+    body.extend_from_slice(&page.index.to_le_bytes());
+    body.extend_from_slice(&page.bytes);
 }
 
 fn frame(frame: &Frame, body: &mut Vec<u8>) {

@@ -1,12 +1,47 @@
-//! The first 68 bytes: what the checkpoint is of. They are not compressed, so that any tool can tell.
+//! The first 68 bytes: what the checkpoint or delta is of. They are not compressed, so that any tool can tell.
 
 use bowline_foundation::digest::Digest;
 
 use super::decode::Bytes;
-use super::{FORMAT_VERSION, ReadError};
-use crate::{Checkpoint, Identity, Options, Poll};
+use super::{DELTA_VERSION, FORMAT_VERSION, ReadError};
+use crate::{Identity, Options, Poll};
 
-const MAGIC: &[u8; 8] = b"BWLNCKPT";
+/// What the bytes are.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Checkpoint,
+    Delta,
+}
+
+impl Kind {
+    fn magic(self) -> &'static [u8; 8] {
+        match self {
+            Self::Checkpoint => b"BWLNCKPT",
+            Self::Delta => b"BWLNDLTA",
+        }
+    }
+
+    fn version(self) -> u32 {
+        match self {
+            Self::Checkpoint => FORMAT_VERSION,
+            Self::Delta => DELTA_VERSION,
+        }
+    }
+
+    /// Looks at what comes before anything that a version may change.
+    pub(super) fn check(self, bytes: &[u8]) -> Result<(), ReadError> {
+        let rest = bytes.strip_prefix(self.magic()).ok_or(match self {
+            Self::Checkpoint => ReadError::NotACheckpoint,
+            Self::Delta => ReadError::NotADelta,
+        })?;
+        let found = Bytes(rest).u32()?;
+        if found != self.version() {
+            let read = self.version();
+            return Err(ReadError::Version { found, read });
+        }
+        Ok(())
+    }
+}
 
 pub(super) struct Header {
     pub identity: Identity,
@@ -14,18 +49,11 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn of(checkpoint: &Checkpoint, body: &[u8]) -> Self {
-        Self {
-            identity: checkpoint.identity,
-            body_bytes: body.len() as u64,
-        }
-    }
-
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self, kind: Kind) -> Vec<u8> {
         let Identity { module, pass, options } = self.identity;
         let mut bytes = Vec::new();
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(kind.magic());
+        bytes.extend_from_slice(&kind.version().to_le_bytes());
         bytes.extend_from_slice(&pass.to_le_bytes());
         bytes.extend_from_slice(module.as_bytes());
         bytes.extend_from_slice(&options.stack_bytes.to_le_bytes());
@@ -39,18 +67,10 @@ impl Header {
         bytes
     }
 
-    /// Looks at what comes before anything that a version may change.
-    pub(super) fn check_version(bytes: &[u8]) -> Result<(), ReadError> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or(ReadError::NotACheckpoint)?;
-        match Bytes(rest).u32()? {
-            FORMAT_VERSION => Ok(()),
-            other => Err(ReadError::Version(other)),
-        }
-    }
-
-    /// Reads the header; the rest of the bytes comes back.
+    /// Reads the header, whose kind was looked at; the rest of the bytes comes back.
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), ReadError> {
-        let mut bytes = Bytes(&bytes[MAGIC.len()..]);
+        let mut bytes = Bytes(bytes);
+        bytes.u64()?;
         bytes.u32()?;
         let pass = bytes.u32()?;
         let module = Digest::from_bytes(bytes.array()?);

@@ -3,9 +3,10 @@
 use bowline_foundation::digest::Digest;
 
 use super::*;
-use crate::{Frame, Identity, MemoryImage, Options, Page, Site, Stop, TableImage, Value};
+use crate::{Frame, Identity, MemoryChanges, MemoryImage, Options, Page, Site, Stop, TableImage, Value};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/version-1.ckpt");
+const GOLDEN_DELTA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/delta-1.ckptd");
 const LIMITS: ReadLimits = ReadLimits {
     body_bytes_max: 1 << 24,
 };
@@ -69,6 +70,23 @@ fn sample() -> Checkpoint {
     }
 }
 
+fn sample_delta() -> Delta {
+    let sample = sample();
+    Delta {
+        identity: sample.identity,
+        base: Mark([5; SIGNATURE_BYTES]),
+        memories: vec![MemoryChanges {
+            size_pages: 18,
+            zeroed: vec![3, 200],
+            pages: vec![page(0, 3), page(270, 4)],
+        }],
+        globals: sample.globals,
+        tables: sample.tables,
+        frames: sample.frames,
+        host: sample.host,
+    }
+}
+
 /// A change of this file's bytes is a new version of the format.
 #[test]
 fn the_golden_file_is_read_and_written_alike() {
@@ -80,6 +98,23 @@ fn the_golden_file_is_read_and_written_alike() {
     let written = sample().write(&key());
     assert_eq!(written[..68], golden[..68], "the header is the same to the byte");
     assert_eq!(Checkpoint::read(&written, &key(), LIMITS), Ok(sample()));
+}
+
+/// A change of this file's bytes is a new version of the format of deltas.
+#[test]
+fn the_golden_delta_is_read_and_written_alike() {
+    if std::env::var_os("BOWLINE_WRITE_GOLDEN").is_some() {
+        std::fs::write(GOLDEN_DELTA, sample_delta().write(&key())).unwrap();
+    }
+    let golden = std::fs::read(GOLDEN_DELTA).unwrap();
+    assert_eq!(Delta::read(&golden, &key(), LIMITS), Ok(sample_delta()));
+    let written = sample_delta().write(&key());
+    assert_eq!(
+        written[..100],
+        golden[..100],
+        "header and mark are the same to the byte"
+    );
+    assert_eq!(Delta::read(&written, &key(), LIMITS), Ok(sample_delta()));
 }
 
 #[test]
@@ -107,6 +142,12 @@ fn every_flipped_bit_is_noticed() {
             "length {length}"
         );
     }
+    let written = sample_delta().write(&key());
+    for byte in 0..written.len() {
+        let mut damaged = written.clone();
+        damaged[byte] ^= 1 << (byte % 8);
+        assert!(Delta::read(&damaged, &key(), LIMITS).is_err(), "byte {byte} of a delta");
+    }
 }
 
 #[test]
@@ -116,7 +157,12 @@ fn another_key_another_version_and_too_much_are_told_apart() {
     assert_eq!(Checkpoint::read(&written, &other, LIMITS), Err(ReadError::Signature));
     let mut newer = written.clone();
     newer[8] = 2;
-    assert_eq!(Checkpoint::read(&newer, &key(), LIMITS), Err(ReadError::Version(2)));
+    let newer = Checkpoint::read(&newer, &key(), LIMITS);
+    assert_eq!(newer, Err(ReadError::Version { found: 2, read: 1 }));
+    let delta = sample_delta().write(&key());
+    let other_kind = Checkpoint::read(&delta, &key(), LIMITS);
+    assert_eq!(other_kind, Err(ReadError::NotACheckpoint));
+    assert_eq!(Delta::read(&written, &key(), LIMITS), Err(ReadError::NotADelta));
     assert_eq!(
         Checkpoint::read(b"text", &key(), LIMITS),
         Err(ReadError::NotACheckpoint)

@@ -93,6 +93,32 @@ fn a_loop_that_does_nothing_stops_when_asked() {
     assert_eq!(prepared.continuations(), 1, "the same place again");
 }
 
+/// A request that comes while a guest is stopped is not lost when it goes on in place; the next one is not made up.
+#[test]
+fn a_guest_that_goes_on_in_place_heeds_who_asked_meanwhile() {
+    let prepared = prepare(EMPTY);
+    let mut store = Store::new(engine(), ());
+    let mut guest = prepared.instantiate(&mut store, &silent()).unwrap();
+    assert!(prepared.go_on(&mut guest, &mut store).is_err(), "it has not stopped");
+    guest.stopper().request().unwrap();
+    let outcome = guest.call(&mut store, "run", &[]).unwrap();
+    assert!(matches!(outcome, Outcome::Stopped));
+    guest.stopper().request().unwrap();
+    prepared.go_on(&mut guest, &mut store).unwrap();
+    let late = prepared.capture(&guest, &mut store, Vec::new());
+    assert!(matches!(late, Err(CaptureError::NotStopped)), "it is about to go on");
+    assert!(prepared.go_on(&mut guest, &mut store).is_err(), "once is enough");
+    let outcome = guest.resume(&mut store).unwrap();
+    assert!(matches!(outcome, Outcome::Stopped), "it was asked while it was stopped");
+    prepared.go_on(&mut guest, &mut store).unwrap();
+    let stopper = guest.stopper();
+    let asker = std::thread::spawn(move || stopper.request().expect("the word can be set"));
+    let outcome = guest.resume(&mut store).unwrap();
+    asker.join().expect("the asker ends well");
+    assert!(matches!(outcome, Outcome::Stopped), "it ran until it was asked again");
+    assert_eq!(prepared.continuations(), 1);
+}
+
 #[test]
 fn a_guest_that_has_not_stopped_is_not_captured() {
     let prepared = prepare("(module (func (export \"run\") (loop (nop))))");

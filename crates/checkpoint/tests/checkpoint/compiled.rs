@@ -1,37 +1,12 @@
-//! Programs that a compiler made of Rust: what they print must not depend on where they were stopped.
+//! Programs that compilers made of Rust and C, an interpreter among them: what they print must not depend on where they were stopped.
 
-use std::path::Path;
-use std::process::Command;
-
+use crate::guest;
 use crate::run::Subject;
-
-/// Compiles a guest of `tests/guests`.
-fn compile(name: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name);
-    let output = folder.path().join("guest.wasm");
-    let built = Command::new("rustc")
-        .args([
-            "--edition",
-            "2024",
-            "--target",
-            "wasm32-wasip1",
-            "-Copt-level=3",
-            "-Cstrip=symbols",
-        ])
-        .arg(source)
-        .arg("-o")
-        .arg(&output)
-        .status()
-        .expect("rustc runs");
-    assert!(built.success(), "`{name}` compiles for wasm32-wasip1");
-    std::fs::read(output).expect("rustc wrote the module")
-}
 
 /// Stops a program at some hundred of its polls, evenly and unevenly spread.
 #[track_caller]
-fn check(name: &str, polls: u32, hops_min: usize) {
-    let subject = Subject::binary(compile(name), "_start", &[]);
+fn check(module: Vec<u8>, polls: u32, hops_min: usize) {
+    let subject = Subject::binary(module, "_start", &[]);
     let plain = subject.plain();
     assert_eq!(
         plain.end,
@@ -50,25 +25,49 @@ fn check(name: &str, polls: u32, hops_min: usize) {
 
 #[test]
 fn a_simulation_of_bodies_in_floats() {
-    check("bodies.rs", 401, 50);
+    check(guest::rust("bodies"), 401, 50);
 }
 
 #[test]
 fn a_hash_chain() {
-    check("hashes.rs", 307, 50);
+    check(guest::rust("hashes"), 307, 50);
 }
 
 #[test]
 fn trees_in_boxes_behind_dynamic_calls() {
-    check("trees.rs", 2_003, 50);
+    check(guest::rust("trees"), 2_003, 50);
 }
 
 #[test]
 fn text_that_is_formatted_and_parsed() {
-    check("text.rs", 997, 50);
+    check(guest::rust("text"), 997, 50);
 }
 
 #[test]
 fn a_fractal_in_three_loops() {
-    check("mandelbrot.rs", 1_001, 50);
+    check(guest::rust("mandelbrot"), 1_001, 50);
+}
+
+#[test]
+fn a_codec_that_packs_and_unpacks() {
+    check(guest::rust("codec"), 8_009, 50);
+}
+
+#[test]
+fn a_program_in_c() {
+    if let Some(module) = guest::c("sort") {
+        check(module, 3_001, 50);
+    }
+}
+
+#[test]
+fn an_interpreter_that_runs_a_script() {
+    let Some(module) = guest::interpreter() else {
+        return;
+    };
+    // The interpreter's own loop is one huge function, whose continuations take long to compile: so there are few hops.
+    let subject = Subject::binary(module, "_start", &[]);
+    let (seen, hops) = subject.hopping(150_013, |_, _| {});
+    assert_eq!(seen, subject.plain());
+    assert!(hops >= 2, "{hops} hops");
 }

@@ -38,6 +38,24 @@ fn loops_in_loops_with_operands_waiting_below() {
     assert_eq!(subject.plain().end, Ok(vec!["I64(1553)".to_owned()]));
 }
 
+/// A host function that looks for the memory of the module that calls it finds it, also when a continuation calls.
+#[test]
+fn the_host_is_always_called_by_the_main_instance() {
+    let subject = check(
+        "(module (import \"wasi_snapshot_preview1\" \"random_get\" (func $fill (param i32 i32) (result i32)))
+            (memory (export \"memory\") 1)
+            (func (export \"run\") (param $n i32) (result i32) (local $at i32)
+                (loop $l
+                    (drop (call $fill (local.get $at) (i32.const 4)))
+                    (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                    (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+                (i32.load (i32.const 8))))",
+        &[Val::I32(5)],
+        5,
+    );
+    assert_eq!(subject.plain().end, Ok(vec![format!("I32({})", 0x0707_0707)]));
+}
+
 #[test]
 fn recursion_and_calls_with_operands_waiting() {
     let subject = check(

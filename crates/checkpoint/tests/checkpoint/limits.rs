@@ -11,8 +11,11 @@ use crate::run::Subject;
 fn refusal(body: &str) -> Option<Refusal> {
     let text = format!("(module (func $spin (loop (nop))) (func {body}))");
     let module = wat::parse_str(text).expect("the text is a module");
-    let plan = Plan::new(module, Options::default());
-    plan.err()
+    let options = Options {
+        stack_bytes: 1 << 16,
+        ..Options::default()
+    };
+    Plan::new(module, options).err()
 }
 
 fn too_large(what: &'static str) -> Option<Refusal> {

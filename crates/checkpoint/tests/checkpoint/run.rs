@@ -12,7 +12,7 @@ use crate::world::{self, World};
 pub const STACK_BYTES: u32 = 1 << 20;
 /// Enough for every test; a run that needs more does not come to its end.
 const HOPS_MAX: usize = 200_000;
-const LIMITS: ReadLimits = ReadLimits {
+pub const LIMITS: ReadLimits = ReadLimits {
     body_bytes_max: 1 << 30,
 };
 
@@ -54,6 +54,14 @@ fn linker() -> Linker<World> {
     let mut linker = Linker::new(engine());
     world::link(&mut linker).expect("names are distinct");
     linker
+}
+
+/// How a part of a run came to its end.
+pub enum Leg {
+    /// With a checkpoint.
+    Stopped(Vec<u8>),
+    /// With the run.
+    Ended(Seen),
 }
 
 /// A module and the call that is made.
@@ -155,6 +163,83 @@ impl Subject {
         panic!("the run does not come to its end");
     }
 
+    /// The same without leaving: each time it goes on in its own instance. `at_stop` sees the guest before.
+    pub fn staying(&self, polls: u32, at_stop: impl FnMut(&Guest, &mut Store<World>)) -> (Seen, usize) {
+        self.staying_by(|_| polls, at_stop)
+    }
+
+    /// The same with another number of polls for each stop.
+    pub fn staying_by(
+        &self,
+        polls: impl Fn(usize) -> u32,
+        mut at_stop: impl FnMut(&Guest, &mut Store<World>),
+    ) -> (Seen, usize) {
+        let mut store = Store::new(engine(), World::default());
+        let mut guest = match self.prepared.instantiate(&mut store, &self.linker) {
+            Ok(guest) => guest,
+            Err(error) => return (seen(&mut store, None, Err(error)), 0),
+        };
+        guest.stop_after(&mut store, polls(0));
+        let mut outcome = guest.start(&mut store);
+        let mut starting = true;
+        let mut hop = 0;
+        while hop < HOPS_MAX {
+            match outcome {
+                Ok(Outcome::Stopped) => {
+                    at_stop(&guest, &mut store);
+                    self.prepared.go_on(&mut guest, &mut store).expect("it has stopped");
+                    hop += 1;
+                    guest.stop_after(&mut store, polls(hop));
+                    outcome = guest.resume(&mut store);
+                }
+                Ok(Outcome::Finished(_)) if starting => {
+                    starting = false;
+                    outcome = guest.call(&mut store, &self.export, &self.arguments);
+                }
+                Ok(Outcome::Finished(results)) => return (seen(&mut store, Some(guest.instance()), Ok(results)), hop),
+                Err(error) if starting => return (seen(&mut store, None, Err(error)), hop),
+                Err(error) => return (seen(&mut store, Some(guest.instance()), Err(error)), hop),
+            }
+        }
+        panic!("the run does not come to its end");
+    }
+
+    /// Calls the export and stops at the `polls`th poll, a start function being passed over.
+    pub fn first_leg(&self, polls: u32) -> Leg {
+        let mut store = Store::new(engine(), World::default());
+        let guest = match self.prepared.instantiate(&mut store, &self.linker) {
+            Ok(guest) => guest,
+            Err(error) => return Leg::Ended(seen(&mut store, None, Err(error))),
+        };
+        guest.stop_after(&mut store, u32::MAX);
+        if let Err(error) = guest.start(&mut store) {
+            return Leg::Ended(seen(&mut store, None, Err(error)));
+        }
+        guest.stop_after(&mut store, polls);
+        let outcome = guest.call(&mut store, &self.export, &self.arguments);
+        self.leg(&guest, store, outcome)
+    }
+
+    /// Goes on from the bytes of a checkpoint to the `polls`th poll.
+    pub fn next_leg(&self, checkpoint: &[u8], polls: u32) -> Leg {
+        let checkpoint = Checkpoint::read(checkpoint, &key(), LIMITS).expect("it was written by another leg");
+        let mut store = Store::new(engine(), World::restore(&checkpoint.host));
+        let guest = self.prepared.restore(&mut store, &self.linker, &checkpoint);
+        let mut guest = guest.expect("it fits");
+        guest.stop_after(&mut store, polls);
+        let outcome = guest.resume(&mut store);
+        self.leg(&guest, store, outcome)
+    }
+
+    fn leg(&self, guest: &Guest, mut store: Store<World>, outcome: wasmtime::Result<Outcome>) -> Leg {
+        let instance = Some(guest.instance());
+        match outcome {
+            Ok(Outcome::Stopped) => Leg::Stopped(self.pack(guest, &mut store)),
+            Ok(Outcome::Finished(results)) => Leg::Ended(seen(&mut store, instance, Ok(results))),
+            Err(error) => Leg::Ended(seen(&mut store, instance, Err(error))),
+        }
+    }
+
     fn pack(&self, guest: &Guest, store: &mut Store<World>) -> Vec<u8> {
         let host = store.data().save();
         let checkpoint = self
@@ -176,6 +261,8 @@ impl Subject {
             let (seen, _) = self.hopping(polls, |_, _| {});
             assert_eq!(seen, plain, "stopped at each poll of {polls}");
         }
+        let (seen, _) = self.staying(1, |_, _| {});
+        assert_eq!(seen, plain, "stopped at each poll, going on in place");
         let (seen, hops) = self.hopping(1, |_, _| {});
         assert_eq!(seen, plain, "stopped at each poll");
         hops
