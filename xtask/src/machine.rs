@@ -3,12 +3,13 @@
 //! A missing rustup target is always installed. Debian packages are installed where we are root and
 //! there is `apt-get`; elsewhere the missing ones are named, and what needs them is skipped loudly.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use bowline_test_postgres::Server;
 
-use crate::shell;
+use crate::{fuzz, shell};
 
 /// A program some check needs, the Debian packages that bring it, and what is lost without it.
 struct Need {
@@ -38,6 +39,7 @@ const FOR_TESTS: &[Need] = &[
         packages: &["npm"],
         without: "durable executions are not tested with the SDK for Node.js",
     },
+    FOR_C_GUESTS,
     Need {
         program: "skopeo",
         packages: &["skopeo"],
@@ -49,6 +51,17 @@ const FOR_TESTS: &[Need] = &[
         without: "images are fetched only from a registry of the tests' own",
     },
 ];
+
+/// The C compiler for WebAssembly guests, with its linker and library.
+const FOR_C_GUESTS: Need = Need {
+    program: "wasm-ld",
+    packages: &["clang", "lld", "wasi-libc", "libclang-rt-dev-wasm32"],
+    without: "guests in C and the interpreter among the guests are not stopped and resumed",
+};
+
+/// The JavaScript engine that guests of the checkpoint crate are compiled from, as the Python package of that name
+/// ships its sources in C.
+const INTERPRETER: &str = "quickjs==1.19.4";
 
 const WITHOUT_POSTGRES: &str = "tests of the PostgreSQL store are skipped";
 
@@ -63,12 +76,19 @@ const FOR_BENCHMARKS: &[Need] = &[
         packages: &["redis-server"],
         without: "streams are not compared with it",
     },
+    FOR_C_GUESTS,
+    Need {
+        program: "wasm-opt",
+        packages: &["binaryen"],
+        without: "Asyncify is not shown beside checkpoints",
+    },
 ];
 
 /// Installs what `cargo xtask test` needs.
 pub fn prepare_for_tests() -> Result<()> {
     install_targets()?;
     install_packages(FOR_TESTS);
+    lay_interpreter();
     if shell::is_installed("python3") && !can_make_venvs() {
         install_missing(&["python3-venv"], "tests of boto3 and the AWS CLI are skipped");
     }
@@ -76,6 +96,47 @@ pub fn prepare_for_tests() -> Result<()> {
         install_missing(&["postgresql-15"], WITHOUT_POSTGRES);
     }
     Ok(())
+}
+
+/// Installs what `cargo xtask fuzz-checkpoints` needs.
+pub fn prepare_for_checkpoints() -> Result<()> {
+    install_targets()?;
+    install_packages(&[FOR_C_GUESTS]);
+    lay_interpreter();
+    Ok(())
+}
+
+/// Lays the sources of the interpreter where the checkpoint crate's tests and measurements look for them.
+fn lay_interpreter() {
+    let folder = fuzz::target_dir().join("interpreter");
+    if folder.join("quickjs.c").exists() {
+        return;
+    }
+    println!("fetching the sources of `{INTERPRETER}`");
+    if let Err(error) = fetch_interpreter(&folder) {
+        println!("MISSING: `{INTERPRETER}` ({error:#}); without it no interpreter is stopped and resumed");
+    }
+}
+
+fn fetch_interpreter(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let fetch = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"];
+    shell::run(
+        Command::new("python3")
+            .args(fetch)
+            .arg(INTERPRETER)
+            .arg("--dest")
+            .arg(folder),
+    )?;
+    let archive = folder.join(format!("{}.tar.gz", INTERPRETER.replace("==", "-")));
+    shell::run(
+        Command::new("tar")
+            .args(["--extract", "--gzip", "--strip-components=2", "--directory"])
+            .arg(folder)
+            .arg("--file")
+            .arg(archive)
+            .args(["--wildcards", "*/upstream-quickjs/*"]),
+    )
 }
 
 /// Starts a PostgreSQL for the tests to share, on a port of its own; it ends when dropped. None where it
@@ -94,6 +155,7 @@ pub fn start_postgres() -> Result<Option<Server>> {
 pub fn prepare_for_benchmarks() -> Result<()> {
     install_targets()?;
     install_packages(FOR_BENCHMARKS);
+    lay_interpreter();
     if !bowline_test_postgres::is_installed() {
         install_missing(&["postgresql-15"], "streams are measured on the embedded store only");
     }

@@ -1,7 +1,8 @@
-//! The project's own tools: `cargo xtask test`, `tidy`, `fuzz`, `sim` and `bench`.
+//! The project's own tools: `cargo xtask test`, `tidy`, `fuzz`, `fuzz-checkpoints`, `sim` and `bench`.
 
 mod bench;
 mod fuzz;
+mod hops;
 mod machine;
 mod shell;
 mod sim;
@@ -27,6 +28,8 @@ enum Task {
     Tidy,
     /// Build the fuzz targets and run them, or one of them, for a bounded time
     Fuzz(fuzz::Arguments),
+    /// Stop programs and generated modules many times, each going on elsewhere, and compare how they end
+    FuzzCheckpoints(hops::Arguments),
     /// Run many seeds of the deterministic simulation; a failing seed is printed
     Sim(sim::Arguments),
     /// Measure the node beside its references and print one table
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => suite::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::FuzzCheckpoints(arguments) => hops::run(&arguments),
         Task::Sim(arguments) => sim::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
     };

@@ -18,6 +18,9 @@ const SIZE_RATIO_MAX: f64 = 1.4;
 const COMPILE_RATIO_MAX: f64 = 1.5;
 const UNWOUND_P50_US_MAX: f64 = 200.0;
 const UNWOUND_P99_US_MAX: f64 = 2_000.0;
+const CAPTURED_P50_MS_MAX: f64 = 15.0;
+const RESTORED_P50_MS_MAX: f64 = 3.0;
+const IN_PLACE_P50_MS_MAX: f64 = 1.0;
 
 pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     let mut reports = Vec::new();
@@ -27,11 +30,18 @@ pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
         let report: Value = serde_json::from_str(text.trim()).context("`checkpoint_bench` printed no JSON")?;
         reports.push(report);
     }
-    let names = names(&reports)?;
+    let mut rows = of_programs(&reports)?;
+    rows.extend(of_stops(&reports)?);
+    Ok(rows)
+}
+
+/// Each program's run time, size and compile time beside its own without instrumentation.
+fn of_programs(reports: &[Value]) -> Result<Vec<Row>> {
+    let names = names(reports)?;
     let mut rows = Vec::new();
     let mut ratios = Vec::new();
     for (index, name) in names.iter().enumerate() {
-        let of = |field: &str| over(&reports, &format!("/guests/{index}/{field}"));
+        let of = |field: &str| over(reports, &format!("/guests/{index}/{field}"));
         let (ours, plain) = (of("instrumented_ms")?, of("plain_ms")?);
         ratios.push(ours / plain);
         let goal = Goal::RatioAtMost(WORST_RATIO_MAX);
@@ -42,6 +52,10 @@ pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
             ours,
             Some(plain),
         ));
+        if let Ok(asyncify) = of("asyncify_ms") {
+            let row = format!("Checkpoints, for comparison: CPU time of `{name}` by Asyncify");
+            rows.push(Row::judged(&row, "ms", Goal::None, asyncify, Some(plain)));
+        }
         let goal = Goal::RatioAtMost(SIZE_RATIO_MAX);
         let (ours, plain) = (of("instrumented_bytes")?, of("plain_bytes")?);
         rows.push(Row::judged(
@@ -59,23 +73,44 @@ pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     let mean = geometric_mean(&ratios);
     let row = "Checkpoints: CPU time of all programs, geometric mean of ratios";
     rows.push(Row::judged(row, "x", Goal::AtMost(MEAN_RATIO_MAX), mean, None));
-    let p50 = over(&reports, "/unwound_p50_us")?;
-    let p99 = over(&reports, "/unwound_p99_us")?;
-    let (p50_goal, p99_goal) = (Goal::AtMost(UNWOUND_P50_US_MAX), Goal::AtMost(UNWOUND_P99_US_MAX));
-    rows.push(Row::judged(
-        "Checkpoints: request to unwound, p50",
-        "us",
-        p50_goal,
-        p50,
-        None,
-    ));
-    rows.push(Row::judged(
-        "Checkpoints: request to unwound, p99",
-        "us",
-        p99_goal,
-        p99,
-        None,
-    ));
+    Ok(rows)
+}
+
+/// How fast a guest stops and goes on.
+fn of_stops(reports: &[Value]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let single: &[(&str, &str, &str, f64)] = &[
+        ("request to unwound, p50", "us", "unwound_p50_us", UNWOUND_P50_US_MAX),
+        ("request to unwound, p99", "us", "unwound_p99_us", UNWOUND_P99_US_MAX),
+        (
+            "request to checkpoint in hand, 16 MiB, p50",
+            "ms",
+            "large_captured_p50_ms",
+            CAPTURED_P50_MS_MAX,
+        ),
+        (
+            "restore with warm caches, p50",
+            "ms",
+            "restored_p50_ms",
+            RESTORED_P50_MS_MAX,
+        ),
+        (
+            "capture 1 MiB of changed pages of 16 MiB and go on in place, p50",
+            "ms",
+            "in_place_p50_ms",
+            IN_PLACE_P50_MS_MAX,
+        ),
+    ];
+    for &(what, unit, field, most) in single {
+        let figure = over(reports, &format!("/{field}"))?;
+        rows.push(Row::judged(
+            &format!("Checkpoints: {what}"),
+            unit,
+            Goal::AtMost(most),
+            figure,
+            None,
+        ));
+    }
     Ok(rows)
 }
 
