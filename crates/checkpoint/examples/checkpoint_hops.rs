@@ -166,7 +166,7 @@ fn hop(wanted: u64, seed: u64, way: &Way) -> ExitCode {
 
 fn programs() -> Vec<(String, Subject)> {
     let rust = PROGRAMS.iter().map(|&name| (name, Some(guest::rust(name))));
-    let others = [("sort", guest::c("sort")), ("script", guest::interpreter())];
+    let others = [("sort", guest::c("sort"))];
     rust.chain(others)
         .filter_map(|(name, module)| Some((name.to_owned(), Subject::binary(module?, "_start", &[]))))
         .collect()
