@@ -219,9 +219,9 @@ async fn every_damage_is_found_and_named() {
     let read = verify(&mut &longer[..], &mut |_| {}).await;
     assert!(matches!(read, Err(ArchiveError::TrailingBytes { .. })));
     let mut newer = file.clone();
-    newer[19] = 3;
+    newer[19] = 4;
     let error = parse(&newer).unwrap_err();
-    assert!(matches!(error, ArchiveError::NewerFormat { found: 3 }));
+    assert!(matches!(error, ArchiveError::NewerFormat { found: 4 }));
     assert!(error.to_string().contains("use a newer build"));
     assert!(matches!(parse(b"something else"), Err(ArchiveError::NotAnArchive)));
     let target = MemoryStore::default();
