@@ -158,6 +158,15 @@ impl Forecaster {
         self.series[function.at()] = Series::new(trigger);
     }
 
+    /// A function is expected to be called as `from` was.
+    pub fn inherit(&mut self, function: FunctionIndex, from: FunctionIndex) {
+        let calls = self.series[function.at()].calls;
+        self.series[function.at()] = Series {
+            calls,
+            ..self.series[from.at()].clone()
+        };
+    }
+
     /// The slot that is being watched.
     pub fn slot(&self) -> Slot {
         self.slot

@@ -5,11 +5,15 @@
 //! function is warm while its worth reaches the price. How long it is kept, whether it is dropped at
 //! once, and when it is started ahead of its call all follow from this one comparison.
 //!
+//! A function whose invocations run at once has as many sandboxes as are likely to be busy together: each
+//! further one is judged by the chance that it is needed too.
+//!
 //! Under a budget the least worthy go first. Who must make room at once is chosen by greedy dual: the
 //! worth of a sandbox counts from the level at which the last victim went when it was last called, so
 //! that of two equally worthy ones the one that was called longer ago goes.
 
-use std::collections::VecDeque;
+mod crowd;
+mod order;
 
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::units::Mebibytes;
@@ -17,9 +21,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::forecast::{Forecaster, FunctionIndex, Outlook, Schedule, Trigger};
 use crate::slot::Slot;
+use crowd::Crowd;
+use order::Order;
+
+pub use order::Standing;
 
 /// Memory is priced by this much.
 pub const MEMORY_UNIT: Mebibytes = Mebibytes(128);
+/// No function is given more sandboxes ahead of its calls.
+const SANDBOXES_MAX: u32 = 1024;
 
 /// What memory is worth, and how much there is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,34 +82,46 @@ pub enum Change {
     Start(FunctionIndex),
 }
 
+/// What a node saw of a function within a slot, and what it has of it now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub calls: u32,
+    /// The most that ran at once.
+    pub peak: u32,
+    /// Sandboxes that work.
+    pub busy: u32,
+    /// Sandboxes that wait.
+    pub idle: u32,
+}
+
 /// Decides which functions are warm.
 #[derive(Clone, Debug)]
 pub struct Keeper {
     forecaster: Forecaster,
     terms: Terms,
     held: Vec<Held>,
+    /// Places that functions have left.
+    vacant: Vec<FunctionIndex>,
     /// The level at which the last victim went.
     level: f32,
     /// Memory of all warm sandboxes.
     used_mib: u64,
-    /// Whom to drop if a call needs room, the least worthy last; made anew with each slot.
-    victims: Vec<FunctionIndex>,
-    /// Who was called in this slot, the longest ago first: whom to drop if there is nobody else.
-    recent: VecDeque<FunctionIndex>,
+    /// Whom to drop if a call needs room; made anew with each slot.
+    order: Order,
 }
 
 #[derive(Clone, Debug)]
 struct Held {
     kept: Kept,
-    is_warm: bool,
+    sandboxes: u32,
     /// Invocations that run.
     running: u32,
+    /// How many use to run at once.
+    crowd: Crowd,
     /// The level when it was last called.
     level: f32,
     /// The slot in which it was last called.
     called: Slot,
-    /// Whether it stands among those who were called in this slot.
-    is_recent: bool,
 }
 
 impl Keeper {
@@ -109,25 +131,88 @@ impl Keeper {
             forecaster: Forecaster::new(Slot::of(now)),
             terms,
             held: Vec::new(),
+            vacant: Vec::new(),
             level: 0.0,
             used_mib: 0,
-            victims: Vec::new(),
-            recent: VecDeque::new(),
+            order: Order::default(),
         }
     }
 
     /// Takes a function in, cold.
     pub fn add(&mut self, kept: Kept) -> FunctionIndex {
-        let index = self.forecaster.add(kept.trigger);
-        self.held.push(Held {
+        let trigger = kept.trigger;
+        let held = Held {
             kept,
-            is_warm: false,
+            sandboxes: 0,
             running: 0,
+            crowd: Crowd::default(),
             level: self.level,
             called: Slot::default(),
-            is_recent: false,
-        });
-        index
+        };
+        if let Some(index) = self.vacant.pop() {
+            self.forecaster.reset(index, trigger);
+            self.held[index.0 as usize] = held;
+            return index;
+        }
+        self.held.push(held);
+        self.forecaster.add(trigger)
+    }
+
+    /// Forgets a function; another may get its place.
+    pub fn remove(&mut self, function: FunctionIndex) {
+        self.hold(function, 0, 0);
+        self.forecaster.reset(function, Trigger::Other);
+        self.vacant.push(function);
+    }
+
+    /// A function is expected to be called as `from` was: it takes its place, a new version of it say.
+    pub fn inherit(&mut self, function: FunctionIndex, from: FunctionIndex) {
+        self.forecaster.inherit(function, from);
+        self.held[function.0 as usize].crowd = self.held[from.0 as usize].crowd.clone();
+    }
+
+    /// Says what a function's sandboxes need from now on.
+    pub fn set_kept(&mut self, function: FunctionIndex, kept: Kept) {
+        let held = &self.held[function.0 as usize];
+        let (sandboxes, running) = (held.sandboxes, held.running);
+        self.hold(function, 0, running);
+        self.held[function.0 as usize].kept = kept;
+        self.hold(function, sandboxes, running);
+    }
+
+    /// Says what was seen of a function in the slot that is being watched, in place of [`Keeper::called`]
+    /// and [`Keeper::ended`] for each invocation; before the [`Keeper::turn`] that closes the slot.
+    pub fn observe(&mut self, function: FunctionIndex, seen: Observed) {
+        if seen.calls > 0 {
+            self.forecaster.called(function);
+            let (level, slot) = (self.level, self.forecaster.slot());
+            let held = &mut self.held[function.0 as usize];
+            (held.level, held.called) = (level, slot);
+            held.crowd.add(seen.peak);
+        }
+        self.hold(function, seen.busy + seen.idle, seen.busy);
+    }
+
+    /// A sandbox of the function came into being within the slot: it may be a victim too.
+    pub fn started(&mut self, function: FunctionIndex) {
+        self.order.note(function);
+    }
+
+    /// Whose idle sandbox is to be dropped for one that is needed now: `standing` says what a node has of a
+    /// function at this moment. Costs no search through all functions.
+    pub fn victim(&mut self, standing: impl FnMut(FunctionIndex) -> Standing) -> Option<FunctionIndex> {
+        let (victim, lined_up) = self.order.next(standing)?;
+        if lined_up {
+            self.level = self.level.max(self.credit(victim));
+        }
+        Some(victim)
+    }
+
+    fn hold(&mut self, function: FunctionIndex, sandboxes: u32, running: u32) {
+        let held = &mut self.held[function.0 as usize];
+        self.used_mib -= held.memory();
+        (held.sandboxes, held.running) = (sandboxes, running);
+        self.used_mib += held.memory();
     }
 
     /// Gives a function's declared schedule.
@@ -141,7 +226,7 @@ impl Keeper {
     }
 
     pub fn is_warm(&self, function: FunctionIndex) -> bool {
-        self.held[function.0 as usize].is_warm
+        self.held[function.0 as usize].sandboxes > 0
     }
 
     /// Memory of all warm sandboxes.
@@ -173,16 +258,14 @@ impl Keeper {
         let held = &mut self.held[function.0 as usize];
         held.running += 1;
         (held.level, held.called) = (self.level, self.forecaster.slot());
-        if !std::mem::replace(&mut held.is_recent, true) {
-            self.recent.push_back(function);
-        }
-        if held.is_warm {
+        self.order.note(function);
+        if held.sandboxes > 0 {
             return true;
         }
-        held.is_warm = true;
+        held.sandboxes = 1;
         self.used_mib += u64::from(held.kept.memory.0);
         while self.used_mib > u64::from(self.terms.budget.0) {
-            let Some(victim) = self.victim() else { break };
+            let Some(victim) = self.own_victim() else { break };
             self.drop_sandbox(victim);
             victims.push(victim);
         }
@@ -208,30 +291,15 @@ impl Keeper {
         }
     }
 
-    /// The idle sandbox that is worth least; one that was called in this slot only if there is no other.
-    fn victim(&mut self) -> Option<FunctionIndex> {
-        let slot = self.forecaster.slot();
-        while let Some(victim) = self.victims.pop() {
-            let held = &self.held[victim.0 as usize];
-            if held.is_idle() && held.called < slot {
-                self.level = self.level.max(self.credit(victim));
-                return Some(victim);
-            }
+    /// The idle sandbox that is worth least, by what the keeper itself was told.
+    fn own_victim(&mut self) -> Option<FunctionIndex> {
+        let (held, slot) = (&self.held, self.forecaster.slot());
+        let next = self.order.next(|index| held[index.0 as usize].standing(slot));
+        let (victim, lined_up) = next?;
+        if lined_up {
+            self.level = self.level.max(self.credit(victim));
         }
-        for _ in 0..self.recent.len() {
-            let oldest = self.recent.pop_front()?;
-            let held = &mut self.held[oldest.0 as usize];
-            held.is_recent = false;
-            if held.is_idle() {
-                return Some(oldest);
-            }
-            if held.running > 0 {
-                held.is_recent = true;
-                self.recent.push_back(oldest);
-            }
-        }
-        // What was running when the victims were lined up, and is idle now.
-        self.indices().find(|index| self.held[index.0 as usize].is_idle())
+        Some(victim)
     }
 
     fn credit(&self, function: FunctionIndex) -> f32 {
@@ -240,7 +308,7 @@ impl Keeper {
 
     fn drop_sandbox(&mut self, function: FunctionIndex) {
         let held = &mut self.held[function.0 as usize];
-        held.is_warm = false;
+        held.sandboxes -= 1;
         self.used_mib -= u64::from(held.kept.memory.0);
     }
 
@@ -260,11 +328,10 @@ impl Keeper {
         let mut changes = Vec::new();
         for (index, wanted) in self.indices().zip(chosen) {
             let held = &self.held[index.0 as usize];
-            match (held.is_warm, wanted) {
-                (true, false) if held.running == 0 => changes.push(Change::Drop(index)),
-                (false, true) => changes.push(Change::Start(index)),
-                _ => {}
-            }
+            let dropped = held.sandboxes.saturating_sub(wanted);
+            let started = wanted.saturating_sub(held.sandboxes);
+            changes.extend((0..dropped).map(|_| Change::Drop(index)));
+            changes.extend((0..started).map(|_| Change::Start(index)));
         }
         changes.sort_unstable();
         changes.iter().for_each(|change| self.apply(*change));
@@ -275,12 +342,15 @@ impl Keeper {
     /// Puts all that are warm into the order in which they would be dropped, while no call waits for it.
     fn line_up(&mut self) {
         let warm = self.indices().filter(|index| self.is_warm(*index));
-        let mut credits: Vec<(f32, FunctionIndex)> = warm.map(|index| (self.credit(index), index)).collect();
+        let mut credits: Vec<(f32, FunctionIndex)> = Vec::new();
+        for index in warm {
+            let held = &self.held[index.0 as usize];
+            let each = (1..=held.sandboxes).map(|nth| (held.level + self.worth_of(index, nth), index));
+            credits.extend(each);
+        }
         credits.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        self.victims = credits.into_iter().map(|(_, index)| index).collect();
-        self.recent
-            .drain(..)
-            .for_each(|index| self.held[index.0 as usize].is_recent = false);
+        self.order
+            .line_up(credits.into_iter().map(|(_, index)| index).collect());
     }
 
     fn apply(&mut self, change: Change) {
@@ -288,29 +358,41 @@ impl Keeper {
             Change::Drop(index) => self.drop_sandbox(index),
             Change::Start(index) => {
                 let held = &mut self.held[index.0 as usize];
-                (held.is_warm, held.level) = (true, self.level);
+                held.sandboxes += 1;
+                held.level = self.level;
                 self.used_mib += u64::from(held.kept.memory.0);
             }
         }
     }
 
-    /// Who is to be warm: what runs, then the worthiest that reach the price, while there is room.
-    fn choose(&self) -> Vec<bool> {
-        let mut wanted: Vec<bool> = self.held.iter().map(|held| held.running > 0).collect();
-        let mut candidates: Vec<(f32, FunctionIndex)> = self
-            .indices()
-            .filter(|index| !wanted[index.0 as usize])
-            .map(|index| (self.worth(index), index))
-            .filter(|(worth, index)| self.terms.accept(*worth, self.is_warm(*index)))
-            .collect();
-        let running = self.held.iter().filter(|held| held.running > 0);
-        let mut used: u64 = running.map(|held| u64::from(held.kept.memory.0)).sum();
+    /// What the nth sandbox of a function is worth.
+    fn worth_of(&self, function: FunctionIndex, nth: u32) -> f32 {
+        self.worth(function) * self.held[function.0 as usize].crowd.share(nth)
+    }
+
+    /// How many sandboxes each is to have: what runs, then the worthiest that reach the price, while there
+    /// is room.
+    fn choose(&self) -> Vec<u32> {
+        let mut wanted: Vec<u32> = self.held.iter().map(|held| held.running.min(held.sandboxes)).collect();
+        let mut candidates: Vec<(f32, FunctionIndex)> = Vec::new();
+        let mut used = 0;
+        for (index, runs) in self.indices().zip(&wanted) {
+            let held = &self.held[index.0 as usize];
+            used += u64::from(held.kept.memory.0) * u64::from(*runs);
+            let further = (*runs + 1..=SANDBOXES_MAX)
+                .map(|nth| (self.worth_of(index, nth), nth))
+                .take_while(|(worth, nth)| {
+                    let is_needed = *nth == 1 || *worth > 0.0;
+                    is_needed && self.terms.accept(*worth, *nth <= held.sandboxes)
+                });
+            candidates.extend(further.map(|(worth, _)| (worth, index)));
+        }
         candidates.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         for (_, index) in candidates {
             let with = used + u64::from(self.held[index.0 as usize].kept.memory.0);
             if with <= u64::from(self.terms.budget.0) {
                 used = with;
-                wanted[index.0 as usize] = true;
+                wanted[index.0 as usize] += 1;
             }
         }
         wanted
@@ -319,7 +401,20 @@ impl Keeper {
 
 impl Held {
     fn is_idle(&self) -> bool {
-        self.is_warm && self.running == 0
+        self.sandboxes > 0 && self.running == 0
+    }
+
+    fn memory(&self) -> u64 {
+        u64::from(self.kept.memory.0) * u64::from(self.sandboxes)
+    }
+
+    fn standing(&self, slot: Slot) -> Standing {
+        match self.is_idle() {
+            true if self.called < slot => Standing::Idle,
+            true => Standing::Called,
+            false if self.sandboxes > 0 => Standing::Busy,
+            false => Standing::Cold,
+        }
     }
 }
 

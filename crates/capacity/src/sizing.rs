@@ -108,12 +108,13 @@ pub enum Reason {
 }
 
 /// An amount to change to, and the runs that speak for it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub from: Mebibytes,
     pub to: Mebibytes,
     pub reason: Reason,
-    pub evidence: Vec<RunId>,
+    /// Oldest first; [`judge`] comes to the same from these alone.
+    pub evidence: Vec<Sample>,
     /// Whether it would be more, but for the most that is allowed.
     pub is_capped: bool,
 }
@@ -130,7 +131,7 @@ pub enum Event {
 }
 
 /// The size of one function for one owner and one requested amount.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     requested: Mebibytes,
     effective: Mebibytes,
@@ -143,7 +144,7 @@ pub struct Profile {
 }
 
 /// Changes are remembered up to this many.
-const HISTORY_MAX: usize = 64;
+const HISTORY_MAX: usize = 8;
 
 /// Decides on a change from runs that all had the limit `effective`.
 pub fn judge<'a>(
@@ -158,29 +159,27 @@ pub fn judge<'a>(
     let all = samples.clone().count();
     if failed.len() >= condition.runs_min && count(failed.len()) >= condition.fail_share * count(all) {
         let to = scaled(effective, condition.step_after_failures);
-        let evidence = samples.map(|sample| sample.run).collect();
+        let evidence = samples.copied().collect();
         return Some(condition.change(effective, to, Reason::FailsForWantOfMemory, evidence));
     }
     let share = |sample: &Sample| f64::from(sample.peak.0) / f64::from(sample.limit.0.max(1));
     let run_of = |holds: &dyn Fn(&Sample) -> bool| -> Vec<Sample> {
         let row = samples.clone().rev().take_while(|sample| holds(sample));
-        row.copied().collect()
+        let mut row: Vec<Sample> = row.copied().collect();
+        row.reverse();
+        row
     };
     let over = run_of(&|sample| share(sample) >= condition.over_ratio);
     if over.len() >= condition.runs_min {
         let to = scaled(effective, condition.step_up);
-        return Some(condition.change(effective, to, Reason::UsesTooMuch, runs(&over)));
+        return Some(condition.change(effective, to, Reason::UsesTooMuch, over));
     }
     let under = run_of(&|sample| sample.outcome == Outcome::Ok && share(sample) < condition.under_ratio);
     if under.len() >= condition.runs_min {
         let to = scaled(peak_p99(&under), condition.headroom);
-        return Some(condition.change(effective, to, Reason::UsesTooLittle, runs(&under)));
+        return Some(condition.change(effective, to, Reason::UsesTooLittle, under));
     }
     None
-}
-
-fn runs(samples: &[Sample]) -> Vec<RunId> {
-    samples.iter().map(|sample| sample.run).collect()
 }
 
 fn peak_p99(samples: &[Sample]) -> Mebibytes {
@@ -204,7 +203,7 @@ fn scaled(amount: Mebibytes, factor: f64) -> Mebibytes {
 }
 
 impl AdjustmentCondition {
-    fn change(&self, from: Mebibytes, wanted: Mebibytes, reason: Reason, evidence: Vec<RunId>) -> Change {
+    fn change(&self, from: Mebibytes, wanted: Mebibytes, reason: Reason, evidence: Vec<Sample>) -> Change {
         let to = wanted.max(self.amount_min).min(self.amount_max);
         Change {
             from,
@@ -217,7 +216,8 @@ impl AdjustmentCondition {
 }
 
 impl Profile {
-    fn new(requested: Mebibytes, mode: Mode) -> Self {
+    /// The size as it was asked for.
+    pub fn new(requested: Mebibytes, mode: Mode) -> Self {
         Self {
             requested,
             effective: requested,
@@ -256,7 +256,46 @@ impl Profile {
         self.samples.iter()
     }
 
-    fn record(&mut self, condition: &AdjustmentCondition, sample: Sample, unallocated: Mebibytes) -> Option<Event> {
+    /// The same without samples: what is worth keeping, and what a new version begins with.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        Self {
+            samples: VecDeque::new(),
+            runs_since_change: 0,
+            ..self.clone()
+        }
+    }
+
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    /// Accepts what was suggested; the change is returned, if there was one.
+    pub fn accept(&mut self) -> Option<Change> {
+        let change = self.suggestion.take().filter(|change| change.to != self.effective)?;
+        self.apply(change.clone());
+        Some(change)
+    }
+
+    /// Takes the latest change back, and leaves the mode at advice, lest it be made again at once.
+    pub fn roll_back(&mut self) -> Option<Change> {
+        let last = self.history.last()?;
+        let back = Change {
+            from: self.effective,
+            to: last.from,
+            reason: Reason::RolledBack,
+            evidence: Vec::new(),
+            is_capped: false,
+        };
+        self.apply(back.clone());
+        if self.mode == Mode::Auto {
+            self.mode = Mode::Suggest;
+        }
+        Some(back)
+    }
+
+    /// Takes note of a run; `unallocated` is what there is left to give.
+    pub fn record(&mut self, condition: &AdjustmentCondition, sample: Sample, unallocated: Mebibytes) -> Option<Event> {
         if self.mode == Mode::Off || sample.limit != self.effective {
             // A run that began with another amount says nothing of this one.
             return None;
@@ -342,7 +381,7 @@ impl Sizer {
     }
 
     pub fn set_mode(&mut self, key: ProfileKey, mode: Mode) {
-        self.entry(key).mode = mode;
+        self.entry(key).set_mode(mode);
     }
 
     /// Takes note of a run; `unallocated` is what its instance has left to give.
@@ -353,31 +392,12 @@ impl Sizer {
 
     /// Accepts what was suggested; the change is returned, if there was one.
     pub fn accept(&mut self, key: &ProfileKey) -> Option<Change> {
-        let profile = self.profiles.get_mut(key)?;
-        let change = profile
-            .suggestion
-            .take()
-            .filter(|change| change.to != profile.effective)?;
-        profile.apply(change.clone());
-        Some(change)
+        self.profiles.get_mut(key)?.accept()
     }
 
     /// Takes the latest change back, and leaves the mode at advice, lest it be made again at once.
     pub fn roll_back(&mut self, key: &ProfileKey) -> Option<Change> {
-        let profile = self.profiles.get_mut(key)?;
-        let last = profile.history.last()?;
-        let back = Change {
-            from: profile.effective,
-            to: last.from,
-            reason: Reason::RolledBack,
-            evidence: Vec::new(),
-            is_capped: false,
-        };
-        profile.apply(back.clone());
-        if profile.mode == Mode::Auto {
-            profile.mode = Mode::Suggest;
-        }
-        Some(back)
+        self.profiles.get_mut(key)?.roll_back()
     }
 
     /// A new version of a function begins with the sizes of the old one and counts of its own.

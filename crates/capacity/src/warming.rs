@@ -86,10 +86,6 @@ impl WarmingPool {
         }
     }
 
-    pub fn set_rules(&mut self, rules: WarmingRules) {
-        self.rules = rules;
-    }
-
     pub fn ready(&self) -> u32 {
         self.ready
     }
