@@ -5,6 +5,7 @@
 
 mod capacity;
 mod checkpoint;
+mod churn;
 mod client;
 mod cold;
 mod density;
@@ -73,13 +74,20 @@ enum Name {
     Capacity,
     /// Where calls run in a cluster of ten nodes, with stub sandboxes
     Placement,
+    /// Sandboxes made and ended a second, where each call takes the room of another
+    Churn,
+    /// A thousand functions on memory for a tenth of them, for ten minutes; not among all
+    CapacityLoad,
     /// All of them
     All,
 }
 
 impl Arguments {
     fn wants(&self, name: Name) -> bool {
-        self.names.iter().any(|given| *given == name || *given == Name::All)
+        let all = name != Name::CapacityLoad;
+        self.names
+            .iter()
+            .any(|given| *given == name || *given == Name::All && all)
     }
 }
 
@@ -97,7 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         bail!(
             "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, capacity, \
-             placement or all"
+             placement, churn, capacity-load or all"
         );
     }
     let mut rows = Vec::new();
@@ -155,6 +163,12 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Checkpoint) {
         rows.extend(checkpoint::measure(&subjects, effort).context("`checkpoint` cannot be measured")?);
+    }
+    if wants(Name::Churn) {
+        rows.push(churn::measure(&subjects, effort).context("`churn` cannot be measured")?);
+    }
+    if wants(Name::CapacityLoad) {
+        rows.extend(churn::share().context("`capacity-load` fails")?);
     }
     Ok(rows)
 }

@@ -9,7 +9,7 @@ use bowline_replay::compare::{Comparison, csv};
 use bowline_replay::generate::{Plan, generate};
 use bowline_replay::placement::{self, Placing};
 use bowline_replay::score::Score;
-use bowline_replay::trace::Trace;
+use bowline_replay::trace::{DAYS_MAX, Trace};
 use bowline_replay::{cost, picture};
 use clap::Parser;
 use serde::Serialize;
@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [101, 102, 103, 104, 105, 106])]
     seeds: Vec<u64>,
     /// How many days each has
-    #[arg(long, default_value_t = 14)]
+    #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u32).range(1..=i64::from(DAYS_MAX)))]
     days: u32,
     /// How many functions each has
     #[arg(long, default_value_t = 400)]
@@ -63,7 +63,11 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string(&line(comparison))?);
     }
     let cost = cost::cost(10_000);
-    let costs = serde_json::json!({"request_p99_us": cost.request_p99_us, "forecast_us": cost.forecast_us});
+    let costs = serde_json::json!({
+        "request_p99_us": cost.request_p99_us,
+        "forecast_us": cost.forecast_us,
+        "placements_per_s": cost.placements_per_s,
+    });
     println!("{costs}");
     let written = [
         (&arguments.csv, csv(&comparisons)),

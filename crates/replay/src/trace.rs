@@ -89,9 +89,8 @@ impl Trace {
             "`{}` has no files `{INVOCATIONS}NN.csv`",
             folder.display()
         );
-        for (day, path) in days.iter().enumerate() {
+        for (day, path) in follow_on(&days)?.zip(&days) {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-            let day = u32::try_from(day).unwrap_or(u32::MAX);
             builder
                 .invocations(day, &text)
                 .with_context(|| format!("cannot understand `{}`", path.display()))?;
@@ -113,6 +112,27 @@ impl Trace {
         trace.name = folder.display().to_string();
         Ok(trace)
     }
+}
+
+/// The days of the files of counts, from nought on. The first may have any number; a day that is missing
+/// would move all after it, weekends among them, and is refused.
+fn follow_on(days: &[std::path::PathBuf]) -> Result<impl Iterator<Item = u32> + use<>> {
+    let mut numbers = Vec::new();
+    for path in days {
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let number = name
+            .as_deref()
+            .and_then(|name| name.strip_prefix(INVOCATIONS)?.parse::<u32>().ok());
+        numbers.push(number.with_context(|| format!("`{}` has no day in its name", path.display()))?);
+    }
+    for (before, after) in numbers.iter().zip(&numbers[1..]) {
+        let expected = before.saturating_add(1);
+        ensure!(
+            *after == expected,
+            "day {expected} is missing: after `{INVOCATIONS}{before:02}.csv` comes `{INVOCATIONS}{after:02}.csv`"
+        );
+    }
+    Ok(0..u32::try_from(numbers.len()).unwrap_or(u32::MAX))
 }
 
 fn files(folder: &Path, prefix: &str) -> Result<Vec<std::path::PathBuf>> {
@@ -176,7 +196,8 @@ impl Builder {
                     text: shortened(text),
                 })?;
                 let function = &mut self.functions[place];
-                // A function that stands twice in one day's file has its first line.
+                // Of a function that stands twice in one day's file, the further line counts only where it
+                // goes on after the last minute so far.
                 if count > 0 && function.minutes.last().is_none_or(|last| *last < minute) {
                     function.minutes.push(minute);
                     function.invocations += u64::from(count);
@@ -337,6 +358,24 @@ mod tests {
         );
         assert_eq!((g.runs_on, g.kept.memory), (2, Mebibytes(256)));
         assert_eq!((f.idle_between(0, 10), g.idle_between(0, 10)), (9, 7));
+    }
+
+    #[test]
+    fn a_missing_day_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |number: u32| {
+            let name = format!("{INVOCATIONS}{number:02}.csv");
+            std::fs::write(folder.path().join(name), day(&[("o,a,f,timer", &[(3, 1)])])).unwrap();
+        };
+        [7, 8].into_iter().for_each(write);
+        assert_eq!(
+            Trace::read(folder.path()).unwrap().days,
+            2,
+            "the first may have any number"
+        );
+        write(10);
+        let error = Trace::read(folder.path()).unwrap_err().to_string();
+        assert!(error.starts_with("day 9 is missing"), "{error}");
     }
 
     #[test]

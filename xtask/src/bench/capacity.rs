@@ -12,6 +12,7 @@ use crate::{fuzz, shell};
 
 const RATIO_MAX: f64 = 0.5;
 const DECISION_US_MAX: f64 = 5.0;
+const PLACEMENTS_MIN: f64 = 5000.0;
 /// Where `--record` keeps the picture.
 const PICTURE: &str = "docs/capacity.svg";
 const COLD: &str = "cold starts";
@@ -42,6 +43,7 @@ struct Line {
 struct Cost {
     request_p99_us: f64,
     forecast_us: f64,
+    placements_per_s: f64,
 }
 
 /// Replays the trace in a folder, or made-up ones. CSV and picture lie in the build folder; with `record`
@@ -88,6 +90,15 @@ fn rows_of(text: &str) -> Result<Vec<Row>> {
     ));
     let forecast = "forecast of one function for one minute";
     rows.push(Row::judged(forecast, "us", Goal::None, cost.forecast_us, None));
+    let placements = "placements with stub sandboxes, ten nodes, beside the goal";
+    let goal = Goal::RatioAtLeast(1.0);
+    rows.push(Row::judged(
+        placements,
+        "1/s",
+        goal,
+        cost.placements_per_s,
+        Some(PLACEMENTS_MIN),
+    ));
     Ok(rows)
 }
 
@@ -211,7 +222,7 @@ mod tests {
 
     #[test]
     fn figures_become_rows_and_a_missing_one_holds_no_goal() {
-        let cost = "{\"request_p99_us\":1.5,\"forecast_us\":0.2}";
+        let cost = "{\"request_p99_us\":1.5,\"forecast_us\":0.2,\"placements_per_s\":9000.0}";
         let rows = rows_of(&format!("{}\n{}\n{cost}\n", line("a", 40.0), line("b", 70.0))).unwrap();
         let find = |what: &str| rows.iter().find(|row| row.row.contains(what)).unwrap();
         let both = find("cold starts at the memory time of ten minutes");
