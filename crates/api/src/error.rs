@@ -206,7 +206,9 @@ impl From<Error> for ApiError {
         };
         let message = error.to_string();
         let reason = match &error {
-            Error::Throttled(Throttle::AccountConcurrency) => Some("ConcurrentInvocationLimitExceeded"),
+            Error::Throttled(Throttle::AccountConcurrency | Throttle::Memory) => {
+                Some("ConcurrentInvocationLimitExceeded")
+            }
             Error::Throttled(Throttle::ReservedConcurrency) => {
                 Some("ReservedFunctionConcurrentInvocationLimitExceeded")
             }

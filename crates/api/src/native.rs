@@ -2,6 +2,7 @@
 
 pub mod images;
 mod logs;
+pub mod sizing;
 
 use bowline_functions::name::FunctionRef;
 use bowline_functions::name::layer::LayerRef;
@@ -28,6 +29,7 @@ This is a Bowline node. It speaks the AWS Lambda API.
   /metrics   counts and gauges for Prometheus
   /v1/functions/NAME/logs?bytes=N&follow=true
   /v1/functions/NAME/code?version=VERSION
+  /v1/functions/NAME/sizing?version=VERSION
   /v1/images   container images for functions
   /v1/openapi.json   streams, sessions and objects: /v1/streams, /v1/sessions, /v1/objects
 ";

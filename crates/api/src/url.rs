@@ -106,6 +106,7 @@ impl UrlRequest<'_> {
             client_context: None,
             trace_id: Some(trace_id.clone()),
             log_tail: false,
+            is_strict: false,
         };
         let mut response = match config.url.mode {
             InvokeMode::Buffered => self.buffered(config, request).await?,

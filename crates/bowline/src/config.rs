@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bowline_aws::{Endpoint, InvalidEndpoint};
 use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::cluster::Placing;
 use bowline_oci::registry::{InvalidRegistry, RegistryAddress};
 use bowline_store::PostgresUrl;
@@ -20,6 +21,9 @@ pub use key::Key;
 
 /// The file that is read when it lies in the working folder and no other is named.
 pub const FILE_NAME: &str = "bowline.toml";
+
+/// Less than this holds no sandbox.
+const MEMORY_BUDGET_MIB_MIN: u32 = 128;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +117,10 @@ pub struct Config {
     pub placing: Placing,
     pub region: String,
     pub concurrency: u32,
+    /// How long an idle sandbox is kept at most.
     pub keep_alive: Duration,
+    /// What all sandboxes together may have; by the machine's memory if nothing is said.
+    pub memory_budget: Option<Mebibytes>,
     /// The bandwidth of a streamed answer after its first bytes; none if it is not limited.
     pub stream_bytes_per_second: Option<u32>,
     pub log_format: LogFormat,
@@ -194,6 +201,7 @@ impl Config {
             keep_alive: read
                 .with(Key::KeepAliveSeconds, |text| number(text, 1, 86_400))
                 .map(|seconds| Duration::from_secs(seconds.into()))?,
+            memory_budget: read.with(Key::MemoryBudget, memory_budget)?,
             stream_bytes_per_second: read.with(Key::StreamBytesPerSecond, bandwidth)?,
             log_format: read.with(Key::LogFormat, log_format)?,
             log_level: read.with(Key::LogLevel, log_level)?,
@@ -341,6 +349,23 @@ fn region(text: &str) -> Result<String, String> {
 fn number(text: &str, min: u32, max: u32) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (min..=max).contains(number));
     number.ok_or_else(|| format!("expected a whole number from {min} to {max}"))
+}
+
+fn memory_budget(text: &str) -> Result<Option<Mebibytes>, String> {
+    if text == Key::MemoryBudget.default() {
+        return Ok(None);
+    }
+    let sized = [("TiB", 1 << 20), ("GiB", 1 << 10), ("MiB", 1)];
+    let amount = sized.iter().find_map(|(unit, mebibytes)| {
+        let number: u32 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        number
+            .checked_mul(*mebibytes)
+            .filter(|amount| *amount >= MEMORY_BUDGET_MIB_MIN)
+    });
+    let amount = amount.map(|amount| Some(Mebibytes(amount)));
+    amount.ok_or_else(|| {
+        format!("expected an amount from {MEMORY_BUDGET_MIB_MIN}MiB on, `512MiB`, `24GiB` or `2TiB` say")
+    })
 }
 
 fn bandwidth(text: &str) -> Result<Option<u32>, String> {

@@ -6,6 +6,7 @@ mod door;
 pub mod ground;
 pub mod keys;
 pub mod log;
+mod memory;
 mod remote;
 mod sandboxes;
 
@@ -75,6 +76,7 @@ impl Node {
             region: config.region.clone(),
             concurrency_max: config.concurrency,
             keep_alive: config.keep_alive,
+            memory_budget: config.memory_budget.unwrap_or_else(memory::default_budget),
             stream_bytes_per_second: config.stream_bytes_per_second,
             registries: remote.registries,
             cluster: data_service.cluster(),

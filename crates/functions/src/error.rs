@@ -99,6 +99,8 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 pub enum Throttle {
     /// `ConcurrentInvocationLimitExceeded`.
     AccountConcurrency,
+    /// `ConcurrentInvocationLimitExceeded`: the node has no memory for one more sandbox.
+    Memory,
     /// `ReservedFunctionConcurrentInvocationLimitExceeded`.
     ReservedConcurrency,
     /// `CallerRateLimitExceeded`: too many events wait to be accepted.

@@ -6,6 +6,8 @@
 //!                        └── relay, when it is due ◀── bowline.async-delay-1, -2
 //!
 //!   a stream ─▶ session of the mapping, ordered by key ─▶ worker ─▶ invocation ─▶ acknowledged
+//!   a new object ─▶ the functions whose tag names its key ─▶ bowline.async.ACCOUNT.FUNCTION, as above
+//!
 //!   a queue beside the node ─▶ poller ─▶ invocation ─▶ deleted there
 //! ```
 //! **Durability.** An event is accepted once it lies in its function's stream. It is acknowledged only after
@@ -35,8 +37,10 @@ mod queue;
 mod relay;
 mod set;
 mod turn;
+mod upload;
 
 pub use engine::{Options, Timing};
+pub use upload::Upload;
 
 pub(crate) use engine::Engine;
 pub(crate) use poll::find as find_queue;

@@ -1,26 +1,35 @@
 //! The way of an invocation: resolve, admit, take a sandbox, run, give it back.
 //!
 //! ```text
-//!   snapshot ─▶ version ─▶ admission ─▶ warm sandbox │ another node │ new sandbox ─▶ run ─▶ idle list │ destroyed
+//!   snapshot ─▶ version ─▶ admission ─▶ warm sandbox │ another node │ room ─▶ new sandbox ─▶ run ─▶ idle list │ destroyed
 //! ```
 //! Nothing here waits for a lock while it awaits something, and nothing is written to the store.
 
 mod admission;
 mod enter;
+mod foresight;
 mod pace;
 mod payload;
 mod pool;
 mod provision;
 mod resolve;
+mod room;
 mod run;
+mod rung;
+mod sizes;
+mod stale;
 mod streaming;
 mod sweeper;
 
 pub(crate) use admission::{Accounts, FunctionLive, Running};
+pub(crate) use foresight::Foresight;
 pub(crate) use payload::{check, check_event};
 pub(crate) use pool::{Pool, PoolParts};
 pub(crate) use provision::Keeper;
 pub(crate) use resolve::Target;
+pub(crate) use room::Room;
 pub(crate) use run::{Finish, Job, Outlet, run};
+pub use rung::Rung;
+pub(crate) use sizes::Inbox;
 pub use streaming::{Interruption, ResponsePiece, ResponseStream, StreamEnd};
 pub(crate) use sweeper::Sweeper;

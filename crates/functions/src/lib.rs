@@ -24,5 +24,5 @@ mod service;
 pub mod state;
 
 pub use crash::CrashPoints;
-pub use invoke::{Interruption, ResponsePiece, ResponseStream, StreamEnd};
+pub use invoke::{Interruption, ResponsePiece, ResponseStream, Rung, StreamEnd};
 pub use service::{Handle, InvocationRequest, InvocationResponse, Options, Service, StreamingResponse};

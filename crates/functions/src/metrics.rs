@@ -2,7 +2,9 @@
 
 mod cluster;
 mod events;
+mod keeper;
 
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::SandboxKind;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -13,8 +15,10 @@ use prometheus_client::registry::{Registry, Unit};
 
 pub(crate) use cluster::{ClusterMetrics, Fallback};
 pub(crate) use events::EventMetrics;
+pub(crate) use keeper::KeeperMetrics;
 
 use crate::error::Throttle;
+use crate::invoke::Rung;
 
 /// A cheap handle to all counters of the service.
 #[derive(Clone, Debug)]
@@ -30,6 +34,7 @@ pub struct Metrics {
     pub(crate) log_bytes_dropped: Counter,
     pub(crate) events: EventMetrics,
     pub(crate) cluster: ClusterMetrics,
+    pub(crate) keeper: KeeperMetrics,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -120,6 +125,7 @@ impl Default for Metrics {
             log_bytes_dropped: Counter::default(),
             events: EventMetrics::default(),
             cluster: ClusterMetrics::default(),
+            keeper: KeeperMetrics::default(),
         }
     }
 }
@@ -174,6 +180,7 @@ impl Metrics {
         );
         metrics.events.register(registry);
         metrics.cluster.register(registry);
+        metrics.keeper.register(registry);
         let dropped = metrics.log_bytes_dropped.clone();
         registry.register_with_unit(
             "log_dropped",
@@ -209,7 +216,17 @@ impl Metrics {
             memory: self
                 .sandbox_memory
                 .get_or_create_owned(&KindLabels { kind: Kind(kind) }),
+            rungs: Rung::ALL.map(|rung| self.keeper.served(rung)),
+            wasted: self.keeper.wasted.clone(),
         }
+    }
+
+    /// Shows the budget of memory; gives what counts the claims on it.
+    pub(crate) fn memory_claimed(&self, budget: Mebibytes) -> Gauge {
+        self.keeper
+            .budget
+            .set(i64::try_from(budget.bytes()).unwrap_or(i64::MAX));
+        self.keeper.claimed.clone()
     }
 
     /// Counts a refused invocation.
@@ -220,6 +237,7 @@ impl Metrics {
                 Throttle::AccountConcurrency => "account",
                 Throttle::ReservedConcurrency => "reserved",
                 Throttle::EventQueue => "event_queue",
+                Throttle::Memory => "memory",
             },
         };
         self.throttles.get_or_create(&labels).inc();
@@ -242,7 +260,7 @@ impl Metrics {
             let function = function.to_owned();
             self.errors.remove(&ErrorLabels { function, error });
         }
-        for reason in ["account", "reserved", "event_queue"] {
+        for reason in ["account", "reserved", "event_queue", "memory"] {
             let function = function.to_owned();
             self.throttles.remove(&ThrottleLabels { function, reason });
         }
@@ -260,9 +278,18 @@ pub(crate) struct FunctionMetrics {
     pub idle: Gauge,
     pub busy: Gauge,
     pub memory: Gauge,
+    /// By rung, for all functions together.
+    rungs: [Counter; Rung::ALL.len()],
+    /// Sandboxes that were started ahead and never called.
+    pub wasted: Counter,
 }
 
 impl FunctionMetrics {
+    /// Counts an invocation that got a sandbox.
+    pub fn served(&self, rung: Rung) {
+        self.rungs[rung as usize].inc();
+    }
+
     /// Counts a failed invocation.
     pub fn failed(&self, kind: ErrorKind) {
         self.errors[kind as usize].inc();

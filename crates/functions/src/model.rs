@@ -4,6 +4,7 @@ pub mod attached;
 pub mod events;
 pub mod image;
 pub mod layers;
+pub mod sizing;
 
 use std::collections::BTreeMap;
 

@@ -23,6 +23,7 @@ pub(crate) mod provisioned;
 pub(crate) mod publish;
 pub(crate) mod refusals;
 pub(crate) mod settle;
+pub(crate) mod sizing;
 pub(crate) mod tags;
 pub(crate) mod update;
 pub(crate) mod urls;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::RequestId;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Backend, FunctionError};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -25,7 +26,7 @@ pub(crate) use inner::Inner;
 
 use crate::crash::CrashPoints;
 use crate::error::Error;
-use crate::invoke::ResponseStream;
+use crate::invoke::{ResponseStream, Rung};
 use crate::metrics::Metrics;
 use crate::name::Version;
 
@@ -42,8 +43,10 @@ pub struct Options {
     pub region: String,
     /// Concurrent invocations an account may have.
     pub concurrency_max: u32,
-    /// How long an idle sandbox is kept.
+    /// How long an idle sandbox is kept at most; forecasts decide within that.
     pub keep_alive: Duration,
+    /// What all sandboxes together may have, each counted with the memory that it is allowed.
+    pub memory_budget: Mebibytes,
     /// How fast a streamed answer goes out after its first
     /// [`STREAM_BURST_BYTES`](bowline_foundation::limits::STREAM_BURST_BYTES); as fast as it is read if `None`.
     pub stream_bytes_per_second: Option<u32>,
@@ -69,6 +72,8 @@ pub struct InvocationRequest {
     pub trace_id: Option<String>,
     /// Whether the tail of the log is wanted.
     pub log_tail: bool,
+    /// Whether nothing but what the target names may answer, be it not ready yet.
+    pub is_strict: bool,
 }
 
 /// What a synchronous invocation gives.
@@ -77,6 +82,8 @@ pub struct InvocationResponse {
     pub result: Result<Bytes, FunctionError>,
     /// The version that ran.
     pub executed_version: Version,
+    /// Where its sandbox came from; `None` if there was none.
+    pub rung: Option<Rung>,
     /// The last 4 KiB of the invocation's log, if wanted.
     pub log_tail: Option<Vec<u8>>,
     /// The execution that it was, if the function is durable.
@@ -130,6 +137,8 @@ impl Service {
             tokio::spawn(inner.clone().collect_garbage()),
             tokio::spawn(inner.clone().warm_up()),
             tokio::spawn(inner.clone().keep_provisioned()),
+            tokio::spawn(inner.clone().foresee()),
+            tokio::spawn(inner.clone().follow_use()),
         ];
         if inner.registry.sharing == bowline_store::Sharing::Shared {
             background.push(tokio::spawn(follow::run(inner.clone())));

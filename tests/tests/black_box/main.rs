@@ -22,6 +22,7 @@ mod outages;
 mod permissions;
 mod placement;
 mod proxy;
+mod share;
 mod shared_state;
 mod sources;
 mod stop;

@@ -4,9 +4,10 @@ pub mod query;
 
 use std::borrow::Cow;
 
+use bowline_functions::events::Upload;
 use bowline_store::objects::{
-    Caller, Create, CreateError, Delete, Expect, Health, IndexKey, Indexes, Object, ObjectId, StoreError, StoreStatus,
-    Update,
+    Caller, Create, CreateError, Created, Delete, Expect, Health, IndexKey, Indexes, Object, ObjectId, StoreError,
+    StoreStatus, Update,
 };
 use bytes::Bytes;
 use http::header::ETAG;
@@ -227,6 +228,7 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
         indexes: request.indexes()?.unwrap_or_default(),
         caller: ask.object_caller(),
     };
+    let (bytes, indexes) = (create.body.len() as u64, create.indexes.clone());
     let made = ask.data.objects.create(create).await;
     ask.data.metrics.object_created(match &made {
         Ok(made) => Ok(made.id.store.as_str()),
@@ -236,11 +238,37 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
         Err(_) => Err(None),
     });
     let made = made?;
+    tell_functions(ask, &made, (bytes, indexes)).await?;
     let view = ObjectVersion::of(&made.id, made.version);
     Ok(tagged(
         created(&format!("/v1/objects/{}", made.id), &view),
         made.version,
     ))
+}
+
+/// Leaves an event with the functions that are registered for the object.
+async fn tell_functions(ask: &Ask<'_>, made: &Created, (bytes, indexes): (u64, Vec<IndexKey>)) -> Result<(), Problem> {
+    let upload = Upload {
+        account: ask.call.account.clone(),
+        storage: made.id.store.as_str().to_owned(),
+        object: made.id.to_string(),
+        version: made.version,
+        bytes,
+        keys: indexes
+            .into_iter()
+            .map(|IndexKey { index, key }| (index, key))
+            .collect(),
+    };
+    let told = ask.call.node.functions.uploaded(upload).await;
+    told.map(drop).map_err(|error| {
+        tracing::warn!(object = %made.id, error = &error as &dyn std::error::Error, "functions cannot be told of an object");
+        let detail = format!(
+            "object `{}` is made, but the functions registered for it are not told yet; the same request with the same \
+             `Idempotency-Key` tells them",
+            made.id
+        );
+        Problem::new(Code::OutcomeUnknown, detail)
+    })
 }
 
 /// Read an object.

@@ -22,11 +22,14 @@ const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
 const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 const TENANT_ID: HeaderName = HeaderName::from_static("x-amz-tenant-id");
+const STRICT_VERSION: HeaderName = HeaderName::from_static("x-bowline-strict-version");
 const DURABLE_NAME: HeaderName = HeaderName::from_static("x-amz-durable-execution-name");
 
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+/// Where the sandbox came from: a [`Rung`](bowline_functions::Rung)'s name.
+const PROVISIONED: HeaderName = HeaderName::from_static("x-bowline-provisioned");
 const DURABLE_ARN: HeaderName = HeaderName::from_static("x-amz-durable-execution-arn");
 /// The node that ran the invocation, if another one did.
 const NODE: HeaderName = HeaderName::from_static("x-bowline-node");
@@ -79,6 +82,7 @@ fn request(call: &Call<'_>, payload: Bytes) -> Result<InvocationRequest, ApiErro
         client_context: client_context(call.headers)?,
         trace_id: text(call.headers, &TRACE_ID)?.map(str::to_owned),
         log_tail: log_tail(call.headers)?,
+        is_strict: is_strict(call.headers)?,
     })
 }
 
@@ -101,6 +105,7 @@ pub async fn invoke_async(call: &Call<'_>, payload: Bytes) -> Result<Response<Bo
         client_context: None,
         trace_id: text(call.headers, &TRACE_ID)?.map(str::to_owned),
         log_tail: false,
+        is_strict: false,
     };
     call.node.functions.accept(&target, request).await?;
     Ok(reply::json(StatusCode::ACCEPTED, &serde_json::json!({ "Status": 202 })))
@@ -127,6 +132,9 @@ fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Resp
     let headers = response.headers_mut();
     headers.insert(REMAPPED_LENGTH, ZERO);
     headers.insert(EXECUTED_VERSION, version_value(answered.executed_version));
+    if let Some(rung) = answered.rung {
+        headers.insert(PROVISIONED, HeaderValue::from_static(rung.name()));
+    }
     name_execution(headers, answered.execution);
     name_node(headers, answered.node);
     if failed {
@@ -194,6 +202,17 @@ fn log_tail(headers: &HeaderMap) -> Result<bool, ApiError> {
             "logType",
             "Member must satisfy enum value set: [Tail, None]",
         )),
+    }
+}
+
+/// Whether an older version may not answer while a newer one is made ready.
+fn is_strict(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match text(headers, &STRICT_VERSION)? {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(ApiError::invalid(format!(
+            "Header `{STRICT_VERSION}` is `{other}`; expected `true` or `false`."
+        ))),
     }
 }
 

@@ -121,6 +121,8 @@ operations! {
     ReadLogs,
     ReadCode,
     ReadLayer,
+    GetSizing,
+    ChangeSizing,
     PushImage,
     ListImages,
     DeleteImage,

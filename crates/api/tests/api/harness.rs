@@ -11,6 +11,7 @@ use bowline_api::{Options, Running, Server};
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::Service;
 use bowline_functions::metrics::Metrics;
 use bowline_store::blob::Blobs;
@@ -100,6 +101,7 @@ impl TestNode {
             region: "eu-central-1".to_owned(),
             concurrency_max: 1000,
             keep_alive: Duration::from_secs(60),
+            memory_budget: Mebibytes(1 << 20),
             registries: Vec::new(),
             stream_bytes_per_second: None,
             cluster: None,

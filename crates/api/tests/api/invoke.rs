@@ -27,6 +27,7 @@ async fn an_answer_carries_the_version_and_the_request() {
     assert_eq!(answer.json(), json!({ "n": 1 }));
     assert_eq!(answer.header("x-amz-executed-version"), Some("$LATEST"));
     assert_eq!(answer.header("x-amzn-remapped-content-length"), Some("0"));
+    assert_eq!(answer.header("x-bowline-provisioned"), Some("created"));
     assert_eq!(answer.header("x-amz-function-error"), None);
     assert_eq!(answer.header("x-amz-log-result"), None);
     assert_eq!(answer.header("x-amzn-requestid").map(str::len), Some(36));

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{cell, removed};
-use crate::client::{Client, Remote, function_path};
+use crate::client::{Client, Remote, escape, function_path};
 use crate::output::{Output, table};
 use crate::progress::size;
 
@@ -30,6 +30,8 @@ enum Action {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Say how the memory of a function's sandboxes follows what its runs use.
+    Size(SizeArgs),
     /// Remove a function with all its versions and aliases.
     Rm {
         /// Name or ARN.
@@ -39,10 +41,46 @@ enum Action {
     },
 }
 
+#[derive(Debug, clap::Args)]
+struct SizeArgs {
+    /// Name or ARN.
+    name: String,
+    /// A version instead of `$LATEST`.
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    #[command(flatten)]
+    change: SizeChange,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct SizeChange {
+    /// `auto`: new sandboxes get what runs need; `suggest`: it is advised only; `off`: neither.
+    #[arg(long, value_enum)]
+    mode: Option<SizeMode>,
+    /// Take what is suggested.
+    #[arg(long)]
+    accept: bool,
+    /// Take the latest change back.
+    #[arg(long)]
+    undo: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum SizeMode {
+    Auto,
+    Suggest,
+    Off,
+}
+
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Ls { remote } => list(&remote.client(), output)?,
         Action::Show { name, remote } => show(&remote.client(), &name, output)?,
+        Action::Size(args) => size_of(&args, output)?,
         Action::Rm { name, remote } => {
             remote.client().delete(&function_path(&name, ""))?;
             output.print(&removed(&name), || format!("removed `{name}`"))?;
@@ -79,6 +117,7 @@ fn row(function: &Value) -> [String; 7] {
 
 fn show(client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
     let function = client.get(&function_path(name, ""))?;
+    let sizing = client.get(&format!("/v1/functions/{}/sizing", escape(name)))?;
     output.print(&function, || {
         let mut text = describe(&function["Configuration"]);
         if let Some(reserved) = function["Concurrency"]["ReservedConcurrentExecutions"].as_u64() {
@@ -87,8 +126,47 @@ fn show(client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
         for (tag, value) in function["Tags"].as_object().into_iter().flatten() {
             text.push_str(&field("tag", &format!("{tag}={}", cell(value))));
         }
-        text
+        text + &describe_size(&sizing)
     })
+}
+
+/// Shows a function's size, changed before if that is asked for.
+fn size_of(args: &SizeArgs, output: Output) -> anyhow::Result<()> {
+    let client = args.remote.client();
+    let mut path = format!("/v1/functions/{}/sizing", escape(&args.name));
+    if let Some(version) = &args.version {
+        path.push_str(&format!("?version={}", escape(version)));
+    }
+    let wanted = match &args.change {
+        SizeChange { mode: Some(mode), .. } => Some(json!({ "mode": mode })),
+        SizeChange { accept: true, .. } => Some(json!({ "accept": {} })),
+        SizeChange { undo: true, .. } => Some(json!({ "rollBack": {} })),
+        _ => None,
+    };
+    let sizing = match wanted {
+        Some(wanted) => client.post(&path, &wanted)?,
+        None => client.get(&path)?,
+    };
+    output.print(&sizing, || describe_size(&sizing))
+}
+
+/// A size, one member a line.
+fn describe_size(sizing: &Value) -> String {
+    let mut text = field("sizing", &cell(&sizing["mode"]));
+    text.push_str(&field("asked MB", &cell(&sizing["requestedMib"])));
+    text.push_str(&field("given MB", &cell(&sizing["effectiveMib"])));
+    let change = |change: &Value| {
+        let runs = change["evidence"].as_array().map_or(0, Vec::len);
+        let (from, to) = (cell(&change["fromMib"]), cell(&change["toMib"]));
+        format!("{from} -> {to} MB, {}, by {runs} runs", cell(&change["reason"]))
+    };
+    for past in sizing["history"].as_array().into_iter().flatten() {
+        text.push_str(&field("changed", &change(past)));
+    }
+    if sizing["suggestion"].is_object() {
+        text.push_str(&field("suggested", &change(&sizing["suggestion"])));
+    }
+    text
 }
 
 /// A configuration, one member a line.

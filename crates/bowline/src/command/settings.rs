@@ -44,9 +44,13 @@ pub struct SettingFlags {
     /// Invocations that may run at once [default: 1000].
     #[arg(long, value_name = "N")]
     pub concurrency: Option<String>,
-    /// How long an idle sandbox is kept [default: 300].
+    /// How long an idle sandbox is kept at most; within that forecasts decide [default: 3600].
     #[arg(long, value_name = "SECONDS")]
     pub keep_alive_seconds: Option<String>,
+    /// What all sandboxes together may have, each counted with the memory that its function is allowed: `512MiB`,
+    /// `24GiB` [default: 16 times the machine's memory, for functions seldom use what they are allowed].
+    #[arg(long, value_name = "AMOUNT")]
+    pub memory_budget: Option<String>,
     /// Bytes a second of a streamed answer after its first 6 MiB, or `unlimited` [default: unlimited].
     #[arg(long, value_name = "N")]
     pub stream_bytes_per_second: Option<String>,
@@ -93,6 +97,7 @@ impl SettingFlags {
             (Key::Region, self.region),
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),
+            (Key::MemoryBudget, self.memory_budget),
             (Key::StreamBytesPerSecond, self.stream_bytes_per_second),
             (Key::LogFormat, self.log_format),
             (Key::LogLevel, self.log_level),

@@ -15,6 +15,7 @@ pub enum Key {
     Region,
     Concurrency,
     KeepAliveSeconds,
+    MemoryBudget,
     StreamBytesPerSecond,
     LogFormat,
     LogLevel,
@@ -27,7 +28,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -38,6 +39,7 @@ impl Key {
         Self::Region,
         Self::Concurrency,
         Self::KeepAliveSeconds,
+        Self::MemoryBudget,
         Self::StreamBytesPerSecond,
         Self::LogFormat,
         Self::LogLevel,
@@ -62,6 +64,7 @@ impl Key {
             Self::Region => "region",
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
+            Self::MemoryBudget => "memory_budget",
             Self::StreamBytesPerSecond => "stream_bytes_per_second",
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
@@ -86,7 +89,8 @@ impl Key {
             Self::Placement => "cluster",
             Self::Region => "us-east-1",
             Self::Concurrency => "1000",
-            Self::KeepAliveSeconds => "300",
+            Self::KeepAliveSeconds => "3600",
+            Self::MemoryBudget => "16 times the machine's",
             Self::StreamBytesPerSecond => "unlimited",
             Self::LogFormat => "text",
             Self::LogLevel => "info",

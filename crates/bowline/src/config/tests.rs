@@ -50,7 +50,7 @@ fn without_any_layer_the_defaults_hold() {
     let config = world(None).load().unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:9000");
     assert_eq!(config.data, PathBuf::from("bowline-data"));
-    assert_eq!(config.keep_alive, Duration::from_secs(300));
+    assert_eq!(config.keep_alive, Duration::from_secs(3600));
     assert!(config.values().all(|(_, value)| value.origin == Origin::Default));
 }
 

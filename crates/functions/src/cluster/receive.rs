@@ -126,6 +126,8 @@ impl Inner {
             client_context: errand.client_context,
             trace_id: errand.trace_id,
             log_tail: errand.wants.log_tail,
+            // The other node has chosen the version.
+            is_strict: true,
         };
         self.admit_errand((&errand.account, &errand.function, errand.version), errand.identity)
             .map(|admitted| admitted.forwarded_job(errand.invoked_arn, request))

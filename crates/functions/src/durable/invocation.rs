@@ -63,6 +63,7 @@ impl Inner {
             client_context: None,
             trace_id: prepared.trace_id,
             log_tail: false,
+            is_strict: false,
         };
         if prepared.is_plain {
             let invoked = self.keep(key, ticket, self.invoke(&target, request)).await;

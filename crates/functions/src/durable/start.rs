@@ -176,6 +176,7 @@ impl Inner {
         Ok(InvocationResponse {
             result,
             executed_version: head.arn.version,
+            rung: None,
             log_tail: None,
             execution: Some(head.arn),
             node: None,

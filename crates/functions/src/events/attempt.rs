@@ -37,7 +37,7 @@ pub(super) enum Ending {
 
 /// What one try gave.
 enum Tried {
-    Answered(InvocationResponse),
+    Answered(Box<InvocationResponse>),
     /// The function could not be invoked now.
     NotNow(Error),
     /// It never can be.
@@ -79,7 +79,7 @@ impl Inner {
                 continue;
             }
             match self.try_once(pump, &entry, &way).await {
-                Tried::Answered(response) => return self.answered(&entry, way, policy, response).await,
+                Tried::Answered(response) => return self.answered(&entry, way, policy, *response).await,
                 Tried::NotNow(error) => {
                     tracing::debug!(
                         function = pump.function,
@@ -147,12 +147,13 @@ impl Inner {
             client_context: head.client_context.clone(),
             trace_id: head.trace_id.clone(),
             log_tail: false,
+            is_strict: false,
         };
         match self.invoke(&way.target, request).await {
             Ok(response) => {
                 pump.gate.open();
                 self.crash.reach("event.invoked");
-                Tried::Answered(response)
+                Tried::Answered(Box::new(response))
             }
             Err(error @ (Error::NotFound(_) | Error::RequestTooLarge(_) | Error::InvalidRequestContent(_))) => {
                 Tried::Never(error)

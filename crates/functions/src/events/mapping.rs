@@ -418,6 +418,7 @@ impl Inner {
             client_context: None,
             trace_id: None,
             log_tail: false,
+            is_strict: false,
         };
         let response = match self.invoke(&worker.function, request).await {
             Ok(response) => response,

@@ -266,6 +266,7 @@ impl Inner {
             client_context: None,
             trace_id: None,
             log_tail: false,
+            is_strict: false,
         };
         let response = match self.invoke(&poller.function, request).await {
             Ok(response) => response,

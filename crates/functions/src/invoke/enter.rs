@@ -23,7 +23,8 @@ const PENDING_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What an invocation is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    Call,
+    /// Whether an older version may not stand in.
+    Call { is_strict: bool },
     /// A durable execution wants its function.
     Execution,
 }
@@ -69,7 +70,10 @@ impl Inner {
         target: &FunctionRef,
         request: InvocationRequest,
     ) -> Result<InvocationResponse, Error> {
-        let admitted = match self.let_in(target, Purpose::Call).await {
+        let purpose = Purpose::Call {
+            is_strict: request.is_strict,
+        };
+        let admitted = match self.let_in(target, purpose).await {
             Err(Error::Durable) => return Box::pin(self.invoke_durable(target, request, None)).await,
             admitted => admitted?,
         };
@@ -84,7 +88,10 @@ impl Inner {
         target: &FunctionRef,
         mut request: InvocationRequest,
     ) -> Result<Job, Error> {
-        let admitted = self.let_in(target, Purpose::Call).await?;
+        let purpose = Purpose::Call {
+            is_strict: request.is_strict,
+        };
+        let admitted = self.let_in(target, purpose).await?;
         request.payload = payload::check(request.payload)?;
         Ok(admitted.job(target, request, None))
     }
@@ -101,7 +108,7 @@ impl Inner {
         Finish::new(run(self.clone(), job, None), self.runtime.clone()).await
     }
 
-    async fn let_in(&self, target: &FunctionRef, purpose: Purpose) -> Result<Admitted, Error> {
+    async fn let_in(self: &Arc<Self>, target: &FunctionRef, purpose: Purpose) -> Result<Admitted, Error> {
         let entered = self
             .running
             .enter()
@@ -141,14 +148,23 @@ impl Inner {
     }
 
     /// Lets an invocation in; `None` while the version is being created.
-    fn admit(&self, target: &FunctionRef, purpose: Purpose) -> Result<Option<(Arc<Pool>, Admission)>, Error> {
+    fn admit(
+        self: &Arc<Self>,
+        target: &FunctionRef,
+        purpose: Purpose,
+    ) -> Result<Option<(Arc<Pool>, Admission)>, Error> {
         let entry = self.entry(target)?;
-        let pool = match self.target(&entry, target)?.readiness() {
-            Readiness::Ready(pool) => pool.clone(),
-            Readiness::Pending => return Ok(None),
-            Readiness::Failed => return Err(refusals::in_state("Failed")),
+        let found = self.target(&entry, target)?;
+        let pool = match purpose {
+            Purpose::Call { is_strict } => self.serving(&entry, &found, is_strict)?,
+            Purpose::Execution => match found.readiness() {
+                Readiness::Ready(pool) => Some(pool),
+                Readiness::Pending => None,
+                Readiness::Failed => return Err(refusals::in_state("Failed")),
+            },
         };
-        if pool.parts.is_durable && purpose == Purpose::Call {
+        let Some(pool) = pool.cloned() else { return Ok(None) };
+        if pool.parts.is_durable && purpose != Purpose::Execution {
             return Err(Error::Durable);
         }
         let admission = entry.live.admit(entry.reserved, &pool.quota.lane).map_err(|throttle| {
@@ -159,7 +175,11 @@ impl Inner {
     }
 
     /// Waits for the end of a creation, as long as the function may run and no longer than a while.
-    async fn await_ready(&self, target: &FunctionRef, purpose: Purpose) -> Result<(Arc<Pool>, Admission), Error> {
+    async fn await_ready(
+        self: &Arc<Self>,
+        target: &FunctionRef,
+        purpose: Purpose,
+    ) -> Result<(Arc<Pool>, Admission), Error> {
         let entry = self.entry(target)?;
         let mut changes = entry.live.changes.subscribe();
         let timeout = self.target(&entry, target)?.configuration.timeout_seconds;

@@ -1,16 +1,23 @@
 //! The sandboxes of one version: the idle ones, newest on top.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use bowline_capacity::keeper::{Observed, Standing};
+use bowline_capacity::sizing::{Profile, Sample};
 use bowline_foundation::clock::Monotonic;
 use bowline_foundation::digest::Digest;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{Backend, Sandbox, VersionSpec};
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use super::admission::FunctionLive;
 use super::provision::Quota;
+use super::room::Claim;
+use super::rung::Rung;
+use super::sizes::Inbox;
 use crate::cluster;
 use crate::logs::SandboxLog;
 use crate::metrics::FunctionMetrics;
@@ -19,6 +26,11 @@ use crate::package::cache::CodeHold;
 
 /// The variable that tells a function why it was initialised; an owner cannot set it.
 const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
+
+/// So many runs are noted until somebody looks at them.
+const SAMPLES_MAX: usize = 100;
+/// With so many somebody is told.
+const SAMPLES_SEEN: usize = 10;
 
 /// What a pool is made of.
 pub(crate) struct PoolParts {
@@ -32,6 +44,8 @@ pub(crate) struct PoolParts {
     pub live: Arc<FunctionLive>,
     /// Whether invocations are durable executions.
     pub is_durable: bool,
+    /// Who is told of what runs have used.
+    pub used: Arc<Inbox>,
     /// The layers whose combination the specification names.
     pub layers: Vec<Digest>,
     /// Keeps the code and the layers on disk.
@@ -45,10 +59,23 @@ pub(crate) struct Pool {
     pub version_text: Box<str>,
     /// What the version is, the same on every node.
     pub identity: u64,
+    /// The version's ARN, which stays when its code or configuration changes.
+    pub key: Box<str>,
     /// Set once the backend has prepared the version in this process.
     pub prepared: OnceCell<()>,
+    /// Whether it is being prepared while another version answers.
+    pub preparing: AtomicBool,
     /// How many sandboxes are kept initialised.
     pub quota: Quota,
+    /// Told when a sandbox becomes idle while invocations of the version wait for room.
+    pub freed: Notify,
+    waiting: AtomicU32,
+    /// How long the last start took, in microseconds.
+    start_micros: AtomicU32,
+    /// What a new sandbox is allowed, in mebibytes.
+    size: AtomicU32,
+    /// How that follows the use.
+    pub sizing: Mutex<Profile>,
     idle: Mutex<Idle>,
 }
 
@@ -62,6 +89,36 @@ struct Idle {
     retired: bool,
     /// The sweeper knows of this pool.
     enlisted: bool,
+    /// Invocations since the minute began, apart from those that kept sandboxes served.
+    calls: u32,
+    /// Sandboxes that serve invocations, apart from those that are kept.
+    busy: u32,
+    /// The most of them since the minute began.
+    peak: u32,
+    /// What runs have used, as far as nobody has looked at it.
+    samples: Vec<Sample>,
+}
+
+impl Idle {
+    /// Counts a sandbox in that serves an invocation from now on.
+    fn works(&mut self, slot: &mut Slot) {
+        slot.working = !slot.kept;
+        if slot.working {
+            self.calls = self.calls.saturating_add(1);
+            self.busy += 1;
+            self.peak = self.peak.max(self.busy);
+        }
+    }
+
+    /// Counts it out; says whether somebody should look at what runs have used.
+    fn rests(&mut self, slot: &mut Slot) -> bool {
+        self.busy -= u32::from(std::mem::take(&mut slot.working));
+        let Some(sample) = slot.used.take() else { return false };
+        if self.samples.len() < SAMPLES_MAX {
+            self.samples.push(sample);
+        }
+        self.samples.len() == SAMPLES_SEEN
+    }
 }
 
 /// A sandbox that lives, with its log.
@@ -72,8 +129,32 @@ pub(crate) struct Slot {
     trimmed: bool,
     /// Whether it counts against the pool's quota.
     kept: bool,
+    /// Whether it is counted as serving.
+    working: bool,
+    /// Whether it was started ahead of a call, and has served none yet.
+    unused: bool,
+    /// What its invocation has used.
+    pub used: Option<Sample>,
     /// What the memory gauge counts for it.
     memory_bytes: u64,
+    /// The memory that it may have.
+    claim: Claim,
+}
+
+impl Slot {
+    /// The memory that it may have.
+    pub fn memory(&self) -> Mebibytes {
+        self.claim.amount()
+    }
+}
+
+/// A sandbox that was made, and what goes with it.
+pub(crate) struct Created {
+    pub sandbox: Box<dyn Sandbox>,
+    pub log: Arc<SandboxLog>,
+    pub claim: Claim,
+    /// How long it took.
+    pub init: Duration,
 }
 
 /// What became of a sandbox that was given back.
@@ -86,53 +167,186 @@ pub(crate) enum Kept {
 }
 
 impl Pool {
-    pub fn new(parts: PoolParts) -> Arc<Self> {
+    /// `sizing` is for the memory that the specification asks for.
+    pub fn new(parts: PoolParts, sizing: Profile) -> Arc<Self> {
         Arc::new(Self {
             version_text: parts.version.to_string().into(),
             identity: cluster::identity(&parts.spec),
+            key: format!("{}:{}", parts.arn, parts.version).into(),
             parts,
             prepared: OnceCell::new(),
+            preparing: AtomicBool::new(false),
             quota: Quota::default(),
+            freed: Notify::new(),
+            waiting: AtomicU32::new(0),
+            start_micros: AtomicU32::new(0),
+            size: AtomicU32::new(sizing.effective().0),
+            sizing: Mutex::new(sizing),
             idle: Mutex::default(),
         })
     }
 
-    /// Takes a sandbox that is kept, or else the one that was used last.
-    pub fn take(&self) -> Option<Slot> {
+    /// Takes a sandbox that is kept, or else the one that was used last, for an invocation.
+    pub fn take(&self) -> Option<(Slot, Rung)> {
         let mut idle = self.idle.lock();
-        let slot = idle.kept.pop().or_else(|| idle.slots.pop())?;
+        let mut slot = idle.kept.pop().or_else(|| idle.slots.pop())?;
+        idle.works(&mut slot);
         drop(idle);
         self.parts.metrics.idle.dec();
         self.parts.metrics.busy.inc();
-        Some(slot)
+        let rung = match (slot.kept, std::mem::take(&mut slot.unused)) {
+            (true, _) => Rung::Provisioned,
+            (false, true) => Rung::Prewarmed,
+            (false, false) => Rung::Warm,
+        };
+        Some((slot, rung))
     }
 
-    /// Counts a new sandbox in, as busy.
-    pub fn created(&self, sandbox: Box<dyn Sandbox>, log: Arc<SandboxLog>) -> Slot {
+    /// Counts a new sandbox in, as busy with the invocation that it was made for.
+    pub fn created(&self, created: Created) -> Slot {
+        let mut slot = self.counted(created);
+        self.idle.lock().works(&mut slot);
+        slot
+    }
+
+    /// Counts a new sandbox in that nobody has called for yet.
+    pub fn created_ahead(&self, created: Created) -> Slot {
+        let mut slot = self.counted(created);
+        slot.unused = true;
+        slot
+    }
+
+    /// Counts a new sandbox in that is to be kept.
+    pub fn created_to_keep(&self, created: Created) -> Slot {
+        self.quota.came();
+        let mut slot = self.counted(created);
+        slot.kept = true;
+        slot
+    }
+
+    fn counted(&self, created: Created) -> Slot {
         self.parts.metrics.busy.inc();
+        let micros = u32::try_from(created.init.as_micros()).unwrap_or(u32::MAX);
+        self.start_micros.store(micros, Ordering::Relaxed);
         let mut slot = Slot {
-            sandbox,
-            log,
+            sandbox: created.sandbox,
+            log: created.log,
             idle_since: Monotonic::default(),
             trimmed: false,
             kept: false,
+            working: false,
+            unused: false,
+            used: None,
             memory_bytes: 0,
+            claim: created.claim,
         };
         self.measure(&mut slot);
         slot
     }
 
-    /// Counts a new sandbox in that is to be kept.
-    pub fn created_to_keep(&self, sandbox: Box<dyn Sandbox>, log: Arc<SandboxLog>) -> Slot {
-        self.quota.came();
-        let mut slot = self.created(sandbox, log);
-        slot.kept = true;
-        slot
+    /// The memory that a new sandbox gets.
+    pub fn size(&self) -> Mebibytes {
+        Mebibytes(self.size.load(Ordering::Relaxed))
+    }
+
+    /// Has sizes follow another profile from now on; sandboxes of another size end with their invocation.
+    /// Returns those that are idle, which are to be destroyed.
+    #[must_use]
+    pub fn set_sizing(&self, sizing: &Profile) -> Vec<Slot> {
+        let mut current = self.sizing.lock();
+        // The same profile keeps its samples.
+        if current.settled() != sizing.settled() {
+            *current = sizing.settled();
+        }
+        let before = self.size.swap(sizing.effective().0, Ordering::Relaxed);
+        drop(current);
+        if before == sizing.effective().0 {
+            return Vec::new();
+        }
+        let mut idle = self.idle.lock();
+        let other = |slot: &mut Slot| slot.memory() != sizing.effective();
+        let mut taken: Vec<Slot> = idle.slots.extract_if(.., other).collect();
+        taken.extend(idle.kept.extract_if(.., other));
+        drop(idle);
+        self.taken(taken)
+    }
+
+    /// Takes what runs have used since this was asked last.
+    pub fn take_samples(&self) -> Vec<Sample> {
+        self.idle.lock().samples.drain(..).collect()
+    }
+
+    /// What a sandbox must know that is made now.
+    pub fn spec(&self) -> Arc<VersionSpec> {
+        let size = self.size();
+        if size == self.parts.spec.memory {
+            return self.parts.spec.clone();
+        }
+        let mut spec = VersionSpec::clone(&self.parts.spec);
+        spec.memory = size;
+        Arc::new(spec)
+    }
+
+    /// How long the last start took.
+    pub fn start_time(&self) -> Duration {
+        Duration::from_micros(self.start_micros.load(Ordering::Relaxed).into())
+    }
+
+    /// What was seen since this was asked last, and what there is now.
+    pub fn observe(&self) -> Observed {
+        let mut idle = self.idle.lock();
+        let seen = Observed {
+            calls: std::mem::take(&mut idle.calls),
+            peak: idle.peak,
+            busy: idle.busy,
+            idle: u32::try_from(idle.slots.len()).unwrap_or(u32::MAX),
+        };
+        idle.peak = idle.busy;
+        seen
+    }
+
+    /// Sandboxes that wait or work, apart from those that are kept.
+    pub fn living(&self) -> u32 {
+        let idle = self.idle.lock();
+        idle.busy + u32::try_from(idle.slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What it looks like to whom needs its room.
+    pub fn standing(&self) -> Standing {
+        let idle = self.idle.lock();
+        match (idle.slots.is_empty(), idle.busy > 0) {
+            (false, _) if idle.calls > 0 => Standing::Called,
+            (false, _) => Standing::Idle,
+            (true, true) => Standing::Busy,
+            (true, false) => Standing::Cold,
+        }
+    }
+
+    /// Counts an invocation in that waits for a sandbox, as long as what is returned lives.
+    pub fn wait(&self) -> impl Drop + use<'_> {
+        struct Waits<'a>(&'a AtomicU32);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waits(&self.waiting)
+    }
+
+    /// Tells one who waits for a sandbox of this version that there is one; whether there is anybody.
+    pub fn tell(&self) -> bool {
+        let waits = self.waiting.load(Ordering::Acquire) > 0;
+        if waits {
+            self.freed.notify_one();
+        }
+        waits
     }
 
     /// What a sandbox that is kept must know: the function is told why it was initialised.
     pub fn kept_spec(&self) -> Arc<VersionSpec> {
         let mut spec = VersionSpec::clone(&self.parts.spec);
+        spec.memory = self.size();
         let kind = "provisioned-concurrency".to_owned();
         spec.environment.insert(INITIALIZATION_TYPE.to_owned(), kind);
         Arc::new(spec)
@@ -160,11 +374,14 @@ impl Pool {
     }
 
     /// Gives a sandbox back after an invocation.
-    pub fn give_back(&self, mut slot: Slot, now: Monotonic) -> Kept {
+    pub fn give_back(self: &Arc<Self>, mut slot: Slot, now: Monotonic) -> Kept {
         slot.idle_since = now;
         slot.trimmed = false;
         let mut idle = self.idle.lock();
-        if idle.retired {
+        if idle.rests(&mut slot) {
+            self.parts.used.tell(self);
+        }
+        if idle.retired || slot.claim.amount() != self.size() {
             return Kept::No(slot);
         }
         if slot.kept && self.quota.surplus() > 0 {
@@ -269,13 +486,21 @@ impl Pool {
     }
 
     /// Ends a sandbox that was taken or never given back.
-    pub async fn destroy(self: Arc<Self>, slot: Slot) {
+    pub async fn destroy(self: Arc<Self>, mut slot: Slot) {
         if slot.kept {
             self.quota.ended();
+        }
+        if (slot.working || slot.used.is_some()) && self.idle.lock().rests(&mut slot) {
+            self.parts.used.tell(&self);
+        }
+        if slot.unused {
+            self.parts.metrics.wasted.inc();
         }
         slot.sandbox.destroy().await;
         self.parts.metrics.busy.dec();
         self.parts.metrics.memory.dec_by(signed(slot.memory_bytes));
+        // Its memory is another's from here on.
+        drop(slot.claim);
     }
 
     fn taken(&self, slots: Vec<Slot>) -> Vec<Slot> {

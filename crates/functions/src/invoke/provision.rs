@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::pool::{Kept, Pool};
-use super::run::{NotCreated, create};
+use super::run::{NotCreated, create_to_keep};
 use crate::model::attached::ProvisionedStatus;
 use crate::registry::FunctionEntry;
 use crate::service::Inner;
@@ -234,10 +234,9 @@ impl Inner {
 
 async fn provision(inner: Arc<Inner>, pool: Arc<Pool>) {
     let _permit = inner.keeper.permits.0.acquire().await;
-    match create(&inner, &pool, pool.kept_spec()).await {
-        Ok((sandbox, log, _)) => {
-            let slot = pool.created_to_keep(sandbox, log);
-            if let Kept::No(slot) = pool.give_back(slot, inner.clock.monotonic()) {
+    match create_to_keep(&inner, &pool).await {
+        Ok(slot) => {
+            if let Kept::No(slot) = inner.sweeper.keep(&pool, slot) {
                 pool.destroy(slot).await;
             }
         }

@@ -1,27 +1,39 @@
 //! One admitted invocation, from a sandbox to the last line of its log.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bowline_capacity::identity::RunId;
+use bowline_capacity::sizing::{self, Sample};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report, Sandbox, VersionSpec,
+    AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report, VersionSpec,
 };
 use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
-use super::pool::{Pool, Slot};
+use super::pool::{Created, Pool, Slot};
+use super::room::Claim;
+use super::rung::Rung;
 use crate::cluster::Away;
 use crate::error::{Error, Throttle};
 use crate::logs::{ReportLine, SandboxLog, Sink, Status};
 use crate::metrics::ErrorKind;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
 use crate::state::StateAccess;
+
+/// How long an invocation waits for memory that others use.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What sandboxes call the end of a function that wanted more memory than it may have.
+const OUT_OF_MEMORY: &str = "Runtime.OutOfMemory";
 
 /// An invocation that was let in.
 pub(crate) struct Job {
@@ -87,13 +99,15 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         is_forwarded: _,
     } = job;
     pool.parts.metrics.invocations.inc();
-    let (mut slot, init) = match warm {
-        Some(slot) => (slot, None),
-        None => match cold(&inner, &pool).await {
-            Ok((slot, init)) => (slot, Some(init)),
+    let Got { mut slot, init, rung } = match warm {
+        Some(got) => got,
+        // Boxed, so that the future of a warm invocation stays small.
+        None => match Box::pin(cold(&inner, &pool)).await {
+            Ok(got) => got,
             Err(failure) => return not_created(&pool, &request, failure),
         },
     };
+    pool.parts.metrics.served(rung);
     slot.log.begin(&request.request_id, &pool.version_text, init.is_some());
     let deadline = deadline(&inner.clock, pool.parts.spec.timeout);
     let state = shared_state(&inner, &pool, (&request, deadline), &platform);
@@ -121,13 +135,16 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         request_id: request.request_id,
         log_tail: request.log_tail,
         init,
+        memory: slot.memory(),
         memory_bytes_max,
     };
     let response = answer.conclude(&slot.log, &report);
+    slot.used = Some(answer.sample(&report));
     put_away(&inner, &pool, slot, &report, (admission, entered));
     response.map(|log_tail| InvocationResponse {
         result: result(report),
         executed_version: pool.parts.version,
+        rung: Some(rung),
         log_tail,
         execution: None,
         node: None,
@@ -155,12 +172,21 @@ async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (A
     }
 }
 
+/// A sandbox for an invocation, and where it came from.
+struct Got {
+    slot: Slot,
+    /// How long it took to make it, if it was made for the invocation.
+    init: Option<Duration>,
+    rung: Rung,
+}
+
 /// The newest idle sandbox that still lives.
-fn warm(pool: &Arc<Pool>) -> Option<Slot> {
+fn warm(pool: &Arc<Pool>) -> Option<Got> {
     loop {
-        let mut slot = pool.take()?;
+        let (mut slot, rung) = pool.take()?;
         if slot.sandbox.is_alive() {
-            return Some(slot);
+            let init = None;
+            return Some(Got { slot, init, rung });
         }
         tracing::debug!(function = %pool.parts.spec.function, "an idle sandbox has died");
         tokio::spawn(pool.clone().destroy(slot));
@@ -203,19 +229,124 @@ pub(super) enum NotCreated {
     Refused(Error),
 }
 
-/// Creates a sandbox for an invocation that waits for it.
-async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<(Slot, Duration), NotCreated> {
-    let (sandbox, log, init) = create(inner, pool, pool.parts.spec.clone()).await?;
+/// Creates a sandbox for an invocation that waits for it, once there is room. While there is none, one that
+/// becomes idle meanwhile will do too.
+async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Got, NotCreated> {
+    let spec = pool.spec();
+    let claim = match inner.room.try_claim(spec.memory) {
+        Some(claim) => claim,
+        None => match make_room(inner, pool, spec.memory).await? {
+            Room::Claimed(claim) => claim,
+            Room::Spared(got) => return Ok(*got),
+        },
+    };
+    let created = create(inner, pool, (spec, claim)).await?;
+    let init = created.init;
     pool.parts.metrics.cold_starts.inc();
     pool.parts.metrics.init_durations.observe(init.as_secs_f64());
-    Ok((pool.created(sandbox, log), init))
+    let slot = pool.created(created);
+    inner.foresight.arrived(pool);
+    Ok(Got {
+        slot,
+        init: Some(init),
+        rung: Rung::Created,
+    })
 }
 
-/// A sandbox with its log, and how long it took to initialise.
-type Created = (Box<dyn Sandbox>, Arc<SandboxLog>, Duration);
+/// Creates a sandbox before it is called for; `None` if there is no room that nobody uses, or no sandbox.
+pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option<Slot> {
+    if pool.is_retired() {
+        return None;
+    }
+    let spec = pool.spec();
+    let claim = inner.room.try_claim(spec.memory)?;
+    match create(inner, pool, (spec, claim)).await {
+        Ok(created) => {
+            let slot = pool.created_ahead(created);
+            inner.foresight.arrived(pool);
+            Some(slot)
+        }
+        Err(_) => {
+            tracing::debug!(function = %pool.parts.spec.function, "a sandbox cannot be started ahead of its call");
+            None
+        }
+    }
+}
 
-/// Creates a sandbox; if there is no room, at the cost of the one that has been idle longest.
-pub(super) async fn create(inner: &Arc<Inner>, pool: &Pool, spec: Arc<VersionSpec>) -> Result<Created, NotCreated> {
+/// Creates a sandbox that is to be kept; idle ones make room for it.
+pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, NotCreated> {
+    let spec = pool.kept_spec();
+    let mut freed = 0;
+    let claim = loop {
+        if let Some(claim) = inner.room.try_claim(spec.memory) {
+            break claim;
+        }
+        // What is freed may be for others, who have waited for it.
+        let victim = if freed < spec.memory.0 {
+            inner.foresight.victim()
+        } else {
+            None
+        };
+        let Some((owner, slot)) = victim else {
+            return Err(NotCreated::Refused(Error::Throttled(Throttle::Memory)));
+        };
+        freed += slot.memory().0;
+        owner.destroy(slot).await;
+    };
+    let created = create(inner, pool, (spec, claim)).await?;
+    Ok(pool.created_to_keep(created))
+}
+
+/// What came of waiting for room.
+enum Room {
+    Claimed(Claim),
+    /// A sandbox of the version has become idle.
+    Spared(Box<Got>),
+}
+
+/// Drops idle sandboxes, the least worthy first, until there is room; if all are busy, waits for a while.
+async fn make_room(inner: &Arc<Inner>, pool: &Arc<Pool>, wanted: Mebibytes) -> Result<Room, NotCreated> {
+    let full = || {
+        inner.metrics.throttled(&pool.parts.spec.function, Throttle::Memory);
+        NotCreated::Refused(Error::Throttled(Throttle::Memory))
+    };
+    if wanted > inner.room.budget() {
+        tracing::warn!(function = %pool.parts.spec.function, memory_mib = wanted.0,
+            budget_mib = inner.room.budget().0, "a function needs more memory than the whole budget");
+        return Err(full());
+    }
+    let (_waits_here, _waits) = (pool.wait(), inner.room.wait());
+    let mut claim = std::pin::pin!(inner.room.claim(wanted));
+    let mut timeout = std::pin::pin!(tokio::time::sleep(pool.parts.spec.timeout.min(ROOM_WAIT_MAX)));
+    loop {
+        if let Some(got) = warm(pool) {
+            return Ok(Room::Spared(Box::new(got)));
+        }
+        if let Poll::Ready(claim) = poll_fn(|cx| Poll::Ready(claim.as_mut().poll(cx))).await {
+            return Ok(Room::Claimed(claim));
+        }
+        if let Some((owner, slot)) = inner.foresight.victim() {
+            owner.destroy(slot).await;
+            continue;
+        }
+        tokio::select! {
+            biased;
+            claim = &mut claim => return Ok(Room::Claimed(claim)),
+            () = pool.freed.notified() => {}
+            () = inner.room.idled.notified() => {}
+            () = &mut timeout => {
+                tracing::warn!(function = %pool.parts.spec.function, "no room for a sandbox: all are busy");
+                return Err(full());
+            }
+        }
+    }
+}
+
+/// What a sandbox is made from: what it must know, and its memory.
+type Wanted = (Arc<VersionSpec>, Claim);
+
+/// Creates a sandbox; if its backend has no room, at the cost of the one that has been idle longest.
+async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Result<Created, NotCreated> {
     let begin = inner.clock.monotonic();
     inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
     let log = SandboxLog::new(pool.parts.live.log.clone(), inner.logs.clone());
@@ -223,7 +354,15 @@ pub(super) async fn create(inner: &Arc<Inner>, pool: &Pool, spec: Arc<VersionSpe
     loop {
         let sink = Arc::new(Sink(log.clone()));
         let failure = match pool.parts.backend.create(spec.clone(), sink).await {
-            Ok(sandbox) => return Ok((sandbox, log, inner.clock.monotonic().since(begin))),
+            Ok(sandbox) => {
+                let init = inner.clock.monotonic().since(begin);
+                return Ok(Created {
+                    sandbox,
+                    log,
+                    claim,
+                    init,
+                });
+            }
             Err(failure) => failure,
         };
         match failure {
@@ -275,6 +414,7 @@ fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) ->
     Ok(InvocationResponse {
         result: Err(error),
         executed_version: pool.parts.version,
+        rung: None,
         log_tail,
         execution: None,
         node: None,
@@ -287,6 +427,8 @@ struct Answer<'a> {
     request_id: RequestId,
     log_tail: bool,
     init: Option<Duration>,
+    /// What the sandbox may have.
+    memory: Mebibytes,
     memory_bytes_max: u64,
 }
 
@@ -310,7 +452,7 @@ impl Answer<'_> {
         let line = ReportLine {
             duration: report.usage.duration,
             init: self.init,
-            memory_mib: parts.spec.memory.0,
+            memory_mib: self.memory.0,
             memory_bytes_max: self.memory_bytes_max,
             status,
         };
@@ -321,6 +463,26 @@ impl Answer<'_> {
         match &report.outcome {
             Outcome::Broken(reason) => Err(Error::Service(reason.clone().into())),
             _ => Ok(tail),
+        }
+    }
+
+    /// What the run has used, for the function's size.
+    fn sample(&self, report: &Report) -> Sample {
+        let outcome = match &report.outcome {
+            Outcome::Success(_) => sizing::Outcome::Ok,
+            Outcome::Failed(error) if error.error_type == OUT_OF_MEMORY => sizing::Outcome::OutOfMemory,
+            Outcome::Failed(error) if ErrorKind::of(&error.error_type) == ErrorKind::Timeout => {
+                sizing::Outcome::TimedOut
+            }
+            Outcome::Failed(_) | Outcome::Broken(_) => sizing::Outcome::Failed,
+        };
+        let peak = self.memory_bytes_max.div_ceil(Mebibytes(1).bytes());
+        Sample {
+            run: RunId(self.request_id.tail()),
+            limit: self.memory,
+            peak: Mebibytes(u32::try_from(peak).unwrap_or(u32::MAX)),
+            duration_ms: u64::try_from(report.usage.duration.as_millis()).unwrap_or(u64::MAX),
+            outcome,
         }
     }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::pool::{Kept, Pool, Slot};
+use super::room::Room;
 
 /// After this time without an invocation a sandbox is told that it is idle.
 const QUIET: Duration = Duration::from_secs(2);
@@ -20,16 +21,19 @@ pub(crate) struct Sweeper {
     pools: Mutex<Vec<Arc<Pool>>>,
     wake: Notify,
     clock: Clock,
+    /// However likely the next call is, nothing is idle for longer.
     keep_alive: Duration,
+    room: Arc<Room>,
 }
 
 impl Sweeper {
-    pub fn new(clock: Clock, keep_alive: Duration) -> Self {
+    pub fn new(clock: Clock, keep_alive: Duration, room: Arc<Room>) -> Self {
         Self {
             pools: Mutex::default(),
             wake: Notify::new(),
             clock,
             keep_alive,
+            room,
         }
     }
 
@@ -40,7 +44,23 @@ impl Sweeper {
 
     /// Gives a sandbox back to its pool, or ends it if the pool is retired.
     pub fn give_back(&self, pool: &Arc<Pool>, slot: Slot) {
-        self.settle(pool, pool.give_back(slot, self.clock.monotonic()));
+        if let Kept::No(slot) = self.keep(pool, slot) {
+            tokio::spawn(pool.clone().destroy(slot));
+        }
+    }
+
+    /// The same, but leaves it to the caller to end it.
+    pub fn keep(&self, pool: &Arc<Pool>, slot: Slot) -> Kept {
+        let kept = pool.give_back(slot, self.clock.monotonic());
+        match kept {
+            Kept::No(_) => return kept,
+            Kept::Yes => {}
+            Kept::AndEnlist => self.enlist(pool),
+        }
+        if !pool.tell() {
+            self.room.idled();
+        }
+        Kept::Yes
     }
 
     /// Works until it is dropped; sleeps while there is nothing to do.
@@ -90,19 +110,15 @@ impl Sweeper {
 
     async fn trim(self: Arc<Self>, pool: Arc<Pool>, mut slot: Slot) {
         slot.sandbox.idle().await;
-        self.settle(&pool, pool.put_back(slot));
+        match pool.put_back(slot) {
+            Kept::Yes => {}
+            Kept::AndEnlist => self.enlist(&pool),
+            Kept::No(slot) => pool.destroy(slot).await,
+        }
     }
 
-    fn settle(&self, pool: &Arc<Pool>, kept: Kept) {
-        match kept {
-            Kept::Yes => {}
-            Kept::AndEnlist => {
-                self.pools.lock().push(pool.clone());
-                self.wake.notify_one();
-            }
-            Kept::No(slot) => {
-                tokio::spawn(pool.clone().destroy(slot));
-            }
-        }
+    fn enlist(&self, pool: &Arc<Pool>) {
+        self.pools.lock().push(pool.clone());
+        self.wake.notify_one();
     }
 }

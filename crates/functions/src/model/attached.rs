@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bowline_capacity::sizing::Profile;
 use bowline_foundation::clock::Timestamp;
 
 use crate::name::FunctionRef;
@@ -18,6 +19,8 @@ pub struct Attached {
     pub runtime: Option<RuntimeManagement>,
     /// Shared state that the function may use, with all its versions.
     pub state: BTreeMap<StateName, Attachment>,
+    /// How the memory of the version follows its use.
+    pub sizing: Option<Profile>,
 }
 
 impl Attached {

@@ -6,6 +6,7 @@ use bowline_store::Version as StoreVersion;
 
 use super::{audit, provisioned, refusals, validate};
 use crate::error::Error;
+use crate::invoke::Pool;
 use crate::model::{Alias, Caller, CreateAlias, UpdateAlias};
 use crate::name::{AliasName, FunctionRef, Qualifier, Version};
 use crate::registry::{AliasEntry, Change, FunctionEntry};
@@ -140,10 +141,20 @@ async fn put(
     let row = audit(caller, what.action, (&old.account, &old.name), Some(&name));
     let at = inner.commit(row, &mut change, old).await?;
     inner.crash.reach(what.crash);
+    if let (Some(before), Some(after)) = (old.aliases.get(&name), pool_of(old, alias.version)) {
+        inner.warm_beside(pool_of(old, before.alias.version), after).await;
+    }
     let mut entry = old.clone();
     entry.aliases.insert(name, AliasEntry { at, ..new });
     inner.replace(entry);
     Ok(alias)
+}
+
+fn pool_of(entry: &FunctionEntry, version: Version) -> Option<&Arc<Pool>> {
+    match version {
+        Version::Latest => entry.pool.as_ref(),
+        Version::Number(number) => entry.versions.get(&number)?.pool.as_ref(),
+    }
 }
 
 /// An alias points at versions that exist, and divides invocations between published ones only.

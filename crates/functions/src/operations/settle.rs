@@ -253,6 +253,9 @@ async fn commit(inner: &Arc<Inner>, caller: &Caller, old: &FunctionEntry, prepar
     let row = audit(caller, "Settle", (&old.account, &old.name), None);
     let at = inner.commit(row, &mut change, old).await?;
     inner.crash.reach("settle.committed");
+    if let Some(pool) = &entry.pool {
+        inner.warm_beside(old.pool.as_ref(), pool).await;
+    }
     entry.at = at;
     for number in settled {
         entry.committed(at, Some(number));

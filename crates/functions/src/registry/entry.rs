@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bowline_capacity::sizing::{Mode, Profile};
 use bowline_foundation::id::AccountId;
+use bowline_foundation::units::Mebibytes;
 use bowline_store::Version as StoreVersion;
 
 use super::record::{FunctionRecord, VersionRecord};
@@ -131,6 +133,19 @@ impl FunctionEntry {
     pub fn provisioned(&self) -> u32 {
         let settings = self.attached.values().filter_map(|entry| entry.attached.provisioned);
         settings.map(|settings| settings.requested).fold(0, u32::saturating_add)
+    }
+
+    /// How the memory of a version follows its use, which asks for `requested`: as was said of the version, or of
+    /// `$LATEST` for one of which nothing was.
+    pub fn sizing(&self, version: Version, requested: Mebibytes) -> Profile {
+        let kept = |key: &str| self.attached.get(key)?.attached.sizing.as_ref();
+        let own = kept(&version.to_string());
+        let profile = own.or_else(|| kept(&Version::Latest.to_string()));
+        match profile {
+            Some(profile) if profile.requested() == requested => profile.settled(),
+            Some(profile) => Profile::new(requested, profile.mode()),
+            None => Profile::new(requested, Mode::default()),
+        }
     }
 
     /// The part of the account's concurrency that nobody else gets.

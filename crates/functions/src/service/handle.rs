@@ -10,12 +10,14 @@ use super::{Inner, InvocationRequest, InvocationResponse, StreamingResponse};
 use crate::cluster::NodeView;
 use crate::durable::ExecutionArn;
 use crate::error::Error;
+use crate::events::Upload;
 use crate::invoke::Finish;
 use crate::model::attached::{ProvisionedConfig, PutUrl, RuntimeManagement, UrlConfig};
 use crate::model::events::{
     CreateMapping, EventInvokeConfig, Mapping, MappingChange, MappingFilter, PutEventInvoke, PutMode,
 };
 use crate::model::layers::{LayerFilter, LayerStatement, LayerVersion, PolicyTarget, PublishLayer, ShownPolicy};
+use crate::model::sizing::{Profile, SizingChange};
 use crate::model::{
     AccountUsage, Alias, Caller, Configuration, CreateAlias, CreateFunction, FunctionView, Page, PageRequest,
     PublishVersion, ResourcePolicy, UpdateAlias, UpdateCode, UpdateConfiguration,
@@ -25,7 +27,7 @@ use crate::name::{AliasName, FunctionName, FunctionRef, Qualifier, Version};
 use crate::operations::tags::Edit;
 use crate::operations::{
     aliases, concurrency, create, delete, event_invoke, kept, layer_policy, layers, list, mappings, policies,
-    provisioned, publish, tags, update, urls,
+    provisioned, publish, sizing, tags, update, urls,
 };
 use crate::policy::{Grant, Statement, UrlAuth};
 
@@ -237,6 +239,22 @@ impl Handle {
         self.0.nodes()
     }
 
+    /// How the memory of a version follows its use.
+    pub fn sizing(&self, target: &FunctionRef) -> Result<Profile, Error> {
+        sizing::get(&self.0, target)
+    }
+
+    /// Changes that by hand.
+    pub async fn change_sizing(
+        &self,
+        caller: &Caller,
+        target: &FunctionRef,
+        change: SizingChange,
+    ) -> Result<Profile, Error> {
+        self.finish(sizing::change(self.0.clone(), caller.clone(), target.clone(), change))
+            .await
+    }
+
     pub fn account_usage(&self, caller: &Caller) -> AccountUsage {
         self.0.usage(&caller.account)
     }
@@ -284,6 +302,13 @@ impl Handle {
     ) -> Result<Option<ExecutionArn>, Error> {
         let (inner, target) = (self.0.clone(), target.clone());
         self.finish(async move { inner.accept(&target, request).await }).await
+    }
+
+    /// Leaves an event with each function that is registered for a new object; says with how many. Telling of the same
+    /// object again has no second effect.
+    pub async fn uploaded(&self, upload: Upload) -> Result<usize, Error> {
+        let inner = self.0.clone();
+        self.finish(async move { inner.uploaded(&upload).await }).await
     }
 
     /// Says how the events of a function, version or alias are treated.

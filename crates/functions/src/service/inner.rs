@@ -26,7 +26,9 @@ use crate::crash::CrashPoints;
 use crate::durable;
 use crate::error::Error;
 use crate::events::Engine;
-use crate::invoke::{Accounts, FunctionLive, Keeper, Pool, PoolParts, Running, Sweeper, Target};
+use crate::invoke::{
+    Accounts, Foresight, FunctionLive, Inbox, Keeper, Pool, PoolParts, Room, Running, Sweeper, Target,
+};
 use crate::logs::{FunctionLog, LogWriter};
 use crate::metrics::Metrics;
 use crate::model::image::ImageUse;
@@ -67,6 +69,11 @@ pub(crate) struct Inner {
     pub metrics: Metrics,
     pub sweeper: Arc<Sweeper>,
     pub keeper: Keeper,
+    /// The memory that sandboxes may have.
+    pub room: Arc<Room>,
+    pub foresight: Foresight,
+    /// Told of what runs have used.
+    pub used: Arc<Inbox>,
     pub garbage: Arc<Garbage>,
     pub runtime: RuntimeHandle,
     pub crash: CrashPoints,
@@ -105,6 +112,8 @@ impl Inner {
             options.durable.timing,
             options.entropy.number(),
         );
+        let claimed = options.metrics.memory_claimed(options.memory_budget);
+        let room = Arc::new(Room::new(options.memory_budget, claimed));
         let inner = Self {
             durable,
             registry: Registry::new(
@@ -121,7 +130,10 @@ impl Inner {
             image_permits: Arc::new(Semaphore::new(IMAGES_MAX)),
             data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),
-            sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive)),
+            used: Arc::default(),
+            foresight: Foresight::new(options.clock.now(), room.clone(), options.metrics.keeper.clone()),
+            sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive, room.clone())),
+            room,
             clock: options.clock,
             entropy: options.entropy,
             region: options.region,
@@ -304,6 +316,8 @@ impl Inner {
         let account = entry.account.clone();
         self.keeper.apply(&entry);
         live.has_state.store(entry.state().is_some(), Ordering::Relaxed);
+        self.foresight.apply(&entry);
+        self.apply_sizes(&entry);
         self.registry.snapshot.put(Arc::new(entry));
         if !holds_as_before {
             self.accounts.set_reserved(&account, self.reserved(&account));
@@ -348,7 +362,8 @@ impl Inner {
 
     /// A place where a configuration of `entry`'s function can run.
     pub fn pool(&self, configuration: &Configuration, entry: &FunctionEntry) -> Arc<Pool> {
-        Pool::new(PoolParts {
+        let sizing = entry.sizing(configuration.version, configuration.memory);
+        let parts = PoolParts {
             name: configuration.name.clone(),
             version: configuration.version,
             spec: Arc::new(self.spec(configuration)),
@@ -359,9 +374,11 @@ impl Inner {
                 .of_function(configuration.name.as_str(), configuration.kind),
             live: entry.live.clone(),
             is_durable: configuration.durable.is_some(),
+            used: self.used.clone(),
             layers: configuration.layer_digests(),
             _code: configuration.digests().map(|digest| self.code.hold(&digest)).collect(),
-        })
+        };
+        Pool::new(parts, sizing)
     }
 
     /// The same for a configuration that this process has just prepared.

@@ -308,6 +308,7 @@ impl FakeSandbox {
                     invocation.deadline.budget,
                 ));
             }
+            Some("exhaust") => return Outcome::Failed(FunctionError::new("Runtime.OutOfMemory", "as asked")),
             Some("break") => return Outcome::Broken("as asked".to_owned()),
             Some("die-later") => self.alive = false,
             Some("linger") => self.lingers = true,
@@ -322,6 +323,7 @@ impl FakeSandbox {
             "arn": invocation.invoked_arn,
             "variables": self.version.environment,
             "opt": self.opt(),
+            "memory": self.version.memory.0,
         });
         Outcome::Success(Bytes::from(answer.to_string()))
     }

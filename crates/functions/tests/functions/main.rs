@@ -5,6 +5,7 @@
 mod access;
 mod aliases;
 mod attached;
+mod capacity;
 mod crash;
 mod durable;
 mod events;
@@ -20,5 +21,7 @@ mod logs;
 mod packages;
 mod policies;
 mod provisioned;
+mod rollout;
+mod sizing;
 mod streaming;
 mod world;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::{AccountId, RequestId};
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::error::Error;
 use bowline_functions::metrics::Metrics;
 use bowline_functions::model::{Caller, Configuration, CreateFunction, Settings, UpdateCode};
@@ -44,6 +45,7 @@ pub struct WorldSettings {
     pub keep_alive: Duration,
     pub stream_bytes_per_second: Option<u32>,
     pub sharing: Sharing,
+    pub memory_budget: Mebibytes,
 }
 
 impl Default for WorldSettings {
@@ -53,6 +55,7 @@ impl Default for WorldSettings {
             keep_alive: Duration::from_secs(600),
             stream_bytes_per_second: None,
             sharing: Sharing::Exclusive,
+            memory_budget: Mebibytes(1 << 20),
         }
     }
 }
@@ -183,6 +186,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         region: "us-east-1".to_owned(),
         concurrency_max: settings.concurrency_max,
         keep_alive: settings.keep_alive,
+        memory_budget: settings.memory_budget,
         registries: Vec::new(),
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
@@ -219,6 +223,7 @@ pub fn request(event: Value) -> InvocationRequest {
         client_context: None,
         trace_id: None,
         log_tail: true,
+        is_strict: false,
     }
 }
 

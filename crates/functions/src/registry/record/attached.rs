@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bowline_capacity::sizing::Profile;
 use bowline_foundation::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,8 @@ pub(in crate::registry) struct AttachedRecord {
     runtime: Option<RuntimeRecord>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     state: BTreeMap<StateName, Attachment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sizing: Option<Profile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +86,7 @@ impl From<&Attached> for AttachedRecord {
                 RuntimeManagement::Manual(arn) => RuntimeRecord::Manual(arn),
             }),
             state: from.state.clone(),
+            sizing: from.sizing.as_ref().map(Profile::settled),
         }
     }
 }
@@ -100,6 +104,7 @@ impl From<AttachedRecord> for Attached {
                 RuntimeRecord::Manual(arn) => RuntimeManagement::Manual(arn),
             }),
             state: from.state,
+            sizing: from.sizing,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 
+use bowline_capacity::identity::RunId;
+use bowline_capacity::sizing::{AdjustmentCondition, Mode, Outcome, Profile, Sample};
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
@@ -355,6 +357,33 @@ fn attachments() {
     };
     let record = AttachedRecord::from(&attached);
     check(&record, include_str!("golden/attached-state-1.json"));
+    assert_eq!(Attached::from(record), attached);
+}
+
+#[test]
+fn sizes_of_versions() {
+    let condition = AdjustmentCondition {
+        runs_min: 2,
+        cooldown_runs: 2,
+        ..AdjustmentCondition::default()
+    };
+    let mut sizing = Profile::new(Mebibytes(512), Mode::Auto);
+    for run in 1..=2 {
+        let sample = Sample {
+            run: RunId(run),
+            limit: Mebibytes(512),
+            peak: Mebibytes(100),
+            duration_ms: 5,
+            outcome: Outcome::Ok,
+        };
+        sizing.record(&condition, sample, Mebibytes(1024));
+    }
+    let attached = Attached {
+        sizing: Some(sizing),
+        ..Attached::default()
+    };
+    let record = AttachedRecord::from(&attached);
+    check(&record, include_str!("golden/attached-1-sizing.json"));
     assert_eq!(Attached::from(record), attached);
 }
 
