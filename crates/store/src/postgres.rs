@@ -126,29 +126,44 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects and checks the schema, which is made if it is missing. Called inside a tokio runtime.
     pub async fn connect(options: &PostgresOptions) -> Result<Self, OpenPostgresError> {
+        Self::check(options).await?;
+        let committers = links(options, options.committers);
+        let first = committers[0].session().await;
+        first.map_err(|reason| OpenPostgresError::unreachable(&options.url, reason))?;
+        Ok(Self::over(options, committers))
+    }
+
+    /// The same, but a database that cannot be reached now is no error: every call tries again, and the first
+    /// that reaches it checks the schema. Says why it cannot be reached.
+    pub async fn connect_or_wait(options: &PostgresOptions) -> Result<(Self, Option<String>), OpenPostgresError> {
+        let away = match Self::check(options).await {
+            Ok(()) => None,
+            Err(OpenPostgresError::Unreachable { reason, .. }) => Some(reason),
+            Err(error) => return Err(error),
+        };
+        Ok((Self::over(options, links(options, options.committers)), away))
+    }
+
+    async fn check(options: &PostgresOptions) -> Result<(), OpenPostgresError> {
         let (url, limits) = (&options.url, options.limits());
         let prepared = timeout(limits.connect + limits.lock_wait, async {
-            let (mut client, _driver) = link::connect(url, limits)
+            let (mut client, driver) = link::connect(url, limits)
                 .await
                 .map_err(|error| OpenPostgresError::unreachable(url, failure::text(&error)))?;
-            schema::prepare(&mut client, url).await
+            let prepared = schema::prepare(&mut client, url).await;
+            driver.abort();
+            prepared
         });
-        prepared
-            .await
-            .map_err(|_| OpenPostgresError::unreachable(url, format!("no answer within `{:?}`", limits.connect)))??;
-        let clock = Clock::system();
-        let links = |count: usize| {
-            let links = (0..count.max(1)).map(|_| Arc::new(Link::new(url, limits, &clock)));
-            links.collect::<Vec<_>>()
-        };
-        let committers = links(options.committers);
-        let first = committers[0].session().await;
-        first.map_err(|reason| OpenPostgresError::unreachable(url, reason))?;
-        Ok(Self {
-            url: url.clone(),
-            committer: Committer::start(committers, &clock),
-            readers: Readers::new(links(options.readers)),
-        })
+        let no_answer = || OpenPostgresError::unreachable(url, format!("no answer within `{:?}`", limits.connect));
+        prepared.await.map_err(|_| no_answer())?
+    }
+
+    fn over(options: &PostgresOptions, committers: Vec<Arc<Link>>) -> Self {
+        Self {
+            url: options.url.clone(),
+            committer: Committer::start(committers, &Clock::system()),
+            readers: Readers::new(links(options, options.readers)),
+        }
     }
 
     /// Where the database is.
@@ -165,6 +180,12 @@ impl PostgresStore {
     pub async fn close(self) {
         self.committer.close().await;
     }
+}
+
+/// So many places for connections, at least one.
+fn links(options: &PostgresOptions, count: usize) -> Vec<Arc<Link>> {
+    let link = |_| Arc::new(Link::new(&options.url, options.limits(), &Clock::system()));
+    (0..count.max(1)).map(link).collect()
 }
 
 impl OpenPostgresError {

@@ -176,7 +176,32 @@ fn creates_go_on_while_one_of_two_servers_is_dead_and_none_is_lost_or_doubled() 
     let by_b = told.made.values().filter(|id| store_of(id) == "b").count();
     ensure!(by_b > CREATES / 2, "control: the other store took the load: {by_b}");
 
-    all_is_there(&lambda, &told, &early, &in_a)
+    all_is_there(&lambda, &told, &early, &in_a)?;
+    drop(node);
+    a_node_starts_without_one(&servers, &in_a, &in_b)
+}
+
+/// A node that starts while a store is away serves with the others, and with that one once it is back.
+fn a_node_starts_without_one(servers: &[Server; 2], in_a: &str, in_b: &str) -> Result<()> {
+    servers[0].kill()?;
+    let node = node_on(servers)?;
+    let lambda = node.lambda();
+    let get = |id: &str| lambda.get(&format!("/v1/objects/{id}"));
+    get(in_a)?.expect(503)?;
+    get(in_b)?.expect(200)?;
+    let mut told = Told::default();
+    (0..10).try_for_each(|number| create(&lambda, 2 * CREATES + number, &mut told))?;
+    ensure!(
+        told.failed.is_empty() && told.made.values().all(|id| store_of(id) == "b"),
+        "the other store takes them: {:?}",
+        told.failed
+    );
+    servers[0].start_again()?;
+    let back = patience::until(Duration::from_secs(30), || {
+        get(in_a).ok().filter(|reply| reply.status == 200)
+    });
+    back.context("an object of the server that came back cannot be read")
+        .map(|_| ())
 }
 
 /// Waits until the server that came back serves its objects and second objects have been swept; then what was

@@ -148,7 +148,12 @@ async fn open_object_stores(places: &[(String, ObjectStore)]) -> anyhow::Result<
                 Arc::new(store.with_context(|| format!("cannot use the object store `{}`", path.display()))?)
             }
             ObjectStore::Postgres(url) => {
-                Arc::new(PostgresStore::connect(&PostgresOptions::new((**url).clone())).await?)
+                // The others take the objects until it is there: that is what they are independent for.
+                let (store, away) = PostgresStore::connect_or_wait(&PostgresOptions::new((**url).clone())).await?;
+                if let Some(reason) = away {
+                    tracing::warn!(store = name, %url, reason, "an object store is away; the node starts without it");
+                }
+                Arc::new(store)
             }
         };
         let name = name

@@ -136,15 +136,18 @@ impl Link {
     }
 
     async fn open(&self) -> Result<Session, String> {
+        let text = |error: tokio_postgres::Error| failure::text(&error);
         let opened = timeout(self.limits.connect, async {
-            let (client, driver) = connect(&self.url, self.limits).await?;
-            prepare(client, driver, &self.url).await
+            let (mut client, driver) = connect(&self.url, self.limits).await.map_err(text)?;
+            // The database may have been away when the store was opened, or be another one by now.
+            schema::prepare(&mut client, &self.url)
+                .await
+                .map_err(|error| error.to_string())?;
+            check_durable(&client).await?;
+            prepare(client, driver, &self.url).await.map_err(text)
         });
-        match opened.await {
-            Ok(Ok(session)) => check_durable(session).await,
-            Ok(Err(error)) => Err(failure::text(&error)),
-            Err(_) => Err(format!("no connection within `{:?}`", self.limits.connect)),
-        }
+        let no_connection = |_| format!("no connection within `{:?}`", self.limits.connect);
+        opened.await.map_err(no_connection)?
     }
 }
 
@@ -190,9 +193,9 @@ async fn prepare(client: Client, driver: AbortHandle, url: &PostgresUrl) -> Resu
 }
 
 /// An acknowledged commit must be on disk, so a session in which it would not be is of no use.
-async fn check_durable(session: Session) -> Result<Session, String> {
+async fn check_durable(client: &Client) -> Result<(), String> {
     const QUERY: &str = "SELECT current_setting('synchronous_commit'), current_setting('fsync')";
-    let row = session.client.query_one(QUERY, &[]).await;
+    let row = client.query_one(QUERY, &[]).await;
     let row = row.map_err(|error| failure::text(&error))?;
     let [synchronous, fsync] = [0, 1].map(|column| row.get::<_, String>(column));
     if synchronous != "on" {
@@ -201,5 +204,5 @@ async fn check_durable(session: Session) -> Result<Session, String> {
     if fsync != "on" {
         tracing::warn!("the database runs with `fsync={fsync}`: a crash of its machine loses acknowledged writes");
     }
-    Ok(session)
+    Ok(())
 }

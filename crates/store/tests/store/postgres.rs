@@ -109,6 +109,27 @@ async fn a_store_of_an_earlier_build_gets_the_function_it_lacks() {
 }
 
 #[tokio::test]
+async fn a_store_may_be_opened_while_its_database_is_away() {
+    let Some(server) = private() else { return };
+    let url: PostgresUrl = server.url().parse().unwrap();
+    let options = PostgresOptions::new(url);
+    server.stop().unwrap();
+    let strict = PostgresStore::connect(&options).await;
+    assert!(matches!(strict, Err(OpenPostgresError::Unreachable { .. })), "control");
+    let (store, away) = PostgresStore::connect_or_wait(&options).await.unwrap();
+    assert!(away.is_some());
+    let refused = store.commit(vec![], vec![put("a", "1")]).await;
+    assert!(matches!(refused, Err(CommitError::Unavailable(_))), "{refused:?}");
+
+    server.start_again().unwrap();
+    assert_eq!(get_when_back(&store, "a").await, None, "the tables were made");
+    store.commit(vec![], vec![put("a", "2")]).await.unwrap();
+    assert_eq!(get_when_back(&store, "a").await, Some(Key::from("2")));
+    let (_, away) = PostgresStore::connect_or_wait(&options).await.unwrap();
+    assert_eq!(away, None);
+}
+
+#[tokio::test]
 async fn foreign_tables_are_refused_and_left_alone() {
     let Some(shared) = shared_url() else { return };
     let url = fresh_url(&shared);
