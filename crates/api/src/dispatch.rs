@@ -257,6 +257,7 @@ async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError
         Operation::Metrics => native::metrics(call.node).await,
         Operation::ReadLogs => native::read_logs(call),
         Operation::ReadCode => native::read_code(call).await,
+        Operation::ReadCheckpointing => native::read_checkpointing(call).await,
         Operation::ReadLayer => native::read_layer(call).await,
         Operation::ListImages => native::images::list(call),
         Operation::DeleteImage => native::images::delete(call).await,

@@ -166,6 +166,7 @@ fn native(method: &str, rest: &[&str]) -> Option<Operation> {
     match (method, rest) {
         ("GET", ["functions", _, "logs"]) => Some(Operation::ReadLogs),
         ("GET", ["functions", _, "code"]) => Some(Operation::ReadCode),
+        ("GET", ["functions", _, "checkpointing"]) => Some(Operation::ReadCheckpointing),
         ("GET", ["layers", _, "versions", _, "content"]) => Some(Operation::ReadLayer),
         ("GET", ["images"]) => Some(Operation::ListImages),
         ("PUT", ["images", _]) => Some(Operation::PushImage),

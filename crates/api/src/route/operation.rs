@@ -120,6 +120,7 @@ operations! {
     Metrics,
     ReadLogs,
     ReadCode,
+    ReadCheckpointing,
     ReadLayer,
     PushImage,
     ListImages,
@@ -159,6 +160,13 @@ operations! {
     ReadState,
     AttachState,
     DetachState,
+    ListCheckpoints,
+    ShowCheckpoint,
+    ReadCheckpoint,
+    ReadOutcome,
+    TakeCheckpoint,
+    ResumeCheckpoint,
+    DeleteCheckpoint,
     GetOpenApi,
     InvokeFunctionUrl,
 }
@@ -171,7 +179,7 @@ impl Operation {
     pub fn action(self) -> &'static str {
         match self {
             Self::Invoke | Self::InvokeWithResponseStream => "InvokeFunction",
-            Self::ReadCode => "GetFunction",
+            Self::ReadCode | Self::ReadCheckpointing => "GetFunction",
             other => other.name(),
         }
     }

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{cell, removed};
-use crate::client::{Client, Remote, function_path};
+use crate::client::{Client, Remote, escape, function_path};
 use crate::output::{Output, table};
 use crate::progress::size;
 
@@ -78,9 +78,20 @@ fn row(function: &Value) -> [String; 7] {
 }
 
 fn show(client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
-    let function = client.get(&function_path(name, ""))?;
+    let mut function = client.get(&function_path(name, ""))?;
+    let checkpointing = client.get(&format!("/v1/functions/{}/checkpointing", escape(name)));
+    // A node of an earlier version does not know.
+    if let Ok(checkpointing) = checkpointing {
+        function["Checkpointing"] = checkpointing;
+    }
     output.print(&function, || {
         let mut text = describe(&function["Configuration"]);
+        let checkpointing = &function["Checkpointing"];
+        match checkpointing["Reason"].as_str() {
+            Some(reason) => text.push_str(&field("checkpoints", &format!("refused: {reason}"))),
+            None if checkpointing["Checkpointing"] == "on" => text.push_str(&field("checkpoints", "on")),
+            None => {}
+        }
         if let Some(reserved) = function["Concurrency"]["ReservedConcurrentExecutions"].as_u64() {
             text.push_str(&field("reserved", &reserved.to_string()));
         }

@@ -1,11 +1,11 @@
 //! The sandboxes of one version: the idle ones, newest on top.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bowline_foundation::clock::Monotonic;
 use bowline_foundation::digest::Digest;
-use bowline_sandbox::{Backend, Sandbox, VersionSpec};
+use bowline_sandbox::{Backend, CheckpointMode, Sandbox, Suspendable, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
@@ -49,6 +49,8 @@ pub(crate) struct Pool {
     pub prepared: OnceCell<()>,
     /// How many sandboxes are kept initialised.
     pub quota: Quota,
+    /// How invocations are suspended, once it is known whether they can be.
+    suspend: OnceLock<Option<CheckpointMode>>,
     idle: Mutex<Idle>,
 }
 
@@ -93,7 +95,17 @@ impl Pool {
             parts,
             prepared: OnceCell::new(),
             quota: Quota::default(),
+            suspend: OnceLock::new(),
             idle: Mutex::default(),
+        })
+    }
+
+    /// How invocations are suspended, if they can be; the version has been prepared.
+    pub fn suspend_mode(&self) -> Option<CheckpointMode> {
+        *self.suspend.get_or_init(|| {
+            let spec = &self.parts.spec;
+            let mode = CheckpointMode::of(&spec.environment).ok().flatten()?;
+            (self.parts.backend.suspendable(spec) == Suspendable::Yes).then_some(mode)
         })
     }
 

@@ -22,6 +22,7 @@ use crate::logs::{ReportLine, SandboxLog, Sink, Status};
 use crate::metrics::ErrorKind;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
 use crate::state::StateAccess;
+use crate::suspend::Seed;
 
 /// An invocation that was let in.
 pub(crate) struct Job {
@@ -98,17 +99,17 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
     let deadline = deadline(&inner.clock, pool.parts.spec.timeout);
     let state = shared_state(&inner, &pool, (&request, deadline), &platform);
     let platform = state.clone().map(|state| state as Arc<dyn Platform>).or(platform);
-    let invocation = Invocation {
+    let seed = Seed {
         request_id: request.request_id,
         payload: request.payload,
         deadline,
         invoked_arn,
         client_context: request.client_context,
         trace_id: request.trace_id,
-        sink: outlet.map(|outlet| outlet.sink),
-        platform,
     };
-    let report = slot.sandbox.invoke(invocation).await;
+    let mut admission = Some(admission);
+    let ways = (outlet.map(|outlet| outlet.sink), platform);
+    let report = perform(&inner, (&pool, &mut slot), seed, ways, &mut admission).await;
     if let Some(state) = state {
         state.end();
     }
@@ -146,8 +147,37 @@ fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, c
     }
 }
 
+/// What a sandbox is given besides the invocation itself.
+type Ways = (Option<AnswerSink>, Option<Arc<dyn Platform>>);
+
+/// Hands an invocation to its sandbox; one that can be suspended is carried over its suspensions.
+async fn perform(
+    inner: &Arc<Inner>,
+    (pool, slot): (&Arc<Pool>, &mut Slot),
+    seed: Seed,
+    (sink, platform): Ways,
+    place: &mut Option<Admission>,
+) -> Report {
+    if sink.is_none() && pool.suspend_mode().is_some() {
+        // Boxed, so that the future of a plain invocation stays small.
+        return Box::pin(inner.carry(pool, slot, seed, place)).await;
+    }
+    let invocation = Invocation {
+        request_id: seed.request_id,
+        payload: seed.payload,
+        deadline: seed.deadline,
+        invoked_arn: seed.invoked_arn,
+        client_context: seed.client_context,
+        trace_id: seed.trace_id,
+        sink,
+        platform,
+        suspension: None,
+    };
+    slot.sandbox.invoke(invocation).await
+}
+
 /// Gives a sandbox back once everybody in it has done with the last invocation.
-async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (Admission, Entered)) {
+async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (Option<Admission>, Entered)) {
     if slot.sandbox.settle().await {
         inner.sweeper.give_back(&pool, slot);
     } else {
@@ -209,6 +239,15 @@ async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<(Slot, Duration), 
     pool.parts.metrics.cold_starts.inc();
     pool.parts.metrics.init_durations.observe(init.as_secs_f64());
     Ok((pool.created(sandbox, log), init))
+}
+
+/// A sandbox for a run that was suspended, for which no warm one is at hand.
+pub(crate) async fn create_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
+    match cold(inner, pool).await {
+        Ok((slot, _)) => Ok(slot),
+        Err(NotCreated::Init(error, ..)) => Err(error.error_type),
+        Err(NotCreated::Refused(error)) => Err(error.to_string()),
+    }
 }
 
 /// A sandbox with its log, and how long it took to initialise.
@@ -298,6 +337,12 @@ impl Answer<'_> {
         let status = match &report.outcome {
             Outcome::Success(_) => Status::Success,
             Outcome::Failed(error) => self.failed(log, error),
+            Outcome::Suspended(_) => {
+                parts.metrics.failed(ErrorKind::Platform);
+                Status::Error {
+                    error_type: "Sandbox.Failure",
+                }
+            }
             Outcome::Broken(reason) => {
                 parts.metrics.failed(ErrorKind::Platform);
                 tracing::warn!(request_id = %self.request_id, function = %parts.spec.function, reason,
@@ -320,6 +365,7 @@ impl Answer<'_> {
             cold = self.init.is_some(), "invocation ended");
         match &report.outcome {
             Outcome::Broken(reason) => Err(Error::Service(reason.clone().into())),
+            Outcome::Suspended(_) => Err(Error::Service("nobody has asked the guest to leave".into())),
             _ => Ok(tail),
         }
     }
@@ -346,6 +392,7 @@ fn result(report: Report) -> Result<bytes::Bytes, FunctionError> {
         Outcome::Success(answer) => Ok(answer),
         Outcome::Failed(error) => Err(error),
         Outcome::Broken(reason) => Err(FunctionError::new("Sandbox.Failure", &reason)),
+        Outcome::Suspended(_) => Err(FunctionError::new("Sandbox.Failure", "the guest has left")),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::operations::refusals::not_found;
 use crate::package::cache::CodeCache;
 use crate::package::layers::combination;
 use crate::registry::{Audit, Change, FunctionEntry, LoadError, Loaded, Registry, fold};
+use crate::suspend::Suspends;
 
 /// Mutations of functions whose names fall in the same of so many classes wait for each other.
 const LOCKS: usize = 64;
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub crash: CrashPoints,
     pub events: Option<Arc<Engine>>,
     pub durable: durable::Engine,
+    pub suspends: Suspends,
     /// Held for mutations of mappings.
     pub mapping_lock: tokio::sync::Mutex<()>,
     /// Held for mutations of layers.
@@ -105,8 +107,11 @@ impl Inner {
             options.durable.timing,
             options.entropy.number(),
         );
+        let identity = (options.clock.clone(), options.entropy.number());
+        let suspends = Suspends::new(options.suspend, options.store.clone(), options.sharing, identity);
         let inner = Self {
             durable,
+            suspends,
             registry: Registry::new(
                 options.store,
                 options.sharing,
