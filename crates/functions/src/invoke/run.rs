@@ -136,7 +136,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
 }
 
 /// Gives a sandbox back after an invocation, or ends it.
-fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, counted: (Admission, Entered)) {
+fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, counted: (Option<Admission>, Entered)) {
     if !report.reusable || matches!(report.outcome, Outcome::Broken(_)) {
         inner.runtime.spawn(pool.clone().destroy(slot));
     } else if slot.sandbox.is_settled() {
