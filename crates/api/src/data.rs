@@ -3,12 +3,14 @@
 //! ```text
 //!   dispatch ─▶ route::data ─▶ answer ─▶ streams ─▶ bowline_stream::Handle
 //!                                    ├─▶ sessions ─▶ bowline_stream::session::Handle
-//!                                    └─▶ objects  ─▶ bowline_store::objects::Objects
+//!                                    ├─▶ objects  ─▶ bowline_store::objects::Objects
+//!                                    └─▶ checkpoints ─▶ bowline_functions::Handle
 //! ```
 //! Nothing here knows the Lambda wire: a refusal is a [`problem`], whatever the operation. A reader that waits
 //! ends with its connection.
 
 pub mod append;
+mod checkpoints;
 mod event;
 mod list;
 pub mod metrics;
@@ -172,7 +174,7 @@ fn operator_only(call: &Call<'_>) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = format!(
-        "account {} has no streams, sessions and objects: they are the operator's",
+        "account {} has no streams, sessions, objects and checkpoints: they are the operator's",
         call.account
     );
     Err(Problem::new(Code::Forbidden, detail))
@@ -265,6 +267,13 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::ReadState => state::read(ask).await,
         Operation::AttachState => state::attach(ask, body).await,
         Operation::DetachState => state::detach(ask).await,
+        Operation::ListCheckpoints => checkpoints::list(ask).await,
+        Operation::ShowCheckpoint => checkpoints::show(ask).await,
+        Operation::ReadCheckpoint => checkpoints::content(ask).await,
+        Operation::ReadOutcome => checkpoints::outcome(ask).await,
+        Operation::TakeCheckpoint => checkpoints::take(ask, body).await,
+        Operation::ResumeCheckpoint => checkpoints::resume(ask).await,
+        Operation::DeleteCheckpoint => checkpoints::delete(ask).await,
         Operation::GetOpenApi => openapi::serve().await,
         other => Err(Problem::new(
             Code::Internal,

@@ -259,6 +259,7 @@ async fn manage(call: &Call<'_>, body: Bytes) -> Result<Response<Body>, ApiError
         Operation::ReadCode => native::read_code(call).await,
         Operation::GetSizing => native::sizing::get(call),
         Operation::ChangeSizing => native::sizing::change(call, &body).await,
+        Operation::ReadCheckpointing => native::read_checkpointing(call).await,
         Operation::ReadLayer => native::read_layer(call).await,
         Operation::ListImages => native::images::list(call),
         Operation::DeleteImage => native::images::delete(call).await,

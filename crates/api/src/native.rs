@@ -6,8 +6,10 @@ pub mod sizing;
 
 use bowline_functions::name::FunctionRef;
 use bowline_functions::name::layer::LayerRef;
+use bowline_sandbox::Suspendable;
 use http::{HeaderValue, Response, StatusCode};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use serde::Serialize;
 
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
@@ -30,8 +32,9 @@ This is a Bowline node. It speaks the AWS Lambda API.
   /v1/functions/NAME/logs?bytes=N&follow=true
   /v1/functions/NAME/code?version=VERSION
   /v1/functions/NAME/sizing?version=VERSION
+  /v1/functions/NAME/checkpointing?version=VERSION   whether invocations can be suspended
   /v1/images   container images for functions
-  /v1/openapi.json   streams, sessions and objects: /v1/streams, /v1/sessions, /v1/objects
+  /v1/openapi.json   streams, sessions, objects, checkpoints: /v1/streams, ...
 ";
 
 /// `GET /`: what this is.
@@ -62,6 +65,27 @@ pub async fn read_code(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     let target = function(call)?;
     let package = call.node.functions.read_code(&target).await?;
     Ok(reply::whole(StatusCode::OK, OCTETS, package))
+}
+
+/// Whether a version's invocations can be suspended.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Checkpointing {
+    /// `off`, `on` or `refused`.
+    checkpointing: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// `GET /v1/functions/{name}/checkpointing`: whether invocations can be suspended, and why not.
+pub async fn read_checkpointing(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let target = function(call)?;
+    let (checkpointing, reason) = match call.node.functions.suspendable(&target).await? {
+        Suspendable::Unasked => ("off", None),
+        Suspendable::Yes => ("on", None),
+        Suspendable::Refused(reason) => ("refused", Some(reason)),
+    };
+    Ok(reply::json(StatusCode::OK, &Checkpointing { checkpointing, reason }))
 }
 
 /// `GET /v1/layers/{name}/versions/{number}/content`: the archive as uploaded. `account` may stand in

@@ -168,6 +168,7 @@ fn native(method: &str, rest: &[&str]) -> Option<Operation> {
         ("GET", ["functions", _, "code"]) => Some(Operation::ReadCode),
         ("GET", ["functions", _, "sizing"]) => Some(Operation::GetSizing),
         ("POST", ["functions", _, "sizing"]) => Some(Operation::ChangeSizing),
+        ("GET", ["functions", _, "checkpointing"]) => Some(Operation::ReadCheckpointing),
         ("GET", ["layers", _, "versions", _, "content"]) => Some(Operation::ReadLayer),
         ("GET", ["images"]) => Some(Operation::ListImages),
         ("PUT", ["images", _]) => Some(Operation::PushImage),

@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes, object, session,
-    state, store, stores, stream, up, versions,
+    aliases, checkpoint, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes, object,
+    session, state, store, stores, stream, up, versions,
 };
 use crate::output::Output;
 
@@ -45,6 +45,8 @@ enum Command {
     Aliases(aliases::Args),
     /// List, show and stop durable executions.
     Executions(executions::Args),
+    /// Take, list, show, resume and remove checkpoints of running invocations.
+    Checkpoint(checkpoint::Args),
     /// Publish, list and remove layers.
     Layer(layer::Args),
     /// Upload, list and remove container images.
@@ -88,6 +90,7 @@ impl Cli {
             Command::Versions(args) => versions::run(args, output),
             Command::Aliases(args) => aliases::run(args, output),
             Command::Executions(args) => executions::run(args, output),
+            Command::Checkpoint(args) => checkpoint::run(args, output),
             Command::Layer(args) => layer::run(args, output),
             Command::Image(args) => image::run(args, output),
             Command::Stream(args) => stream::run(args, output),

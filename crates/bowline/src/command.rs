@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod aliases;
+pub mod checkpoint;
 pub mod config;
 pub mod demo;
 pub mod deploy;

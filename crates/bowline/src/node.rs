@@ -58,7 +58,7 @@ impl Node {
         let access = AccessKeys::new(ground.store.clone(), clock.clone(), entropy.clone());
         let mut keys = KeyService::start(access, auth.clone(), &data).await?;
         may_listen(config, &keys, tls.as_deref())?;
-        let sandboxes = Sandboxes::start(&clock, &data, config)?;
+        let sandboxes = Sandboxes::start(&clock, &data, config, &ground.signing)?;
         let remote = Remote::new(config, &clock)?;
         let mut registry = MetricsRegistry::with_prefix("bowline");
         let mut data_service = DataService::start((&clock, &entropy), &ground, config, &mut registry).await?;
@@ -66,6 +66,7 @@ impl Node {
         let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());
         let service = Service::start(bowline_functions::Options {
             durable: durable_executions(),
+            suspend: suspended_runs(config, &ground),
             events: Some(data_service.events(remote.queues)),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -139,9 +140,11 @@ impl Node {
         self.lacks_linux.as_deref()
     }
 
-    /// Stops accepting, lets running invocations end or reach their deadline, destroys all sandboxes.
+    /// Stops accepting, suspends what can go on later, lets other running invocations end or reach their deadline,
+    /// destroys all sandboxes.
     pub async fn stop(self) {
         tracing::info!("stopping: waiting for running invocations");
+        self.service.handle().suspend_all();
         self.server.shut_down().await;
         self.keys.stop();
         if let Some(following) = self.certificate {
@@ -194,6 +197,14 @@ fn refused(error: BindError) -> anyhow::Error {
             anyhow::anyhow!("this user may not listen on `{listen}`; choose a port from 1024 on with --listen")
         }
         _ => error.into(),
+    }
+}
+
+/// Where checkpoints of running invocations go.
+fn suspended_runs(config: &Config, ground: &Ground) -> bowline_functions::suspend::Options {
+    bowline_functions::suspend::Options {
+        lease: config.lease,
+        ..bowline_functions::suspend::Options::new(ground.checkpoints.clone())
     }
 }
 

@@ -106,13 +106,24 @@ impl Prepared {
     pub fn new(engine: &Engine, module: &[u8], options: Options) -> Result<Self, PrepareError> {
         let plan = Plan::new(module, options)?;
         let instrumented = plan.instrument()?;
+        let module = Module::from_binary(engine, &instrumented).map_err(PrepareError::Engine)?;
+        Self::compiled(engine, plan, module).map_err(PrepareError::Engine)
+    }
+
+    /// The same of a module that was instrumented by `plan` and compiled before.
+    pub fn compiled(engine: &Engine, plan: Plan, module: Module) -> wasmtime::Result<Self> {
         Ok(Self {
-            module: Module::from_binary(engine, &instrumented).map_err(PrepareError::Engine)?,
-            setter: stopper::compile(engine).map_err(PrepareError::Engine)?,
+            module,
+            setter: stopper::compile(engine)?,
             plan,
             engine: engine.clone(),
             continuations: Mutex::new(HashMap::new()),
         })
+    }
+
+    /// The compiled module.
+    pub fn module(&self) -> &Module {
+        &self.module
     }
 
     /// The plan of the module.

@@ -41,6 +41,13 @@ impl SigningKey {
     }
 }
 
+impl SigningKey {
+    /// Whether a signature is that of these bytes.
+    pub fn verifies(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        hmac::verify(&self.0, bytes, signature).is_ok()
+    }
+}
+
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SigningKey")

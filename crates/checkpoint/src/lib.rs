@@ -8,10 +8,11 @@
 //!              └──▶ continuation of each frame's place ◀── checked ◀── Checkpoint (signed bytes)
 //! ```
 //!
-//! Three parts, and what each may know:
+//! Four parts, and what each may know:
 //!  - the *pass* ([`Plan`]): bytes in, bytes out; no engine, no input or output;
 //!  - the *format* ([`Checkpoint`], `docs/checkpoint-format.md`): independent of engine and processor;
-//!  - the *engine* ([`engine`]): the only part that knows wasmtime. It runs, stops, captures and restores.
+//!  - the *engine* ([`engine`]): the only part that knows wasmtime. It runs, stops, captures and restores;
+//!  - *WASI* ([`wasi`]): a host whose state is part of the checkpoint.
 //!
 //! How a stop works: instrumented code polls one word at each loop's head and after each call that may
 //! have been stopped inside. The word lies in a shared memory that the guest has no index for. Once it is
@@ -39,6 +40,7 @@ mod segments;
 mod state;
 mod validate;
 mod value;
+pub mod wasi;
 
 pub use checkpoint::{Checkpoint, Frame, Identity, MemoryImage, Page, TableImage};
 pub use delta::{Delta, DeltaError, Mark, MemoryChanges};

@@ -42,7 +42,7 @@ impl Plan {
     }
 
     /// How many linear memories the module has.
-    pub(crate) fn memories(&self) -> u32 {
+    pub fn memories(&self) -> u32 {
         u32::try_from(self.analysis.outline.memories.len()).expect("a module has few memories")
     }
 }

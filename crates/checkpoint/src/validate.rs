@@ -46,7 +46,9 @@ impl Plan {
     /// Whether `checkpoint` can be resumed as a run of this module.
     ///
     /// A checkpoint that passes cannot make the engine do what the module could not: at worst, a forged one
-    /// makes the guest compute nonsense inside its own sandbox.
+    /// makes the guest compute nonsense inside its own sandbox. The handles of external references are numbers that
+    /// the host gave: a forged checkpoint may name any, so a host looks up each one among those of the guest's owner
+    /// and takes none for a proof.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<(), Mismatch> {
         let (own, other) = (self.identity(), checkpoint.identity);
         if own.module != other.module {

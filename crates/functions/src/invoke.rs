@@ -21,14 +21,14 @@ mod stale;
 mod streaming;
 mod sweeper;
 
-pub(crate) use admission::{Accounts, FunctionLive, Running};
+pub(crate) use admission::{Accounts, Admission, FunctionLive, Running};
 pub(crate) use foresight::Foresight;
 pub(crate) use payload::{check, check_event};
-pub(crate) use pool::{Pool, PoolParts};
+pub(crate) use pool::{Pool, PoolParts, Slot};
 pub(crate) use provision::Keeper;
-pub(crate) use resolve::Target;
+pub(crate) use resolve::{Readiness, Target};
 pub(crate) use room::Room;
-pub(crate) use run::{Finish, Job, Outlet, run};
+pub(crate) use run::{Finish, Job, Outlet, create_for_run, run};
 pub use rung::Rung;
 pub(crate) use sizes::Inbox;
 pub use streaming::{Interruption, ResponsePiece, ResponseStream, StreamEnd};

@@ -22,6 +22,7 @@ pub mod policy;
 mod registry;
 mod service;
 pub mod state;
+pub mod suspend;
 
 pub use crash::CrashPoints;
 pub use invoke::{Interruption, ResponsePiece, ResponseStream, Rung, StreamEnd};

@@ -53,6 +53,7 @@ pub struct Options {
     /// What keeps events; without it none is accepted, and no function reads a stream.
     pub events: Option<crate::events::Options>,
     pub durable: crate::durable::Options,
+    pub suspend: crate::suspend::Options,
     /// Where images may be fetched from by reference.
     pub registries: Vec<bowline_oci::registry::Registry>,
     /// What the node shares invocations with others by, if it is in a cluster.
@@ -139,6 +140,7 @@ impl Service {
             tokio::spawn(inner.clone().keep_provisioned()),
             tokio::spawn(inner.clone().foresee()),
             tokio::spawn(inner.clone().follow_use()),
+            tokio::spawn(inner.clone().recover_runs()),
         ];
         if inner.registry.sharing == bowline_store::Sharing::Shared {
             background.push(tokio::spawn(follow::run(inner.clone())));
@@ -164,6 +166,7 @@ impl Service {
             events.stop();
         }
         self.inner.durable.stop();
+        self.inner.suspends.stop();
         self.inner.running.close().await;
         if let Some(cluster) = &self.inner.cluster {
             cluster.close().await;

@@ -150,6 +150,7 @@ async fn invoke(sandbox: &mut Box<dyn Sandbox>, version: &VersionSpec, clock: &C
         trace_id: None,
         sink: None,
         platform: None,
+        suspension: None,
     };
     let report = sandbox.invoke(invocation).await;
     assert!(matches!(report.outcome, Outcome::Success(_)), "{report:?}");

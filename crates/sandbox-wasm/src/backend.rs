@@ -6,9 +6,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
-use bowline_sandbox::{Backend, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
+use bowline_foundation::entropy::Entropy;
+use bowline_sandbox::{
+    Backend, CheckpointFacts, CheckpointMode, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, Suspendable,
+    VersionSpec,
+};
 
+use crate::SigningKey;
 use crate::accept::accept;
+use crate::checkpointed::{CheckpointedSandbox, Library, Verdict};
 use crate::compiler::Compiler;
 use crate::fresh::FreshSandbox;
 use crate::guest::Surroundings;
@@ -32,12 +38,17 @@ pub struct Options {
     pub slots: u32,
     /// Where modules are compiled.
     pub compiler: Compiler,
+    /// What signs checkpoints; nodes that take each other's have the same.
+    pub signing: SigningKey,
 }
 
 impl Options {
-    /// Options with 2,000 slots and the compiler inside.
+    /// Options with 2,000 slots, the compiler inside, and checkpoints that no other process takes.
     pub fn new(clock: Clock, cache_dir: impl Into<PathBuf>) -> Self {
+        let mut secret = [0; 32];
+        Entropy::system().fill(&mut secret);
         Self {
+            signing: SigningKey::new(&secret),
             clock,
             cache_dir: cache_dir.into(),
             slots: 2_000,
@@ -61,6 +72,7 @@ pub enum StartError {
 pub(crate) struct Shared {
     pub(crate) runner: Arc<Runner>,
     pub(crate) images: Images,
+    pub(crate) checkpointed: Library,
 }
 
 /// Makes sandboxes inside the node's process.
@@ -75,7 +87,13 @@ impl WasmBackend {
     pub fn new(options: Options) -> Result<Self, StartError> {
         let lanes = lane::lanes(options.slots).map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let engines = lanes.iter().map(|lane| lane.engine.weak()).collect();
+        let library = Library::open(
+            options.compiler.clone(),
+            options.signing,
+            &options.cache_dir.join("checkpointed"),
+        );
         let shared = Shared {
+            checkpointed: library.map_err(|error| StartError::Engine(format!("{error:#}")))?,
             runner: Runner::start(engines)?,
             images: Images::open(lanes, options.compiler, &options.cache_dir)?,
         };
@@ -100,6 +118,7 @@ impl Backend for WasmBackend {
     }
 
     async fn check(&self, version: &VersionSpec) -> Result<(), PrepareError> {
+        checkpoint_mode(version)?;
         if self.shared.images.exists(&version.code.digest) {
             return Ok(());
         }
@@ -114,22 +133,53 @@ impl Backend for WasmBackend {
 
     async fn prepare(&self, version: &VersionSpec) -> Result<(), PrepareError> {
         let digest = version.code.digest;
+        if checkpoint_mode(version)?.is_some() {
+            let source = version.code.path.join(MODULE_FILE);
+            let prepared = self.off_thread(move |shared| shared.checkpointed.prepare(&digest, &source));
+            match prepared.await.map_err(PrepareError::Backend)? {
+                Ok(Verdict::Ready(_)) => return Ok(()),
+                // It runs as any other.
+                Ok(Verdict::Refused(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         if self.shared.images.exists(&digest) {
             return Ok(());
         }
         let source = version.code.path.join(MODULE_FILE);
         let compiled = self.off_thread(move |shared| shared.images.compile(&digest, &source));
         match compiled.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(CompileError::Unfit(text))) => Err(PrepareError::InvalidCode(text)),
-            Ok(Err(CompileError::Io(error))) => Err(PrepareError::Backend(error)),
+            Ok(compiled) => compiled.map_err(PrepareError::from),
             Err(error) => Err(PrepareError::Backend(error)),
         }
     }
 
+    fn suspendable(&self, version: &VersionSpec) -> Suspendable {
+        match CheckpointMode::of(&version.environment) {
+            Ok(Some(_)) => match self.shared.checkpointed.get(&version.code.digest) {
+                Some(Verdict::Ready(_)) => Suspendable::Yes,
+                Some(Verdict::Refused(reason)) => Suspendable::Refused(reason),
+                None => Suspendable::Refused("the version is not prepared yet".to_owned()),
+            },
+            _ => Suspendable::Unasked,
+        }
+    }
+
+    fn inspect(&self, checkpoint: &[u8]) -> Result<CheckpointFacts, String> {
+        self.shared.checkpointed.inspect(checkpoint)
+    }
+
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        let home = lane::here(self.shared.images.lanes().len());
         let digest = version.code.digest;
+        if CheckpointMode::of(&version.environment).is_ok_and(|mode| mode.is_some())
+            && let Some(Verdict::Ready(program)) = self.shared.checkpointed.get(&digest)
+        {
+            let shared = self.shared.clone();
+            let surroundings = Surroundings::new(&version, log, &self.clock);
+            let sandbox = CheckpointedSandbox::new(shared, program, &version, surroundings);
+            return Ok(Box::new(sandbox.map_err(CreateError::Backend)?));
+        }
+        let home = lane::here(self.shared.images.lanes().len());
         let image = self.shared.images.get(home, &digest).map_err(CreateError::Backend)?;
         let shared = self.shared.clone();
         let surroundings = Surroundings::new(&version, log, &self.clock);
@@ -150,9 +200,27 @@ impl Backend for WasmBackend {
 
     async fn collect_garbage(&self, in_use: &[Digest]) {
         let in_use = in_use.to_vec();
-        let collected = self.off_thread(move |shared| shared.images.retain(&in_use)).await;
+        let collected = self.off_thread(move |shared| {
+            shared.checkpointed.retain(&in_use)?;
+            shared.images.retain(&in_use)
+        });
+        let collected = collected.await;
         if let Ok(Err(error)) | Err(error) = collected {
             tracing::warn!(%error, "compiled modules that nobody uses could not be removed");
+        }
+    }
+}
+
+/// What a version's environment asks for; a value that means nothing is its owner's fault.
+fn checkpoint_mode(version: &VersionSpec) -> Result<Option<CheckpointMode>, PrepareError> {
+    CheckpointMode::of(&version.environment).map_err(|error| PrepareError::InvalidCode(error.to_string()))
+}
+
+impl From<CompileError> for PrepareError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Unfit(text) | CompileError::Refused(text) => Self::InvalidCode(text),
+            CompileError::Io(error) => Self::Backend(error),
         }
     }
 }

@@ -116,18 +116,23 @@ fn finish(guest: Guest) -> Outcome {
 }
 
 fn call_environment(invocation: &Invocation) -> EnvironmentBlock {
-    let deadline = invocation.deadline.wall.as_millis().to_string();
+    let variables = call_variables(invocation);
+    EnvironmentBlock::of(variables.iter().map(|(name, value)| (*name, value.as_str())))
+}
+
+/// What an invocation adds to the environment.
+pub(crate) fn call_variables(invocation: &Invocation) -> Vec<(&'static str, String)> {
     let optional = [
-        ("BOWLINE_CLIENT_CONTEXT", invocation.client_context.as_deref()),
-        ("_X_AMZN_TRACE_ID", invocation.trace_id.as_deref()),
+        ("BOWLINE_CLIENT_CONTEXT", invocation.client_context.clone()),
+        ("_X_AMZN_TRACE_ID", invocation.trace_id.clone()),
     ];
     let always = [
-        ("BOWLINE_REQUEST_ID", invocation.request_id.as_str()),
-        ("BOWLINE_DEADLINE_MS", deadline.as_str()),
-        ("BOWLINE_INVOKED_ARN", invocation.invoked_arn.as_str()),
+        ("BOWLINE_REQUEST_ID", invocation.request_id.to_string()),
+        ("BOWLINE_DEADLINE_MS", invocation.deadline.wall.as_millis().to_string()),
+        ("BOWLINE_INVOKED_ARN", invocation.invoked_arn.clone()),
     ];
     let optional = optional
         .into_iter()
         .filter_map(|(name, value)| value.map(|value| (name, value)));
-    EnvironmentBlock::of(always.into_iter().chain(optional))
+    always.into_iter().chain(optional).collect()
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use bowline_checkpoint::{Plan, Poll, Refusal};
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use wasmtime::Engine;
 
@@ -24,8 +25,28 @@ pub const COMPILER_ARGUMENT: &str = "__compile";
 const CPU_SECONDS_MAX: u64 = 300;
 /// What the compiler exits with when the module is at fault; the text is on its standard error.
 const EXIT_UNFIT: i32 = 2;
+/// The same when the module can be run, but not checkpointed.
+const EXIT_REFUSED: i32 = 3;
+/// The last argument when the module is to be checkpointed.
+const CHECKPOINTED_ARGUMENT: &str = "checkpointed";
 /// How much the compiler's process yields to others.
 const NICENESS: i32 = 10;
+
+/// What is made of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Plain,
+    /// Instrumented, so that it can be stopped anywhere.
+    Checkpointed,
+}
+
+/// How modules are instrumented here.
+pub(crate) fn checkpoint_options() -> bowline_checkpoint::Options {
+    bowline_checkpoint::Options {
+        stack_bytes: engine::CHECKPOINTED_STACK_BYTES,
+        poll: Poll::Word,
+    }
+}
 
 /// Where modules are compiled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,19 +65,32 @@ impl Compiler {
         engine: &Engine,
         source: &Path,
         target: &Path,
+        form: Form,
     ) -> std::result::Result<(), CompileError> {
         match self {
-            Self::Inside => compile_here(engine, source, target),
-            Self::Process(program) => compile_in_process(program, source, target),
+            Self::Inside => compile_here(engine, source, target, form),
+            Self::Process(program) => compile_in_process(program, source, target, form),
         }
     }
 }
 
-fn compile_here(engine: &Engine, source: &Path, target: &Path) -> std::result::Result<(), CompileError> {
+fn compile_here(engine: &Engine, source: &Path, target: &Path, form: Form) -> std::result::Result<(), CompileError> {
     let module = read_module(source)?;
-    let image = match accept(&module)? {
-        ModuleShape::HttpComponent => engine.precompile_component(&module),
-        ModuleShape::Command | ModuleShape::Reactor => engine.precompile_module(&module),
+    let image = match (accept(&module)?, form) {
+        (ModuleShape::HttpComponent, Form::Plain) => engine.precompile_component(&module),
+        (ModuleShape::Command | ModuleShape::Reactor, Form::Plain) => engine.precompile_module(&module),
+        (ModuleShape::Command, Form::Checkpointed) => {
+            let plan = Plan::new(module, checkpoint_options())?;
+            engine.precompile_module(&plan.instrument()?)
+        }
+        (ModuleShape::HttpComponent, Form::Checkpointed) => return Err(Refusal::Component.into()),
+        (ModuleShape::Reactor, Form::Checkpointed) => {
+            return Err(CompileError::Refused(
+                "functions of the guest SDK keep their instance between invocations: only commands can be \
+                 checkpointed"
+                    .to_owned(),
+            ));
+        }
     };
     let image = image.map_err(|error| CompileError::Unfit(format!("the module does not compile: {error:#}")))?;
     let mut options = fs::OpenOptions::new();
@@ -66,9 +100,17 @@ fn compile_here(engine: &Engine, source: &Path, target: &Path) -> std::result::R
     Ok(file.sync_all()?)
 }
 
-fn compile_in_process(program: &Path, source: &Path, target: &Path) -> std::result::Result<(), CompileError> {
+fn compile_in_process(
+    program: &Path,
+    source: &Path,
+    target: &Path,
+    form: Form,
+) -> std::result::Result<(), CompileError> {
     let mut command = Command::new(program);
     command.arg(COMPILER_ARGUMENT).arg(source).arg(target);
+    if form == Form::Checkpointed {
+        command.arg(CHECKPOINTED_ARGUMENT);
+    }
     let output = command.env_clear().stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
@@ -76,6 +118,7 @@ fn compile_in_process(program: &Path, source: &Path, target: &Path) -> std::resu
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     match output.status.code() {
         Some(EXIT_UNFIT) => Err(CompileError::Unfit(text)),
+        Some(EXIT_REFUSED) => Err(CompileError::Refused(text)),
         Some(_) => Err(Error::other(format!("the compiler failed: {text}")).into()),
         None => Err(CompileError::Unfit(format!(
             "the module cannot be compiled within {CPU_SECONDS_MAX} seconds of processor time: {}",
@@ -91,14 +134,26 @@ pub fn compiler_main() -> ! {
         eprintln!("`{COMPILER_ARGUMENT}` takes two files; it is not for people");
         std::process::exit(1)
     };
+    let form = match arguments.next() {
+        Some(word) if word.as_os_str() == CHECKPOINTED_ARGUMENT => Form::Checkpointed,
+        _ => Form::Plain,
+    };
     match restrict().map_err(CompileError::from).and_then(|()| {
-        let engine = engine::new(1).map_err(|error| Error::other(format!("{error:#}")))?;
-        compile_here(&engine, &source, &target)
+        let engine = match form {
+            Form::Plain => engine::new(1),
+            Form::Checkpointed => engine::checkpointed(),
+        };
+        let engine = engine.map_err(|error| Error::other(format!("{error:#}")))?;
+        compile_here(&engine, &source, &target, form)
     }) {
         Ok(()) => std::process::exit(0),
         Err(CompileError::Unfit(text)) => {
             eprintln!("{text}");
             std::process::exit(EXIT_UNFIT)
+        }
+        Err(CompileError::Refused(text)) => {
+            eprintln!("{text}");
+            std::process::exit(EXIT_REFUSED)
         }
         Err(CompileError::Io(error)) => {
             eprintln!("{error}");

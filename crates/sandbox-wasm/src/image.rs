@@ -19,7 +19,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::accept::Rejection;
 use crate::command::CommandProgram;
-use crate::compiler::Compiler;
+use crate::compiler::{Compiler, Form};
 use crate::engine;
 use crate::guest::Guest;
 use crate::http::HttpGuest;
@@ -91,9 +91,18 @@ pub(crate) enum CompileError {
     /// The module cannot be run by this engine; the text is for the function's owner.
     #[error("{0}")]
     Unfit(String),
+    /// It can be run, but not checkpointed; the text is for the function's owner.
+    #[error("{0}")]
+    Refused(String),
     /// The disk failed.
     #[error("the compiled module could not be stored")]
     Io(#[from] Error),
+}
+
+impl From<bowline_checkpoint::Refusal> for CompileError {
+    fn from(refusal: bowline_checkpoint::Refusal) -> Self {
+        Self::Refused(refusal.to_string())
+    }
 }
 
 impl From<Rejection> for CompileError {
@@ -150,7 +159,7 @@ impl Images {
         let serial = self.temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.folder.join(format!("{}-{serial}.tmp", std::process::id()));
         let lane = &self.lanes[0];
-        self.compiler.compile(&lane.engine, source, &temporary)?;
+        self.compiler.compile(&lane.engine, source, &temporary, Form::Plain)?;
         // Loading it shows what compiling does not: wrong types of imports, sizes over the pool's limits.
         if let Err(error) = lane.link(&temporary) {
             fs::remove_file(&temporary)?;
@@ -174,6 +183,10 @@ impl Images {
         }
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                // Modules that can be checkpointed have a folder of their own.
+                continue;
+            }
             let name = entry.file_name();
             if !name.to_str().is_some_and(|name| in_use.contains(name)) {
                 fs::remove_file(entry.path())?;

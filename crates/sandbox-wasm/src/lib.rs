@@ -5,9 +5,13 @@
 //! through the guest SDK ([`ModuleShape::Reactor`]), and `wasi:http` proxy components
 //! ([`ModuleShape::HttpComponent`]). A guest has no files, no sockets and no threads; it has its
 //! environment, clocks, randomness, standard error as its log, and its linear memory up to the limit.
+//!
+//! A command whose environment asks for it can be *checkpointed*: it is instrumented, one word stops it, and a guest
+//! that was stopped goes on here or elsewhere. It may read the files of its package besides, in `/var/task`.
 
 mod accept;
 mod backend;
+mod checkpointed;
 mod command;
 mod compiler;
 mod engine;
@@ -23,6 +27,8 @@ mod reactor;
 mod runner;
 mod store;
 mod ticker;
+
+pub use bowline_checkpoint::SigningKey;
 
 pub use accept::{ModuleShape, Rejection, accept};
 pub use backend::{Options, StartError, WasmBackend};

@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use wasmtime::EngineWeak;
 
 use crate::ticker::Ticker;
 
 /// How much the guests' threads give way to the node's: as for `nice`.
 const NICENESS: i32 = 15;
+
+/// Guests that can be suspended and run at once; further ones wait.
+const BLOCKING_THREADS_MAX: usize = 2_048;
 
 /// A guest's work, boxed so that it can move while it runs.
 pub(crate) type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -63,6 +66,7 @@ impl Runner {
             // A computing guest is polled once a tick: look at timers almost as often.
             .event_interval(3)
             .enable_time()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
             .build()?;
         Ok(Arc::new(Self {
             ticker: Ticker::start(engines)?,
@@ -85,6 +89,11 @@ impl Runner {
             Poll::Ready(result) => Ok(result),
             Poll::Pending => self.move_away(work, budget, departure).await,
         }
+    }
+
+    /// Runs `work`, which may block and compute for long, on a thread of low priority.
+    pub(crate) fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.handle.spawn_blocking(work)
     }
 
     async fn move_away<T: Send + 'static>(

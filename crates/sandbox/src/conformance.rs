@@ -300,6 +300,7 @@ impl Live {
             trace_id: None,
             sink: None,
             platform: None,
+            suspension: None,
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::AnswerSink;
 use crate::platform::Platform;
+use crate::suspension::{Frozen, Suspension};
 
 /// When an invocation must have ended, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Invocation {
     pub sink: Option<AnswerSink>,
     /// What the guest may ask the platform meanwhile, if anything.
     pub platform: Option<Arc<dyn Platform>>,
+    /// How it is suspended and resumed, if it can be.
+    pub suspension: Option<Suspension>,
 }
 
 /// How an invocation ended, with what it used.
@@ -63,6 +66,8 @@ pub enum Outcome {
     Failed(FunctionError),
     /// The platform failed: the caller may retry.
     Broken(String),
+    /// It was asked to leave and has: it goes on from this, here or elsewhere.
+    Suspended(Frozen),
 }
 
 /// A function error as the caller sees it: HTTP 200, `X-Amz-Function-Error` and this payload.

@@ -11,6 +11,7 @@ pub mod image;
 mod invocation;
 mod log;
 mod platform;
+pub mod suspension;
 mod version;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use image::ImageSpec;
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
 pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};
+pub use suspension::{CheckpointFacts, CheckpointMode, Control, Frozen, Keeper, Suspendable, Suspension, Wish};
 pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};
 
 /// Makes sandboxes of one kind.
@@ -46,6 +48,16 @@ pub trait Backend: Send + Sync + 'static {
     /// later invocations goes to `log`.
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError>;
 
+    /// Whether invocations of a prepared version can be suspended. Must be cheap.
+    fn suspendable(&self, _version: &VersionSpec) -> Suspendable {
+        Suspendable::Unasked
+    }
+
+    /// What a checkpoint of this kind of sandbox says of itself, or why it is none.
+    fn inspect(&self, _checkpoint: &[u8]) -> Result<CheckpointFacts, String> {
+        Err("this kind of sandbox takes no checkpoints".to_owned())
+    }
+
     /// Frees what belongs to no version any more: called with the digests still in use, rarely.
     async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}
 
@@ -65,6 +77,8 @@ pub trait Sandbox: Send + 'static {
     /// If the invocation carries a sink and the function streams, the answer goes there piece by piece as
     /// the function writes it, and the report's answer is empty; a function that does not stream is
     /// reported as ever. A full sink holds the guest back, but not its deadline.
+    ///
+    /// If the invocation carries a suspension and the version can be suspended, the guest heeds its control.
     async fn invoke(&mut self, invocation: Invocation) -> Report;
 
     /// Whether the last invocation is over for everybody in the sandbox, and not only for its caller.

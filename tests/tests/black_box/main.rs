@@ -3,6 +3,7 @@
 mod authority;
 mod bad_input;
 mod cargo_lambda;
+mod checkpoints;
 mod cluster;
 mod command_line;
 mod crash;

@@ -7,11 +7,11 @@ use http::{Response, StatusCode};
 use utoipa::OpenApi;
 
 use super::problem::{Code, Problem};
-use super::{nodes, objects, sessions, state, streams};
+use super::{checkpoints, nodes, objects, sessions, state, streams};
 use crate::body::Body;
 use crate::reply;
 
-/// Streams, sessions and objects of a Bowline node.
+/// Streams, sessions, objects and checkpoints of a Bowline node.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Bowline"),
@@ -25,6 +25,8 @@ use crate::reply;
         objects::query::run, objects::query::events,
         nodes::list,
         state::create, state::list, state::show, state::delete, state::read, state::attach, state::detach,
+        checkpoints::list, checkpoints::show, checkpoints::content, checkpoints::outcome, checkpoints::take,
+        checkpoints::resume, checkpoints::delete,
         serve,
     ),
     tags(
@@ -33,6 +35,7 @@ use crate::reply;
         (name = "objects", description = "Objects that can be created while a store is down"),
         (name = "nodes", description = "The nodes of a cluster"),
         (name = "state", description = "Shared state of an account's functions"),
+        (name = "checkpoints", description = "Running invocations as bytes: taken, kept, resumed"),
     )
 )]
 struct Document;
@@ -41,7 +44,7 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = Document::openapi();
     let codes: Vec<&str> = Code::ALL.iter().map(|code| code.text()).collect();
     let about = format!(
-        "Streams, sessions and objects of a Bowline node. A refusal is a problem document; its codes are `{}`.",
+        "Streams, sessions, objects and checkpoints of a Bowline node. A refusal is a problem document; its codes are `{}`.",
         codes.join("`, `")
     );
     document.info.description = Some(about);

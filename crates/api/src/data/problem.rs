@@ -3,6 +3,7 @@
 //! A refusal is a problem document (RFC 9457) with `code`, which never changes its meaning, `status`,
 //! `title`, `detail` for people, `retry`, and what the caller needs to go on, such as `available`.
 
+use bowline_functions::suspend::Refused;
 use bowline_store::objects::{ChangeError, CreateError as ObjectCreateError, GetError, QueryError, StoreError};
 use bowline_stream::session::{
     CreateError as SessionCreateError, DeleteError, ParkingError, ReadError as SessionReadError, SeekError,
@@ -70,6 +71,7 @@ codes! {
     NoSuchState NOT_FOUND "no_such_state";
     NoSuchEntry NOT_FOUND "no_such_entry";
     NoSuchFunction NOT_FOUND "no_such_function";
+    NoSuchCheckpoint NOT_FOUND "no_such_checkpoint";
     UnknownStore NOT_FOUND "unknown_store";
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed";
     StreamExists CONFLICT "stream_exists";
@@ -79,6 +81,11 @@ codes! {
     TokenReused CONFLICT "token_reused";
     StaleToken CONFLICT "stale_token";
     ParkingFull CONFLICT "parking_full";
+    /// The invocation does not run here.
+    NotRunning CONFLICT "not_running";
+    NotSuspended CONFLICT "not_suspended";
+    /// No checkpoint could be taken or kept; the invocation goes on.
+    NotKept CONFLICT "not_kept";
     NoRoom CONFLICT "no_room";
     Contended CONFLICT "contended";
     SessionExpired GONE "session_expired";
@@ -222,6 +229,20 @@ impl From<AppendError> for Problem {
             AppendError::Unavailable { .. } | AppendError::ClockSkew(_) | AppendError::Fenced => Code::Unavailable,
             AppendError::Unknown { .. } => Code::OutcomeUnknown,
             AppendError::Damaged { .. } => Code::Damaged,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        let code = match &error {
+            Refused::NoSuchRun(_) | Refused::NoCheckpoint(_) => Code::NoSuchCheckpoint,
+            Refused::NotRunning(_) => Code::NotRunning,
+            Refused::NotSuspended(_) => Code::NotSuspended,
+            Refused::NotKept { .. } => Code::NotKept,
+            Refused::Contended(_) => Code::Contended,
+            Refused::Unavailable(_) => Code::Unavailable,
         };
         Self::of(code, &error)
     }

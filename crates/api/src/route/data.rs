@@ -1,4 +1,5 @@
-//! The paths of streams, sessions, objects, nodes and shared state: one table for the router and for the OpenAPI document.
+//! The paths of streams, sessions, objects, nodes, shared state and checkpoints: one table for the router and for the
+//! OpenAPI document.
 
 use super::{Operation, RouteError};
 
@@ -12,13 +13,14 @@ pub struct Row {
 }
 
 /// What the second segment of all these paths is.
-const BEGINNINGS: [&str; 7] = [
+const BEGINNINGS: [&str; 8] = [
     "streams",
     "sessions",
     "objects",
     "stores",
     "nodes",
     "state",
+    "checkpoints",
     "openapi.json",
 ];
 
@@ -69,6 +71,13 @@ rows! {
     ReadState GET ["state", "{state}", "keys", "{key}"];
     AttachState PUT ["state", "{state}", "functions", "{function}"];
     DetachState DELETE ["state", "{state}", "functions", "{function}"];
+    ListCheckpoints GET ["checkpoints"];
+    ShowCheckpoint GET ["checkpoints", "{run}"];
+    ReadCheckpoint GET ["checkpoints", "{run}", "content"];
+    ReadOutcome GET ["checkpoints", "{run}", "outcome"];
+    TakeCheckpoint POST ["checkpoints", "{run}", "take"];
+    ResumeCheckpoint POST ["checkpoints", "{run}", "resume"];
+    DeleteCheckpoint DELETE ["checkpoints", "{run}"];
     GetOpenApi GET ["openapi.json"];
 }
 

@@ -120,6 +120,7 @@ operations! {
     Metrics,
     ReadLogs,
     ReadCode,
+    ReadCheckpointing,
     ReadLayer,
     GetSizing,
     ChangeSizing,
@@ -161,6 +162,13 @@ operations! {
     ReadState,
     AttachState,
     DetachState,
+    ListCheckpoints,
+    ShowCheckpoint,
+    ReadCheckpoint,
+    ReadOutcome,
+    TakeCheckpoint,
+    ResumeCheckpoint,
+    DeleteCheckpoint,
     GetOpenApi,
     InvokeFunctionUrl,
 }
@@ -173,7 +181,7 @@ impl Operation {
     pub fn action(self) -> &'static str {
         match self {
             Self::Invoke | Self::InvokeWithResponseStream => "InvokeFunction",
-            Self::ReadCode => "GetFunction",
+            Self::ReadCode | Self::ReadCheckpointing => "GetFunction",
             other => other.name(),
         }
     }

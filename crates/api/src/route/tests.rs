@@ -372,6 +372,7 @@ fn the_nodes_own_endpoints_are_known() {
     check("/v1/functions/hello/logs?follow=true", "ReadLogs");
     check("/v1/functions/hello/code?version=1", "ReadCode");
     check("/v1/functions/hello/sizing", "GetSizing");
+    check("/v1/functions/hello/checkpointing?version=1", "ReadCheckpointing");
     check("/v1/layers/knots/versions/1/content", "ReadLayer");
     check("/v1/images?MaxItems=3", "ListImages");
 }

@@ -88,6 +88,7 @@ impl TestNode {
         let streams = Streams::start(store.clone(), &clock, &entropy).await;
         let service = Service::start(bowline_functions::Options {
             events: Some(streams.options()),
+            suspend: bowline_functions::suspend::Options::new(Blobs::in_memory()),
             durable: bowline_functions::durable::Options {
                 guests: Some(bowline_api::GuestWire::make),
                 ..Default::default()

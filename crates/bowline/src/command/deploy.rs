@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
+use bowline_sandbox::suspension::CHECKPOINT_VARIABLE;
 use serde_json::{Map, Value, json};
 
 use super::{cell, image};
@@ -56,6 +57,10 @@ pub struct Making {
     /// A variable of the function's environment; the ones given replace those it had.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// Let invocations be suspended and resumed, and take a checkpoint of each so often, `--checkpoint=5s` say; without
+    /// a time only on request. Sets BOWLINE_CHECKPOINT in the function's environment, as --env does.
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, default_missing_value = "on", require_equals = true)]
+    checkpoint: Option<String>,
     /// The ARN of a layer version, in order, five at most; the ones given replace those it had.
     #[arg(long = "layer", value_name = "ARN")]
     layers: Vec<String>,
@@ -89,7 +94,10 @@ impl Making {
 
     pub fn settings(&self) -> Settings {
         let variable = |(name, value): &(String, String)| (name.clone(), json!(value));
-        let environment: Map<_, _> = self.environment.iter().map(variable).collect();
+        let mut environment: Map<_, _> = self.environment.iter().map(variable).collect();
+        if let Some(every) = &self.checkpoint {
+            environment.insert(CHECKPOINT_VARIABLE.to_owned(), json!(every));
+        }
         Settings {
             memory_mb: self.memory,
             timeout_seconds: self.timeout,

@@ -116,10 +116,21 @@ fn row(function: &Value) -> [String; 7] {
 }
 
 fn show(client: &Client, name: &str, output: Output) -> anyhow::Result<()> {
-    let function = client.get(&function_path(name, ""))?;
+    let mut function = client.get(&function_path(name, ""))?;
     let sizing = client.get(&format!("/v1/functions/{}/sizing", escape(name)))?;
+    let checkpointing = client.get(&format!("/v1/functions/{}/checkpointing", escape(name)));
+    // A node of an earlier version does not know.
+    if let Ok(checkpointing) = checkpointing {
+        function["Checkpointing"] = checkpointing;
+    }
     output.print(&function, || {
         let mut text = describe(&function["Configuration"]);
+        let checkpointing = &function["Checkpointing"];
+        match checkpointing["Reason"].as_str() {
+            Some(reason) => text.push_str(&field("checkpoints", &format!("refused: {reason}"))),
+            None if checkpointing["Checkpointing"] == "on" => text.push_str(&field("checkpoints", "on")),
+            None => {}
+        }
         if let Some(reserved) = function["Concurrency"]["ReservedConcurrentExecutions"].as_u64() {
             text.push_str(&field("reserved", &reserved.to_string()));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use bowline_foundation::entropy::Entropy;
+use bowline_sandbox_wasm::SigningKey;
 use bowline_store::blob::Blobs;
 use bowline_store::objects::NamedStore;
 use bowline_store::{
@@ -23,6 +24,10 @@ const DATABASE: &str = "bowline.db";
 
 /// The folder of streams' cold parts among the blobs.
 pub const COLD: &str = "cold";
+/// The folder of checkpoints among the blobs.
+const CHECKPOINTS: &str = "checkpoints";
+const CLUSTER: &str = "node/secret";
+const SIGNING: &str = "checkpoint/key";
 /// The stores of objects that nobody has named. A name never changes hands: identifiers carry it.
 const OBJECT_STORES: [&str; 2] = ["a", "b"];
 
@@ -37,6 +42,10 @@ pub struct Ground {
     /// The object stores that lie where another one lies too, with those: they fail together.
     pub neighbours: BTreeMap<String, Vec<String>>,
     pub sharing: Sharing,
+    /// Where checkpoints go, apart from the packages too.
+    pub checkpoints: Blobs,
+    /// What signs checkpoints.
+    pub signing: SigningKey,
     /// Where the node listens, and what the nodes of its cluster know, if it is in one.
     pub cluster: Option<(SocketAddr, Secret)>,
 }
@@ -54,22 +63,27 @@ impl Ground {
         let places = object_places(config, data)?;
         let object_stores = open_object_stores(&places).await?;
         let neighbours = neighbours(&places);
+        let signing = SigningKey::new(&secret(&*store, entropy, SIGNING).await?);
         match config.store {
             StoreChoice::Embedded => Ok(Self {
                 store,
                 blobs: Blobs::open_dir(&folder)?,
                 cold: Blobs::open_dir(&folder.join(COLD))?,
+                checkpoints: Blobs::open_dir(&folder.join(CHECKPOINTS))?,
+                signing,
                 object_stores,
                 neighbours,
                 sharing: Sharing::Exclusive,
                 cluster: None,
             }),
             StoreChoice::Postgres(_) => {
-                let secret = secret(&*store, entropy).await?;
+                let secret = Secret::new(secret(&*store, entropy, CLUSTER).await?);
                 Ok(Self {
                     store,
                     blobs: Blobs::open_shared_dir(&folder)?,
                     cold: Blobs::open_shared_dir(&folder.join(COLD))?,
+                    checkpoints: Blobs::open_shared_dir(&folder.join(CHECKPOINTS))?,
+                    signing,
                     object_stores,
                     neighbours,
                     sharing: Sharing::Shared,
@@ -164,19 +178,27 @@ async fn open_object_stores(places: &[(String, ObjectStore)]) -> anyhow::Result<
     Ok(stores)
 }
 
-/// `node/secret`: what the nodes of the cluster know of each other and nobody else. Made by the first node,
-/// lives for ever. Who reads it may write the store anyhow.
-async fn secret(store: &dyn Store, entropy: &Entropy) -> anyhow::Result<Secret> {
-    let key = Key::from_static(b"node/secret");
-    let mut fresh = [0; Secret::BYTES];
+/// `node/secret`: what the nodes of the cluster know of each other and nobody else. `checkpoint/key`: what signs
+/// checkpoints. 32 random bytes each, made by the first node that needs them; they live for ever. Who reads them may
+/// write the store anyhow.
+async fn secret(store: &dyn Store, entropy: &Entropy, name: &'static str) -> anyhow::Result<[u8; 32]> {
+    let key = Key::from_static(name.as_bytes());
+    if let Some(found) = store.get(&key).await? {
+        let bytes = found.value.as_ref().try_into();
+        return bytes.with_context(|| format!("`{name}` is damaged in the store"));
+    }
+    let mut fresh = [0; 32];
     entropy.fill(&mut fresh);
     let made = vec![Write::Put(key.clone(), Bytes::copy_from_slice(&fresh))];
     match store.commit(vec![Condition::Absent(key.clone())], made).await {
-        Ok(_) => return Ok(Secret::new(fresh)),
+        Ok(_) => return Ok(fresh),
         Err(CommitError::Conflict(_)) => {}
-        Err(error) => return Err(error).context("cannot make the cluster's secret"),
+        Err(error) => return Err(error).with_context(|| format!("cannot make `{name}`")),
     }
-    let found = store.get(&key).await?.context("the cluster's secret has gone")?;
+    let found = store
+        .get(&key)
+        .await?
+        .with_context(|| format!("`{name}` has gone from the store"))?;
     let bytes = found.value.as_ref().try_into();
-    Ok(Secret::new(bytes.context("the cluster's secret is damaged")?))
+    bytes.with_context(|| format!("`{name}` is damaged in the store"))
 }

@@ -8,7 +8,7 @@ use bowline_foundation::clock::Clock;
 use bowline_sandbox::Backend;
 use bowline_sandbox_linux::LinuxBackend;
 use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions};
-use bowline_sandbox_wasm::{Compiler, WasmBackend};
+use bowline_sandbox_wasm::{Compiler, SigningKey, WasmBackend};
 
 use crate::config::Config;
 
@@ -20,12 +20,13 @@ pub struct Sandboxes {
 
 impl Sandboxes {
     /// WebAssembly works everywhere; what Linux sandboxes lack is logged, and the node goes on without.
-    pub fn start(clock: &Clock, data: &Path, config: &Config) -> anyhow::Result<Self> {
+    pub fn start(clock: &Clock, data: &Path, config: &Config, signing: &SigningKey) -> anyhow::Result<Self> {
         let linux = linux(clock, data, config).map_err(|error| format!("{error:#}"));
         if let Err(reason) = &linux {
             tracing::warn!(%reason, "this machine offers no Linux sandboxes; only WebAssembly functions can run");
         }
         let mut wasm = bowline_sandbox_wasm::Options::new(clock.clone(), data.join("wasm"));
+        wasm.signing = signing.clone();
         wasm.compiler = Compiler::Process(std::env::current_exe().context("cannot find the program itself")?);
         let wasm = WasmBackend::new(wasm).context("cannot begin the WebAssembly engine")?;
         Ok(Self {

@@ -78,16 +78,18 @@ impl Guest {
     }
 
     /// Runs the module's start function, if it has one.
-    pub fn start(&self, store: impl AsContextMut) -> wasmtime::Result<Outcome> {
-        let mut store = store;
+    pub fn start(&self, mut store: impl AsContextMut) -> wasmtime::Result<Outcome> {
+        self.check_idle(&store)?;
         match self.instance.get_func(&mut store, names::START) {
             Some(start) => self.run(store, start, &[]),
             None => Ok(Outcome::Finished(Vec::new())),
         }
     }
 
-    /// Calls an export. A guest that has stopped must be captured, not called.
+    /// Calls an export. A guest that has stopped, or was restored and has not gone on, is not called: its frames
+    /// would be overwritten.
     pub fn call(&self, mut store: impl AsContextMut, export: &str, arguments: &[Val]) -> wasmtime::Result<Outcome> {
+        self.check_idle(&store)?;
         let function = self.instance.get_func(&mut store, export);
         let function = function.ok_or_else(|| wasmtime::format_err!("the module exports no function `{export}`"))?;
         self.run(store, function, arguments)
@@ -99,6 +101,13 @@ impl Guest {
         let outermost = outermost.ok_or_else(|| wasmtime::format_err!("there is no stopped call to go on with"))?;
         self.set_word(&mut store, TOP, BASE);
         self.run(store, outermost, &[])
+    }
+
+    fn check_idle(&self, store: impl AsContext) -> wasmtime::Result<()> {
+        if self.outermost.is_some() || self.is_stopped(store) {
+            wasmtime::bail!("the guest has a stopped call: it can be captured or gone on with, not called again");
+        }
+        Ok(())
     }
 
     /// Whether the last call stopped.

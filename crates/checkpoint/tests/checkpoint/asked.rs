@@ -130,6 +130,27 @@ fn a_guest_that_has_not_stopped_is_not_captured() {
     assert!(matches!(captured, Err(CaptureError::NotStopped)));
 }
 
+#[test]
+fn a_stopped_guest_is_not_called_again() {
+    let prepared = prepare(EMPTY);
+    let mut store = Store::new(engine(), ());
+    let guest = prepared.instantiate(&mut store, &silent()).unwrap();
+    guest.stopper().request().unwrap();
+    assert!(matches!(guest.call(&mut store, "run", &[]), Ok(Outcome::Stopped)));
+    assert!(
+        guest.call(&mut store, "run", &[]).is_err(),
+        "its frames are still there"
+    );
+    assert!(guest.start(&mut store).is_err());
+    let checkpoint = prepared.capture(&guest, &mut store, Vec::new()).unwrap();
+    let mut store = Store::new(engine(), ());
+    let restored = prepared.restore(&mut store, &silent(), &checkpoint).unwrap();
+    assert!(
+        restored.call(&mut store, "run", &[]).is_err(),
+        "it has not gone on with its call"
+    );
+}
+
 /// The guest has no index for the word and the save memory: what it writes to its own memories stays there.
 #[test]
 fn a_guest_cannot_reach_the_word_or_its_frames() {

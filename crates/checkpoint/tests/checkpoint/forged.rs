@@ -115,5 +115,5 @@ fn frames_that_no_run_can_leave_are_refused() {
         let outer = checkpoint.frames[1].clone();
         checkpoint.frames.extend(vec![outer; 1 << 20]);
     });
-    assert!(matches!(endless, Err(Mismatch::FramesTooLarge | Mismatch::Chain(_))));
+    assert_eq!(endless, Err(Mismatch::FramesTooLarge));
 }

@@ -1,7 +1,7 @@
 //! The sandboxes of one version: the idle ones, newest on top.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bowline_capacity::keeper::{Observed, Standing};
@@ -9,7 +9,7 @@ use bowline_capacity::sizing::{Profile, Sample};
 use bowline_foundation::clock::Monotonic;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{Backend, Sandbox, VersionSpec};
+use bowline_sandbox::{Backend, CheckpointMode, Sandbox, Suspendable, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
@@ -76,6 +76,8 @@ pub(crate) struct Pool {
     size: AtomicU32,
     /// How that follows the use.
     pub sizing: Mutex<Profile>,
+    /// How invocations are suspended, once it is known whether they can be.
+    suspend: OnceLock<Option<CheckpointMode>>,
     idle: Mutex<Idle>,
 }
 
@@ -182,7 +184,17 @@ impl Pool {
             start_micros: AtomicU32::new(0),
             size: AtomicU32::new(sizing.effective().0),
             sizing: Mutex::new(sizing),
+            suspend: OnceLock::new(),
             idle: Mutex::default(),
+        })
+    }
+
+    /// How invocations are suspended, if they can be; the version has been prepared.
+    pub fn suspend_mode(&self) -> Option<CheckpointMode> {
+        *self.suspend.get_or_init(|| {
+            let spec = &self.parts.spec;
+            let mode = CheckpointMode::of(&spec.environment).ok().flatten()?;
+            (self.parts.backend.suspendable(spec) == Suspendable::Yes).then_some(mode)
         })
     }
 

@@ -28,6 +28,7 @@ use crate::logs::{ReportLine, SandboxLog, Sink, Status};
 use crate::metrics::ErrorKind;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
 use crate::state::StateAccess;
+use crate::suspend::Seed;
 
 /// How long an invocation waits for memory that others use.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -112,17 +113,17 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
     let deadline = deadline(&inner.clock, pool.parts.spec.timeout);
     let state = shared_state(&inner, &pool, (&request, deadline), &platform);
     let platform = state.clone().map(|state| state as Arc<dyn Platform>).or(platform);
-    let invocation = Invocation {
+    let seed = Seed {
         request_id: request.request_id,
         payload: request.payload,
         deadline,
         invoked_arn,
         client_context: request.client_context,
         trace_id: request.trace_id,
-        sink: outlet.map(|outlet| outlet.sink),
-        platform,
     };
-    let report = slot.sandbox.invoke(invocation).await;
+    let mut admission = Some(admission);
+    let ways = (outlet.map(|outlet| outlet.sink), platform);
+    let report = perform(&inner, (&pool, &mut slot), seed, ways, &mut admission).await;
     if let Some(state) = state {
         state.end();
     }
@@ -152,7 +153,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
 }
 
 /// Gives a sandbox back after an invocation, or ends it.
-fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, counted: (Admission, Entered)) {
+fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, counted: (Option<Admission>, Entered)) {
     if !report.reusable || matches!(report.outcome, Outcome::Broken(_)) {
         inner.runtime.spawn(pool.clone().destroy(slot));
     } else if slot.sandbox.is_settled() {
@@ -163,8 +164,37 @@ fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, c
     }
 }
 
+/// What a sandbox is given besides the invocation itself.
+type Ways = (Option<AnswerSink>, Option<Arc<dyn Platform>>);
+
+/// Hands an invocation to its sandbox; one that can be suspended is carried over its suspensions.
+async fn perform(
+    inner: &Arc<Inner>,
+    (pool, slot): (&Arc<Pool>, &mut Slot),
+    seed: Seed,
+    (sink, platform): Ways,
+    place: &mut Option<Admission>,
+) -> Report {
+    if sink.is_none() && pool.suspend_mode().is_some() {
+        // Boxed, so that the future of a plain invocation stays small.
+        return Box::pin(inner.carry(pool, slot, seed, place)).await;
+    }
+    let invocation = Invocation {
+        request_id: seed.request_id,
+        payload: seed.payload,
+        deadline: seed.deadline,
+        invoked_arn: seed.invoked_arn,
+        client_context: seed.client_context,
+        trace_id: seed.trace_id,
+        sink,
+        platform,
+        suspension: None,
+    };
+    slot.sandbox.invoke(invocation).await
+}
+
 /// Gives a sandbox back once everybody in it has done with the last invocation.
-async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (Admission, Entered)) {
+async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (Option<Admission>, Entered)) {
     if slot.sandbox.settle().await {
         inner.sweeper.give_back(&pool, slot);
     } else {
@@ -270,6 +300,15 @@ pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option
             tracing::debug!(function = %pool.parts.spec.function, "a sandbox cannot be started ahead of its call");
             None
         }
+    }
+}
+
+/// A sandbox for a run that was suspended, for which no warm one is at hand.
+pub(crate) async fn create_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
+    match cold(inner, pool).await {
+        Ok(got) => Ok(got.slot),
+        Err(NotCreated::Init(error, ..)) => Err(error.error_type),
+        Err(NotCreated::Refused(error)) => Err(error.to_string()),
     }
 }
 
@@ -440,6 +479,12 @@ impl Answer<'_> {
         let status = match &report.outcome {
             Outcome::Success(_) => Status::Success,
             Outcome::Failed(error) => self.failed(log, error),
+            Outcome::Suspended(_) => {
+                parts.metrics.failed(ErrorKind::Platform);
+                Status::Error {
+                    error_type: "Sandbox.Failure",
+                }
+            }
             Outcome::Broken(reason) => {
                 parts.metrics.failed(ErrorKind::Platform);
                 tracing::warn!(request_id = %self.request_id, function = %parts.spec.function, reason,
@@ -462,6 +507,7 @@ impl Answer<'_> {
             cold = self.init.is_some(), "invocation ended");
         match &report.outcome {
             Outcome::Broken(reason) => Err(Error::Service(reason.clone().into())),
+            Outcome::Suspended(_) => Err(Error::Service("nobody has asked the guest to leave".into())),
             _ => Ok(tail),
         }
     }
@@ -474,7 +520,7 @@ impl Answer<'_> {
             Outcome::Failed(error) if ErrorKind::of(&error.error_type) == ErrorKind::Timeout => {
                 sizing::Outcome::TimedOut
             }
-            Outcome::Failed(_) | Outcome::Broken(_) => sizing::Outcome::Failed,
+            Outcome::Failed(_) | Outcome::Broken(_) | Outcome::Suspended(_) => sizing::Outcome::Failed,
         };
         let peak = self.memory_bytes_max.div_ceil(Mebibytes(1).bytes());
         Sample {
@@ -508,6 +554,7 @@ fn result(report: Report) -> Result<bytes::Bytes, FunctionError> {
         Outcome::Success(answer) => Ok(answer),
         Outcome::Failed(error) => Err(error),
         Outcome::Broken(reason) => Err(FunctionError::new("Sandbox.Failure", &reason)),
+        Outcome::Suspended(_) => Err(FunctionError::new("Sandbox.Failure", "the guest has left")),
     }
 }
 

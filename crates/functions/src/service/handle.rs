@@ -40,7 +40,7 @@ impl Handle {
         Self(inner)
     }
 
-    pub(super) fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0
     }
 

@@ -39,6 +39,7 @@ use crate::operations::refusals::not_found;
 use crate::package::cache::CodeCache;
 use crate::package::layers::combination;
 use crate::registry::{Audit, Change, FunctionEntry, LoadError, Loaded, Registry, fold};
+use crate::suspend::Suspends;
 
 /// Mutations of functions whose names fall in the same of so many classes wait for each other.
 const LOCKS: usize = 64;
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     pub crash: CrashPoints,
     pub events: Option<Arc<Engine>>,
     pub durable: durable::Engine,
+    pub suspends: Suspends,
     /// Held for mutations of mappings.
     pub mapping_lock: tokio::sync::Mutex<()>,
     /// Held for mutations of layers.
@@ -114,8 +116,11 @@ impl Inner {
         );
         let claimed = options.metrics.memory_claimed(options.memory_budget);
         let room = Arc::new(Room::new(options.memory_budget, claimed));
+        let identity = (options.clock.clone(), options.entropy.number());
+        let suspends = Suspends::new(options.suspend, options.store.clone(), options.sharing, identity);
         let inner = Self {
             durable,
+            suspends,
             registry: Registry::new(
                 options.store,
                 options.sharing,

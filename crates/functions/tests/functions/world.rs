@@ -190,6 +190,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         registries: Vec::new(),
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
+        suspend: bowline_functions::suspend::Options::new(Blobs::in_memory()),
         durable: bowline_functions::durable::Options::default(),
         cluster: None,
         backends: Vec::new(),

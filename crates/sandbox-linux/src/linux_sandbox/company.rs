@@ -305,12 +305,12 @@ impl LinuxSandbox {
         let bytes = match &report.outcome {
             Outcome::Success(answer) => answer.len(),
             Outcome::Failed(error) => error.payload.len(),
-            Outcome::Broken(_) => 0,
+            Outcome::Broken(_) | Outcome::Suspended(_) => 0,
         };
         told.status = match &report.outcome {
             Outcome::Success(_) => Status::Success,
             Outcome::Failed(error) => Status::of_error(&error.error_type),
-            Outcome::Broken(_) => Status::Failure("Sandbox.Failure".to_owned()),
+            Outcome::Broken(_) | Outcome::Suspended(_) => Status::Failure("Sandbox.Failure".to_owned()),
         };
         told.memory_bytes_max = report.usage.memory_bytes_max;
         self.tell(Record::RuntimeDone {

@@ -142,6 +142,7 @@ impl Live {
             trace_id: Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()),
             sink: None,
             platform: None,
+            suspension: None,
         }
     }
 

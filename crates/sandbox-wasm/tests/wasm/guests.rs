@@ -93,6 +93,7 @@ impl Bench {
             trace_id: None,
             sink: None,
             platform: None,
+            suspension: None,
         }
     }
 

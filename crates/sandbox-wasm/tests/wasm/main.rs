@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking too")]
 
 mod build;
+mod checkpointed;
 mod conformance;
 mod guests;
 mod streaming;

@@ -364,6 +364,7 @@ pub async fn bounds_processes(bench: &Bench<'_>) {
         }
         Outcome::Failed(_) => assert!(!report.reusable, "{report:?}"),
         Outcome::Broken(text) => panic!("the platform broke: {text}"),
+        Outcome::Suspended(_) => panic!("nobody has asked it to leave"),
     }
     live.end().await;
     let mut next = bench.start(Prober::named("forks")).await;

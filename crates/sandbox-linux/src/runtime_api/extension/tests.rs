@@ -45,6 +45,7 @@ fn invocation() -> Invocation {
         trace_id: Some("Root=1".to_owned()),
         sink: None,
         platform: None,
+        suspension: None,
     }
 }
 

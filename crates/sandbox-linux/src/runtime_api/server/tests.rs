@@ -69,6 +69,7 @@ fn event(seed: u64, payload: &str) -> Event {
         trace_id: Some("Root=1\r\nX-Forged: yes".to_owned()),
         sink: None,
         platform: None,
+        suspension: None,
     }
 }
 

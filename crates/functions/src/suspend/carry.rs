@@ -1,0 +1,591 @@
+//! One run from its beginning to its end, over all its suspensions.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_foundation::clock::Monotonic;
+use bowline_foundation::id::RequestId;
+use bowline_sandbox::suspension::Kept as Answer;
+use bowline_sandbox::{Deadline, Frozen, FunctionError, Invocation, Keeper, Outcome, Report, Suspension, Usage, Wish};
+use bytes::Bytes;
+
+use super::engine::{Registered, SHUTDOWN};
+use super::ledger::{LedgerError, Loaded};
+use super::live::{About, Live, Turn};
+use super::record::{Ended, Kept, Phase, RunRecord};
+use crate::invoke::{Admission, Pool, Slot};
+use crate::service::Inner;
+
+/// How often a node that waits for another one's answer looks for it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a run that was resumed asks for its place again.
+const ADMIT_EVERY: Duration = Duration::from_millis(20);
+
+/// What an invocation begins with, every time it is taken up.
+pub(crate) struct Seed {
+    pub request_id: RequestId,
+    pub payload: Bytes,
+    pub deadline: Deadline,
+    pub invoked_arn: String,
+    pub client_context: Option<String>,
+    pub trace_id: Option<String>,
+}
+
+/// Where a run is.
+enum Found {
+    Fresh,
+    /// Its last checkpoint is here, and this node may go on.
+    Ours(Box<Loaded>),
+    /// Another task of this node has it.
+    Here(Arc<Live>),
+    /// Another node has it.
+    Elsewhere,
+    Over(Outcome),
+}
+
+/// What the run stands on.
+struct Way<'a> {
+    inner: &'a Arc<Inner>,
+    pool: &'a Arc<Pool>,
+    seed: Seed,
+    live: Arc<Live>,
+}
+
+impl Inner {
+    /// Runs an invocation that can be suspended. It gives up its place while it is suspended.
+    pub(crate) async fn carry(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        slot: &mut Slot,
+        seed: Seed,
+        place: &mut Option<Admission>,
+    ) -> Report {
+        let began = self.clock.monotonic();
+        let about = self.about_run(pool, &seed);
+        let found = match self.find_run(&seed.request_id).await {
+            Ok(found) => found,
+            Err(error) => {
+                return self.run_report(began, Outcome::Broken(format!("{:#}", Chain(&error))));
+            }
+        };
+        let outcome = match found {
+            Found::Over(outcome) => outcome,
+            Found::Here(live) => live.ended().await,
+            Found::Elsewhere => self.await_run_elsewhere(&seed.request_id).await,
+            Found::Fresh => self.enter_run(pool, slot, (seed, about, None), place).await,
+            Found::Ours(loaded) => self.enter_run(pool, slot, (seed, about, Some(*loaded)), place).await,
+        };
+        self.run_report(began, outcome)
+    }
+
+    async fn enter_run(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        slot: &mut Slot,
+        (seed, about, loaded): (Seed, About, Option<Loaded>),
+        place: &mut Option<Admission>,
+    ) -> Outcome {
+        let live = Live::new(about, true, loaded);
+        match self.suspends.register(live) {
+            Err(live) => live.ended().await,
+            Ok(registered) => self.go_on(pool, slot, (seed, registered), place).await,
+        }
+    }
+
+    /// Runs a run that is in hand to its end.
+    pub(super) async fn go_on(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        slot: &mut Slot,
+        (seed, registered): (Seed, Registered<'_>),
+        place: &mut Option<Admission>,
+    ) -> Outcome {
+        let way = Way {
+            inner: self,
+            pool,
+            seed,
+            live: registered.live.clone(),
+        };
+        let outcome = way.travel(slot, place).await;
+        registered.live.end(outcome.clone());
+        outcome
+    }
+
+    fn run_report(&self, began: Monotonic, outcome: Outcome) -> Report {
+        Report {
+            reusable: !matches!(outcome, Outcome::Broken(_)),
+            outcome,
+            usage: Usage {
+                duration: self.clock.monotonic().since(began),
+                ..Usage::default()
+            },
+        }
+    }
+
+    fn about_run(&self, pool: &Pool, seed: &Seed) -> About {
+        let spec = &pool.parts.spec;
+        About {
+            run: seed.request_id,
+            account: spec.account.to_string(),
+            function: spec.function.clone(),
+            version: spec.version.clone(),
+            started: self.clock.now(),
+            deadline: seed.deadline.wall,
+        }
+    }
+
+    /// Where a run is of which the store may know.
+    async fn find_run(&self, run: &RequestId) -> Result<Found, LedgerError> {
+        if let Some(live) = self.suspends.get(run) {
+            return Ok(Found::Here(live));
+        }
+        let Some(loaded) = self.suspends.ledger.load(run).await? else {
+            return Ok(Found::Fresh);
+        };
+        if let Some(outcome) = self.run_outcome(&loaded.record).await? {
+            self.suspends.ledger.remove(run, &loaded).await?;
+            return Ok(Found::Over(outcome));
+        }
+        match self.may_take_run(&loaded.record) {
+            true => Ok(Found::Ours(Box::new(loaded))),
+            false => Ok(Found::Elsewhere),
+        }
+    }
+
+    /// Whether no other node has the run.
+    pub(super) fn may_take_run(&self, record: &RunRecord) -> bool {
+        let alone = self.suspends.sharing == bowline_store::Sharing::Exclusive;
+        alone || record.phase == Phase::Suspended || record.lease_ms < self.clock.now().as_millis()
+    }
+
+    /// The outcome that a record has.
+    pub(super) async fn run_outcome(&self, record: &RunRecord) -> Result<Option<Outcome>, LedgerError> {
+        let Some(ended) = &record.outcome else { return Ok(None) };
+        let bytes = self.suspends.ledger.get(&ended.payload).await?;
+        // The run's name stands before it, see `finish`.
+        let payload = bytes.slice(record.run.len().min(bytes.len())..);
+        Ok(Some(match &ended.error_type {
+            None => Outcome::Success(payload),
+            Some(error_type) => Outcome::Failed(FunctionError {
+                error_type: error_type.clone(),
+                payload,
+            }),
+        }))
+    }
+
+    /// Waits for the end of a run that another node has.
+    async fn await_run_elsewhere(self: &Arc<Self>, run: &RequestId) -> Outcome {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.running.is_closing() {
+                return stopping();
+            }
+            match self.find_run(run).await {
+                Ok(Found::Over(outcome)) => return outcome,
+                Ok(Found::Here(live)) => return live.ended().await,
+                Ok(Found::Elsewhere) => {}
+                Ok(Found::Fresh) => return Outcome::Broken("the run was ended elsewhere".to_owned()),
+                // Nobody has it: the node that takes such runs over is this one or another, soon.
+                Ok(Found::Ours(_)) => {}
+                Err(error) => tracing::warn!(error = %Chain(&error), "a run cannot be looked for"),
+            }
+        }
+    }
+}
+
+fn stopping() -> Outcome {
+    Outcome::Broken("the node stops; the invocation goes on when it is back".to_owned())
+}
+
+/// An error with its causes, on one line.
+pub(super) struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Way<'_> {
+    async fn travel(&self, slot: &mut Slot, place: &mut Option<Admission>) -> Outcome {
+        let mut from = match self.first().await {
+            Ok(from) => from,
+            Err(outcome) => return outcome,
+        };
+        loop {
+            let outcome = self.leg(slot, from.take()).await;
+            if self.live.lost.load(Ordering::SeqCst) {
+                return self.inner.await_run_elsewhere(&self.live.run).await;
+            }
+            let Outcome::Suspended(frozen) = outcome else {
+                return self.finish(outcome).await;
+            };
+            let bytes = frozen.bytes.clone();
+            match self.keep(frozen, Phase::Suspended).await {
+                Ok(()) => {}
+                Err(LedgerError::Fenced) => return self.inner.await_run_elsewhere(&self.live.run).await,
+                Err(error) => {
+                    // Nothing is lost: it goes on here as if nobody had asked.
+                    tracing::warn!(run = %self.live.run, error = %Chain(&error), "a suspended run goes on at once");
+                    from = Some(bytes);
+                    continue;
+                }
+            }
+            drop(bytes);
+            *place = None;
+            from = match self.rest().await {
+                Ok(from) => Some(from),
+                Err(outcome) => return outcome,
+            };
+            self.admit(place).await;
+        }
+    }
+
+    /// Where the run begins in this process: at its beginning, or at its last checkpoint.
+    async fn first(&self) -> Result<Option<Bytes>, Outcome> {
+        let phase = self.live.loaded.lock().await.as_ref().map(|loaded| loaded.record.phase);
+        match phase {
+            None => Ok(None),
+            Some(Phase::Suspended) => self.rest().await.map(Some),
+            Some(_) => match self.take_up().await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) => Err(Outcome::Broken(format!("the run cannot go on: {}", Chain(&error)))),
+            },
+        }
+    }
+
+    /// Waits until the run is resumed; gives what it goes on from.
+    async fn rest(&self) -> Result<Bytes, Outcome> {
+        self.live.set_phase(Phase::Suspended);
+        loop {
+            let left = self.seed.deadline.monotonic.since(self.inner.clock.monotonic());
+            let turn = tokio::select! {
+                turn = tokio::time::timeout(left, self.live.turn()) => turn,
+                () = self.gone() => return Err(self.inner.await_run_elsewhere(&self.live.run).await),
+            };
+            match turn {
+                Err(_) => {
+                    let (run, limit) = (self.live.run, self.seed.deadline.budget);
+                    let outcome = Outcome::Failed(FunctionError::timed_out(run, limit));
+                    return Err(self.finish(outcome).await);
+                }
+                Ok(Turn::Stop) => return Err(stopping()),
+                Ok(Turn::Remove) => {
+                    let message = format!("RequestId: {} Error: its checkpoint was removed", self.live.run);
+                    let outcome = Outcome::Failed(FunctionError::new("Checkpoint.Removed", &message));
+                    return Err(self.finish(outcome).await);
+                }
+                Ok(Turn::Resume) => match self.take_up().await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(LedgerError::Fenced) => {
+                        return Err(self.inner.await_run_elsewhere(&self.live.run).await);
+                    }
+                    Err(error) => {
+                        tracing::error!(run = %self.live.run, error = %Chain(&error), "a run cannot be resumed");
+                        self.live.taken(Some(Chain(&error).to_string()));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Returns when another node has gone on with the run.
+    async fn gone(&self) {
+        let suspends = &self.inner.suspends;
+        if suspends.sharing == bowline_store::Sharing::Exclusive {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let held = self.live.loaded.lock().await;
+            let own = held.as_ref().map(|loaded| loaded.record.epoch);
+            if let Ok(found) = suspends.ledger.load(&self.live.run).await
+                && found.map(|loaded| loaded.record.epoch) != own
+            {
+                return;
+            }
+        }
+    }
+
+    /// Fences everybody else off, then reads the checkpoint.
+    async fn take_up(&self) -> Result<Bytes, LedgerError> {
+        let suspends = &self.inner.suspends;
+        let mut held = self.live.loaded.lock().await;
+        let loaded = held.as_mut().ok_or(LedgerError::Fenced)?;
+        let bytes = suspends.ledger.get(&loaded.record.checkpoint.digest).await?;
+        let lease_ms = self.inner.clock.now().after(suspends.lease).as_millis();
+        let change = |record: &mut RunRecord| {
+            record.phase = Phase::Running;
+            record.epoch += 1;
+            record.node.clone_from(&suspends.node);
+            record.lease_ms = lease_ms;
+        };
+        suspends.ledger.change(&self.live.run, loaded, change).await?;
+        self.live.set_phase(Phase::Running);
+        Ok(bytes)
+    }
+
+    /// Waits until the function may run one more.
+    async fn admit(&self, place: &mut Option<Admission>) {
+        while place.is_none() {
+            *place = self.inner.readmit_run(self.pool);
+            if place.is_none() {
+                tokio::time::sleep(ADMIT_EVERY).await;
+            }
+        }
+    }
+
+    /// Runs in the sandbox until it ends or leaves.
+    async fn leg(&self, slot: &mut Slot, from: Option<Bytes>) -> Outcome {
+        let suspension = Suspension {
+            control: self.live.control.clone(),
+            keeper: Arc::new(KeeperOf {
+                inner: self.inner.clone(),
+                live: self.live.clone(),
+                about: self.record_seed(),
+            }),
+            from,
+        };
+        let seed = &self.seed;
+        let invocation = Invocation {
+            request_id: seed.request_id,
+            payload: seed.payload.clone(),
+            deadline: seed.deadline,
+            invoked_arn: seed.invoked_arn.clone(),
+            client_context: seed.client_context.clone(),
+            trace_id: seed.trace_id.clone(),
+            sink: None,
+            platform: None,
+            suspension: Some(suspension),
+        };
+        let running = slot.sandbox.invoke(invocation);
+        let every = self.pool.suspend_mode().and_then(|mode| mode.every);
+        tokio::select! {
+            report = running => report.outcome,
+            () = self.ask_again(every) => unreachable!("it never ends"),
+            () = self.renew() => unreachable!("it never ends"),
+        }
+    }
+
+    /// Asks for a checkpoint now and then.
+    async fn ask_again(&self, every: Option<Duration>) {
+        let Some(every) = every else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(every).await;
+            self.live.control.ask(Wish::Copy);
+        }
+    }
+
+    /// Keeps other nodes away while the guest runs.
+    async fn renew(&self) {
+        let suspends = &self.inner.suspends;
+        if suspends.sharing == bowline_store::Sharing::Exclusive {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(suspends.lease / 3).await;
+            let mut held = self.live.loaded.lock().await;
+            let Some(loaded) = held.as_mut() else { continue };
+            let lease_ms = self.inner.clock.now().after(suspends.lease).as_millis();
+            let renewed = suspends
+                .ledger
+                .change(&self.live.run, loaded, |record| record.lease_ms = lease_ms);
+            match renewed.await {
+                Ok(()) => {}
+                Err(LedgerError::Fenced) => {
+                    self.live.lost.store(true, Ordering::SeqCst);
+                    self.live.control.ask(Wish::End);
+                    return std::future::pending().await;
+                }
+                Err(error) => tracing::warn!(run = %self.live.run, error = %Chain(&error), "a lease was not renewed"),
+            }
+        }
+    }
+
+    fn record_seed(&self) -> RecordSeed {
+        let spec = &self.pool.parts.spec;
+        RecordSeed {
+            code: spec.code.digest,
+            invoked_arn: self.seed.invoked_arn.clone(),
+            deadline_ms: self.seed.deadline.wall.as_millis(),
+            limit_ms: u64::try_from(self.seed.deadline.budget.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    async fn keep(&self, frozen: Frozen, phase: Phase) -> Result<(), LedgerError> {
+        self.inner
+            .keep_run(&self.live, &self.record_seed(), frozen, phase)
+            .await
+    }
+
+    /// The one end of the run. What a node says that is fenced off does not count.
+    async fn finish(&self, outcome: Outcome) -> Outcome {
+        let mut held = self.live.loaded.lock().await;
+        let Some(loaded) = held.as_mut() else { return outcome };
+        let finished = self.inner.finish_run(&self.live, loaded, &outcome).await;
+        drop(held);
+        match finished {
+            Ok(()) => outcome,
+            Err(LedgerError::Fenced) => self.inner.await_run_elsewhere(&self.live.run).await,
+            Err(error) => {
+                tracing::error!(run = %self.live.run, error = %Chain(&error), "a run's end was not written");
+                Outcome::Broken("the end of the invocation could not be written".to_owned())
+            }
+        }
+    }
+}
+
+/// What a run's first record says of it.
+pub(super) struct RecordSeed {
+    pub code: bowline_foundation::digest::Digest,
+    pub invoked_arn: String,
+    pub deadline_ms: u64,
+    pub limit_ms: u64,
+}
+
+/// Keeps what a guest leaves while it goes on.
+struct KeeperOf {
+    inner: Arc<Inner>,
+    live: Arc<Live>,
+    about: RecordSeed,
+}
+
+#[async_trait]
+impl Keeper for KeeperOf {
+    async fn keep(&self, frozen: Frozen) -> Answer {
+        let kept = self
+            .inner
+            .keep_run(&self.live, &self.about, frozen, Phase::Running)
+            .await;
+        match kept {
+            Err(LedgerError::Fenced) => {
+                self.live.lost.store(true, Ordering::SeqCst);
+                Answer::GiveUp
+            }
+            Err(error) => {
+                tracing::warn!(run = %self.live.run, error = %Chain(&error), "a checkpoint was not kept");
+                Answer::GoOn
+            }
+            Ok(()) => Answer::GoOn,
+        }
+    }
+}
+
+impl Inner {
+    /// Keeps a checkpoint: its bytes, then the record that names them.
+    pub(super) async fn keep_run(
+        &self,
+        live: &Live,
+        about: &RecordSeed,
+        frozen: Frozen,
+        phase: Phase,
+    ) -> Result<(), LedgerError> {
+        let kept = self.try_keep_run(live, about, frozen, phase).await;
+        live.taken(kept.as_ref().err().map(|error| Chain(error).to_string()));
+        kept
+    }
+
+    async fn try_keep_run(
+        &self,
+        live: &Live,
+        about: &RecordSeed,
+        frozen: Frozen,
+        phase: Phase,
+    ) -> Result<(), LedgerError> {
+        let ledger = &self.suspends.ledger;
+        let now = self.clock.now();
+        let why = live.why(now);
+        let mut held = live.loaded.lock().await;
+        let bytes = frozen.bytes.len() as u64;
+        let checkpoint = Kept {
+            number: held.as_ref().map_or(0, |loaded| loaded.record.checkpoint.number) + 1,
+            digest: ledger.put(frozen.bytes).await?,
+            bytes,
+            resident_bytes: frozen.resident_bytes,
+            taken_ms: now.as_millis(),
+            took_us: u64::try_from(frozen.took.as_micros()).unwrap_or(u64::MAX),
+            reason: why.why.clone(),
+        };
+        // Stopped by the node's own end, it is as good as running: whoever comes next goes on with it.
+        let phase = if why.why == SHUTDOWN { Phase::Running } else { phase };
+        let lease_ms = match why.why.as_str() {
+            SHUTDOWN => 0,
+            _ => now.after(self.suspends.lease).as_millis(),
+        };
+        let change = |record: &mut RunRecord| {
+            record.phase = phase;
+            record.checkpoint = checkpoint.clone();
+            record.lease_ms = lease_ms;
+            if why.what != "copy" {
+                record.decided(why);
+            }
+        };
+        match held.as_mut() {
+            Some(loaded) => ledger.change(&live.run, loaded, change).await,
+            None => {
+                let mut record = RunRecord {
+                    run: live.run.to_string(),
+                    account: live.account.clone(),
+                    function: live.function.clone(),
+                    version: live.version.clone(),
+                    code: about.code,
+                    invoked_arn: about.invoked_arn.clone(),
+                    phase,
+                    epoch: 1,
+                    node: self.suspends.node.clone(),
+                    lease_ms,
+                    started_ms: live.started.as_millis(),
+                    deadline_ms: about.deadline_ms,
+                    limit_ms: about.limit_ms,
+                    checkpoint: checkpoint.clone(),
+                    outcome: None,
+                    decisions: Vec::new(),
+                };
+                change(&mut record);
+                *held = Some(ledger.create(&live.run, record).await?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the end of a run down, unless its caller takes it from here.
+    pub(super) async fn finish_run(
+        &self,
+        live: &Live,
+        loaded: &mut Loaded,
+        outcome: &Outcome,
+    ) -> Result<(), LedgerError> {
+        let ledger = &self.suspends.ledger;
+        let (error_type, payload) = match outcome {
+            Outcome::Success(payload) => (None, payload),
+            Outcome::Failed(error) => (Some(error.error_type.clone()), &error.payload),
+            // The platform failed: the checkpoint is still good.
+            Outcome::Broken(_) | Outcome::Suspended(_) => return Ok(()),
+        };
+        if live.has_caller {
+            return ledger.remove(&live.run, loaded).await;
+        }
+        // With the run's name before it no two runs share a blob, and each may delete its own.
+        let named = [live.run.as_str().as_bytes(), payload].concat();
+        let ended = Ended {
+            error_type,
+            payload: ledger.put(named.into()).await?,
+            at_ms: self.clock.now().as_millis(),
+        };
+        let change = |record: &mut RunRecord| {
+            record.phase = Phase::Finished;
+            record.outcome = Some(ended);
+        };
+        ledger.change(&live.run, loaded, change).await
+    }
+}

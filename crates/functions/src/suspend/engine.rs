@@ -1,0 +1,115 @@
+//! The runs of this node, and what they stand on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bowline_foundation::clock::Clock;
+use bowline_foundation::id::RequestId;
+use bowline_sandbox::Wish;
+use bowline_store::blob::Blobs;
+use bowline_store::{Sharing, Store};
+use parking_lot::Mutex;
+
+use super::ledger::Ledger;
+use super::live::{Live, Turn};
+use super::record::Decision;
+
+/// Why a run is suspended when its node stops.
+pub(super) const SHUTDOWN: &str = "shutdown";
+
+/// How checkpoints are kept.
+pub struct Options {
+    /// Where their bytes go: apart from packages, of which the functions remove what they do not name.
+    pub blobs: Blobs,
+    /// How long a node may be silent before another one goes on with its runs.
+    pub lease: Duration,
+}
+
+impl Options {
+    /// With blobs and a lease of ten seconds.
+    pub fn new(blobs: Blobs) -> Self {
+        Self {
+            blobs,
+            lease: Duration::from_secs(10),
+        }
+    }
+}
+
+/// All runs that this node has in hand.
+pub(crate) struct Suspends {
+    pub(super) ledger: Ledger,
+    pub(super) sharing: Sharing,
+    /// This process, among all that ever had the store.
+    pub(super) node: String,
+    pub(super) lease: Duration,
+    live: Mutex<HashMap<RequestId, Arc<Live>>>,
+    stopping: AtomicBool,
+}
+
+impl Suspends {
+    pub fn new(options: Options, store: Arc<dyn Store>, sharing: Sharing, (clock, node): (Clock, u64)) -> Self {
+        Self {
+            ledger: Ledger::new(store, options.blobs, clock),
+            sharing,
+            node: format!("{node:016x}"),
+            lease: options.lease,
+            live: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn get(&self, run: &RequestId) -> Option<Arc<Live>> {
+        self.live.lock().get(run).cloned()
+    }
+
+    /// All runs here, oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+        let mut all: Vec<_> = self.live.lock().values().cloned().collect();
+        all.sort_by_key(|live| (live.started, live.run.to_string()));
+        all
+    }
+
+    /// Takes a run in hand; the one that is there already if there is.
+    pub(super) fn register(&self, live: Arc<Live>) -> Result<Registered<'_>, Arc<Live>> {
+        let mut all = self.live.lock();
+        if let Some(other) = all.get(&live.run) {
+            return Err(other.clone());
+        }
+        all.insert(live.run, live.clone());
+        if self.stopping.load(Ordering::SeqCst) {
+            stop(&live);
+        }
+        Ok(Registered { all: self, live })
+    }
+
+    /// Lets all runs stop where they are; they go on when the node is back.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.all().iter().for_each(|live| stop(live));
+    }
+}
+
+fn stop(live: &Live) {
+    let why = Decision {
+        at_ms: live.started.as_millis(),
+        what: "suspend".to_owned(),
+        why: SHUTDOWN.to_owned(),
+        values: Default::default(),
+    };
+    live.give_turn(Turn::Stop);
+    live.ask(Wish::Leave, why);
+}
+
+/// A run in hand; it is let go when this is dropped.
+pub(super) struct Registered<'a> {
+    all: &'a Suspends,
+    pub live: Arc<Live>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.all.live.lock().remove(&self.live.run);
+    }
+}

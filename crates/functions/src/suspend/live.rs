@@ -1,0 +1,189 @@
+//! A run that this node has in hand: it runs here, or waits here to be resumed.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bowline_foundation::clock::Timestamp;
+use bowline_foundation::id::RequestId;
+use bowline_sandbox::{Control, Outcome, Wish};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::ledger::Loaded;
+use super::record::{Decision, Phase};
+
+/// What is to become of a run that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Resume,
+    Remove,
+    /// The node stops: the run goes on when it is back.
+    Stop,
+}
+
+/// One run.
+pub(crate) struct Live {
+    pub run: RequestId,
+    pub account: String,
+    pub function: String,
+    pub version: String,
+    pub started: Timestamp,
+    pub deadline: Timestamp,
+    /// Whether somebody waits for the answer here.
+    pub has_caller: bool,
+    pub control: Arc<Control>,
+    /// Somebody else has gone on with it: nothing that happens here counts any more.
+    pub(super) lost: AtomicBool,
+    /// Held while the record is changed.
+    pub(super) loaded: tokio::sync::Mutex<Option<Loaded>>,
+    state: Mutex<State>,
+    /// Counts the changes of the state.
+    changes: watch::Sender<u64>,
+}
+
+struct State {
+    phase: Phase,
+    turn: Option<Turn>,
+    /// Why the next checkpoint is taken.
+    why: Decision,
+    /// How many checkpoints were taken here.
+    taken: u64,
+    failure: Option<String>,
+    outcome: Option<Outcome>,
+}
+
+impl Live {
+    pub(super) fn new(about: About, has_caller: bool, loaded: Option<Loaded>) -> Arc<Self> {
+        let phase = loaded.as_ref().map_or(Phase::Running, |loaded| loaded.record.phase);
+        Arc::new(Self {
+            run: about.run,
+            account: about.account,
+            function: about.function,
+            version: about.version,
+            started: about.started,
+            deadline: about.deadline,
+            has_caller,
+            control: Arc::default(),
+            lost: AtomicBool::new(false),
+            loaded: tokio::sync::Mutex::new(loaded),
+            state: Mutex::new(State {
+                phase,
+                turn: None,
+                why: Decision {
+                    at_ms: 0,
+                    what: "copy".to_owned(),
+                    why: "periodic".to_owned(),
+                    values: Default::default(),
+                },
+                taken: 0,
+                failure: None,
+                outcome: None,
+            }),
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let result = change(&mut self.state.lock());
+        self.changes.send_modify(|changes| *changes += 1);
+        result
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.state.lock().phase
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.change(|state| state.phase = phase);
+    }
+
+    /// Asks the guest for a checkpoint, with the reason that it will bear.
+    pub(super) fn ask(&self, wish: Wish, why: Decision) {
+        self.change(|state| state.why = why);
+        self.control.ask(wish);
+    }
+
+    /// Why the checkpoint that has just been taken was wanted; the next one is periodic, unless somebody asks.
+    pub(super) fn why(&self, now: Timestamp) -> Decision {
+        let periodic = Decision {
+            at_ms: now.as_millis(),
+            what: "copy".to_owned(),
+            why: "periodic".to_owned(),
+            values: Default::default(),
+        };
+        std::mem::replace(&mut self.state.lock().why, periodic)
+    }
+
+    pub(super) fn taken(&self, failure: Option<String>) {
+        self.change(|state| {
+            state.taken += u64::from(failure.is_none());
+            state.failure = failure;
+        });
+    }
+
+    pub(super) fn taken_count(&self) -> u64 {
+        self.state.lock().taken
+    }
+
+    /// Why the last checkpoint could not be kept.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.state.lock().failure.clone()
+    }
+
+    pub(super) fn give_turn(&self, turn: Turn) {
+        // That the node stops outranks all.
+        self.change(|state| {
+            if state.turn != Some(Turn::Stop) {
+                state.turn = Some(turn);
+            }
+        });
+    }
+
+    /// Waits until it is told what becomes of it.
+    pub(super) async fn turn(&self) -> Turn {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(turn) = self.state.lock().turn.take() {
+                return turn;
+            }
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    pub(super) fn end(&self, outcome: Outcome) {
+        self.change(|state| {
+            state.phase = Phase::Finished;
+            state.outcome = Some(outcome);
+        });
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(&self) -> Outcome {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(outcome) = self.state.lock().outcome.clone() {
+                return outcome;
+            }
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Waits until something is true of the run, or it has ended.
+    pub(super) async fn until(&self, condition: impl Fn(&Self) -> bool) {
+        let mut changes = self.changes.subscribe();
+        while !condition(self) && self.phase() != Phase::Finished {
+            let _ = changes.changed().await;
+        }
+    }
+}
+
+/// What a run is about.
+pub(super) struct About {
+    pub run: RequestId,
+    pub account: String,
+    pub function: String,
+    pub version: String,
+    pub started: Timestamp,
+    pub deadline: Timestamp,
+}
