@@ -16,7 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::wire::{Failure, Gauge, Limits, Step};
+pub use super::wire::{Failure, Limits};
+use super::wire::{Gauge, Step};
 
 /// The groups made ahead of need.
 const STOCK: usize = 8;
@@ -203,8 +204,26 @@ impl Group {
         &self.memberships
     }
 
+    /// Open files to which a process of any parent writes `0` to move itself into the group.
+    pub fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut entrances = Vec::new();
+        if let Some(unified) = &self.unified {
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            entrances.push(rustix::fs::openat(
+                unified,
+                "cgroup.procs",
+                flags,
+                rustix::fs::Mode::empty(),
+            )?);
+        }
+        for membership in &self.memberships {
+            entrances.push(membership.try_clone()?);
+        }
+        Ok(entrances)
+    }
+
     /// The meters and brakes for the node.
-    pub fn gauges(&self) -> &[(Gauge, OwnedFd)] {
+    pub(super) fn gauges(&self) -> &[(Gauge, OwnedFd)] {
         &self.gauges
     }
 
