@@ -92,7 +92,10 @@ impl Host {
             qemu,
             version,
             engine: Mutex::new(engine),
-            groups: Mutex::new(Cgroups::probe(&format!("bowline-vm-{}-", options.mark))),
+            groups: Mutex::new(Cgroups::probe(
+                &format!("bowline-vm-{}-", options.mark),
+                &[std::process::id()],
+            )),
             mark: options.mark,
             may_choose_user: may_choose_user(),
             next_user: AtomicU32::new(std::process::id() % USERS_COUNT),
