@@ -76,3 +76,26 @@ impl AsyncWrite for Port {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_port_is_written_and_read_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("port");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (mut reader, mut writer) = tokio::io::split(Port::open(&path).unwrap());
+        let read = tokio::spawn(async move {
+            let mut word = [0; 4];
+            reader.read_exact(&mut word).await.map(|_| word)
+        });
+        tokio::task::yield_now().await;
+        writer.write_all(b"word").await.unwrap();
+        assert_eq!(&read.await.unwrap().unwrap(), b"word");
+        assert!(device("none").is_err());
+    }
+}

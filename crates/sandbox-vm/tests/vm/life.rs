@@ -1,6 +1,6 @@
 //! How machines begin and end.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,27 @@ async fn a_guest_that_is_asked_when_it_dies_does_not_keep_the_caller() {
 async fn shell_has_begun(vm: &Vm) {
     tokio::task::yield_now().await;
     assert!(vm.is_alive());
+}
+
+#[tokio::test]
+async fn the_agents_stream_goes_both_ways_and_is_given_once() {
+    let world = World::new().await;
+    let vm = world.golden().await.start().await.unwrap();
+    let mut stream = vm.take_agent().unwrap();
+    assert!(vm.take_agent().is_none());
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(b"word").unwrap();
+    shell(
+        &vm,
+        "for port in /sys/class/virtio-ports/*; do
+             [ $(cat $port/name) = bowline.agent ] && exec 3<>/dev/${port##*/}
+         done
+         head -c 4 <&3 | tr a-z A-Z >&3",
+    )
+    .await;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"WORD");
 }
 
 #[tokio::test]
