@@ -40,7 +40,9 @@ impl Golden {
         {
             return Ok(golden);
         }
-        let vm = boot(&host, &image, machine).await?;
+        let mut vm = boot(&host, &image, machine).await?;
+        // Its own next reseeding is then a while off: what sets clones apart is what they are told, never chance.
+        vm.renew(host.clock.monotonic()).await?;
         // By the translator, if KVM was given up on the way.
         let place = folder.join(name(&host, &image, machine));
         if place.exists() {

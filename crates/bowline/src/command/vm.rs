@@ -87,7 +87,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 /// Where images, snapshots and what belongs to them lie.
-fn folder(settings: &SettingFlags) -> anyhow::Result<PathBuf> {
+fn folder(settings: SettingFlags) -> anyhow::Result<PathBuf> {
     Ok(data_folder(&settings.load()?.data)?.join("vm"))
 }
 
@@ -99,7 +99,7 @@ impl ImageBuild {
         interpreters.sort_unstable();
         interpreters.dedup();
         let wanted = Build {
-            folder: folder(&self.settings)?,
+            folder: folder(self.settings)?,
             agent: std::env::current_exe().context("cannot find the program itself")?,
             packages: self.packages.map_or(Source::Apt, Source::Folder),
             interpreters,
@@ -136,7 +136,7 @@ impl With {
 
 impl Run {
     fn run(self, output: Output) -> anyhow::Result<ExitCode> {
-        let folder = folder(&self.settings)?;
+        let folder = folder(self.settings)?;
         runtime()?.block_on(async {
             let vm = start(&folder, Mebibytes(self.memory)).await?;
             let argv: Vec<&str> = self.command.iter().map(String::as_str).collect();

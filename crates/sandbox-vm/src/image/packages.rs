@@ -286,7 +286,7 @@ mod tests {
             file: "busybox-static_1%3a1.35.0-4+b1_amd64.deb".to_owned(),
             hash: "SHA256:3d3f".to_owned(),
         };
-        assert_eq!(parse_uris(text), [package.clone()]);
+        assert_eq!(parse_uris(text), std::slice::from_ref(&package));
         assert_eq!(package.exactly(), "busybox-static=1:1.35.0-4+b1");
     }
 

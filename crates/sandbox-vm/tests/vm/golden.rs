@@ -10,6 +10,9 @@ use super::harness::{World, shell};
 /// How far a guest's clock may be from ours when it has just been set: the way of the question and the answer.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
+/// Machines that begin as they were, beside the first.
+const STALE: usize = 4;
+
 async fn randomness(vm: &Vm) -> String {
     shell(vm, "head -c 32 /dev/urandom | od -A n -t x1").await
 }
@@ -45,11 +48,19 @@ async fn clones_have_the_time_of_day_and_randomness_of_their_own() {
         behind > i64::try_from(age.as_micros()).unwrap() - tolerance,
         "{behind} us behind, {age:?} old"
     );
-    let twin = golden.start_stale().await.unwrap();
-    let (first, second) = (stale.draw().await.unwrap(), twin.draw().await.unwrap());
-    assert_eq!(first, second, "two machines with one state draw the same randomness");
+    // Some may be so late that their kernel has reseeded itself; two that draw the same 32 bytes are no chance.
+    let mut drawn = vec![stale.draw().await.unwrap()];
+    drop(stale);
+    for _ in 0..STALE {
+        let stale = golden.start_stale().await.unwrap();
+        drawn.push(stale.draw().await.unwrap());
+    }
+    let first = drawn
+        .iter()
+        .find(|bytes| drawn.iter().filter(|other| other == bytes).count() > 1);
+    let first = first.expect("machines with one state draw the same randomness");
     let renewed = golden.start().await.unwrap();
-    assert_ne!(renewed.draw().await.unwrap(), first);
+    assert_ne!(renewed.draw().await.unwrap(), *first);
 }
 
 #[tokio::test]
