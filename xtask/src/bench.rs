@@ -18,6 +18,7 @@ mod stream;
 mod streaming;
 mod subject;
 pub mod table;
+mod vm;
 mod wrk;
 
 use std::path::PathBuf;
@@ -70,6 +71,8 @@ enum Name {
     Streaming,
     /// Programs that can be stopped anywhere, beside themselves as they are
     Checkpoint,
+    /// Virtual machines from the golden snapshot, beside those that boot
+    Vm,
     /// Cold starts and wasted memory of what is kept warm, beside other policies, on traces
     Capacity,
     /// Where calls run in a cluster of ten nodes, with stub sandboxes
@@ -104,8 +107,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return table::record(&[]);
         }
         bail!(
-            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, capacity, \
-             placement, churn, capacity-load or all"
+            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, vm, \
+             capacity, placement, churn, capacity-load or all"
         );
     }
     let mut rows = Vec::new();
@@ -169,6 +172,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::CapacityLoad) {
         rows.extend(churn::share().context("`capacity-load` fails")?);
+    }
+    if wants(Name::Vm) {
+        rows.extend(vm::measure(&subjects, effort).context("`vm` cannot be measured")?);
     }
     Ok(rows)
 }

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bowline_test_postgres::Server;
@@ -50,6 +51,7 @@ const FOR_TESTS: &[Need] = &[
         packages: &["docker-registry"],
         without: "images are fetched only from a registry of the tests' own",
     },
+    QEMU,
 ];
 
 /// The C compiler for WebAssembly guests, with its linker and library.
@@ -62,6 +64,12 @@ const FOR_C_GUESTS: Need = Need {
 /// The JavaScript engine that guests of the checkpoint crate are compiled from, as the Python package of that name
 /// ships its sources in C.
 const INTERPRETER: &str = "quickjs==1.19.4";
+
+const QEMU: Need = Need {
+    program: "qemu-system-x86_64",
+    packages: &["qemu-system-x86"],
+    without: "the tests of virtual machines fail",
+};
 
 const WITHOUT_POSTGRES: &str = "tests of the PostgreSQL store are skipped";
 
@@ -82,6 +90,7 @@ const FOR_BENCHMARKS: &[Need] = &[
         packages: &["binaryen"],
         without: "Asyncify is not shown beside checkpoints",
     },
+    QEMU,
 ];
 
 /// Installs what `cargo xtask test` needs.
@@ -89,6 +98,7 @@ pub fn prepare_for_tests() -> Result<()> {
     install_targets()?;
     install_packages(FOR_TESTS);
     lay_interpreter();
+    renew_package_lists();
     if shell::is_installed("python3") && !can_make_venvs() {
         install_missing(&["python3-venv"], "tests of boto3 and the AWS CLI are skipped");
     }
@@ -156,6 +166,7 @@ pub fn prepare_for_benchmarks() -> Result<()> {
     install_targets()?;
     install_packages(FOR_BENCHMARKS);
     lay_interpreter();
+    renew_package_lists();
     if !bowline_test_postgres::is_installed() {
         install_missing(&["postgresql-15"], "streams are measured on the embedded store only");
     }
@@ -214,6 +225,20 @@ fn install_missing(packages: &[&str], without: &str) {
     );
     if let Err(error) = install {
         println!("MISSING: `{names}` could not be installed ({error:#}); without it {without}");
+    }
+}
+
+/// Images of virtual machines are made of packages that are fetched, and what old lists name is no longer there.
+fn renew_package_lists() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    if !is_root() || !shell::is_installed("apt-get") {
+        return;
+    }
+    let changed = std::fs::metadata("/var/lib/apt/lists/partial").and_then(|lists| lists.modified());
+    let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+    if age.is_none_or(|age| age > DAY) {
+        println!("renewing the lists of packages");
+        let _ = shell::run(apt_get().args(["update", "-qq"]));
     }
 }
 

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::command::{
     aliases, checkpoint, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes, object,
-    session, state, store, stores, stream, up, versions,
+    session, state, store, stores, stream, up, versions, vm,
 };
 use crate::output::Output;
 
@@ -63,6 +63,8 @@ enum Command {
     Nodes(nodes::Args),
     /// Make, show, attach and remove state that functions share.
     State(state::Args),
+    /// Build what virtual machines boot from, and try one.
+    Vm(vm::Args),
     /// Make, list and remove access keys.
     Keys(keys::Args),
     /// Check a node's store, and move it to another.
@@ -99,6 +101,7 @@ impl Cli {
             Command::Stores(args) => stores::run(args, output),
             Command::State(args) => state::run(args, output),
             Command::Nodes(args) => nodes::run(args, output),
+            Command::Vm(args) => vm::run(args, output),
             Command::Keys(args) => keys::run(args, output),
             Command::Store(args) => store::run(args, output),
             Command::Config(args) => config::run(args, output),

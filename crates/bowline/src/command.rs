@@ -23,6 +23,7 @@ pub mod stores;
 pub mod stream;
 pub mod up;
 pub mod versions;
+pub mod vm;
 
 use serde_json::Value;
 

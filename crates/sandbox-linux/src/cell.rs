@@ -13,7 +13,7 @@
 //! started beside the guest ([`Cell::accompany`]); the cell then ends with the last of them. Dropping a [`Cell`],
 //! or a future that makes one, destroys it too, without waiting.
 
-mod cgroup;
+pub mod cgroup;
 mod channel;
 mod identity;
 mod init;

@@ -20,6 +20,8 @@ pub struct Subjects {
     pub instantiate: PathBuf,
     /// The checkpoint crate's own measurement.
     pub checkpoint: PathBuf,
+    /// The measurement of virtual machines.
+    pub vm: PathBuf,
     /// Loads streams and their peers.
     pub stream_load: PathBuf,
 }
@@ -32,7 +34,7 @@ impl Subjects {
         // WebAssembly engine once more.
         let build = ["build", "--release", "--quiet", "--workspace"];
         let programs = ["--bin", "bowline", "--bin", "reference-server"];
-        let examples = ["instantiate_bench", "checkpoint_bench", "stream_load"];
+        let examples = ["instantiate_bench", "checkpoint_bench", "vm_bench", "stream_load"];
         let examples = examples.iter().flat_map(|name| ["--example", name]);
         shell::run(shell::cargo().args(build).args(programs).args(examples))?;
         let folder = fuzz::target_dir().join("release");
@@ -41,6 +43,7 @@ impl Subjects {
             reference: folder.join("reference-server"),
             instantiate: folder.join("examples/instantiate_bench"),
             checkpoint: folder.join("examples/checkpoint_bench"),
+            vm: folder.join("examples/vm_bench"),
             stream_load: folder.join("examples/stream_load"),
         })
     }

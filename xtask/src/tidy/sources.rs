@@ -19,6 +19,7 @@ const BANNED_NAMES: &[&str] = &["utils", "util", "helpers", "common", "misc", "c
 /// guest's SDK, whose exports have no safe form; and examples, which run inside a sandbox.
 const UNSAFE_ALLOWED: &[&str] = &[
     "crates/sandbox-linux/",
+    "crates/sandbox-vm/",
     "crates/sandbox-wasm/",
     "crates/guest/",
     "examples/",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
 mod harness;
+mod machines;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;

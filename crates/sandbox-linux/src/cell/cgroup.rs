@@ -16,7 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::wire::{Failure, Gauge, Limits, Step};
+pub use super::wire::{Failure, Limits};
+use super::wire::{Gauge, Step};
 
 /// The groups made ahead of need.
 const STOCK: usize = 8;
@@ -66,14 +67,20 @@ pub struct Group {
 
 impl Cgroups {
     /// Finds what is usable. `mark` names this spawner's groups; what is left of an earlier one with the
-    /// same mark is removed.
-    pub fn probe(mark: &str) -> Self {
+    /// same mark is removed. `residents` are the processes that may be moved aside, from a group whose
+    /// controllers are to be offered to groups in it.
+    pub fn probe(mark: &str, residents: &[u32]) -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let memberships = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own = own_groups(&memberships);
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         for (mount, controllers) in cgroup_mounts(&mounts) {
-            hierarchies.extend(Hierarchy::claim(&mount, controllers.as_deref(), &own, mark));
+            hierarchies.extend(Hierarchy::claim(
+                &mount,
+                controllers.as_deref(),
+                &own,
+                (mark, residents),
+            ));
         }
         // Version 2 freezes and counts in any layout.
         if hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V2) {
@@ -203,8 +210,26 @@ impl Group {
         &self.memberships
     }
 
+    /// Open files to which a process of any parent writes `0` to move itself into the group.
+    pub fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut entrances = Vec::new();
+        if let Some(unified) = &self.unified {
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            entrances.push(rustix::fs::openat(
+                unified,
+                "cgroup.procs",
+                flags,
+                rustix::fs::Mode::empty(),
+            )?);
+        }
+        for membership in &self.memberships {
+            entrances.push(membership.try_clone()?);
+        }
+        Ok(entrances)
+    }
+
     /// The meters and brakes for the node.
-    pub fn gauges(&self) -> &[(Gauge, OwnedFd)] {
+    pub(super) fn gauges(&self) -> &[(Gauge, OwnedFd)] {
         &self.gauges
     }
 
@@ -238,7 +263,12 @@ impl Group {
 
 impl Hierarchy {
     /// Tries whether groups can be made in the hierarchy at `mount`, and what they offer.
-    fn claim(mount: &Path, controllers: Option<&[String]>, own: &HashMap<String, PathBuf>, mark: &str) -> Option<Self> {
+    fn claim(
+        mount: &Path,
+        controllers: Option<&[String]>,
+        own: &HashMap<String, PathBuf>,
+        (mark, residents): (&str, &[u32]),
+    ) -> Option<Self> {
         let version = if controllers.is_some() {
             Version::V1
         } else {
@@ -254,7 +284,7 @@ impl Hierarchy {
             .unwrap_or_else(|| mount.to_path_buf());
         remove_leftovers(&parent, mark);
         if version == Version::V2 {
-            delegate(&parent);
+            delegate(&parent, residents);
         }
         let prefix = format!("{mark}{}-", std::process::id());
         let offered = offered_to_groups(&parent.join(format!("{prefix}probe")), controllers)?;
@@ -395,8 +425,8 @@ fn offered_to_groups(probe: &Path, controllers: Option<&[String]>) -> Option<Vec
 }
 
 /// Offers the controllers to children of `parent`. A group with processes of its own cannot; then the
-/// node and this spawner step aside into a leaf, which works if nobody else is in it.
-fn delegate(parent: &Path) {
+/// residents step aside into a leaf, which works if nobody else is in it.
+fn delegate(parent: &Path, residents: &[u32]) {
     let enable = || {
         for name in ["memory", "cpu", "pids"] {
             write(parent, "cgroup.subtree_control", &format!("+{name}"))?;
@@ -412,9 +442,8 @@ fn delegate(parent: &Path) {
     {
         let leaf = parent.join("bowline-node");
         let _ = fs::create_dir(&leaf);
-        let node = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
-        for pid in node.into_iter().chain([std::process::id().to_string()]) {
-            let _ = write(&leaf, "cgroup.procs", &pid);
+        for pid in residents {
+            let _ = write(&leaf, "cgroup.procs", &pid.to_string());
         }
         let _ = enable();
     }

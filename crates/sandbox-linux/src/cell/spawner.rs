@@ -109,7 +109,7 @@ impl Service {
             scratch,
             roots: HashMap::new(),
             identities,
-            cgroups: Cgroups::probe(&format!("bowline-{salt:08x}-")),
+            cgroups: Cgroups::probe(&format!("bowline-{salt:08x}-"), &node_and_spawner()),
             filter,
             signals: sys::child_signals().step("signalfd")?,
             cells: HashMap::new(),
@@ -408,6 +408,12 @@ impl Cell {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         debug_assert!(self.pid.as_raw_nonzero().get() > 1, "an init of a cell, not ours");
     }
+}
+
+/// The node, which started this spawner, and the spawner itself.
+fn node_and_spawner() -> Vec<u32> {
+    let node = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    node.into_iter().chain([std::process::id()]).collect()
 }
 
 /// Takes the state folder for this process; waits for an earlier spawner that still cleans up.

@@ -1,0 +1,231 @@
+//! What this machine offers to virtual machines: which QEMU, which accelerator, which limits.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bowline_foundation::clock::Clock;
+use bowline_foundation::digest::Digest;
+use bowline_foundation::entropy::Entropy;
+use bowline_sandbox_linux::cell::cgroup::{Cgroups, Group, Limits};
+use parking_lot::Mutex;
+
+use crate::machine::{Accelerator, Machine};
+use crate::{Context, VmError, kvm, sys};
+
+/// The program of QEMU, and the package that brings it.
+pub const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+/// What QEMU itself needs beside the guest's memory.
+const OVERHEAD_BYTES: u64 = 320 * 1024 * 1024;
+/// Threads of one QEMU beside its processors.
+const THREADS: u32 = 64;
+/// How long the processor's counter is watched to know its frequency.
+const WATCH: Duration = Duration::from_millis(100);
+/// Users of virtual machines start here in the host's numbering, below those of cells.
+const USERS_START: u32 = 0x6fff_0000;
+const USERS_COUNT: u32 = 1 << 15;
+
+/// How to look.
+pub struct Options {
+    pub clock: Clock,
+    pub entropy: Entropy,
+    /// What the control groups of its machines have in their names. What an earlier host with the same mark has left
+    /// behind is removed, so two that live must not share one.
+    pub mark: String,
+    /// The program that calls [`crate::kvm_probe_main`] when its first argument is
+    /// [`crate::KVM_PROBE_ARGUMENT`].
+    pub program: PathBuf,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Host {
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) qemu: PathBuf,
+    version: String,
+    engine: Mutex<Engine>,
+    mark: String,
+    groups: Mutex<Cgroups>,
+    may_choose_user: bool,
+    next_user: AtomicU32,
+}
+
+/// What runs guests; changes at most once, from KVM to the translator.
+#[derive(Clone, Debug)]
+struct Engine {
+    accelerator: Accelerator,
+    why_not_kvm: Option<String>,
+    tsc_khz: Option<u64>,
+}
+
+impl Engine {
+    async fn translator(clock: &Clock, why_not_kvm: String) -> Self {
+        tracing::info!(reason = %why_not_kvm, "virtual machines are translated, for KVM is of no use");
+        Self {
+            accelerator: Accelerator::Tcg,
+            why_not_kvm: Some(why_not_kvm),
+            tsc_khz: counter_khz(clock).await,
+        }
+    }
+}
+
+impl Host {
+    /// Looks for QEMU, tries KVM, and measures what the translator must be told.
+    pub async fn find(options: Options) -> Result<Self, VmError> {
+        let qemu = on_path(QEMU.0).ok_or(VmError::Missing {
+            program: QEMU.0,
+            package: QEMU.1,
+        })?;
+        let version = version_of(&qemu).await?;
+        let engine = match kvm::probe(&options.program).await {
+            Ok(()) => Engine {
+                accelerator: Accelerator::Kvm,
+                why_not_kvm: None,
+                tsc_khz: None,
+            },
+            Err(reason) => Engine::translator(&options.clock, reason).await,
+        };
+        Ok(Self {
+            clock: options.clock,
+            entropy: options.entropy,
+            qemu,
+            version,
+            engine: Mutex::new(engine),
+            groups: Mutex::new(Cgroups::probe(
+                &format!("bowline-vm-{}-", options.mark),
+                &[std::process::id()],
+            )),
+            mark: options.mark,
+            may_choose_user: may_choose_user(),
+            next_user: AtomicU32::new(std::process::id() % USERS_COUNT),
+        })
+    }
+
+    /// QEMU's version, with which a state of a machine can be read again.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// What the control groups of its machines have in their names.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// What runs the guests' instructions.
+    pub fn accelerator(&self) -> Accelerator {
+        self.engine.lock().accelerator
+    }
+
+    /// Why KVM is not used, if it is not.
+    pub fn why_not_kvm(&self) -> Option<String> {
+        self.engine.lock().why_not_kvm.clone()
+    }
+
+    /// Gives KVM up: the probe passed, and yet a guest did not come up with it.
+    pub(crate) async fn give_up_kvm(&self, reason: String) {
+        let translator = Engine::translator(&self.clock, reason).await;
+        *self.engine.lock() = translator;
+    }
+
+    /// The frequency of the counter that a translated guest counts its time by.
+    pub fn tsc_khz(&self) -> Option<u64> {
+        self.engine.lock().tsc_khz
+    }
+
+    /// The processor that guests see: the translator's, or this machine's by name and features.
+    pub(crate) fn processor(&self) -> String {
+        if self.accelerator() == Accelerator::Tcg {
+            return "max".to_owned();
+        }
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let value = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_once(':').map_or("", |(_, value)| value.trim()).to_owned()
+        };
+        let features = Digest::of(value("flags").as_bytes()).to_string();
+        format!("{} ({})", value("model name"), &features[..16])
+    }
+
+    /// A control group that holds a machine of this size.
+    pub(crate) fn group(&self, machine: &Machine) -> Result<Option<Group>, VmError> {
+        let mut groups = self.groups.lock();
+        let refused = |failure| VmError::Io {
+            what: "make a control group".to_owned(),
+            source: std::io::Error::other(format!("{failure:?}")),
+        };
+        let group = groups.take().map_err(refused)?;
+        let limits = Limits {
+            tmp_bytes: 0,
+            memory_bytes: machine.memory_max.bytes() + OVERHEAD_BYTES,
+            // Devices need some processor time beside the guest's.
+            cpu_millis: machine.processors * 1000 + 250,
+            pids: THREADS + machine.processors,
+        };
+        groups.limit(&group, &limits).map_err(refused)?;
+        Ok(Some(group))
+    }
+
+    /// A user that no other machine of this host is.
+    pub(crate) fn user(&self) -> Option<u32> {
+        let next = || USERS_START + self.next_user.fetch_add(1, Ordering::Relaxed) % USERS_COUNT;
+        self.may_choose_user.then(next)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.groups.lock().remove();
+    }
+}
+
+/// Where a program is, as a shell would find it.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/sbin:/sbin".into());
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+async fn version_of(qemu: &Path) -> Result<String, VmError> {
+    let output = tokio::process::Command::new(qemu).arg("--version").output().await;
+    let output = output.cannot("ask QEMU for its version")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+    version.map(str::to_owned).ok_or_else(|| VmError::Protocol {
+        channel: "version",
+        found: text.chars().take(80).collect(),
+    })
+}
+
+/// The frequency of the processor's counter, from two readings of it beside the clock. Each reading is the best of
+/// a few, for the process may be put aside in the middle of one.
+async fn counter_khz(clock: &Clock) -> Option<u64> {
+    let origin = clock.monotonic();
+    let reading = || {
+        let tries = (0..16).map(|_| {
+            let before = clock.monotonic();
+            let counter = sys::time_stamp();
+            let width = clock.monotonic().since(before);
+            (width, before.since(origin) + width / 2, counter)
+        });
+        tries.min_by_key(|(width, ..)| *width)
+    };
+    let (_, from, first) = reading()?;
+    tokio::time::sleep(WATCH).await;
+    let (_, to, last) = reading()?;
+    let micros = u64::try_from((to - from).as_nanos()).ok()?;
+    Some((last? - first?) * 1_000_000 / micros.max(1))
+}
+
+/// Whether processes may be started as users of the range.
+fn may_choose_user() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let holds = |line: &str| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if first <= u64::from(USERS_START)
+            && first + count >= u64::from(USERS_START + USERS_COUNT))
+    };
+    root && map.lines().any(holds)
+}

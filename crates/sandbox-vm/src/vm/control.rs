@@ -1,0 +1,120 @@
+//! The channel to the first process of a guest: one order at a time.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::VmError;
+use crate::lines::Lines;
+use crate::protocol::{Answer, Ask, Order, Reply, VERSION, line};
+
+#[derive(Debug)]
+pub struct Control {
+    turn: Mutex<Turn>,
+    reader: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Turn {
+    writer: OwnedWriteHalf,
+    answers: mpsc::Receiver<Result<Answer, String>>,
+    last: u64,
+}
+
+impl Control {
+    pub fn open(socket: StdUnixStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let (reader, writer) = UnixStream::from_std(socket)?.into_split();
+        let (answers_in, answers) = mpsc::channel(4);
+        Ok(Self {
+            turn: Mutex::new(Turn {
+                writer,
+                answers,
+                last: 0,
+            }),
+            reader: tokio::spawn(read(reader, answers_in)),
+        })
+    }
+
+    /// Waits until the guest says that it is ready.
+    pub async fn ready(&self) -> Result<(), VmError> {
+        match self.turn.lock().await.answer(0).await? {
+            Reply::Ready { version: VERSION } => Ok(()),
+            other => Err(VmError::Protocol {
+                channel: "control",
+                found: format!("{other:?}, expected version {VERSION}"),
+            }),
+        }
+    }
+
+    /// Gives an order and waits for its answer.
+    pub async fn order(&self, order: Order, allowed: Duration) -> Result<Reply, VmError> {
+        let exchange = async {
+            let mut turn = self.turn.lock().await;
+            turn.last += 1;
+            let id = turn.last;
+            let text = line(&Ask { id, order });
+            let sent = turn.writer.write_all(&text).await;
+            sent.map_err(|error| VmError::Ended(error.to_string()))?;
+            turn.answer(id).await
+        };
+        timeout(allowed, exchange).await.map_err(|_| VmError::Deadline {
+            what: "an order to the guest",
+            allowed,
+        })?
+    }
+
+    /// Keeps orders out while the guard lives.
+    pub async fn quiet(&self) -> impl Sized + '_ {
+        self.turn.lock().await
+    }
+}
+
+impl Turn {
+    /// The answer with this number; older ones are to orders that nobody waits for any more.
+    async fn answer(&mut self, id: u64) -> Result<Reply, VmError> {
+        loop {
+            match self.answers.recv().await {
+                Some(Ok(answer)) if answer.id == id => return Ok(answer.reply),
+                Some(Ok(_)) => {}
+                Some(Err(found)) => {
+                    return Err(VmError::Protocol {
+                        channel: "control",
+                        found,
+                    });
+                }
+                None => return Err(VmError::Ended("its control channel has closed".to_owned())),
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn read(source: OwnedReadHalf, answers: mpsc::Sender<Result<Answer, String>>) {
+    let mut lines = Lines::new(source);
+    loop {
+        let answer = match lines.next().await {
+            Ok(Some(text)) => Answer::parse(&text).map_err(|error| error.to_string()),
+            Ok(None) => return,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
+            // The guest is gone, perhaps in the middle of a line.
+            Err(_) => return,
+        };
+        let last = answer.is_err();
+        if answers.send(answer).await.is_err() || last {
+            return;
+        }
+    }
+}
