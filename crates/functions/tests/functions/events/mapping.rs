@@ -158,6 +158,7 @@ async fn an_answer_may_name_the_first_event_that_failed() {
             assert_eq!(batches(&events), [whole, rest]);
         } else {
             // The control: without the setting the answer says nothing.
+            until_seen(&events, "3").await;
             events.append("s", Some("k"), "4").await;
             assert_eq!(until_seen(&events, "4").await.len(), 2);
             assert!(events.read("lost").await.is_empty());
