@@ -128,7 +128,8 @@ impl PostgresStore {
     pub async fn connect(options: &PostgresOptions) -> Result<Self, OpenPostgresError> {
         Self::check(options).await?;
         let committers = links(options, options.committers);
-        let first = committers[0].session().await;
+        // The committer takes them from the end.
+        let first = committers.last().expect("at least one").session().await;
         first.map_err(|reason| OpenPostgresError::unreachable(&options.url, reason))?;
         Ok(Self::over(options, committers))
     }
