@@ -19,6 +19,7 @@ mod schema;
 mod url;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +29,7 @@ use tokio::time::timeout;
 use self::committer::Committer;
 use self::link::Link;
 use self::reader::Readers;
+use self::schema::Making;
 pub use self::url::{InvalidPostgresUrl, PostgresUrl};
 use crate::{CommitError, Condition, Entry, Key, ReadError, Store, Version, Write, WriterStats, limits};
 
@@ -96,6 +98,9 @@ pub enum OpenPostgresError {
     /// The schema holds something else.
     #[error("the schema of `{url}` holds tables that are not a bowline store's: name another with `?schema=NAME`")]
     NotAStore { url: PostgresUrl },
+    /// There was a store before, and there is none now: the database was lost, or is being restored.
+    #[error("the schema of `{url}` is empty, though it held the store before: restore the database")]
+    Lost { url: PostgresUrl },
     /// The server refuses a statement.
     #[error("database `{url}` cannot be prepared: {reason}")]
     Refused { url: PostgresUrl, reason: String },
@@ -127,11 +132,12 @@ impl PostgresStore {
     /// Connects and checks the schema, which is made if it is missing. Called inside a tokio runtime.
     pub async fn connect(options: &PostgresOptions) -> Result<Self, OpenPostgresError> {
         Self::check(options).await?;
-        let committers = links(options, options.committers);
+        let known = Arc::new(AtomicBool::new(true));
+        let committers = links(options, options.committers, &known);
         // The committer takes them from the end.
         let first = committers.last().expect("at least one").session().await;
         first.map_err(|reason| OpenPostgresError::unreachable(&options.url, reason))?;
-        Ok(Self::over(options, committers))
+        Ok(Self::over(options, committers, &known))
     }
 
     /// The same, but a database that cannot be reached now is no error: every call tries again, and the first
@@ -142,7 +148,9 @@ impl PostgresStore {
             Err(OpenPostgresError::Unreachable { reason, .. }) => Some(reason),
             Err(error) => return Err(error),
         };
-        Ok((Self::over(options, links(options, options.committers)), away))
+        let known = Arc::new(AtomicBool::new(away.is_none()));
+        let committers = links(options, options.committers, &known);
+        Ok((Self::over(options, committers, &known), away))
     }
 
     async fn check(options: &PostgresOptions) -> Result<(), OpenPostgresError> {
@@ -151,7 +159,7 @@ impl PostgresStore {
             let (mut client, driver) = link::connect(url, limits)
                 .await
                 .map_err(|error| OpenPostgresError::unreachable(url, failure::text(&error)))?;
-            let prepared = schema::prepare(&mut client, url).await;
+            let prepared = schema::prepare(&mut client, url, Making::Allowed).await;
             driver.abort();
             prepared
         });
@@ -159,11 +167,11 @@ impl PostgresStore {
         prepared.await.map_err(|_| no_answer())?
     }
 
-    fn over(options: &PostgresOptions, committers: Vec<Arc<Link>>) -> Self {
+    fn over(options: &PostgresOptions, committers: Vec<Arc<Link>>, known: &Arc<AtomicBool>) -> Self {
         Self {
             url: options.url.clone(),
             committer: Committer::start(committers, &Clock::system()),
-            readers: Readers::new(links(options, options.readers)),
+            readers: Readers::new(links(options, options.readers, known)),
         }
     }
 
@@ -183,9 +191,16 @@ impl PostgresStore {
     }
 }
 
-/// So many places for connections, at least one.
-fn links(options: &PostgresOptions, count: usize) -> Vec<Arc<Link>> {
-    let link = |_| Arc::new(Link::new(&options.url, options.limits(), &Clock::system()));
+/// So many places for connections, at least one; they share the knowledge that the store has been seen.
+fn links(options: &PostgresOptions, count: usize, known: &Arc<AtomicBool>) -> Vec<Arc<Link>> {
+    let link = |_| {
+        Arc::new(Link::new(
+            &options.url,
+            options.limits(),
+            &Clock::system(),
+            Arc::clone(known),
+        ))
+    };
     (0..count.max(1)).map(link).collect()
 }
 

@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bowline_foundation::clock::{Clock, Monotonic};
@@ -14,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls, Statement};
 
+use super::schema::Making;
 use super::{Limits, PostgresUrl, failure, schema};
 
 /// The rest after the first failure to connect; it doubles with each further one.
@@ -54,6 +56,8 @@ pub(super) struct Link {
     url: PostgresUrl,
     limits: Limits,
     clock: Clock,
+    /// Whether the store has been there; shared by all its links.
+    known: Arc<AtomicBool>,
     slot: Mutex<Slot>,
 }
 
@@ -71,11 +75,12 @@ struct Rest {
 }
 
 impl Link {
-    pub fn new(url: &PostgresUrl, limits: Limits, clock: &Clock) -> Self {
+    pub fn new(url: &PostgresUrl, limits: Limits, clock: &Clock, known: Arc<AtomicBool>) -> Self {
         Self {
             url: url.clone(),
             limits,
             clock: clock.clone(),
+            known,
             slot: Mutex::default(),
         }
     }
@@ -140,9 +145,15 @@ impl Link {
         let opened = timeout(self.limits.connect, async {
             let (mut client, driver) = connect(&self.url, self.limits).await.map_err(text)?;
             // The database may have been away when the store was opened, or be another one by now.
-            schema::prepare(&mut client, &self.url)
+            let making = if self.known.load(Ordering::Acquire) {
+                Making::Forbidden
+            } else {
+                Making::Allowed
+            };
+            schema::prepare(&mut client, &self.url, making)
                 .await
                 .map_err(|error| error.to_string())?;
+            self.known.store(true, Ordering::Release);
             check_durable(&client).await?;
             prepare(client, driver, &self.url).await.map_err(text)
         });

@@ -18,13 +18,23 @@ pub(super) fn filled(text: &str, url: &PostgresUrl) -> String {
     text.replace("{schema}", url.schema())
 }
 
+/// Whether the tables are made where nothing is.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Making {
+    Allowed,
+    /// They were there before: what is empty now is not the store, and must not be taken for it.
+    Forbidden,
+}
+
 /// Checks the format of what is there, and makes the tables where nothing is.
 ///
 /// The lock lets one node at a time look and make, so that nodes that start together agree.
-pub(super) async fn prepare(client: &mut Client, url: &PostgresUrl) -> Result<(), OpenPostgresError> {
+pub(super) async fn prepare(client: &mut Client, url: &PostgresUrl, making: Making) -> Result<(), OpenPostgresError> {
     let failed = |source| OpenPostgresError::database(url, source);
-    if look(client, url).await? == Found::Store {
-        return Ok(());
+    match look(client, url).await? {
+        Found::Store => return Ok(()),
+        Found::Nothing if making == Making::Forbidden => return Err(OpenPostgresError::Lost { url: url.clone() }),
+        Found::Nothing | Found::WithoutCommit => {}
     }
     let transaction = client.transaction().await.map_err(failed)?;
     let gate = locks::gate(url.schema());

@@ -130,6 +130,28 @@ async fn a_store_may_be_opened_while_its_database_is_away() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_lost_is_not_taken_for_an_empty_one() {
+    let Some(server) = private() else { return };
+    let url: PostgresUrl = server.url().parse().unwrap();
+    let store = connect(&url).await;
+    store.commit(vec![], vec![put("a", "1")]).await.unwrap();
+    let drop = format!("DROP SCHEMA {} CASCADE", url.schema());
+    raw(&server.url()).await.batch_execute(&drop).await.unwrap();
+    server.stop().unwrap();
+    server.start_again().unwrap();
+    for _ in 0..3 {
+        let read = store.get(&Key::from("a")).await;
+        assert!(read.is_err(), "an empty database was taken for the store: {read:?}");
+    }
+    let fresh = connect(&url).await;
+    assert_eq!(
+        get_when_back(&fresh, "a").await,
+        None,
+        "control: who opens it anew gets a new one"
+    );
+}
+
+#[tokio::test]
 async fn foreign_tables_are_refused_and_left_alone() {
     let Some(shared) = shared_url() else { return };
     let url = fresh_url(&shared);
