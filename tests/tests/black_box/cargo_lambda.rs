@@ -76,7 +76,7 @@ fn a_program_is_deployed_invoked_and_deployed_anew() -> Result<()> {
     let made = tool.succeed("deploy", &[&deploy[..], &first].concat())?;
     let arn = "arn:aws:lambda:us-east-1:123456789012:function:greeter";
     ensure!(
-        made["function_arn"] == format!("{arn}:1") && made["alias"] == "live",
+        made["function_arn"] == arn && made["version"] == "1" && made["alias"] == "live",
         "{made}"
     );
 

@@ -49,7 +49,7 @@ fn kept(node: &Node) -> Result<Vec<String>> {
     for folder in ["code", "blobs"] {
         for entry in std::fs::read_dir(node.data().join(folder))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') && name != "cold" {
+            if !name.starts_with('.') && !["cold", "checkpoints"].contains(&&*name) {
                 found.push(format!("{folder}/{name}"));
             }
         }
