@@ -14,7 +14,8 @@ use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report, VersionSpec,
+    AnswerSink, CheckpointMode, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report,
+    VersionSpec,
 };
 use tokio::runtime::Handle as RuntimeHandle;
 
@@ -51,9 +52,15 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Whether another node may run it.
+    /// Whether another node may run it. One that can be suspended stays: what is told of its suspensions is told
+    /// where it arrived.
     fn may_leave(&self, inner: &Inner) -> bool {
-        inner.cluster.is_some() && !self.is_forwarded && self.platform.is_none()
+        inner.cluster.is_some() && !self.is_forwarded && self.platform.is_none() && !self.asks_for_checkpoints()
+    }
+
+    fn asks_for_checkpoints(&self) -> bool {
+        let mode = CheckpointMode::of(&self.pool.parts.spec.environment);
+        mode.is_ok_and(|mode| mode.is_some())
     }
 
     fn away<'a>(&'a self, outlet: &'a mut Option<Outlet>) -> Away<'a> {
