@@ -166,10 +166,11 @@ impl Cluster {
         self.peers.load().iter().find(|peer| peer.id == id).cloned()
     }
 
-    /// Learns who is there; who is gone has lost what it ran for others.
+    /// Learns who is there. Who is no neighbour any more may still run what it was sent: it is asked on until
+    /// nothing of this node is there, and only its silence ends that earlier.
     fn meet(&self, now: Monotonic) -> Arc<Vec<Arc<Peer>>> {
         let known = self.peers.load_full();
-        let met: Vec<Arc<Peer>> = (self.host.neighbours().into_iter())
+        let mut met: Vec<Arc<Peer>> = (self.host.neighbours().into_iter())
             .filter(|host| !host.address.is_empty())
             .map(|host| {
                 let id = NodeId(host.id.0);
@@ -177,11 +178,15 @@ impl Cluster {
                 old.cloned().unwrap_or_else(|| Peer::new(id, host.address, now))
             })
             .collect();
-        for peer in known.iter() {
-            if !met.iter().any(|met| Arc::ptr_eq(met, peer)) {
-                peer.give_up();
-            }
+        for peer in &met {
+            peer.stays();
         }
+        let gone = known
+            .iter()
+            .filter(|peer| !met.iter().any(|met| Arc::ptr_eq(met, peer)));
+        let gone: Vec<Arc<Peer>> = gone.filter(|peer| peer.goes()).cloned().collect();
+        // Last, so that a node is found before the one it has replaced.
+        met.extend(gone);
         let met = Arc::new(met);
         self.peers.store(met.clone());
         met
@@ -265,7 +270,7 @@ impl Inner {
         let now = self.clock.monotonic();
         let own = self.view(cluster.here().0, cluster.host.address());
         let others = cluster.peers.load();
-        let others = others.iter().map(|peer| {
+        let others = others.iter().filter(|peer| !peer.is_gone()).map(|peer| {
             let (load, warm) = peer.holds();
             NodeView {
                 id: peer.id.0,

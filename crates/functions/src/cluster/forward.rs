@@ -22,7 +22,7 @@ use crate::service::{Inner, InvocationRequest, InvocationResponse};
 /// How long another node may take to say that it runs an invocation.
 const TAKE_MAX: Duration = Duration::from_secs(1);
 /// How much longer than the function may run its answer is waited for: a sandbox may have to be made first.
-const END_GRACE: Duration = Duration::from_secs(20);
+const END_GRACE: Duration = Duration::from_secs(45);
 
 /// An invocation that has no warm sandbox here.
 pub(crate) struct Away<'a> {

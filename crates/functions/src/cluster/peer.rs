@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bowline_capacity::identity::NodeId;
@@ -43,6 +43,8 @@ pub(super) struct Peer {
     known: Mutex<Known>,
     idle: Mutex<Vec<Line>>,
     out: AtomicU32,
+    /// It is no neighbour any more; nothing is sent there.
+    gone: AtomicBool,
     lost: watch::Sender<bool>,
 }
 
@@ -72,6 +74,7 @@ impl Peer {
             }),
             idle: Mutex::default(),
             out: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
             lost: watch::Sender::new(false),
         })
     }
@@ -95,7 +98,7 @@ impl Peer {
     pub fn missed(&self, now: Monotonic) {
         let is_lost = now.since(self.known.lock().seen) >= LOST_AFTER;
         if is_lost {
-            self.give_up();
+            self.lost.send_replace(true);
         }
     }
 
@@ -104,9 +107,20 @@ impl Peer {
         self.known.lock().heard = None;
     }
 
-    /// Whoever waits for the node waits no longer.
-    pub fn give_up(&self) {
-        self.lost.send_replace(true);
+    /// Takes note that the node is a neighbour.
+    pub fn stays(&self) {
+        self.gone.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes note that the node is no neighbour. Returns whether it is to be asked on: what was sent there may
+    /// still run, or has just been about to be sent when it went.
+    pub fn goes(&self) -> bool {
+        let was_gone = self.gone.swap(true, Ordering::Relaxed);
+        !was_gone || self.out.load(Ordering::Relaxed) > 0
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Returns once the node is lost.
@@ -121,7 +135,7 @@ impl Peer {
         let out = self.out.load(Ordering::Relaxed);
         let known = self.known.lock();
         let fresh = known.heard.is_some_and(|heard| now.since(heard) <= FRESH_MAX);
-        let fit = fresh && !known.is_stopping && known.kinds & bit(kind) != 0 && out < OUT_MAX;
+        let fit = fresh && !self.is_gone() && !known.is_stopping && known.kinds & bit(kind) != 0 && out < OUT_MAX;
         fit.then(|| Candidate {
             node: self.id,
             load: known.load.max(out),
@@ -276,6 +290,20 @@ mod tests {
             "{} are there",
             many.len()
         );
+    }
+
+    #[test]
+    fn a_node_that_went_is_asked_on_while_something_is_there_and_sent_nothing() {
+        let (peer, now) = heard();
+        let sent = peer.sent(42);
+        assert!(peer.goes() && peer.goes(), "an invocation is there");
+        assert!(peer.candidate(42, SandboxKind::Wasm, now).is_none());
+        assert!(!*peer.lost.borrow(), "it still answers");
+        drop(sent);
+        assert!(!peer.goes(), "nothing is there");
+        peer.stays();
+        assert!(peer.candidate(42, SandboxKind::Wasm, now).is_some(), "it is back");
+        assert!(peer.goes(), "something may have been about to be sent");
     }
 
     #[tokio::test]

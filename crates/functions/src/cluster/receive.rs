@@ -22,6 +22,8 @@ use crate::service::{Inner, InvocationRequest, InvocationResponse};
 const CONVERSATIONS_MAX: usize = 2048;
 /// How long the word may be waited for: a sender that has given up says none.
 const GO_MAX: Duration = Duration::from_secs(5);
+/// How long a conversation may pause between questions.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Answers all who come, until nobody can come any more.
 pub(super) async fn answer(inner: Arc<Inner>, mut connections: mpsc::Receiver<TcpStream>) {
@@ -42,11 +44,13 @@ pub(super) async fn answer(inner: Arc<Inner>, mut connections: mpsc::Receiver<Tc
 }
 
 async fn converse(inner: &Arc<Inner>, mut line: Line) -> io::Result<()> {
-    while let Some(asked) = line.asked().await? {
-        match asked {
-            Asked::Tell => line.tell(&Told::Advert(inner.advert())).await?,
-            Asked::Invoke(errand) => run_errand(inner, &mut line, *errand).await?,
-            Asked::Go => return Err(io::Error::new(io::ErrorKind::InvalidData, "nothing waits for the word")),
+    // One who pauses too long finds the connection closed and makes another.
+    while let Ok(asked) = timeout(PAUSE_MAX, line.asked()).await {
+        match asked? {
+            None => break,
+            Some(Asked::Tell) => line.tell(&Told::Advert(inner.advert())).await?,
+            Some(Asked::Invoke(errand)) => run_errand(inner, &mut line, *errand).await?,
+            Some(Asked::Go) => return Err(io::Error::new(io::ErrorKind::InvalidData, "nothing waits for the word")),
         }
     }
     Ok(())

@@ -124,8 +124,8 @@ impl Inner {
         })
     }
 
-    /// Lets an invocation in that another node hands on, if this one knows the version as that one does and has a
-    /// place for it.
+    /// Lets an invocation in that another node hands on, if this one knows the version as that one does, has it
+    /// prepared and has a place for it. To prepare it first can take longer than the sender waits.
     pub(crate) fn admit_errand(
         &self,
         (account, name, version): (&AccountId, &FunctionName, Version),
@@ -139,6 +139,9 @@ impl Inner {
             Readiness::Ready(pool) if pool.identity == identity && !pool.parts.is_durable => pool.clone(),
             _ => return Err(Refusal::Unknown),
         };
+        if !pool.prepared.initialized() {
+            return Err(Refusal::Unknown);
+        }
         let admission = entry.live.admit(entry.reserved, &pool.quota.lane);
         Ok(Admitted {
             entered,

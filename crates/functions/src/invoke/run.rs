@@ -14,7 +14,8 @@ use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    AnswerSink, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report, VersionSpec,
+    AnswerSink, CheckpointMode, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report,
+    VersionSpec,
 };
 use tokio::runtime::Handle as RuntimeHandle;
 
@@ -51,9 +52,15 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Whether another node may run it.
+    /// Whether another node may run it. One that can be suspended stays: what is told of its suspensions is told
+    /// where it arrived.
     fn may_leave(&self, inner: &Inner) -> bool {
-        inner.cluster.is_some() && !self.is_forwarded && self.platform.is_none()
+        inner.cluster.is_some() && !self.is_forwarded && self.platform.is_none() && !self.asks_for_checkpoints()
+    }
+
+    fn asks_for_checkpoints(&self) -> bool {
+        let mode = CheckpointMode::of(&self.pool.parts.spec.environment);
+        mode.is_ok_and(|mode| mode.is_some())
     }
 
     fn away<'a>(&'a self, outlet: &'a mut Option<Outlet>) -> Away<'a> {
@@ -97,14 +104,15 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         admission,
         entered,
         platform,
-        is_forwarded: _,
+        is_forwarded,
     } = job;
     pool.parts.metrics.invocations.inc();
     let Got { mut slot, init, rung } = match warm {
         Some(got) => got,
         // Boxed, so that the future of a warm invocation stays small.
-        None => match Box::pin(cold(&inner, &pool)).await {
+        None => match Box::pin(cold(&inner, &pool, Crowded::of(is_forwarded))).await {
             Ok(got) => got,
+            Err(NotCreated::Refused(error)) if is_forwarded => return Err(handed_back(&pool, error)),
             Err(failure) => return not_created(&pool, &request, failure),
         },
     };
@@ -261,11 +269,11 @@ pub(super) enum NotCreated {
 
 /// Creates a sandbox for an invocation that waits for it, once there is room. While there is none, one that
 /// becomes idle meanwhile will do too.
-async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Got, NotCreated> {
+async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>, crowded: Crowded) -> Result<Got, NotCreated> {
     let spec = pool.spec();
     let claim = match inner.room.try_claim(spec.memory) {
         Some(claim) => claim,
-        None => match make_room(inner, pool, spec.memory).await? {
+        None => match make_room(inner, pool, spec.memory, crowded).await? {
             Room::Claimed(claim) => claim,
             Room::Spared(got) => return Ok(*got),
         },
@@ -305,7 +313,7 @@ pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option
 
 /// A sandbox for a run that was suspended, for which no warm one is at hand.
 pub(crate) async fn create_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
-    match cold(inner, pool).await {
+    match cold(inner, pool, Crowded::Wait).await {
         Ok(got) => Ok(got.slot),
         Err(NotCreated::Init(error, ..)) => Err(error.error_type),
         Err(NotCreated::Refused(error)) => Err(error.to_string()),
@@ -343,8 +351,27 @@ enum Room {
     Spared(Box<Got>),
 }
 
+/// What becomes of an invocation for which there is no room because all sandboxes are busy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crowded {
+    Wait,
+    /// The node that handed it on runs it.
+    HandBack,
+}
+
+impl Crowded {
+    fn of(is_forwarded: bool) -> Self {
+        if is_forwarded { Self::HandBack } else { Self::Wait }
+    }
+}
+
 /// Drops idle sandboxes, the least worthy first, until there is room; if all are busy, waits for a while.
-async fn make_room(inner: &Arc<Inner>, pool: &Arc<Pool>, wanted: Mebibytes) -> Result<Room, NotCreated> {
+async fn make_room(
+    inner: &Arc<Inner>,
+    pool: &Arc<Pool>,
+    wanted: Mebibytes,
+    crowded: Crowded,
+) -> Result<Room, NotCreated> {
     let full = || {
         inner.metrics.throttled(&pool.parts.spec.function, Throttle::Memory);
         NotCreated::Refused(Error::Throttled(Throttle::Memory))
@@ -367,6 +394,9 @@ async fn make_room(inner: &Arc<Inner>, pool: &Arc<Pool>, wanted: Mebibytes) -> R
         if let Some((owner, slot)) = inner.foresight.victim() {
             owner.destroy(slot).await;
             continue;
+        }
+        if crowded == Crowded::HandBack {
+            return Err(NotCreated::Refused(Error::Throttled(Throttle::Memory)));
         }
         tokio::select! {
             biased;
@@ -422,6 +452,17 @@ async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Resul
             error @ CreateError::Backend(_) => return Err(NotCreated::Refused(Error::service(error))),
         }
     }
+}
+
+/// What the node is told that handed an invocation on for which there is no sandbox. Nothing has begun, so that it
+/// runs it itself, whatever is amiss here.
+fn handed_back(pool: &Pool, error: Error) -> Error {
+    if matches!(error, Error::Throttled(_)) {
+        return error;
+    }
+    tracing::warn!(function = %pool.parts.spec.function, error = &error as &dyn std::error::Error,
+        "no sandbox could be created for an invocation of another node");
+    Error::Throttled(Throttle::Memory)
 }
 
 fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) -> Result<InvocationResponse, Error> {

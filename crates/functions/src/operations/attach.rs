@@ -32,6 +32,17 @@ pub(crate) async fn edit(
     target: &FunctionRef,
     edit: impl FnOnce(&mut Attached),
 ) -> Result<(), Error> {
+    edit_while(inner, (caller, action, Change::default()), old, target, edit).await
+}
+
+/// The same on further conditions, which `change` holds.
+pub(crate) async fn edit_while(
+    inner: &Arc<Inner>,
+    (caller, action, mut change): (&Caller, &'static str, Change),
+    old: &FunctionEntry,
+    target: &FunctionRef,
+    edit: impl FnOnce(&mut Attached),
+) -> Result<(), Error> {
     let key = key(target);
     let before = old.attached.get(&key);
     let mut attached = before.map(|before| before.attached.clone()).unwrap_or_default();
@@ -40,7 +51,6 @@ pub(crate) async fn edit(
         attached,
         at: StoreVersion(0),
     });
-    let mut change = Change::default();
     change.attached(old, &key, before, after.as_ref()).unchanged(old);
     let row = audit(caller, action, (&old.account, &old.name), Some(&key));
     let at = inner.commit(row, &mut change, old).await?;

@@ -114,6 +114,22 @@ impl Change {
         self
     }
 
+    /// The record behind a key is still the one of this version; it is only looked at.
+    pub fn only_while(&mut self, key: Key, at: StoreVersion) -> &mut Self {
+        self.conditions.push(Condition::AtVersion(key, at));
+        self
+    }
+
+    /// No process that shares the store has changed a function since [`Registry::changed`] gave `seen`.
+    pub fn only_if_unchanged(&mut self, seen: Option<StoreVersion>) -> &mut Self {
+        let key = Key::from(keys::CHANGED);
+        self.conditions.push(match seen {
+            None => Condition::Absent(key),
+            Some(at) => Condition::AtVersion(key, at),
+        });
+        self
+    }
+
     /// Everything that belongs to `function` goes; its numbering stays.
     pub fn delete(&mut self, function: &FunctionEntry) -> &mut Self {
         self.function(Some(function), None);

@@ -58,7 +58,7 @@ impl Inner {
     }
 
     /// Brings the snapshot up to what the store holds.
-    async fn follow(self: &Arc<Self>) -> Result<(), LoadError> {
+    pub(crate) async fn follow(self: &Arc<Self>) -> Result<(), LoadError> {
         let stored: BTreeMap<(AccountId, FunctionName), Versions> = (self.registry.load().await?.iter())
             .map(|loaded| ((loaded.account.clone(), loaded.name.clone()), of_loaded(loaded)))
             .collect();

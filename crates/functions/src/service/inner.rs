@@ -87,6 +87,8 @@ pub(crate) struct Inner {
     pub layer_lock: tokio::sync::Mutex<()>,
     /// Held for mutations of images.
     pub image_lock: tokio::sync::Mutex<()>,
+    /// Held while shared state is attached or removed; taken before a function's lock.
+    pub state_lock: tokio::sync::Mutex<()>,
     /// Images that are taken in at once.
     pub image_permits: Arc<Semaphore>,
     /// Background ends of creations and updates.
@@ -132,6 +134,7 @@ impl Inner {
             mapping_lock: tokio::sync::Mutex::default(),
             layer_lock: tokio::sync::Mutex::default(),
             image_lock: tokio::sync::Mutex::default(),
+            state_lock: tokio::sync::Mutex::default(),
             image_permits: Arc::new(Semaphore::new(IMAGES_MAX)),
             data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),

@@ -8,8 +8,9 @@
 //! | `POST /v1/state/NAME/lease` | `{"epoch"}`, once nobody else has it; it ends with the invocation |
 //! | `DELETE /v1/state/NAME/lease` | `{}` |
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::clock::Timestamp;
@@ -117,6 +118,8 @@ impl GuestCall {
 
 /// What one invocation may do.
 pub(crate) struct StateAccess {
+    /// Itself, for what goes on though the guest's request has gone.
+    this: Weak<Self>,
     inner: Arc<Inner>,
     account: AccountId,
     uses: BTreeMap<StateName, Attachment>,
@@ -132,6 +135,8 @@ pub(crate) struct StateAccess {
 #[derive(Default)]
 struct Leases {
     held: BTreeMap<StateName, Lease>,
+    /// The resources whose lease may be held, whatever became of the attempt to take it.
+    tried: BTreeSet<StateName>,
     /// The invocation is over.
     ended: bool,
 }
@@ -143,7 +148,8 @@ impl StateAccess {
         (holder, until): (String, Timestamp),
         next: Option<Arc<dyn Platform>>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             inner,
             account,
             uses,
@@ -156,18 +162,19 @@ impl StateAccess {
 
     /// The invocation is over: whatever lease it holds is given back, in the background.
     pub fn end(self: &Arc<Self>) {
-        let held = {
+        let tried = {
             let mut leases = self.leases.lock();
             leases.ended = true;
-            std::mem::take(&mut leases.held)
+            leases.held.clear();
+            std::mem::take(&mut leases.tried)
         };
-        if held.is_empty() {
+        if tried.is_empty() {
             return;
         }
         let access = self.clone();
         self.inner.runtime.spawn(async move {
-            for (state, lease) in held {
-                if let Err(error) = access.give_back(&state, &lease).await {
+            for state in tried {
+                if let Err(error) = access.give_back(&state).await {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(%state, error, "a lease stays until its time is over");
                 }
@@ -175,9 +182,9 @@ impl StateAccess {
         });
     }
 
-    async fn give_back(&self, state: &StateName, lease: &Lease) -> Result<(), StateError> {
+    async fn give_back(&self, state: &StateName) -> Result<(), StateError> {
         let found = self.find(state).await?;
-        self.vault(&found).release(lease).await
+        self.vault(&found).release_all(&self.holder, self.until).await
     }
 
     /// The resource that is attached under the name; another one that has the name by now is not it.
@@ -214,66 +221,111 @@ impl StateAccess {
         if call.writes() && !may_write {
             return Err(StateError::ReadOnly(state.to_string()));
         }
-        let vault = self.vault(&found);
+        let vault = || self.vault(&found);
         match call {
             GuestCall::Get { key, .. } => {
-                let entry = vault.read(&key).await?;
+                let entry = vault().read(&key).await?;
                 // The value as it was written, to the byte.
                 Ok(format!(r#"{{"value":{},"version":{}}}"#, entry.value, entry.version))
             }
             GuestCall::Put { key, version, .. } => {
                 let edit = Edit::Put(json_text(body)?);
-                let version = vault.write(&key, &edit, self.lease(&state).as_ref(), version).await?;
+                let lease = self.lease(&state);
+                let version = vault().write(&key, &edit, lease.as_ref(), version).await?;
                 Ok(json!({ "version": version }).to_string())
             }
             GuestCall::Delete { key, .. } => {
-                let version = vault
-                    .write(&key, &Edit::Delete, self.lease(&state).as_ref(), None)
-                    .await?;
+                let lease = self.lease(&state);
+                let version = vault().write(&key, &Edit::Delete, lease.as_ref(), None).await?;
                 Ok(json!({ "version": version }).to_string())
             }
-            GuestCall::Acquire { .. } => self.acquire(&state, &vault).await,
+            GuestCall::Acquire { .. } => {
+                let this = self.this();
+                self.to_its_end(async move { this.acquire(&state, &found).await }).await
+            }
             GuestCall::Release { .. } => {
-                let lease = self.leases.lock().held.remove(&state);
-                if let Some(lease) = lease {
-                    vault.release(&lease).await?;
-                }
-                Ok(json!({}).to_string())
+                let this = self.this();
+                self.to_its_end(async move { this.release(&state, &found).await }).await
             }
         }
+    }
+
+    fn this(&self) -> Arc<Self> {
+        self.this.upgrade().expect("whoever asks it holds it in an `Arc`")
+    }
+
+    /// Does what must not stop in the middle, though whoever waits for it goes away.
+    async fn to_its_end(
+        &self,
+        body: impl Future<Output = Result<String, StateError>> + Send + 'static,
+    ) -> Result<String, StateError> {
+        let ended = self.inner.runtime.spawn(body).await;
+        ended.unwrap_or_else(|error| Err(StateError::Unknown(Box::new(error))))
     }
 
     fn lease(&self, state: &StateName) -> Option<Lease> {
         self.leases.lock().held.get(state).cloned()
     }
 
-    async fn acquire(&self, state: &StateName, vault: &Vault<'_>) -> Result<String, StateError> {
-        if vault.writers == Writers::Any {
+    async fn acquire(&self, state: &StateName, found: &Found) -> Result<String, StateError> {
+        if found.record.writers == Writers::Any {
             return Err(StateError::Invalid(format!(
                 "`{state}` is written by anybody and has no lease"
             )));
         }
-        let lease = match self.lease(state) {
-            Some(lease) => lease,
-            None => {
-                vault
-                    .acquire(&self.holder, self.until, || self.inner.clock.now())
-                    .await?
-            }
+        let epoch = match self.lease(state) {
+            Some(lease) => lease.epoch,
+            None => self.take_lease(state, found).await?,
         };
-        let epoch = lease.epoch;
-        let too_late = {
-            let mut leases = self.leases.lock();
-            if !leases.ended {
-                leases.held.insert(state.clone(), lease.clone());
-            }
-            leases.ended
-        };
-        if too_late {
-            vault.release(&lease).await?;
-            return Err(StateError::NoLease(state.to_string()));
-        }
         Ok(json!({ "epoch": epoch }).to_string())
+    }
+
+    /// Takes the lease; returns its epoch. An invocation that has ended meanwhile has none.
+    async fn take_lease(&self, state: &StateName, found: &Found) -> Result<u64, StateError> {
+        self.leases.lock().tried.insert(state.clone());
+        let vault = self.vault(found);
+        let now = || self.inner.clock.now();
+        let taken = vault
+            .acquire(&self.holder, self.until, now, |about| self.pause(about))
+            .await;
+        if let Some(kept) = self.keep(state, taken) {
+            return kept;
+        }
+        vault.release_all(&self.holder, self.until).await?;
+        Err(StateError::NoLease(state.to_string()))
+    }
+
+    /// Keeps a lease that was taken, and returns the epoch; of two that the invocation took at once it has the later
+    /// one. Nothing if the invocation has ended.
+    fn keep(&self, state: &StateName, taken: Result<Lease, StateError>) -> Option<Result<u64, StateError>> {
+        let mut leases = self.leases.lock();
+        if leases.ended {
+            return None;
+        }
+        Some(taken.map(|lease| {
+            let held = leases.held.entry(state.clone()).or_insert_with(|| lease.clone());
+            if held.epoch < lease.epoch {
+                *held = lease;
+            }
+            held.epoch
+        }))
+    }
+
+    /// How long to wait before the lease is asked for again; not at all once the invocation has ended.
+    fn pause(&self, about: Duration) -> Option<Duration> {
+        let ended = self.leases.lock().ended;
+        (!ended).then(|| about.mul_f64(0.5 + self.inner.entropy.unit() / 2.0))
+    }
+
+    async fn release(&self, state: &StateName, found: &Found) -> Result<String, StateError> {
+        if let Some(lease) = self.lease(state) {
+            self.vault(found).release(&lease).await?;
+            let mut leases = self.leases.lock();
+            if leases.held.get(state) == Some(&lease) {
+                leases.held.remove(state);
+            }
+        }
+        Ok(json!({}).to_string())
     }
 }
 

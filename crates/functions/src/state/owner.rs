@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bowline_foundation::id::{AccountId, RequestId};
 use bowline_sandbox::SandboxKind;
-use bowline_store::Version as StoreVersion;
 use bowline_store::record::Record as _;
+use bowline_store::{Sharing, Version as StoreVersion};
 
 use super::record::{HeadRecord, ResourceRecord};
 use super::vault::Vault;
@@ -16,7 +16,7 @@ use super::{
 use crate::error::Error;
 use crate::model::Caller;
 use crate::name::FunctionRef;
-use crate::operations::attach::edit;
+use crate::operations::attach::{edit, edit_while};
 use crate::registry::{Audit, Change, FunctionEntry};
 use crate::service::Inner;
 
@@ -124,6 +124,7 @@ pub(crate) async fn attach(
     target: FunctionRef,
     access: Access,
 ) -> Result<StateView, StateError> {
+    let _attaching = inner.state_lock.lock().await;
     let found = find(&inner, &caller.account, &name).await?;
     let (_alone, old) = function(&inner, &caller, &target).await?;
     if old.latest.kind != SandboxKind::Linux {
@@ -139,7 +140,10 @@ pub(crate) async fn attach(
         id: found.record.id.clone(),
         access,
     };
-    edit(&inner, (&caller, "AttachState"), &old, &target, |to| {
+    // It may be removed meanwhile, on another node too.
+    let mut change = Change::default();
+    change.only_while(keys::resource(&caller.account, &name), found.at);
+    edit_while(&inner, (&caller, "AttachState", change), &old, &target, |to| {
         to.state.insert(name, attachment);
     })
     .await?;
@@ -179,15 +183,22 @@ async fn function<'a>(
     Ok((alone, old))
 }
 
-/// Removes a resource with all it holds.
+/// Removes a resource with all it holds; not while a function has it, whichever node attached it.
 pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, name: StateName) -> Result<(), StateError> {
+    let _removing = inner.state_lock.lock().await;
     for _ in 0..TRIES_MAX {
         let found = find(&inner, &caller.account, &name).await?;
+        let seen = inner.registry.changed().await?;
+        if inner.registry.sharing == Sharing::Shared {
+            let followed = inner.follow().await;
+            followed.map_err(|error| StateError::Unavailable(Box::new(error)))?;
+        }
         if let Some((function, _)) = attached(&inner, &caller.account, &found.record).pop() {
             let state = name.to_string();
             return Err(StateError::InUse { state, function });
         }
         let mut change = removal(&inner, &caller.account, &found).await?;
+        change.only_if_unchanged(seen);
         match inner
             .registry
             .commit(row(&caller, "DeleteState", &name), &mut change)

@@ -11,8 +11,9 @@ use super::{BYTES_MAX, ENTRIES_MAX, StateEntry, StateError, VALUE_BYTES_MAX, Wri
 
 /// How often a write is tried while others write the same resource.
 const TRIES_MAX: u32 = 200;
-/// The pause of one who waits for a lease.
-const LEASE_PAUSE: Duration = Duration::from_millis(20);
+/// The first pause of one who waits for a lease; each is twice as long as the one before.
+const LEASE_PAUSE_MIN: Duration = Duration::from_millis(20);
+const LEASE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One resource.
 pub(super) struct Vault<'a> {
@@ -97,52 +98,77 @@ impl Vault<'_> {
         }
     }
 
-    /// Takes the lease, or waits for it until `until`, which is also how long it is held at most.
+    /// Takes the lease, or waits for it until `until`, which is also how long it is held at most. `pause` says how
+    /// long a pause of about the given length is to be; none if nobody waits any more.
+    ///
+    /// # Errors
+    /// [`StateError::Unknown`] too can leave the lease with the holder; [`Vault::release_all`] settles it.
     pub async fn acquire(
         &self,
         holder: &str,
         until: Timestamp,
         now: impl Fn() -> Timestamp,
+        pause: impl Fn(Duration) -> Option<Duration>,
     ) -> Result<Lease, StateError> {
+        let mut about = LEASE_PAUSE_MIN;
         loop {
-            let (mut head, at) = self.head().await?;
-            let is_free = head
-                .lease
-                .as_ref()
-                .is_none_or(|lease| lease.holder == holder || lease.until <= now());
-            if is_free {
-                head.epoch += 1;
-                head.lease = Some(LeaseRecord {
-                    holder: holder.to_owned(),
-                    until,
-                });
-                match self.commit(&head, at, None).await {
-                    Ok(()) => {
-                        return Ok(Lease {
-                            holder: holder.to_owned(),
-                            epoch: head.epoch,
-                        });
-                    }
-                    Err(StateError::Contended) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            if now() >= until {
-                return Err(StateError::LeaseBusy(self.name.to_owned()));
-            }
-            tokio::time::sleep(LEASE_PAUSE).await;
+            let failure = match self.try_acquire(holder, until, now()).await {
+                Ok(Some(lease)) => return Ok(lease),
+                Ok(None) | Err(StateError::Contended) => StateError::LeaseBusy(self.name.to_owned()),
+                // To take it twice is to take it once, with a later epoch.
+                Err(error @ (StateError::Unavailable(_) | StateError::Unknown(_))) => error,
+                Err(error) => return Err(error),
+            };
+            let Some(pause) = pause(about).filter(|_| now() < until) else {
+                return Err(failure);
+            };
+            tokio::time::sleep(pause).await;
+            about = LEASE_PAUSE_MAX.min(about * 2);
         }
+    }
+
+    /// Takes the lease if it is free or the holder's already.
+    async fn try_acquire(&self, holder: &str, until: Timestamp, now: Timestamp) -> Result<Option<Lease>, StateError> {
+        let (mut head, at) = self.head().await?;
+        let is_free = head
+            .lease
+            .as_ref()
+            .is_none_or(|lease| lease.holder == holder || lease.until <= now);
+        if !is_free {
+            return Ok(None);
+        }
+        head.epoch += 1;
+        head.lease = Some(LeaseRecord {
+            holder: holder.to_owned(),
+            until,
+        });
+        self.commit(&head, at, None).await?;
+        Ok(Some(Lease {
+            holder: holder.to_owned(),
+            epoch: head.epoch,
+        }))
     }
 
     /// Gives the lease back; one that was lost is none.
     pub async fn release(&self, lease: &Lease) -> Result<(), StateError> {
+        self.release_of(&lease.holder, Some(lease.epoch), None).await
+    }
+
+    /// Gives back whatever lease the holder has that ends at `until`, known to it or not. Another try of the same
+    /// invocation has the same name and another end.
+    pub async fn release_all(&self, holder: &str, until: Timestamp) -> Result<(), StateError> {
+        self.release_of(holder, None, Some(until)).await
+    }
+
+    /// Gives the holder's lease back if it has this epoch and this end, so far as they are given.
+    async fn release_of(&self, holder: &str, epoch: Option<u64>, until: Option<Timestamp>) -> Result<(), StateError> {
         for _ in 0..TRIES_MAX {
             let (mut head, at) = self.head().await?;
-            let is_ours = head.epoch == lease.epoch
-                && head
-                    .lease
-                    .as_ref()
-                    .is_some_and(|current| current.holder == lease.holder);
+            let is_ours = head.lease.as_ref().is_some_and(|current| {
+                current.holder == holder
+                    && epoch.is_none_or(|epoch| epoch == head.epoch)
+                    && until.is_none_or(|until| until == current.until)
+            });
             if !is_ours {
                 return Ok(());
             }

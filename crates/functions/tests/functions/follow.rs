@@ -6,6 +6,7 @@ use std::time::Duration;
 use bowline_functions::model::PublishVersion;
 use bowline_functions::model::attached::{PutUrl, UrlAuth};
 use bowline_functions::policy::Grant;
+use bowline_functions::state::{Access, StateError, StateName, Writers};
 use bowline_store::blob::Blobs;
 use bowline_store::{MemoryStore, Sharing, Store};
 use serde_json::json;
@@ -107,6 +108,23 @@ async fn what_is_attached_on_one_node_is_seen_on_the_other() {
     assert!(seen(true).await, "the other node does not know the URL");
     first.handle.delete_url(&caller(), &target("f")).await.unwrap();
     assert!(seen(false).await, "the other node still knows the URL");
+}
+
+#[tokio::test]
+async fn state_that_one_node_has_just_attached_is_not_removed_by_the_other() {
+    let [first, second] = two(Sharing::Shared).await;
+    first.deploy("f").await;
+    let name = || -> StateName { "counter".parse().unwrap() };
+    let caller = caller();
+    let created = second.handle.create_state(&caller, name(), Writers::One, None);
+    created.await.unwrap();
+    let function = target("f");
+    let attached = first.handle.attach_state(&caller, name(), &function, Access::Write);
+    attached.await.unwrap();
+    let refused = second.handle.delete_state(&caller, name()).await;
+    assert!(matches!(refused, Err(StateError::InUse { .. })), "{refused:?}");
+    first.handle.detach_state(&caller, name(), &function).await.unwrap();
+    second.handle.delete_state(&caller, name()).await.unwrap();
 }
 
 #[tokio::test]

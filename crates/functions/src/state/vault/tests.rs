@@ -26,6 +26,11 @@ fn put(value: &str) -> Edit {
     Edit::Put(value.to_owned())
 }
 
+/// The pause of one who waits for a lease here.
+fn short(_: Duration) -> Option<Duration> {
+    Some(Duration::from_millis(1))
+}
+
 #[tokio::test]
 async fn entries_come_back_with_the_version_that_wrote_them() {
     let store = MemoryStore::default();
@@ -57,16 +62,16 @@ async fn only_the_holder_of_the_lease_writes_and_one_who_lost_it_does_not() {
     let vault = vault(&store, Writers::One);
     let without = vault.write("a", &put("1"), None, None).await;
     assert!(matches!(without, Err(StateError::NoLease(_))));
-    let first = vault.acquire("one", later(5), || NOW).await.expect("it is free");
+    let first = vault.acquire("one", later(5), || NOW, Some).await.expect("it is free");
     vault
         .write("a", &put("1"), Some(&first), None)
         .await
         .expect("it holds it");
-    let busy = vault.acquire("two", NOW, || NOW).await;
+    let busy = vault.acquire("two", NOW, || NOW, Some).await;
     assert!(matches!(busy, Err(StateError::LeaseBusy(_))));
     // Its time is over: another one takes it, and the first writes nothing more, whatever its clock says.
     let second = vault
-        .acquire("two", later(20), || later(6))
+        .acquire("two", later(20), || later(6), Some)
         .await
         .expect("it has run out");
     assert_eq!((first.epoch, second.epoch), (1, 2));
@@ -82,10 +87,34 @@ async fn only_the_holder_of_the_lease_writes_and_one_who_lost_it_does_not() {
         .expect("it still holds it");
     vault.release(&second).await.expect("it held it");
     let third = vault
-        .acquire("three", later(5), || NOW)
+        .acquire("three", later(5), || NOW, Some)
         .await
         .expect("it was given back");
     assert_eq!(third.epoch, 3);
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_was_told_of_is_given_back_by_its_holder_and_end() {
+    let store = MemoryStore::default();
+    let vault = vault(&store, Writers::One);
+    vault.acquire("one", later(5), || NOW, Some).await.expect("it is free");
+    for (holder, until) in [("two", later(5)), ("one", later(6))] {
+        vault.release_all(holder, until).await.expect("another's is none");
+        let (head, _) = vault.head().await.expect("it is there");
+        assert!(head.lease.is_some(), "{holder} has none that ends then");
+    }
+    vault.release_all("one", later(5)).await.expect("it held it");
+    let (head, _) = vault.head().await.expect("it is there");
+    assert_eq!((head.lease, head.epoch), (None, 1));
+}
+
+#[tokio::test]
+async fn one_who_has_left_waits_no_longer() {
+    let store = MemoryStore::default();
+    let vault = vault(&store, Writers::One);
+    vault.acquire("one", later(5), || NOW, Some).await.expect("it is free");
+    let left = vault.acquire("two", later(5), || NOW, |_| None).await;
+    assert!(matches!(left, Err(StateError::LeaseBusy(_))));
 }
 
 #[tokio::test]
@@ -120,7 +149,7 @@ async fn fifty_increments_under_the_lease_are_fifty_and_without_it_fewer() {
                 tokio::spawn(async move {
                     let vault = vault(&*store, writers);
                     let lease = match writers {
-                        Writers::One => Some(vault.acquire(&number.to_string(), later(60), || NOW).await?),
+                        Writers::One => Some(vault.acquire(&number.to_string(), later(60), || NOW, short).await?),
                         Writers::Any => None,
                     };
                     let seen: u64 = match vault.read("n").await {
