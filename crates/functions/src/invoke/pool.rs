@@ -465,6 +465,12 @@ impl Pool {
         u32::try_from(idle.slots.len() + idle.kept.len()).unwrap_or(u32::MAX)
     }
 
+    /// The memory, in mebibytes, of those that are idle and not kept.
+    pub fn idle_memory(&self) -> u64 {
+        let idle = self.idle.lock();
+        idle.slots.iter().map(|slot| u64::from(slot.memory().0)).sum()
+    }
+
     /// Since when the longest idle one waits.
     pub fn oldest(&self) -> Option<Monotonic> {
         self.idle.lock().slots.first().map(|slot| slot.idle_since)

@@ -312,7 +312,7 @@ pub(crate) async fn create_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
     }
 }
 
-/// Creates a sandbox that is to be kept; idle ones make room for it.
+/// Creates a sandbox that is to be kept; idle ones make room for it, if that is enough.
 pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, NotCreated> {
     let spec = pool.kept_spec();
     let mut freed = 0;
@@ -321,7 +321,7 @@ pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
             break claim;
         }
         // What is freed may be for others, who have waited for it.
-        let victim = if freed < spec.memory.0 {
+        let victim = if freed < spec.memory.0 && inner.sweeper.can_make_room(spec.memory) {
             inner.foresight.victim()
         } else {
             None

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::SandboxKind;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -85,6 +86,14 @@ impl Sweeper {
         let (_, pool) = aged.min_by_key(|(since, _)| *since)?;
         let slot = pool.take_oldest()?;
         Some((pool, slot))
+    }
+
+    /// Whether there would be room for so much if all that are idle ended.
+    pub fn can_make_room(&self, wanted: Mebibytes) -> bool {
+        let (budget, claimed) = (self.room.budget(), self.room.claimed());
+        let left = u64::from(budget.0.saturating_sub(claimed.0));
+        let idle: u64 = self.pools().iter().map(|pool| pool.idle_memory()).sum();
+        wanted <= budget && left + idle >= u64::from(wanted.0)
     }
 
     /// Does what is due; returns how long nothing will be.
