@@ -333,7 +333,9 @@ pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
         owner.destroy(slot).await;
     };
     let created = create(inner, pool, (spec, claim)).await?;
-    Ok(pool.created_to_keep(created))
+    let slot = pool.created_to_keep(created);
+    inner.foresight.arrived(pool);
+    Ok(slot)
 }
 
 /// What came of waiting for room.

@@ -58,9 +58,7 @@ impl Sweeper {
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(pool),
         }
-        if !pool.tell() {
-            self.room.idled();
-        }
+        self.idled(pool);
         Kept::Yes
     }
 
@@ -122,8 +120,16 @@ impl Sweeper {
         match pool.put_back(slot) {
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(&pool),
-            Kept::No(slot) => pool.destroy(slot).await,
+            Kept::No(slot) => return pool.destroy(slot).await,
         }
+        self.idled(&pool);
+    }
+
+    /// A pool has one more idle sandbox. Whoever waits for its room is told as well as who waits for the sandbox
+    /// itself: that one may have got another meanwhile.
+    fn idled(&self, pool: &Pool) {
+        pool.tell();
+        self.room.idled();
     }
 
     fn enlist(&self, pool: &Arc<Pool>) {
