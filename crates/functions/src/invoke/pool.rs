@@ -278,10 +278,7 @@ impl Pool {
     #[must_use]
     pub fn set_sizing(&self, sizing: &Profile) -> Vec<Slot> {
         let mut current = self.sizing.lock();
-        // The same profile keeps its samples.
-        if current.settled() != sizing.settled() {
-            *current = sizing.settled();
-        }
+        current.follow(sizing);
         let before = self.size.swap(sizing.effective().0, Ordering::Relaxed);
         drop(current);
         if before == sizing.effective().0 {

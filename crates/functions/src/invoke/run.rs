@@ -140,7 +140,8 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         memory_bytes_max,
     };
     let response = answer.conclude(&slot.log, &report);
-    slot.used = Some(answer.sample(&report));
+    // A run whose peak nobody knows speaks for no size.
+    slot.used = (memory_bytes_max > 0).then(|| answer.sample(&report));
     put_away(&inner, &pool, slot, &report, (admission, entered));
     response.map(|log_tail| InvocationResponse {
         result: result(report),
