@@ -47,6 +47,8 @@ const LOCKS: usize = 64;
 const PREPARES_MAX: usize = 2;
 /// Images that are taken in at once.
 const IMAGES_MAX: usize = 2;
+/// Archives of images that are on their way at once, each with up to its greatest length on disk.
+const UPLOADS_MAX: usize = 4;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The service behind its handles.
@@ -90,7 +92,9 @@ pub(crate) struct Inner {
     /// Held for mutations of images.
     pub image_lock: tokio::sync::Mutex<()>,
     /// Images that are taken in at once.
-    pub image_permits: Arc<Semaphore>,
+    pub image_permits: Semaphore,
+    /// Archives of images that are on their way at once; their clients may be slow.
+    pub uploads: Arc<Semaphore>,
     /// Background ends of creations and updates.
     pub tasks: Mutex<JoinSet<()>>,
     pub prepare_permits: Semaphore,
@@ -135,7 +139,8 @@ impl Inner {
             mapping_lock: tokio::sync::Mutex::default(),
             layer_lock: tokio::sync::Mutex::default(),
             image_lock: tokio::sync::Mutex::default(),
-            image_permits: Arc::new(Semaphore::new(IMAGES_MAX)),
+            image_permits: Semaphore::new(IMAGES_MAX),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),
             used: Arc::default(),
