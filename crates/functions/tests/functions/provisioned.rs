@@ -193,9 +193,9 @@ async fn what_cannot_fit_costs_no_other_its_sandbox() {
     large.settings.memory_mib = Some(256);
     world.handle.create_function(&caller(), large).await.unwrap();
     world.handle.settled(&target("large")).await.unwrap();
-    let publish = PublishVersion::default();
-    let published_large = world.handle.publish_version(&caller(), &target("large"), publish);
-    published_large.await.unwrap();
+    let version = PublishVersion::default();
+    let version = world.handle.publish_version(&caller(), &target("large"), version);
+    version.await.unwrap();
     published(&world).await;
     world.deploy("g").await;
     world.answer("g", json!({})).await;
