@@ -266,6 +266,17 @@ impl Profile {
         }
     }
 
+    /// Follows what was committed. The samples stay as long as they speak for the same size.
+    pub fn follow(&mut self, committed: &Self) {
+        let what = |profile: &Self| (profile.requested, profile.effective, profile.mode);
+        if what(self) == what(committed) {
+            self.suggestion.clone_from(&committed.suggestion);
+            self.history.clone_from(&committed.history);
+        } else {
+            *self = committed.settled();
+        }
+    }
+
     pub fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
     }
@@ -330,10 +341,13 @@ impl Profile {
         }
     }
 
-    /// Advises a change, unless it is advised already.
+    /// Advises a change, unless it is advised already, to a tenth.
     fn suggest(&mut self, change: Change) -> Option<Event> {
-        let known = self.suggestion.as_ref().map(|old| (old.to, old.reason));
-        if known == Some((change.to, change.reason)) {
+        let is_alike = |old: &Change| {
+            let difference = u64::from(old.to.0.abs_diff(change.to.0));
+            old.reason == change.reason && difference * 10 <= u64::from(old.to.0)
+        };
+        if self.suggestion.as_ref().is_some_and(is_alike) {
             return None;
         }
         self.suggestion = Some(change.clone());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bowline_foundation::digest::{Digest, Hasher};
 use bowline_foundation::limits::IMAGE_UPLOAD_BYTES_MAX;
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::model::Caller;
 use bowline_functions::model::image::{PushImage, StoredImage};
 use bowline_functions::name::image::{ImageName, ImageRef, Tag, Which};
@@ -26,6 +27,8 @@ use crate::reply;
 
 /// How long a client may send nothing of its archive.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long an archive may take in all, besides one second for each mebibyte of it.
+const TRANSFER_MAX: Duration = Duration::from_secs(60);
 /// How long the rest of a refused archive is read.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -66,7 +69,7 @@ pub async fn push(node: &Node, asked: Admitted<'_>, mut body: Incoming) -> Resul
         }
     };
     let mut file = File::from_std(upload.push.staging.archive);
-    if let Err(error) = receive(&mut body, &mut file, upload.digest).await {
+    if let Err(error) = receive_in_time(&mut body, &mut file, (upload.digest, bytes)).await {
         drain(body).await;
         return Err(error);
     }
@@ -102,7 +105,7 @@ async fn begin(node: &Node, asked: Admitted<'_>, bytes: Option<u64>) -> Result<(
     let payload = digest.map(|digest| digest.to_string()).unwrap_or_default();
     let identity = proof.finish_hashed(head, &payload)?;
     let caller = Call::new(node, head, route, request_id, identity).caller();
-    let staging = node.functions.stage_image(&caller, &name, bytes.unwrap_or(0)).await?;
+    let staging = node.functions.stage_image(&caller, &name).await?;
     let push = PushImage { name, tag, staging };
     Ok((Upload { push, digest }, caller))
 }
@@ -118,6 +121,30 @@ fn signed_digest(head: &Parts) -> Result<Digest, ApiError> {
             ),
         )
     })
+}
+
+/// The same as [`receive`], but not for ever: others wait for the turn.
+async fn receive_in_time(
+    body: &mut Incoming,
+    file: &mut File,
+    (digest, bytes): (Option<Digest>, Option<u64>),
+) -> Result<(), ApiError> {
+    let bytes = bytes.unwrap_or(IMAGE_UPLOAD_BYTES_MAX);
+    let limit = transfer_time(bytes);
+    timeout(limit, receive(body, file, digest)).await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            Exception::InvalidRequestContent,
+            format!(
+                "The image's archive did not come within {} s, which is the limit for one of {bytes} bytes.",
+                limit.as_secs()
+            ),
+        ))
+    })
+}
+
+/// How long an archive of so many bytes may take.
+fn transfer_time(bytes: u64) -> Duration {
+    TRANSFER_MAX + Duration::from_secs(bytes.div_ceil(Mebibytes(1).bytes()))
 }
 
 /// Writes the body to the file, and compares its digest.
@@ -212,5 +239,16 @@ impl From<StoredImage> for Image {
             image_size: image.parts.bytes,
             created_date: image.created.to_lambda_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_may_take_a_second_for_each_mebibyte() {
+        let seconds = [0, 1, 1024 * 1024, IMAGE_UPLOAD_BYTES_MAX].map(|bytes| transfer_time(bytes).as_secs());
+        assert_eq!(seconds, [60, 61, 61, 60 + 10 * 1024]);
     }
 }

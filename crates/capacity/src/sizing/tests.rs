@@ -243,6 +243,48 @@ fn t_b14_changes_have_evidence_and_can_be_taken_back() {
     );
 }
 
+/// Advice that differs by a tenth at most is not given again; by more it is.
+#[test]
+fn advice_is_not_given_again_for_a_small_difference() {
+    let mut profile = Profile::new(Mebibytes(1000), Mode::Suggest);
+    let mut advice = |peak: u32, runs: u64| {
+        let sample = |run| Sample {
+            run: RunId(run),
+            limit: Mebibytes(1000),
+            peak: Mebibytes(peak),
+            duration_ms: 5,
+            outcome: Outcome::Ok,
+        };
+        let condition = AdjustmentCondition::default();
+        let events = (0..runs).filter_map(|run| profile.record(&condition, sample(run), ROOM));
+        let suggested = events.map(|event| match event {
+            Event::Suggested(change) => change.to.0,
+            other => panic!("{other:?}"),
+        });
+        suggested.collect::<Vec<_>>()
+    };
+    assert_eq!(advice(100, 10), [120]);
+    assert!(advice(110, 100).is_empty(), "132 is a tenth more");
+    assert_eq!(advice(111, 100), [134], "this is more than a tenth");
+    assert!(advice(101, 100).is_empty(), "122 is less than a tenth below that");
+}
+
+/// What was committed is followed; samples of the same size stay, those of another go.
+#[test]
+fn samples_stay_with_the_size_that_they_speak_for() {
+    let mut sizer = new_sizer(Mode::Suggest);
+    (0..10).for_each(|number| {
+        run(&mut sizer, key(512), number, 60);
+    });
+    let mut profile = sizer.profile(&key(512)).unwrap().clone();
+    assert!(profile.suggestion().is_some());
+    let unadvised = Profile::new(Mebibytes(512), Mode::Suggest);
+    profile.follow(&unadvised);
+    assert_eq!((profile.samples().count(), profile.suggestion()), (10, None));
+    profile.follow(&Profile::new(Mebibytes(512), Mode::Auto));
+    assert_eq!((profile.samples().count(), profile.mode()), (0, Mode::Auto));
+}
+
 #[test]
 fn a_new_version_inherits_sizes_and_not_counts() {
     let mut sizer = new_sizer(Mode::Auto);

@@ -40,10 +40,20 @@ const SCARCITY_MIN: f32 = 0.01;
 pub(crate) struct Foresight {
     room: Arc<Room>,
     state: Mutex<State>,
-    /// Pools that got a sandbox and are not taken note of yet.
-    arrivals: Mutex<Vec<Weak<Pool>>>,
+    arrivals: Arc<Arrivals>,
     permits: Semaphore,
     pub metrics: KeeperMetrics,
+}
+
+/// Pools that got a sandbox and are not taken note of yet.
+#[derive(Default)]
+pub(crate) struct Arrivals(Mutex<Vec<Weak<Pool>>>);
+
+impl Arrivals {
+    /// A pool has got a sandbox.
+    pub fn tell(&self, pool: &Arc<Pool>) {
+        self.0.lock().push(Arc::downgrade(pool));
+    }
 }
 
 struct State {
@@ -63,7 +73,7 @@ pub(crate) enum Step {
 }
 
 impl Foresight {
-    pub fn new(now: Timestamp, room: Arc<Room>, metrics: KeeperMetrics) -> Self {
+    pub fn new(now: Timestamp, room: Arc<Room>, arrivals: Arc<Arrivals>, metrics: KeeperMetrics) -> Self {
         let keeper = Keeper::new(terms(&room), now);
         let state = State {
             keeper,
@@ -74,7 +84,7 @@ impl Foresight {
         Self {
             room,
             state: Mutex::new(state),
-            arrivals: Mutex::default(),
+            arrivals,
             permits: Semaphore::new(STARTING_MAX),
             metrics,
         }
@@ -82,7 +92,7 @@ impl Foresight {
 
     /// A pool has got a sandbox.
     pub fn arrived(&self, pool: &Arc<Pool>) {
-        self.arrivals.lock().push(Arc::downgrade(pool));
+        self.arrivals.tell(pool);
     }
 
     /// Says where the versions of a function run now.
@@ -138,8 +148,8 @@ impl Foresight {
 }
 
 impl State {
-    fn take_note(&mut self, arrivals: &Mutex<Vec<Weak<Pool>>>) {
-        let arrivals = std::mem::take(&mut *arrivals.lock());
+    fn take_note(&mut self, arrivals: &Arrivals) {
+        let arrivals = std::mem::take(&mut *arrivals.0.lock());
         for pool in arrivals.iter().filter_map(Weak::upgrade) {
             let place = self.place(&pool);
             self.keeper.started(place);

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
 use super::admission::FunctionLive;
+use super::foresight::Arrivals;
 use super::provision::Quota;
 use super::room::Claim;
 use super::rung::Rung;
@@ -46,6 +47,8 @@ pub(crate) struct PoolParts {
     pub is_durable: bool,
     /// Who is told of what runs have used.
     pub used: Arc<Inbox>,
+    /// Who is told that there is a sandbox which was not among the ordinary idle ones.
+    pub arrivals: Arc<Arrivals>,
     /// The layers whose combination the specification names.
     pub layers: Vec<Digest>,
     /// Keeps the code and the layers on disk.
@@ -85,6 +88,8 @@ pub(crate) struct Pool {
 struct Idle {
     /// Longest idle first.
     slots: Vec<Slot>,
+    /// Idle ones that are out to be told so, and come back in a moment.
+    trimming: u32,
     /// Idle ones that are kept whether they are used or not.
     kept: Vec<Slot>,
     /// Nothing is kept any more.
@@ -102,6 +107,13 @@ struct Idle {
 }
 
 impl Idle {
+    /// The idle ones that are not kept, those that are being told so among them.
+    fn resting(&self) -> u32 {
+        u32::try_from(self.slots.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(self.trimming)
+    }
+
     /// Counts a sandbox in that serves an invocation from now on.
     fn works(&mut self, slot: &mut Slot) {
         slot.working = !slot.kept;
@@ -164,7 +176,7 @@ pub(crate) enum Kept {
     Yes,
     /// The sweeper must be told of the pool.
     AndEnlist,
-    /// The pool is retired; the sandbox is to be destroyed.
+    /// The pool is retired or its size another; the sandbox is to be destroyed.
     No(Slot),
 }
 
@@ -266,10 +278,7 @@ impl Pool {
     #[must_use]
     pub fn set_sizing(&self, sizing: &Profile) -> Vec<Slot> {
         let mut current = self.sizing.lock();
-        // The same profile keeps its samples.
-        if current.settled() != sizing.settled() {
-            *current = sizing.settled();
-        }
+        current.follow(sizing);
         let before = self.size.swap(sizing.effective().0, Ordering::Relaxed);
         drop(current);
         if before == sizing.effective().0 {
@@ -311,7 +320,7 @@ impl Pool {
             calls: std::mem::take(&mut idle.calls),
             peak: idle.peak,
             busy: idle.busy,
-            idle: u32::try_from(idle.slots.len()).unwrap_or(u32::MAX),
+            idle: idle.resting(),
         };
         idle.peak = idle.busy;
         seen
@@ -320,13 +329,13 @@ impl Pool {
     /// Sandboxes that wait or work, apart from those that are kept.
     pub fn living(&self) -> u32 {
         let idle = self.idle.lock();
-        idle.busy + u32::try_from(idle.slots.len()).unwrap_or(u32::MAX)
+        idle.busy + idle.resting()
     }
 
     /// What it looks like to whom needs its room.
     pub fn standing(&self) -> Standing {
         let idle = self.idle.lock();
-        match (idle.slots.is_empty(), idle.busy > 0) {
+        match (idle.slots.is_empty(), idle.busy > 0 || idle.trimming > 0) {
             (false, _) if idle.calls > 0 => Standing::Called,
             (false, _) => Standing::Idle,
             (true, true) => Standing::Busy,
@@ -346,13 +355,11 @@ impl Pool {
         Waits(&self.waiting)
     }
 
-    /// Tells one who waits for a sandbox of this version that there is one; whether there is anybody.
-    pub fn tell(&self) -> bool {
-        let waits = self.waiting.load(Ordering::Acquire) > 0;
-        if waits {
+    /// Tells one who waits for a sandbox of this version that there is one.
+    pub fn tell(&self) {
+        if self.waiting.load(Ordering::Acquire) > 0 {
             self.freed.notify_one();
         }
-        waits
     }
 
     /// What a sandbox that is kept must know: the function is told why it was initialised.
@@ -400,6 +407,7 @@ impl Pool {
             // It goes on as any other.
             slot.kept = false;
             self.quota.ended();
+            self.parts.arrivals.tell(self);
         }
         let enlist = if slot.kept {
             idle.kept.push(slot);
@@ -415,17 +423,19 @@ impl Pool {
     }
 
     /// Puts a sandbox back in its place that was taken by [`Self::take_untrimmed`].
-    pub fn put_back(&self, mut slot: Slot) -> Kept {
+    pub fn put_back(self: &Arc<Self>, mut slot: Slot) -> Kept {
         slot.trimmed = true;
         self.measure(&mut slot);
         let mut idle = self.idle.lock();
-        if idle.retired {
+        idle.trimming -= 1;
+        if idle.retired || slot.claim.amount() != self.size() {
             return Kept::No(slot);
         }
         let at = idle.slots.partition_point(|other| other.idle_since <= slot.idle_since);
         idle.slots.insert(at, slot);
         let enlist = !std::mem::replace(&mut idle.enlisted, true);
         drop(idle);
+        self.parts.arrivals.tell(self);
         self.parts.metrics.busy.dec();
         self.parts.metrics.idle.inc();
         if enlist { Kept::AndEnlist } else { Kept::Yes }
@@ -442,11 +452,12 @@ impl Pool {
         self.taken(taken)
     }
 
-    /// Takes all that have been idle for `quiet` and were not told so yet.
+    /// Takes all that have been idle for `quiet` and were not told so yet; each comes back by [`Self::put_back`].
     pub fn take_untrimmed(&self, now: Monotonic, quiet: Duration) -> Vec<Slot> {
         let mut idle = self.idle.lock();
         let due = |slot: &mut Slot| !slot.trimmed && now.since(slot.idle_since) >= quiet;
         let taken: Vec<Slot> = idle.slots.extract_if(.., due).collect();
+        idle.trimming += u32::try_from(taken.len()).unwrap_or(u32::MAX);
         drop(idle);
         self.taken(taken)
     }
@@ -463,6 +474,12 @@ impl Pool {
     pub fn idle(&self) -> u32 {
         let idle = self.idle.lock();
         u32::try_from(idle.slots.len() + idle.kept.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The memory, in mebibytes, of those that are idle and not kept.
+    pub fn idle_memory(&self) -> u64 {
+        let idle = self.idle.lock();
+        idle.slots.iter().map(|slot| u64::from(slot.memory().0)).sum()
     }
 
     /// Since when the longest idle one waits.

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::pool::{Kept, Pool};
 use super::run::{NotCreated, create_to_keep};
+use crate::error::{Error, Throttle};
 use crate::model::attached::ProvisionedStatus;
 use crate::registry::FunctionEntry;
 use crate::service::Inner;
@@ -25,6 +26,8 @@ use crate::service::Inner;
 const TICK: Duration = Duration::from_millis(500);
 /// After the platform could not create a sandbox, it is tried again after this time.
 const PAUSE: Duration = Duration::from_secs(5);
+/// The same where there was no memory for it, which does not pass as fast.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
 /// Sandboxes that are initialised at once to be kept.
 const INITIALISING_MAX: usize = 4;
 /// What the service calls a function that fails while it initialises.
@@ -246,7 +249,11 @@ async fn provision(inner: Arc<Inner>, pool: Arc<Pool>) {
             pool.quota.failed(INIT_FAILURE.to_owned(), None);
         }
         Err(NotCreated::Refused(error)) => {
-            let again = inner.clock.monotonic().after(PAUSE);
+            let pause = match &error {
+                Error::Throttled(Throttle::Memory) => FULL_PAUSE,
+                _ => PAUSE,
+            };
+            let again = inner.clock.monotonic().after(pause);
             pool.quota.failed(error.to_string(), Some(again));
         }
     }

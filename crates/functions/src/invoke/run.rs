@@ -148,7 +148,8 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         memory_bytes_max,
     };
     let response = answer.conclude(&slot.log, &report);
-    slot.used = Some(answer.sample(&report));
+    // A run whose peak nobody knows speaks for no size.
+    slot.used = (memory_bytes_max > 0).then(|| answer.sample(&report));
     put_away(&inner, &pool, slot, &report, (admission, entered));
     response.map(|log_tail| InvocationResponse {
         result: result(report),
@@ -320,7 +321,7 @@ pub(crate) async fn create_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
     }
 }
 
-/// Creates a sandbox that is to be kept; idle ones make room for it.
+/// Creates a sandbox that is to be kept; idle ones make room for it, if that is enough.
 pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, NotCreated> {
     let spec = pool.kept_spec();
     let mut freed = 0;
@@ -329,7 +330,7 @@ pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
             break claim;
         }
         // What is freed may be for others, who have waited for it.
-        let victim = if freed < spec.memory.0 {
+        let victim = if freed < spec.memory.0 && inner.sweeper.can_make_room(spec.memory) {
             inner.foresight.victim()
         } else {
             None
@@ -341,7 +342,9 @@ pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
         owner.destroy(slot).await;
     };
     let created = create(inner, pool, (spec, claim)).await?;
-    Ok(pool.created_to_keep(created))
+    let slot = pool.created_to_keep(created);
+    inner.foresight.arrived(pool);
+    Ok(slot)
 }
 
 /// What came of waiting for room.

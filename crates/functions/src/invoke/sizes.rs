@@ -52,10 +52,11 @@ impl Inner {
         let condition = AdjustmentCondition::default();
         let left = Mebibytes(self.room.budget().0 - self.room.claimed().0);
         for sample in pool.take_samples() {
-            let (event, after) = {
+            let (event, base, after) = {
                 let mut profile = pool.sizing.lock();
+                let base = profile.settled();
                 let event = profile.record(&condition, sample, left);
-                (event, profile.settled())
+                (event, base, profile.settled())
             };
             match event {
                 None => continue,
@@ -66,7 +67,7 @@ impl Inner {
                 }
                 Some(Event::Changed(_) | Event::Suggested(_)) => {}
             }
-            if let Err(error) = sizing::observed(self, pool, after).await {
+            if let Err(error) = sizing::observed(self, pool, (&base, after)).await {
                 tracing::warn!(function = %pool.parts.spec.function, error = &error as &dyn std::error::Error,
                     "a size cannot be kept; it is judged again");
             }

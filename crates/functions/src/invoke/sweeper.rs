@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::SandboxKind;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -57,9 +58,7 @@ impl Sweeper {
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(pool),
         }
-        if !pool.tell() {
-            self.room.idled();
-        }
+        self.idled(pool);
         Kept::Yes
     }
 
@@ -85,6 +84,14 @@ impl Sweeper {
         let (_, pool) = aged.min_by_key(|(since, _)| *since)?;
         let slot = pool.take_oldest()?;
         Some((pool, slot))
+    }
+
+    /// Whether there would be room for so much if all that are idle ended.
+    pub fn can_make_room(&self, wanted: Mebibytes) -> bool {
+        let (budget, claimed) = (self.room.budget(), self.room.claimed());
+        let left = u64::from(budget.0.saturating_sub(claimed.0));
+        let idle: u64 = self.pools().iter().map(|pool| pool.idle_memory()).sum();
+        wanted <= budget && left + idle >= u64::from(wanted.0)
     }
 
     /// Does what is due; returns how long nothing will be.
@@ -113,8 +120,16 @@ impl Sweeper {
         match pool.put_back(slot) {
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(&pool),
-            Kept::No(slot) => pool.destroy(slot).await,
+            Kept::No(slot) => return pool.destroy(slot).await,
         }
+        self.idled(&pool);
+    }
+
+    /// A pool has one more idle sandbox. Whoever waits for its room is told as well as who waits for the sandbox
+    /// itself: that one may have got another meanwhile.
+    fn idled(&self, pool: &Pool) {
+        pool.tell();
+        self.room.idled();
     }
 
     fn enlist(&self, pool: &Arc<Pool>) {

@@ -53,6 +53,7 @@ pub(crate) async fn update(
     name: AliasName,
     request: UpdateAlias,
 ) -> Result<Alias, Error> {
+    warm_next(&inner, &target, &name, &request).await;
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;
     let mut alias = find(&inner, &old, &name)?.alias.clone();
@@ -141,13 +142,28 @@ async fn put(
     let row = audit(caller, what.action, (&old.account, &old.name), Some(&name));
     let at = inner.commit(row, &mut change, old).await?;
     inner.crash.reach(what.crash);
-    if let (Some(before), Some(after)) = (old.aliases.get(&name), pool_of(old, alias.version)) {
-        inner.warm_beside(pool_of(old, before.alias.version), after).await;
-    }
     let mut entry = old.clone();
     entry.aliases.insert(name, AliasEntry { at, ..new });
     inner.replace(entry);
     Ok(alias)
+}
+
+/// Starts sandboxes of the version that an alias is about to point at. It takes a while, in which nobody is to wait for
+/// the function's lock; whether the alias may be changed is judged afterwards.
+async fn warm_next(inner: &Arc<Inner>, target: &FunctionRef, name: &AliasName, request: &UpdateAlias) {
+    let Some(entry) = inner.registry.snapshot.get(&target.account, &target.name) else {
+        return;
+    };
+    let (Some(found), Some(next)) = (entry.aliases.get(name), request.version) else {
+        return;
+    };
+    let given = request.revision_id.as_ref();
+    if given.is_some_and(|given| *given != found.alias.revision_id) {
+        return;
+    }
+    if let Some(after) = pool_of(&entry, next) {
+        inner.warm_beside(pool_of(&entry, found.alias.version), after).await;
+    }
 }
 
 fn pool_of(entry: &FunctionEntry, version: Version) -> Option<&Arc<Pool>> {

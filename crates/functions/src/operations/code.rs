@@ -173,7 +173,7 @@ impl Inner {
     }
 
     /// The images of an account, uploaded or used by its functions, with what their layers add up to.
-    fn images_of(&self, account: &AccountId) -> HashMap<Digest, u64> {
+    pub(super) fn images_of(&self, account: &AccountId) -> HashMap<Digest, u64> {
         let functions = self.registry.snapshot.of_account(account);
         let configurations = functions.iter().flat_map(|entry| entry.configurations());
         let used = configurations.filter_map(|configuration| configuration.image.as_ref());

@@ -59,20 +59,18 @@ pub(crate) fn staging_file(inner: &Inner) -> io::Result<File> {
     Ok(file)
 }
 
-/// Room for an archive, when it is its turn and its account may have so much.
-pub(crate) async fn stage(
-    inner: &Arc<Inner>,
-    caller: &Caller,
-    name: &ImageName,
-    bytes: u64,
-) -> Result<ImageStaging, Error> {
+/// Room for an archive, when it is its turn. How much of it is new to its account is not known before it is here: only who
+/// can have nothing more is refused at once.
+pub(crate) async fn stage(inner: &Arc<Inner>, caller: &Caller, name: &ImageName) -> Result<ImageStaging, Error> {
     if name.looks_like_a_host() {
         return Err(Error::InvalidParameter(format!(
             "The first part of the name {name} looks like a registry's address; choose one without a dot in it."
         )));
     }
-    inner.within_code_storage(&caller.account, bytes)?;
-    let permit = inner.image_permits.clone().acquire_owned().await;
+    if inner.images_of(&caller.account).is_empty() {
+        inner.within_code_storage(&caller.account, 1)?;
+    }
+    let permit = inner.uploads.clone().acquire_owned().await;
     let staging = inner.clone();
     let archive = spawn_blocking(move || staging_file(&staging)).await;
     Ok(ImageStaging {
@@ -84,6 +82,7 @@ pub(crate) async fn stage(
 pub(crate) async fn push(inner: Arc<Inner>, caller: Caller, request: PushImage) -> Result<StoredImage, Error> {
     let PushImage { name, tag, staging } = request;
     let ImageStaging { archive, _permit } = staging;
+    let _turn = inner.image_permits.acquire().await;
     let spare = inner.clone();
     let upload = spawn_blocking(move || Upload::read(archive, || staging_file(&spare)))
         .await

@@ -199,27 +199,61 @@ async fn settle(inner: Arc<Inner>, account: AccountId, name: FunctionName, calle
     };
     let prepared = inner.try_prepare(&begun.latest).await;
     inner.crash.reach("settle.prepared");
-    for attempt in 1.. {
-        let _alone = inner.lock(&account, &name).await;
-        let Some(entry) = inner.registry.snapshot.get(&account, &name) else {
-            return;
-        };
-        if entry.latest.revision_id != begun.latest.revision_id || !entry.is_unsettled() {
-            return;
-        }
-        match commit(&inner, &caller, &entry, &prepared).await {
-            Ok(()) => return,
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(function = %name, error, "the function's state cannot be committed yet");
-            }
-        }
-        drop(_alone);
-        tokio::time::sleep(PAUSE * attempt.min(50)).await;
+    let ahead = match prepared {
+        Ok(()) => warm_ahead(&inner, &begun).await,
+        Err(_) => None,
+    };
+    if !commit_once(&inner, &caller, &begun, (&prepared, ahead.as_ref())).await {
+        inner.retire(ahead);
     }
 }
 
-async fn commit(inner: &Arc<Inner>, caller: &Caller, old: &FunctionEntry, prepared: &Prepared) -> Result<(), Error> {
+/// The function, if its state is still the one that was begun with.
+fn still_unsettled(inner: &Inner, begun: &FunctionEntry) -> Option<Arc<FunctionEntry>> {
+    let entry = inner.registry.snapshot.get(&begun.account, &begun.name)?;
+    (entry.latest.revision_id == begun.latest.revision_id && entry.is_unsettled()).then_some(entry)
+}
+
+/// A place for the code that takes over, with as many sandboxes as the one before it has. It takes a while, in which
+/// nobody is to wait for the function's lock.
+async fn warm_ahead(inner: &Arc<Inner>, begun: &FunctionEntry) -> Option<Arc<Pool>> {
+    let entry = still_unsettled(inner, begun)?;
+    let pool = inner.prepared_pool(&entry.latest, &entry);
+    inner.warm_beside(entry.pool.as_ref(), &pool).await;
+    Some(pool)
+}
+
+/// Commits the outcome, however often that takes; whether it was still wanted.
+async fn commit_once(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    begun: &FunctionEntry,
+    outcome: (&Prepared, Option<&Arc<Pool>>),
+) -> bool {
+    for attempt in 1.. {
+        let alone = inner.lock(&begun.account, &begun.name).await;
+        let Some(entry) = still_unsettled(inner, begun) else {
+            return false;
+        };
+        match commit(inner, caller, &entry, outcome).await {
+            Ok(()) => return true,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(function = %begun.name, error, "the function's state cannot be committed yet");
+            }
+        }
+        drop(alone);
+        tokio::time::sleep(PAUSE * attempt.min(50)).await;
+    }
+    unreachable!("the loop ends by returning")
+}
+
+async fn commit(
+    inner: &Arc<Inner>,
+    caller: &Caller,
+    old: &FunctionEntry,
+    (prepared, ahead): (&Prepared, Option<&Arc<Pool>>),
+) -> Result<(), Error> {
     let mut entry = old.clone();
     let mut latest = Configuration::clone(&old.latest);
     let retired = match prepared {
@@ -228,7 +262,8 @@ async fn commit(inner: &Arc<Inner>, caller: &Caller, old: &FunctionEntry, prepar
             latest.last_update = LastUpdate::Successful;
             entry.latest = Arc::new(latest);
             entry.serving = Some(entry.latest.clone());
-            let pool = inner.prepared_pool(&entry.latest, &entry);
+            let pool = ahead.cloned();
+            let pool = pool.unwrap_or_else(|| inner.prepared_pool(&entry.latest, &entry));
             entry.pool.replace(pool)
         }
         Err((code, reason)) => {
@@ -253,9 +288,6 @@ async fn commit(inner: &Arc<Inner>, caller: &Caller, old: &FunctionEntry, prepar
     let row = audit(caller, "Settle", (&old.account, &old.name), None);
     let at = inner.commit(row, &mut change, old).await?;
     inner.crash.reach("settle.committed");
-    if let Some(pool) = &entry.pool {
-        inner.warm_beside(old.pool.as_ref(), pool).await;
-    }
     entry.at = at;
     for number in settled {
         entry.committed(at, Some(number));

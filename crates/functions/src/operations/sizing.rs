@@ -61,8 +61,12 @@ pub(crate) async fn change(
     Ok(profile)
 }
 
-/// Keeps what came of watching the runs of a pool, and puts it in force.
-pub(crate) async fn observed(inner: &Arc<Inner>, pool: &Arc<Pool>, profile: Profile) -> Result<(), Error> {
+/// Keeps what came of watching the runs of a pool, and puts it in force; `base` is what it was judged from.
+pub(crate) async fn observed(
+    inner: &Arc<Inner>,
+    pool: &Arc<Pool>,
+    (base, profile): (&Profile, Profile),
+) -> Result<(), Error> {
     let (account, name) = (&pool.parts.spec.account, &pool.parts.spec.function);
     let Ok(name) = name.parse() else { return Ok(()) };
     let _alone = inner.lock(account, &name).await;
@@ -70,9 +74,9 @@ pub(crate) async fn observed(inner: &Arc<Inner>, pool: &Arc<Pool>, profile: Prof
         return Ok(());
     };
     let before = old.sizing(pool.parts.version, pool.parts.spec.memory);
-    let is_current = old.pools().any(|current| Arc::ptr_eq(current, pool)) && before.mode() == profile.mode();
+    let is_current = old.pools().any(|current| Arc::ptr_eq(current, pool)) && before == *base;
     if !is_current {
-        // Somebody has changed the function or its mode meanwhile.
+        // Somebody has changed the function or its size meanwhile.
         inner.set_sizing(pool, &before);
         return Ok(());
     }

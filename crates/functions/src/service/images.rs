@@ -8,9 +8,9 @@ use crate::name::image::{ImageName, Tag};
 use crate::operations::images;
 
 impl Handle {
-    /// Waits for its turn to bring an image, whose archive is said to have so many bytes.
-    pub async fn stage_image(&self, caller: &Caller, name: &ImageName, bytes: u64) -> Result<ImageStaging, Error> {
-        images::stage(self.inner(), caller, name, bytes).await
+    /// Waits for its turn to bring an image.
+    pub async fn stage_image(&self, caller: &Caller, name: &ImageName) -> Result<ImageStaging, Error> {
+        images::stage(self.inner(), caller, name).await
     }
 
     /// Keeps an image under a tag, in place of the one that had it.

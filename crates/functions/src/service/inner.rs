@@ -27,7 +27,7 @@ use crate::durable;
 use crate::error::Error;
 use crate::events::Engine;
 use crate::invoke::{
-    Accounts, Foresight, FunctionLive, Inbox, Keeper, Pool, PoolParts, Room, Running, Sweeper, Target,
+    Accounts, Arrivals, Foresight, FunctionLive, Inbox, Keeper, Pool, PoolParts, Room, Running, Sweeper, Target,
 };
 use crate::logs::{FunctionLog, LogWriter};
 use crate::metrics::Metrics;
@@ -47,6 +47,8 @@ const LOCKS: usize = 64;
 const PREPARES_MAX: usize = 2;
 /// Images that are taken in at once.
 const IMAGES_MAX: usize = 2;
+/// Archives of images that are on their way at once, each with up to its greatest length on disk.
+const UPLOADS_MAX: usize = 4;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The service behind its handles.
@@ -73,6 +75,8 @@ pub(crate) struct Inner {
     /// The memory that sandboxes may have.
     pub room: Arc<Room>,
     pub foresight: Foresight,
+    /// Told of pools that got a sandbox.
+    arrivals: Arc<Arrivals>,
     /// Told of what runs have used.
     pub used: Arc<Inbox>,
     pub garbage: Arc<Garbage>,
@@ -90,7 +94,9 @@ pub(crate) struct Inner {
     /// Held while shared state is attached or removed; taken before a function's lock.
     pub state_lock: tokio::sync::Mutex<()>,
     /// Images that are taken in at once.
-    pub image_permits: Arc<Semaphore>,
+    pub image_permits: Semaphore,
+    /// Archives of images that are on their way at once; their clients may be slow.
+    pub uploads: Arc<Semaphore>,
     /// Background ends of creations and updates.
     pub tasks: Mutex<JoinSet<()>>,
     pub prepare_permits: Semaphore,
@@ -118,6 +124,7 @@ impl Inner {
         );
         let claimed = options.metrics.memory_claimed(options.memory_budget);
         let room = Arc::new(Room::new(options.memory_budget, claimed));
+        let arrivals = Arc::<Arrivals>::default();
         let identity = (options.clock.clone(), options.entropy.number());
         let suspends = Suspends::new(options.suspend, options.store.clone(), options.sharing, identity);
         let inner = Self {
@@ -136,10 +143,18 @@ impl Inner {
             image_lock: tokio::sync::Mutex::default(),
             state_lock: tokio::sync::Mutex::default(),
             image_permits: Arc::new(Semaphore::new(IMAGES_MAX)),
+            image_permits: Semaphore::new(IMAGES_MAX),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),
             used: Arc::default(),
-            foresight: Foresight::new(options.clock.now(), room.clone(), options.metrics.keeper.clone()),
+            foresight: Foresight::new(
+                options.clock.now(),
+                room.clone(),
+                arrivals.clone(),
+                options.metrics.keeper.clone(),
+            ),
+            arrivals,
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive, room.clone())),
             room,
             clock: options.clock,
@@ -383,6 +398,7 @@ impl Inner {
             live: entry.live.clone(),
             is_durable: configuration.durable.is_some(),
             used: self.used.clone(),
+            arrivals: self.arrivals.clone(),
             layers: configuration.layer_digests(),
             _code: configuration.digests().map(|digest| self.code.hold(&digest)).collect(),
         };

@@ -23,8 +23,7 @@ fn image(text: &str) -> Sample {
 
 async fn push(world: &World, name: &str, archive: &[u8]) -> Result<StoredImage, Error> {
     let name = name.parse().unwrap();
-    let bytes = archive.len() as u64;
-    let mut staging = world.handle.stage_image(&caller(), &name, bytes).await?;
+    let mut staging = world.handle.stage_image(&caller(), &name).await?;
     staging.archive.write_all(archive).unwrap();
     let push = PushImage {
         name,
@@ -103,6 +102,20 @@ async fn an_image_is_kept_as_long_as_something_names_it() {
     );
     world.handle.delete_function(&caller(), &target("f")).await.unwrap();
     until_kept(&world, 0, 0).await;
+}
+
+/// Archives that are on their way are waited for by nobody whose image is here.
+#[tokio::test]
+async fn slow_uploads_hold_no_other_up() {
+    let world = World::durable().await;
+    let name = "slow".parse().unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        slow.push(world.handle.stage_image(&caller(), &name).await.unwrap());
+    }
+    let archive = image("one").archive();
+    let pushed = tokio::time::timeout(PATIENCE, push(&world, "a", &archive));
+    pushed.await.unwrap().unwrap();
 }
 
 #[tokio::test]

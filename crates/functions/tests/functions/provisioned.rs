@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::error::{Error, Throttle};
 use bowline_functions::model::attached::{ProvisionedConfig, ProvisionedStatus};
 use bowline_functions::model::{CreateAlias, PublishVersion, UpdateAlias};
@@ -9,7 +10,7 @@ use bowline_functions::name::Version;
 use serde_json::{Value, json};
 
 use crate::fake::{PATIENCE, Script};
-use crate::world::{World, WorldSettings, caller, target};
+use crate::world::{World, WorldSettings, caller, creation, target};
 
 /// A function with version 1 and the alias `live`.
 async fn published(world: &World) {
@@ -177,6 +178,34 @@ async fn a_function_that_cannot_initialise_fails_with_a_reason() {
     world.fake.create_as(None);
     put(&world, "f:live", 1).await;
     status(&world, "f:live", ProvisionedStatus::Ready).await;
+    world.stop().await;
+}
+
+/// What cannot fit takes nobody's room; the control, which fits, takes what is idle.
+#[tokio::test]
+async fn what_cannot_fit_costs_no_other_its_sandbox() {
+    let settings = WorldSettings {
+        memory_budget: Mebibytes(200),
+        ..WorldSettings::default()
+    };
+    let mut world = World::with(settings).await;
+    let mut large = creation("large", "one");
+    large.settings.memory_mib = Some(256);
+    world.handle.create_function(&caller(), large).await.unwrap();
+    world.handle.settled(&target("large")).await.unwrap();
+    let version = PublishVersion::default();
+    let version = world.handle.publish_version(&caller(), &target("large"), version);
+    version.await.unwrap();
+    published(&world).await;
+    world.deploy("g").await;
+    world.answer("g", json!({})).await;
+    put(&world, "large:1", 1).await;
+    let full = ProvisionedStatus::Failed(Error::Throttled(Throttle::Memory).to_string());
+    status(&world, "large:1", full).await;
+    assert_eq!(world.fake.count().living(), 1, "the idle one of `g` lives");
+    put(&world, "f:1", 1).await;
+    status(&world, "f:1", ProvisionedStatus::Ready).await;
+    assert_eq!(world.fake.count().living(), 1, "it made room");
     world.stop().await;
 }
 

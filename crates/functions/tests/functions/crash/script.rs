@@ -332,7 +332,7 @@ impl ImageStep {
         match self {
             Self::Push(text) => {
                 let archive = image(text).archive();
-                let staging = handle.stage_image(&caller, &name, archive.len() as u64);
+                let staging = handle.stage_image(&caller, &name);
                 let mut staging = staging.await.unwrap();
                 staging.archive.write_all(&archive).unwrap();
                 let push = PushImage { name, tag, staging };
