@@ -22,7 +22,7 @@ mod streaming;
 mod sweeper;
 
 pub(crate) use admission::{Accounts, Admission, FunctionLive, Running};
-pub(crate) use foresight::{Arrivals, Foresight};
+pub(crate) use foresight::Foresight;
 pub(crate) use payload::{check, check_event};
 pub(crate) use pool::{Pool, PoolParts, Slot};
 pub(crate) use provision::Keeper;

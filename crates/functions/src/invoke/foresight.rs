@@ -40,7 +40,7 @@ const SCARCITY_MIN: f32 = 0.01;
 pub(crate) struct Foresight {
     room: Arc<Room>,
     state: Mutex<State>,
-    arrivals: Arc<Arrivals>,
+    pub arrivals: Arc<Arrivals>,
     permits: Semaphore,
     pub metrics: KeeperMetrics,
 }
@@ -73,7 +73,7 @@ pub(crate) enum Step {
 }
 
 impl Foresight {
-    pub fn new(now: Timestamp, room: Arc<Room>, arrivals: Arc<Arrivals>, metrics: KeeperMetrics) -> Self {
+    pub fn new(now: Timestamp, room: Arc<Room>, metrics: KeeperMetrics) -> Self {
         let keeper = Keeper::new(terms(&room), now);
         let state = State {
             keeper,
@@ -84,7 +84,7 @@ impl Foresight {
         Self {
             room,
             state: Mutex::new(state),
-            arrivals,
+            arrivals: Arc::default(),
             permits: Semaphore::new(STARTING_MAX),
             metrics,
         }

@@ -27,7 +27,7 @@ use crate::durable;
 use crate::error::Error;
 use crate::events::Engine;
 use crate::invoke::{
-    Accounts, Arrivals, Foresight, FunctionLive, Inbox, Keeper, Pool, PoolParts, Room, Running, Sweeper, Target,
+    Accounts, Foresight, FunctionLive, Inbox, Keeper, Pool, PoolParts, Room, Running, Sweeper, Target,
 };
 use crate::logs::{FunctionLog, LogWriter};
 use crate::metrics::Metrics;
@@ -75,8 +75,6 @@ pub(crate) struct Inner {
     /// The memory that sandboxes may have.
     pub room: Arc<Room>,
     pub foresight: Foresight,
-    /// Told of pools that got a sandbox.
-    arrivals: Arc<Arrivals>,
     /// Told of what runs have used.
     pub used: Arc<Inbox>,
     pub garbage: Arc<Garbage>,
@@ -124,7 +122,6 @@ impl Inner {
         );
         let claimed = options.metrics.memory_claimed(options.memory_budget);
         let room = Arc::new(Room::new(options.memory_budget, claimed));
-        let arrivals = Arc::<Arrivals>::default();
         let identity = (options.clock.clone(), options.entropy.number());
         let suspends = Suspends::new(options.suspend, options.store.clone(), options.sharing, identity);
         let inner = Self {
@@ -148,13 +145,7 @@ impl Inner {
             data_dir: options.data_dir.clone(),
             keeper: Keeper::default(),
             used: Arc::default(),
-            foresight: Foresight::new(
-                options.clock.now(),
-                room.clone(),
-                arrivals.clone(),
-                options.metrics.keeper.clone(),
-            ),
-            arrivals,
+            foresight: Foresight::new(options.clock.now(), room.clone(), options.metrics.keeper.clone()),
             sweeper: Arc::new(Sweeper::new(options.clock.clone(), options.keep_alive, room.clone())),
             room,
             clock: options.clock,
@@ -398,7 +389,7 @@ impl Inner {
             live: entry.live.clone(),
             is_durable: configuration.durable.is_some(),
             used: self.used.clone(),
-            arrivals: self.arrivals.clone(),
+            arrivals: self.foresight.arrivals.clone(),
             layers: configuration.layer_digests(),
             _code: configuration.digests().map(|digest| self.code.hold(&digest)).collect(),
         };
