@@ -121,7 +121,7 @@ async fn a_boot_has_a_deadline_and_leaves_nothing() {
     assert!(matches!(late, VmError::Deadline { .. }), "{late}");
     let none = || {
         let mut processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let ours = format!("bowline-vm-{}", world.host.mark());
+        let ours = format!("bowline-vm-{}-", world.host.mark());
         !processes.any(|process| {
             let groups = std::fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
             groups.contains(&ours)
