@@ -67,13 +67,30 @@ pub fn lay_out(root: &Path) -> io::Result<()> {
     ] {
         symlink(target, root.join(link))?;
     }
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-    )?;
-    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
-    fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
-    fs::write(root.join("etc/hostname"), "bowline\n")
+    for (file, content) in [
+        (
+            "etc/passwd",
+            "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        ),
+        ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+        ("etc/hosts", "127.0.0.1 localhost\n"),
+        ("etc/hostname", "bowline\n"),
+    ] {
+        put(root, Path::new(file), content.as_bytes(), 0o644)?;
+    }
+    open_folders(root)
+}
+
+/// Gives all folders of a finished root their mode, which whoever builds it may have masked.
+pub fn open_folders(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Unpacks a package over the root.
@@ -244,6 +261,29 @@ mod tests {
         assert!(root.path().join(AGENT).is_file());
         assert!(root.path().join("usr/lib/x86_64-linux-gnu/libc.so.6").is_file());
         assert_eq!(fs::read(root.path().join("bin/sh")).unwrap(), b"box");
+    }
+
+    #[test]
+    fn modes_do_not_depend_on_who_builds() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        lay_out(&root).unwrap();
+        let mode = |path: &str| fs::symlink_metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(["", "usr", "usr/bin"].map(mode), [0o755; 3]);
+        assert_eq!(mode("etc/passwd"), 0o644);
+        // What a mask leaves of a folder that a package brings.
+        fs::create_dir_all(root.join("usr/lib/one/two")).unwrap();
+        for path in ["usr/lib/one/two", "usr/lib/one", ""] {
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        // A link to a folder elsewhere is not followed.
+        fs::create_dir(folder.path().join("outside")).unwrap();
+        fs::set_permissions(folder.path().join("outside"), fs::Permissions::from_mode(0o700)).unwrap();
+        symlink("../../outside", root.join("opt/outside")).unwrap();
+        open_folders(&root).unwrap();
+        assert_eq!(["", "usr/lib/one", "usr/lib/one/two"].map(mode), [0o755; 3]);
+        let outside = fs::metadata(root.join("opt/outside")).unwrap().permissions();
+        assert_eq!(outside.mode() & 0o777, 0o700);
     }
 
     /// Installs an entry of this kind, with what it links to or has in it.
