@@ -165,7 +165,10 @@ impl Host {
             cpu_millis: machine.processors * 1000 + 250,
             pids: THREADS + machine.processors,
         };
-        groups.limit(&group, &limits).map_err(refused)?;
+        if let Err(failure) = groups.limit(&group, &limits) {
+            let _ = group.remove();
+            return Err(refused(failure));
+        }
         Ok(Some(group))
     }
 
