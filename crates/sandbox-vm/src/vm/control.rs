@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -17,7 +18,7 @@ use crate::protocol::{Answer, Ask, Order, Reply, VERSION, line};
 
 #[derive(Debug)]
 pub struct Control {
-    turn: Mutex<Turn>,
+    turn: Arc<Mutex<Turn>>,
     reader: JoinHandle<()>,
 }
 
@@ -28,17 +29,23 @@ struct Turn {
     last: u64,
 }
 
+/// That no order is on its way to a guest.
+#[derive(Debug)]
+pub struct Quiet {
+    _turn: OwnedMutexGuard<Turn>,
+}
+
 impl Control {
     pub fn open(socket: StdUnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let (reader, writer) = UnixStream::from_std(socket)?.into_split();
         let (answers_in, answers) = mpsc::channel(4);
         Ok(Self {
-            turn: Mutex::new(Turn {
+            turn: Arc::new(Mutex::new(Turn {
                 writer,
                 answers,
                 last: 0,
-            }),
+            })),
             reader: tokio::spawn(read(reader, answers_in)),
         })
     }
@@ -72,8 +79,10 @@ impl Control {
     }
 
     /// Keeps orders out while the guard lives.
-    pub async fn quiet(&self) -> impl Sized + '_ {
-        self.turn.lock().await
+    pub async fn quiet(&self) -> Quiet {
+        Quiet {
+            _turn: Arc::clone(&self.turn).lock_owned().await,
+        }
     }
 }
 
