@@ -190,7 +190,10 @@ impl Vm {
             micros: self.host.clock.now().as_micros(),
             entropy: BASE64.encode(seed),
         };
-        self.order(order, ANSWER).await?;
+        match self.order(order, ANSWER).await? {
+            Reply::Clock { .. } => {}
+            other => return Err(unexpected(&other)),
+        }
         self.ready_after = self.host.clock.monotonic().since(began);
         Ok(())
     }

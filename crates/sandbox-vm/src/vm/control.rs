@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::VmError;
-use crate::lines::Lines;
+use crate::lines::{LINE_BYTES_MAX, Lines};
 use crate::protocol::{Answer, Ask, Order, Reply, VERSION, line};
 
 #[derive(Debug)]
@@ -68,6 +68,15 @@ impl Control {
             turn.last += 1;
             let id = turn.last;
             let text = line(&Ask { id, order });
+            let bytes = text.len() as u64;
+            // The guest would read a piece of it, and end.
+            if bytes > LINE_BYTES_MAX {
+                return Err(VmError::TooLarge {
+                    what: "an order to the guest",
+                    bytes,
+                    bytes_max: LINE_BYTES_MAX,
+                });
+            }
             let sent = turn.writer.write_all(&text).await;
             sent.map_err(|error| VmError::Ended(error.to_string()))?;
             turn.answer(id).await
@@ -125,5 +134,46 @@ async fn read(source: OwnedReadHalf, answers: mpsc::Sender<Result<Answer, String
         if answers.send(answer).await.is_err() || last {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_that_is_too_long_is_refused_and_the_next_is_carried() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let guest = tokio::task::spawn_blocking(move || {
+            use std::io::{BufRead, BufReader, Write};
+            let mut out = theirs.try_clone().unwrap();
+            let mut lengths = Vec::new();
+            for text in BufReader::new(theirs).lines() {
+                let text = text.unwrap();
+                lengths.push(text.len() as u64 + 1);
+                let ask: Ask = serde_json::from_str(&text).unwrap();
+                let reply = Reply::Clock { micros: 7 };
+                out.write_all(&line(&Answer { id: ask.id, reply })).unwrap();
+            }
+            lengths
+        });
+        let control = Control::open(ours).unwrap();
+        let run = |bytes: u64| {
+            let argv = vec!["x".repeat(bytes as usize)];
+            control.order(Order::Run { argv, milliseconds: 1 }, Duration::from_secs(20))
+        };
+        // What the line has beside the word; the number of the order has one digit here.
+        let argv = vec![String::new()];
+        let order = Order::Run { argv, milliseconds: 1 };
+        let rest = line(&Ask { id: 1, order }).len() as u64;
+        let refused = run(LINE_BYTES_MAX - rest + 1).await.unwrap_err();
+        assert!(
+            matches!(refused, VmError::TooLarge { bytes, .. } if bytes == LINE_BYTES_MAX + 1),
+            "{refused}"
+        );
+        let longest = run(LINE_BYTES_MAX - rest).await.unwrap();
+        assert_eq!(longest, Reply::Clock { micros: 7 });
+        drop(control);
+        assert_eq!(guest.await.unwrap(), [LINE_BYTES_MAX], "only that was sent");
     }
 }
