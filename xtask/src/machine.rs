@@ -30,6 +30,7 @@ const FOR_TESTS: &[Need] = &[
         packages: &["python3", "python3-venv"],
         without: "tests of Python functions, boto3 and the AWS CLI are skipped",
     },
+    PIP,
     Need {
         program: "node",
         packages: &["nodejs"],
@@ -65,6 +66,13 @@ const FOR_C_GUESTS: Need = Need {
 /// ships its sources in C.
 const INTERPRETER: &str = "quickjs==1.19.4";
 
+/// What fetches those sources.
+const PIP: Need = Need {
+    program: "pip3",
+    packages: &["python3-pip"],
+    without: "no interpreter is stopped and resumed",
+};
+
 const QEMU: Need = Need {
     program: "qemu-system-x86_64",
     packages: &["qemu-system-x86"],
@@ -85,6 +93,7 @@ const FOR_BENCHMARKS: &[Need] = &[
         without: "streams are not compared with it",
     },
     FOR_C_GUESTS,
+    PIP,
     Need {
         program: "wasm-opt",
         packages: &["binaryen"],
@@ -111,7 +120,7 @@ pub fn prepare_for_tests() -> Result<()> {
 /// Installs what `cargo xtask fuzz-checkpoints` needs.
 pub fn prepare_for_checkpoints() -> Result<()> {
     install_targets()?;
-    install_packages(&[FOR_C_GUESTS]);
+    install_packages(&[FOR_C_GUESTS, PIP]);
     lay_interpreter();
     Ok(())
 }

@@ -125,11 +125,14 @@ fn clippy() -> Result<()> {
 }
 
 fn tests(tally: &mut Tally) -> Result<()> {
-    run_tests(
-        tally,
-        &["--workspace", "--exclude", "bowline-fuzz", "--exclude", "bowline-tests"],
-        "",
-    )
+    let all = ["--workspace", "--exclude", "bowline-fuzz", "--exclude", "bowline-tests"];
+    if has_nextest() {
+        return run_tests(tally, &all, "");
+    }
+    // Tests of virtual machines go one at a time; nextest is told so by its configuration.
+    let others = [&all[..], &["--exclude", "bowline-sandbox-vm"]].concat();
+    run_tests(tally, &others, "")?;
+    run_tests(tally, &["--package", "bowline-sandbox-vm"], "--test-threads=1")
 }
 
 fn doc_tests(tally: &mut Tally) -> Result<()> {

@@ -4,6 +4,7 @@
 //! once, and what one has written no other sees.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::{Accelerator, After, Context, Host, Snapshot, Vm, VmError, memory};
 /// How long the first guest may take to boot by KVM; one that takes longer is not run by the processor.
 const CONFIRM_KVM: Duration = Duration::from_secs(10);
 
+/// The file in a folder of golden snapshots that is locked while one is made.
+const LOCK: &str = "lock";
+
 /// A snapshot from which machines begin.
 #[derive(Debug)]
 pub struct Golden {
@@ -30,14 +34,12 @@ pub struct Golden {
 impl Golden {
     /// Takes the snapshot for such machines from `folder`, or boots one and keeps it there.
     pub async fn make(host: Arc<Host>, image: Arc<Image>, machine: &Machine, folder: &Path) -> Result<Self, VmError> {
-        let place = folder.join(name(&host, &image, machine));
-        let kept = Snapshot::open(&place).and_then(|snapshot| {
-            snapshot.fits(&host, &image)?;
-            Ok(snapshot)
-        });
-        if let Ok(snapshot) = kept
-            && let Ok(golden) = Self::load(&host, &image, snapshot).await
-        {
+        if let Ok(golden) = Self::kept(&host, &image, machine, folder).await {
+            return Ok(golden);
+        }
+        let _alone = alone(folder).await.cannot("lock the folder of golden snapshots")?;
+        // Whoever was alone before may have made it.
+        if let Ok(golden) = Self::kept(&host, &image, machine, folder).await {
             return Ok(golden);
         }
         let mut vm = boot(&host, &image, machine).await?;
@@ -51,6 +53,13 @@ impl Golden {
         let snapshot = vm.save(&place, After::Stand).await?;
         vm.kill().await;
         Self::load(&host, &image, snapshot).await
+    }
+
+    /// The one that is in `folder`, if it is of use here.
+    async fn kept(host: &Arc<Host>, image: &Arc<Image>, machine: &Machine, folder: &Path) -> Result<Self, VmError> {
+        let snapshot = Snapshot::open(&folder.join(name(host, image, machine)))?;
+        snapshot.fits(host, image)?;
+        Self::load(host, image, snapshot).await
     }
 
     async fn load(host: &Arc<Host>, image: &Arc<Image>, snapshot: Snapshot) -> Result<Self, VmError> {
@@ -85,6 +94,18 @@ impl Golden {
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
+}
+
+/// Keeps all others out who would make a snapshot in `folder`, until the file is closed.
+async fn alone(folder: &Path) -> io::Result<File> {
+    let folder = folder.to_path_buf();
+    let take = move || {
+        std::fs::create_dir_all(&folder)?;
+        let file = File::create(folder.join(LOCK))?;
+        file.lock()?;
+        Ok::<_, io::Error>(file)
+    };
+    tokio::task::spawn_blocking(take).await.map_err(io::Error::other)?
 }
 
 /// Boots a machine; the first one by KVM shows whether KVM is of use.

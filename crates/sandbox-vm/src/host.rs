@@ -24,6 +24,9 @@ const WATCH: Duration = Duration::from_millis(100);
 /// Users of virtual machines start here in the host's numbering, below those of cells.
 const USERS_START: u32 = 0x6fff_0000;
 const USERS_COUNT: u32 = 1 << 15;
+/// What it takes to start a process as another user in a network of its own: `CAP_SETGID`, `CAP_SETUID` and
+/// `CAP_SYS_ADMIN`, as bits of the kernel's sets.
+const CAPABILITIES: u64 = 1 << 6 | 1 << 7 | 1 << 21;
 
 /// How to look.
 pub struct Options {
@@ -162,7 +165,10 @@ impl Host {
             cpu_millis: machine.processors * 1000 + 250,
             pids: THREADS + machine.processors,
         };
-        groups.limit(&group, &limits).map_err(refused)?;
+        if let Err(failure) = groups.limit(&group, &limits) {
+            let _ = group.remove();
+            return Err(refused(failure));
+        }
         Ok(Some(group))
     }
 
@@ -227,5 +233,29 @@ fn may_choose_user() -> bool {
         matches!(numbers[..], [first, _, count] if first <= u64::from(USERS_START)
             && first + count >= u64::from(USERS_START + USERS_COUNT))
     };
-    root && map.lines().any(holds)
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    root && map.lines().any(holds) && is_capable(&status)
+}
+
+/// Whether a process with this `/proc/PID/status` may become another user; in a container root often may not.
+fn is_capable(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_some_and(|set| set & CAPABILITIES == CAPABILITIES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_without_its_capabilities_does_not_choose_users() {
+        assert!(is_capable("CapPrm:\t0\nCapEff:\t000001ffffffffff\n"));
+        assert!(is_capable("CapEff:\t00000000002000c0\n"));
+        // What a container has by default: users may be chosen, networks may not be made.
+        assert!(!is_capable("CapPrm:\t000001ffffffffff\nCapEff:\t00000000a80425fb\n"));
+        assert!(!is_capable("CapEff:\t0000000000200080\n"));
+        assert!(!is_capable("CapEff:\tmany\n"));
+        assert!(!is_capable(""));
+    }
 }

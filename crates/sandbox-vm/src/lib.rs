@@ -56,6 +56,13 @@ pub enum VmError {
     /// QEMU refused a command.
     #[error("QEMU refused `{command}`: {reason}")]
     Refused { command: String, reason: String },
+    /// What was asked for is larger than what is carried.
+    #[error("{what} takes `{bytes}` bytes, at most `{bytes_max}` are carried")]
+    TooLarge {
+        what: &'static str,
+        bytes: u64,
+        bytes_max: u64,
+    },
     /// The guest refused an order.
     #[error("the guest refused: {0}")]
     Guest(String),

@@ -96,6 +96,9 @@ fn keep(launch: Launch, started: &mpsc::Sender<Started>, ends: &watch::Sender<Op
             (child, output)
         }
         Err(error) => {
+            if let Some(group) = group {
+                let _ = group.remove();
+            }
             let _ = started.send(Err(error));
             return;
         }

@@ -13,11 +13,13 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::{Digest, Hasher};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
 
 use crate::image::Image;
 use crate::machine::{Backing, Beginning, Machine};
-use crate::vm::{Origin, Start, private_file};
+use crate::qmp::Qmp;
+use crate::vm::{Origin, Quiet, Start, private_file};
 use crate::{Accelerator, After, Context, Host, Vm, VmError, memory};
 
 /// The version of [`Record`].
@@ -27,6 +29,12 @@ const STATE: &str = "state";
 const MEMORY: &str = "memory";
 /// How long QEMU may take to write or read a state.
 const MIGRATION: Duration = Duration::from_secs(60);
+/// How much of a state QEMU may write in a second: as good as all. Left alone, it spares a network that is not there.
+const BANDWIDTH_BYTES: u64 = 1 << 40;
+/// How long QEMU may take to give up writing a state.
+const CANCELLATION: Duration = Duration::from_secs(10);
+/// How often it is asked whether it has.
+const POLL: Duration = Duration::from_millis(5);
 /// How far the frequency of the counter may be from the recorded one, in parts of it: measuring is not exact.
 const TSC_TOLERANCE: u64 = 1000;
 /// Largest record that is read.
@@ -221,13 +229,15 @@ impl Vm {
         std::fs::create_dir_all(parent).cannot("make a snapshot's folder")?;
         let place = tempfile::Builder::new().prefix(".saving-").tempdir_in(parent);
         let place = place.cannot("make a snapshot's folder")?;
-        let _quiet = self.quiet().await;
+        let stopped = Stopped(Some((Arc::clone(&self.qmp), self.quiet().await)));
         self.qmp.execute("stop", json!({})).await?;
         let written = self.write(place.path()).await;
         if after == After::GoOn || written.is_err() {
-            self.qmp.execute("cont", json!({})).await?;
+            let goes_on = stopped.go_on().await;
+            written.and(goes_on)?;
+        } else {
+            stopped.stand();
         }
-        written?;
         let from = place.keep();
         let named = std::fs::rename(&from, path).and_then(|()| File::open(parent)?.sync_all());
         if named.is_err() {
@@ -256,6 +266,8 @@ impl Vm {
             Backing::CopyOnWrite => MemoryIn::State,
         };
         self.capabilities(memory_in == MemoryIn::File).await?;
+        let parameters = json!({ "max-bandwidth": BANDWIDTH_BYTES });
+        self.qmp.execute("migrate-set-parameters", parameters).await?;
         let state = private_file(&folder.join(STATE)).cannot("make a snapshot's state")?;
         self.migrate("migrate", &state).await?;
         let memory = match memory_in {
@@ -324,6 +336,60 @@ impl Vm {
             words = self.ended() => Err(VmError::Ended(words)),
         }
     }
+}
+
+/// A machine that was stopped to be saved. It goes on when this is dropped, also in the middle of the work: whoever
+/// wanted the snapshot may have gone away. Until then it gets no orders, and nobody else saves it.
+struct Stopped(Option<(Arc<Qmp>, Quiet)>);
+
+impl Stopped {
+    /// Lets it go on.
+    async fn go_on(mut self) -> Result<(), VmError> {
+        let result = match &self.0 {
+            Some((qmp, _)) => resume(qmp).await,
+            None => Ok(()),
+        };
+        self.0 = None;
+        result
+    }
+
+    /// Leaves it as it was saved.
+    fn stand(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Some((qmp, quiet)) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                if let Err(error) = resume(&qmp).await {
+                    tracing::warn!(%error, "a virtual machine that was being saved does not go on");
+                }
+                drop(quiet);
+            });
+        }
+    }
+}
+
+/// Lets a machine go on; what is still being written of its state is given up before, for meanwhile it may not.
+async fn resume(qmp: &Qmp) -> Result<(), VmError> {
+    let give_up = async {
+        qmp.execute("migrate_cancel", json!({})).await?;
+        loop {
+            let migration = qmp.execute("query-migrate", json!({})).await?;
+            match migration["status"].as_str() {
+                Some("setup" | "active" | "pre-switchover" | "device" | "cancelling") => sleep(POLL).await,
+                _ => return Ok::<_, VmError>(()),
+            }
+        }
+    };
+    // If it cannot, `cont` says why.
+    let _ = timeout(CANCELLATION, give_up).await;
+    qmp.execute("cont", json!({})).await?;
+    Ok(())
 }
 
 fn keep_memory(memory: &File, path: &Path) -> std::io::Result<Digest> {

@@ -25,6 +25,7 @@ use crate::protocol::{Order, Reply};
 use crate::qmp::Qmp;
 use crate::{Accelerator, Context, Host, VmError, memory, sys};
 use control::Control;
+pub(crate) use control::Quiet;
 
 /// How long a guest may take to boot. The translator needs seconds on an idle machine.
 pub const BOOT: Duration = Duration::from_secs(90);
@@ -83,7 +84,7 @@ pub struct Vm {
     pub(crate) accelerator: Accelerator,
     pub(crate) memory: File,
     pub(crate) backing: Backing,
-    pub(crate) qmp: Qmp,
+    pub(crate) qmp: Arc<Qmp>,
     origin: Origin,
     process: Process,
     control: Control,
@@ -176,7 +177,7 @@ impl Vm {
             image,
             accelerator,
             process,
-            qmp,
+            qmp: Arc::new(qmp),
         })
     }
 
@@ -189,7 +190,10 @@ impl Vm {
             micros: self.host.clock.now().as_micros(),
             entropy: BASE64.encode(seed),
         };
-        self.order(order, ANSWER).await?;
+        match self.order(order, ANSWER).await? {
+            Reply::Clock { .. } => {}
+            other => return Err(unexpected(&other)),
+        }
         self.ready_after = self.host.clock.monotonic().since(began);
         Ok(())
     }
@@ -354,7 +358,7 @@ impl Vm {
     }
 
     /// Keeps orders out until the guard is dropped; none is on its way then.
-    pub(crate) async fn quiet(&self) -> impl Sized + '_ {
+    pub(crate) async fn quiet(&self) -> Quiet {
         self.control.quiet().await
     }
 

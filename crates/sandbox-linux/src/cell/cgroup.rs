@@ -249,15 +249,16 @@ impl Group {
         }
     }
 
-    /// Removes the group's folders; fails while a process is in them.
+    /// Removes the group's folders; fails while a process is in them. One that stays keeps no other.
     pub fn remove(&self) -> io::Result<()> {
+        let mut result = Ok(());
         for folder in &self.folders {
             match fs::remove_dir(folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => result = result.and(Err(error)),
                 _ => {}
             }
         }
-        Ok(())
+        result
     }
 }
 

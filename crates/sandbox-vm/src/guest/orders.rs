@@ -18,7 +18,7 @@ use crate::protocol::{OUTPUT_BYTES_MAX, Order, Reply};
 use crate::sys;
 
 /// How long the output of a program is waited for that has left others behind.
-const OUTPUT: Duration = Duration::from_millis(200);
+const OUTPUT: Duration = Duration::from_secs(2);
 
 /// Carries out an order; a text says why not.
 pub fn carry_out(order: Order) -> Result<Reply, String> {

@@ -14,7 +14,7 @@ use super::{CURRENT, FORMAT, INITRD, Image, KERNEL, RECORD, ROOT, Record, initrd
 use crate::VmError;
 
 /// Changes when images of the same inputs come out otherwise.
-const BUILDER: &str = "bowline image 1";
+const BUILDER: &str = "bowline image 2";
 /// Largest file that is taken out of a kernel package.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -132,12 +132,14 @@ fn name(packages: &Packages, agent: Digest, libraries: &[PathBuf]) -> Result<Dig
     Ok(Digest::of(text.as_bytes()))
 }
 
-/// Gives a finished image its name. Whoever was sooner with the same image wins.
+/// Gives a finished image its name, readable for all. Whoever was sooner with the same image wins.
 fn publish(work: tempfile::TempDir, place: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755))?;
     for name in [KERNEL, INITRD, ROOT, RECORD] {
-        fs::File::open(work.path().join(name))?.sync_all()?;
+        let file = fs::File::open(work.path().join(name))?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.sync_all()?;
     }
     match fs::rename(work.path(), place) {
         Ok(()) => {
@@ -253,6 +255,7 @@ impl Inputs<'_> {
         }
         root::install_busybox(busybox, tree.path()).map_err(made)?;
         root::install_agent(self.agent, self.libraries, tree.path()).map_err(made)?;
+        root::open_folders(tree.path()).map_err(made)?;
         let tools = tempfile::tempdir_in(place).map_err(made)?;
         let writer = tools.path().join("mkfs.erofs");
         fs::write(&writer, self.file_of(&self.packages.erofs.file, "mkfs.erofs")?).map_err(made)?;

@@ -28,7 +28,7 @@ impl Modules {
     pub fn wanted(&self) -> Result<Vec<(String, Vec<u8>)>, BuildError> {
         let mut order = Vec::new();
         for name in WANTED {
-            self.add(name, &mut order)?;
+            self.add(name, &mut BTreeSet::new(), &mut order)?;
         }
         Ok(order
             .iter()
@@ -36,7 +36,8 @@ impl Modules {
             .collect())
     }
 
-    fn add(&self, name: &str, order: &mut Vec<String>) -> Result<(), BuildError> {
+    /// Adds a module after what it needs; `open` are those that wait for it.
+    fn add(&self, name: &str, open: &mut BTreeSet<String>, order: &mut Vec<String>) -> Result<(), BuildError> {
         // Newer kernels have it built in under another name.
         let dispensable = name == "crc32c_generic";
         if order.iter().any(|known| known == name) || self.built_in.contains(name) {
@@ -48,9 +49,13 @@ impl Modules {
             }
             return Err(BuildError::Kernel(format!("it has no module `{name}`")));
         };
-        for needed in depends(module) {
-            self.add(&needed, order)?;
+        if !open.insert(name.to_owned()) {
+            return Err(BuildError::Kernel(format!("its module `{name}` needs itself")));
         }
+        for needed in depends(module) {
+            self.add(&needed, open, order)?;
+        }
+        open.remove(name);
         order.push(name.to_owned());
         Ok(())
     }
@@ -81,10 +86,30 @@ fn depends(module: &[u8]) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn module(needs: &str) -> Vec<u8> {
+        format!("ELF\0license=GPL\0depends={needs}\0name=x\0").into_bytes()
+    }
+
+    #[test]
+    fn modules_that_need_each_other_are_refused() {
+        let mut modules = Modules::default();
+        modules
+            .built_in
+            .extend(WANTED.iter().skip(1).map(|name| (*name).to_owned()));
+        for (name, needs) in [("virtio_mmio", "a,b"), ("a", "b,c"), ("b", "c"), ("c", "")] {
+            modules.files.insert(name.to_owned(), module(needs));
+        }
+        let order: Vec<String> = modules.wanted().unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(order, ["c", "b", "a", "virtio_mmio"]);
+        modules.files.insert("c".to_owned(), module("a"));
+        let refused = modules.wanted().unwrap_err();
+        assert!(matches!(refused, BuildError::Kernel(_)), "{refused}");
+        assert!(refused.to_string().contains("`a` needs itself"), "{refused}");
+    }
+
     #[test]
     fn modules_come_after_what_they_need() {
         let mut modules = Modules::default();
-        let module = |needs: &str| format!("ELF\0license=GPL\0depends={needs}\0name=x\0").into_bytes();
         for (name, needs) in [
             ("virtio_mmio", "virtio,virtio_ring"),
             ("virtio", ""),

@@ -2,22 +2,23 @@
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::VmError;
-use crate::lines::Lines;
+use crate::lines::{LINE_BYTES_MAX, Lines};
 use crate::protocol::{Answer, Ask, Order, Reply, VERSION, line};
 
 #[derive(Debug)]
 pub struct Control {
-    turn: Mutex<Turn>,
+    turn: Arc<Mutex<Turn>>,
     reader: JoinHandle<()>,
 }
 
@@ -28,17 +29,23 @@ struct Turn {
     last: u64,
 }
 
+/// That no order is on its way to a guest.
+#[derive(Debug)]
+pub struct Quiet {
+    _turn: OwnedMutexGuard<Turn>,
+}
+
 impl Control {
     pub fn open(socket: StdUnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let (reader, writer) = UnixStream::from_std(socket)?.into_split();
         let (answers_in, answers) = mpsc::channel(4);
         Ok(Self {
-            turn: Mutex::new(Turn {
+            turn: Arc::new(Mutex::new(Turn {
                 writer,
                 answers,
                 last: 0,
-            }),
+            })),
             reader: tokio::spawn(read(reader, answers_in)),
         })
     }
@@ -61,6 +68,15 @@ impl Control {
             turn.last += 1;
             let id = turn.last;
             let text = line(&Ask { id, order });
+            let bytes = text.len() as u64;
+            // The guest would read a piece of it, and end.
+            if bytes > LINE_BYTES_MAX {
+                return Err(VmError::TooLarge {
+                    what: "an order to the guest",
+                    bytes,
+                    bytes_max: LINE_BYTES_MAX,
+                });
+            }
             let sent = turn.writer.write_all(&text).await;
             sent.map_err(|error| VmError::Ended(error.to_string()))?;
             turn.answer(id).await
@@ -72,8 +88,10 @@ impl Control {
     }
 
     /// Keeps orders out while the guard lives.
-    pub async fn quiet(&self) -> impl Sized + '_ {
-        self.turn.lock().await
+    pub async fn quiet(&self) -> Quiet {
+        Quiet {
+            _turn: Arc::clone(&self.turn).lock_owned().await,
+        }
     }
 }
 
@@ -116,5 +134,46 @@ async fn read(source: OwnedReadHalf, answers: mpsc::Sender<Result<Answer, String
         if answers.send(answer).await.is_err() || last {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_that_is_too_long_is_refused_and_the_next_is_carried() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let guest = tokio::task::spawn_blocking(move || {
+            use std::io::{BufRead, BufReader, Write};
+            let mut out = theirs.try_clone().unwrap();
+            let mut lengths = Vec::new();
+            for text in BufReader::new(theirs).lines() {
+                let text = text.unwrap();
+                lengths.push(text.len() as u64 + 1);
+                let ask: Ask = serde_json::from_str(&text).unwrap();
+                let reply = Reply::Clock { micros: 7 };
+                out.write_all(&line(&Answer { id: ask.id, reply })).unwrap();
+            }
+            lengths
+        });
+        let control = Control::open(ours).unwrap();
+        let run = |bytes: u64| {
+            let argv = vec!["x".repeat(bytes as usize)];
+            control.order(Order::Run { argv, milliseconds: 1 }, Duration::from_secs(20))
+        };
+        // What the line has beside the word; the number of the order has one digit here.
+        let argv = vec![String::new()];
+        let order = Order::Run { argv, milliseconds: 1 };
+        let rest = line(&Ask { id: 1, order }).len() as u64;
+        let refused = run(LINE_BYTES_MAX - rest + 1).await.unwrap_err();
+        assert!(
+            matches!(refused, VmError::TooLarge { bytes, .. } if bytes == LINE_BYTES_MAX + 1),
+            "{refused}"
+        );
+        let longest = run(LINE_BYTES_MAX - rest).await.unwrap();
+        assert_eq!(longest, Reply::Clock { micros: 7 });
+        drop(control);
+        assert_eq!(guest.await.unwrap(), [LINE_BYTES_MAX], "only that was sent");
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
@@ -103,11 +104,14 @@ fn forget_all_but(image: &Path) {
     }
 }
 
+/// A host whose mark no other has, in this process or another: they would remove each other's machines.
 pub async fn host() -> Arc<Host> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let host = Host::find(Options {
         clock: Clock::system(),
         entropy: Entropy::system(),
-        mark: format!("test-{}", std::process::id()),
+        mark: format!("test-{}-{number}", std::process::id()),
         program: agent(),
     });
     Arc::new(host.await.unwrap())

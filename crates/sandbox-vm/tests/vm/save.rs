@@ -1,11 +1,13 @@
 //! Whole machines saved and begun again: nothing is lost, nothing is taken back, and what does not fit is refused.
 
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use bowline_sandbox_vm::snapshot::MemoryIn;
 use bowline_sandbox_vm::vm::Origin;
 use bowline_sandbox_vm::{After, Snapshot, Vm, VmError};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::timeout;
 
 use super::harness::{World, shell};
 
@@ -56,6 +58,30 @@ async fn a_count_goes_on_in_another_qemu_without_a_step_back() {
     // The control: a machine that was not restored knows of no count.
     let fresh = world.golden().await.start().await.unwrap();
     assert_eq!(shell(&fresh, "cat /tmp/count 2>/dev/null || echo none").await, "none");
+}
+
+#[tokio::test]
+async fn a_machine_goes_on_when_nobody_waits_for_its_snapshot_any_more() {
+    let world = World::new().await;
+    let vm = world.golden().await.start().await.unwrap();
+    let files = || std::fs::read_dir(world.folder.path()).unwrap().flatten();
+    let begun = async {
+        while !files().any(|folder| folder.path().join("state").exists()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = begun => {}
+        saved = vm.save(&world.path("given-up"), After::Stand) => panic!("it was sooner: {saved:?}"),
+    }
+    vm.clock().await.expect("it answers, for it goes on");
+    assert_eq!(files().count(), 0, "nothing is left");
+
+    // The control: one that is to stand after a save does not answer.
+    vm.save(&world.path("whole"), After::Stand).await.unwrap();
+    let silent = timeout(Duration::from_secs(1), vm.clock()).await;
+    assert!(silent.is_err(), "{silent:?}");
 }
 
 #[tokio::test]
