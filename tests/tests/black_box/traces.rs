@@ -147,7 +147,7 @@ fn processes() -> Result<Vec<Process>> {
 }
 
 /// A process that has not ended.
-fn read_process(id: i32) -> Option<Process> {
+pub fn read_process(id: i32) -> Option<Process> {
     let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The program's name stands in parentheses and may hold anything.
     let mut rest = text.rsplit_once(')')?.1.split_whitespace();

@@ -149,7 +149,9 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
     };
     let response = answer.conclude(&slot.log, &report);
     // A run whose peak nobody knows speaks for no size.
-    slot.used = (memory_bytes_max > 0).then(|| answer.sample(&report));
+    // Where the peak is unknown a run tells nothing of its memory, unless it wanted more than there was.
+    let sample = answer.sample(&report);
+    slot.used = (memory_bytes_max > 0 || sample.outcome == sizing::Outcome::OutOfMemory).then_some(sample);
     put_away(&inner, &pool, slot, &report, (admission, entered));
     response.map(|log_tail| InvocationResponse {
         result: result(report),

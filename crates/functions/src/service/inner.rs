@@ -139,7 +139,6 @@ impl Inner {
             layer_lock: tokio::sync::Mutex::default(),
             image_lock: tokio::sync::Mutex::default(),
             state_lock: tokio::sync::Mutex::default(),
-            image_permits: Arc::new(Semaphore::new(IMAGES_MAX)),
             image_permits: Semaphore::new(IMAGES_MAX),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             data_dir: options.data_dir.clone(),

@@ -194,8 +194,8 @@ async fn what_cannot_fit_costs_no_other_its_sandbox() {
     world.handle.create_function(&caller(), large).await.unwrap();
     world.handle.settled(&target("large")).await.unwrap();
     let version = PublishVersion::default();
-    let version = world.handle.publish_version(&caller(), &target("large"), version);
-    version.await.unwrap();
+    let made = world.handle.publish_version(&caller(), &target("large"), version).await;
+    made.unwrap();
     published(&world).await;
     world.deploy("g").await;
     world.answer("g", json!({})).await;

@@ -70,10 +70,11 @@ async fn a_machine_goes_on_when_nobody_waits_for_its_snapshot_any_more() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
+    let given_up = world.path("given-up");
     tokio::select! {
         biased;
         () = begun => {}
-        saved = vm.save(&world.path("given-up"), After::Stand) => panic!("it was sooner: {saved:?}"),
+        saved = vm.save(&given_up, After::Stand) => panic!("it was sooner: {saved:?}"),
     }
     vm.clock().await.expect("it answers, for it goes on");
     assert_eq!(files().count(), 0, "nothing is left");
