@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// The variable of a function's environment that asks for checkpoints: `on`, or how often one is taken while an
 /// invocation runs (`500ms`, `5s`, `2m`).
@@ -35,7 +36,11 @@ pub enum Wish {
 
 /// Asks one running guest to stop. The platform and the sandbox have it in common.
 #[derive(Default)]
-pub struct Control(Mutex<State>);
+pub struct Control {
+    state: Mutex<State>,
+    /// Told whenever something begins to run.
+    attached: Notify,
+}
 
 type Stop = Box<dyn Fn() + Send>;
 
@@ -49,7 +54,7 @@ struct State {
 impl Control {
     /// Asks for something; never waits for it.
     pub fn ask(&self, wish: Wish) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.wish = state.wish.max(Some(wish));
         if let Some(stop) = &state.stop {
             stop();
@@ -58,16 +63,27 @@ impl Control {
 
     /// Says how to stop what runs from now on. What was asked before is asked at once.
     pub fn attach(&self, stop: Stop) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.wish.is_some() {
             stop();
         }
         state.stop = Some(stop);
+        self.attached.notify_one();
+    }
+
+    /// Waits until something begins to run, if nothing has begun since the last call. For one caller at a time.
+    pub async fn attached(&self) {
+        self.attached.notified().await;
+    }
+
+    /// What is asked for.
+    pub fn wish(&self) -> Option<Wish> {
+        self.state.lock().wish
     }
 
     /// Nothing runs any more. Takes what was asked for, if anything was.
     pub fn take(&self) -> Option<Wish> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.stop = None;
         state.wish.take()
     }
@@ -75,7 +91,7 @@ impl Control {
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Control").field(&self.0.lock().wish).finish()
+        f.debug_tuple("Control").field(&self.state.lock().wish).finish()
     }
 }
 
@@ -229,7 +245,9 @@ mod tests {
         assert_eq!(stops.load(Ordering::Relaxed), 2);
         assert_eq!(control.take(), Some(Wish::Leave), "the stronger wish counts");
         assert_eq!(control.take(), None);
+        assert_eq!(control.wish(), None);
         control.ask(Wish::Copy);
+        assert_eq!(control.wish(), Some(Wish::Copy), "it is not taken");
         assert_eq!(stops.load(Ordering::Relaxed), 2, "nothing runs");
         attach();
         assert_eq!(stops.load(Ordering::Relaxed), 3);

@@ -10,11 +10,16 @@ use parking_lot::{Condvar, Mutex};
 pub struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
 
 impl Interrupt {
-    /// Ends the wait that is under way, and every later one.
+    /// Ends the wait that is under way, and every later one until it is lowered.
     pub fn raise(&self) {
         let (raised, wake) = &*self.0;
         *raised.lock() = true;
         wake.notify_all();
+    }
+
+    /// Lets later waits last again.
+    pub fn lower(&self) {
+        *self.0.0.lock() = false;
     }
 
     /// Whether it was raised.

@@ -83,19 +83,30 @@ impl Ledger {
         }))
     }
 
-    /// All runs that have a record.
+    /// All runs that have a record that can be read.
     pub(super) async fn all(&self) -> Result<Vec<Loaded>, LedgerError> {
+        let readable = |(key, loaded): (Key, Result<Loaded, FrameError>)| match loaded {
+            Ok(loaded) => Some(loaded),
+            Err(error) => {
+                let key = String::from_utf8_lossy(key.as_ref()).into_owned();
+                tracing::warn!(key, %error, "a run's record is damaged");
+                None
+            }
+        };
+        Ok(self.scan().await?.into_iter().filter_map(readable).collect())
+    }
+
+    async fn scan(&self) -> Result<Vec<(Key, Result<Loaded, FrameError>)>, LedgerError> {
         let mut found = Vec::new();
         let mut after: Option<Key> = None;
         loop {
             let page = self.store.scan(&Key::from(RUNS), after.as_ref(), PAGE).await?;
             let is_last = page.len() < PAGE;
             after = page.last().map(|(key, _)| key.clone());
-            for (_, entry) in page {
-                found.push(Loaded {
-                    record: RunRecord::decode(&entry.value)?,
-                    at: entry.version,
-                });
+            for (key, entry) in page {
+                let record = RunRecord::decode(&entry.value);
+                let at = entry.version;
+                found.push((key, record.map(|record| Loaded { record, at })));
             }
             if is_last {
                 return Ok(found);
@@ -105,10 +116,26 @@ impl Ledger {
 
     /// Writes a run's first record.
     pub(super) async fn create(&self, run: &RequestId, record: RunRecord) -> Result<Loaded, LedgerError> {
+        self.write(run, record, Condition::Absent).await
+    }
+
+    /// Writes a run's record. A commit of which nobody knows whether it was applied was if its record is there.
+    async fn write(
+        &self,
+        run: &RequestId,
+        record: RunRecord,
+        condition: impl FnOnce(Key) -> Condition,
+    ) -> Result<Loaded, LedgerError> {
         let key = key(run);
         let writes = vec![Write::Put(key.clone(), record.encode())];
-        let at = self.store.commit(vec![Condition::Absent(key)], writes).await?;
-        Ok(Loaded { record, at })
+        match self.store.commit(vec![condition(key)], writes).await {
+            Ok(at) => Ok(Loaded { record, at }),
+            Err(error @ CommitError::Unknown(_)) => match self.load(run).await? {
+                Some(stored) if stored.record == record => Ok(stored),
+                _ => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Changes a run that nobody else has changed; what its record named and names no more is removed.
@@ -120,15 +147,11 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let mut record = loaded.record.clone();
         change(&mut record);
-        let key = key(run);
-        let writes = vec![Write::Put(key.clone(), record.encode())];
-        let at = self
-            .store
-            .commit(vec![Condition::AtVersion(key, loaded.at)], writes)
-            .await?;
-        let named: HashSet<Digest> = record.blobs().collect();
+        let at = loaded.at;
+        let written = self.write(run, record, |key| Condition::AtVersion(key, at)).await?;
+        let named: HashSet<Digest> = written.record.blobs().collect();
         let old: Vec<Digest> = loaded.record.blobs().filter(|blob| !named.contains(blob)).collect();
-        *loaded = Loaded { record, at };
+        *loaded = written;
         self.drop_blobs(old).await;
         Ok(())
     }
@@ -162,7 +185,11 @@ impl Ledger {
 
     /// Removes blobs that no record names and that are old.
     pub(super) async fn collect(&self) -> Result<(), LedgerError> {
-        let named: HashSet<Digest> = self.all().await?.iter().flat_map(|run| run.record.blobs()).collect();
+        let mut named: HashSet<Digest> = HashSet::new();
+        for (_, run) in self.scan().await? {
+            // What a record names that cannot be read is unknown: nothing is removed then.
+            named.extend(run?.record.blobs());
+        }
         let cutoff = self.clock.now().before(ORPHAN_AGE);
         for blob in self.blobs.list().await? {
             if !named.contains(&blob) {
@@ -170,5 +197,46 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_foundation::entropy::Entropy;
+    use bowline_store::{Fault, FaultRates, FaultyStore, MemoryStore};
+
+    use super::*;
+    use crate::suspend::record::tests::record;
+
+    /// Whoever changes a run is not fenced off by its own commit of which it got no answer.
+    #[tokio::test]
+    async fn a_commit_whose_answer_is_lost_is_looked_for() {
+        let store = FaultyStore::new(
+            Arc::new(MemoryStore::default()),
+            FaultRates::default(),
+            Entropy::seeded(1),
+        );
+        let store = Arc::new(store);
+        let ledger = Ledger::new(store.clone(), Blobs::in_memory(), Clock::system());
+        let run: RequestId = record().run.parse().unwrap();
+        store.script([Fault::LoseReply]);
+        let mut loaded = ledger.create(&run, record()).await.unwrap();
+        store.script([Fault::LoseReply]);
+        let renewed = ledger.change(&run, &mut loaded, |record| record.lease_ms = 2).await;
+        assert!(renewed.is_ok(), "{renewed:?}");
+        // The control: nothing was applied, or somebody else was faster.
+        store.script([Fault::FailBefore]);
+        let failed = ledger.change(&run, &mut loaded, |record| record.lease_ms = 3).await;
+        assert!(matches!(failed, Err(LedgerError::Commit(_))), "{failed:?}");
+        let mut other = ledger.load(&run).await.unwrap().unwrap();
+        ledger
+            .change(&run, &mut other, |record| record.epoch += 1)
+            .await
+            .unwrap();
+        store.script([Fault::LoseReply]);
+        let lost = ledger.change(&run, &mut loaded, |record| record.lease_ms = 4).await;
+        assert!(matches!(lost, Err(LedgerError::Commit(_))), "{lost:?}");
+        let fenced = ledger.change(&run, &mut loaded, |record| record.lease_ms = 4).await;
+        assert!(matches!(fenced, Err(LedgerError::Fenced)), "{fenced:?}");
     }
 }

@@ -109,10 +109,10 @@ impl Record for RunRecord {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn record() -> RunRecord {
+    pub(in crate::suspend) fn record() -> RunRecord {
         RunRecord {
             run: "01234567-89ab-4cde-8f01-23456789abcd".to_owned(),
             account: "000000000000".to_owned(),

@@ -9,7 +9,7 @@ use bowline_checkpoint::wasi::{Exit, Folder, HasWasi, HostState, Interrupt, Sink
 use bowline_checkpoint::{Checkpoint, Page};
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{Control, FunctionError, LogSink, Outcome};
+use bowline_sandbox::{Control, FunctionError, LogSink, Outcome, Wish};
 use bytes::Bytes;
 use wasmtime::{ResourceLimiter, Result, Store};
 
@@ -98,6 +98,9 @@ impl Leg {
 
     fn go(&self, store: &mut Store<Body>, from: Option<Box<Checkpoint>>, interrupt: &Interrupt) -> Result<End> {
         let (prepared, linker) = (&self.program.prepared, &self.program.linker);
+        if self.is_unwanted() {
+            return Ok(End::Finished(unwanted()));
+        }
         let mut guest = match &from {
             None => prepared.instantiate(store, linker)?,
             Some(checkpoint) => prepared.restore(store, linker, checkpoint)?,
@@ -117,6 +120,9 @@ impl Leg {
             Some(mut checkpoint) => {
                 if !store.data_mut().wasi.settle() {
                     // It was asked to stop before it went on.
+                    if self.is_unwanted() {
+                        return Ok(End::Finished(unwanted()));
+                    }
                     checkpoint.host = store.data_mut().wasi.save()?.encode();
                     return Ok(End::Stopped(checkpoint));
                 }
@@ -125,14 +131,15 @@ impl Leg {
         };
         let came = self.after_start(&guest, store, came);
         match came {
+            Ok(Came::Stopped) if self.is_unwanted() => Ok(End::Finished(unwanted())),
             Ok(Came::Stopped) => {
                 let host = store.data_mut().wasi.save()?.encode();
                 let checkpoint = prepared.capture(&guest, &mut *store, host)?;
                 Ok(End::Stopped(Box::new(checkpoint)))
             }
-            Ok(Came::Finished(_)) => Ok(End::Finished(finish(&mut store.data_mut().wasi))),
+            Ok(Came::Finished(_)) => Ok(End::Finished(self.finish(&mut store.data_mut().wasi, interrupt))),
             Err(error) => match error.downcast_ref::<Exit>() {
-                Some(Exit(0)) => Ok(End::Finished(finish(&mut store.data_mut().wasi))),
+                Some(Exit(0)) => Ok(End::Finished(self.finish(&mut store.data_mut().wasi, interrupt))),
                 Some(exit) => Ok(End::Finished(Outcome::Failed(FunctionError::exited(
                     self.request_id,
                     &exit.to_string(),
@@ -152,6 +159,26 @@ impl Leg {
             }
             came => Ok(came),
         }
+    }
+
+    /// The answer, once the guest has waited for all it had to. Only its end cuts that short: it has no place left where
+    /// it could stop.
+    fn finish(&self, wasi: &mut Wasi, interrupt: &Interrupt) -> Outcome {
+        loop {
+            interrupt.lower();
+            if self.is_unwanted() || wasi.settle() {
+                break;
+            }
+        }
+        match wasi.output() {
+            Ok(answer) => Outcome::Success(Bytes::copy_from_slice(answer)),
+            Err(bytes) => Outcome::Failed(FunctionError::response_too_large(bytes, SYNC_PAYLOAD_BYTES_MAX)),
+        }
+    }
+
+    /// Whether nobody wants anything of the guest but its end.
+    fn is_unwanted(&self) -> bool {
+        self.control.wish() == Some(Wish::End)
     }
 
     fn world(&self, interrupt: &Interrupt) -> Result<(Wasi, Option<Box<Checkpoint>>)> {
@@ -181,13 +208,8 @@ impl Leg {
     }
 }
 
-/// The answer, once the guest has waited for all it had to.
-fn finish(wasi: &mut Wasi) -> Outcome {
-    wasi.settle();
-    match wasi.output() {
-        Ok(answer) => Outcome::Success(Bytes::copy_from_slice(answer)),
-        Err(bytes) => Outcome::Failed(FunctionError::response_too_large(bytes, SYNC_PAYLOAD_BYTES_MAX)),
-    }
+fn unwanted() -> Outcome {
+    Outcome::Broken("the invocation was ended".to_owned())
 }
 
 /// Of a checkpoint's memory, what is not zero.

@@ -125,27 +125,25 @@ impl Journey {
     async fn travel(&self, mut start: Start, suspension: Option<&Suspension>) -> Outcome {
         let late = tokio::time::sleep(self.budget);
         tokio::pin!(late);
-        let mut is_late = false;
         loop {
             let leg = self.leg(start);
             let busy = self.busy.clone().lock_owned().await;
-            let mut running = self.shared.runner.block(move || {
+            let running = self.shared.runner.block(move || {
                 let _busy = busy;
                 leg.run()
             });
             let ended = tokio::select! {
-                ended = &mut running => ended,
-                () = &mut late, if !is_late => {
-                    is_late = true;
+                ended = running => ended,
+                () = &mut late => {
+                    // The guest ends by itself, and what it leaves is for nobody.
                     self.control.ask(Wish::End);
-                    (&mut running).await
+                    return self.timed_out();
                 }
             };
             let asked = self.surroundings.clock.monotonic();
             let wish = self.control.take();
             let checkpoint = match ended {
                 Err(error) => return Outcome::Broken(error.to_string()),
-                Ok(_) if is_late => return self.timed_out(),
                 Ok(End::Finished(outcome)) => return outcome,
                 Ok(End::Stopped(checkpoint)) => checkpoint,
             };
@@ -227,13 +225,14 @@ impl Sandbox for CheckpointedSandbox {
                 memory_bytes_max: self.surroundings.peak_bytes(),
                 cpu: Duration::ZERO,
             },
-            reusable: !matches!(outcome, Outcome::Broken(_)),
+            reusable: !matches!(outcome, Outcome::Broken(_)) && self.is_alive(),
             outcome,
         }
     }
 
+    /// While a guest is on its way out whose invocation is over, nobody else comes in.
     fn is_alive(&mut self) -> bool {
-        true
+        self.busy.try_lock().is_ok()
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -241,7 +240,7 @@ impl Sandbox for CheckpointedSandbox {
     }
 
     async fn destroy(self: Box<Self>) {
-        // An invocation that was dropped has asked its guest to end.
+        // An invocation that was dropped, or too late, has asked its guest to end.
         let _gone = self.busy.lock().await;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_sandbox::suspension::{CHECKPOINT_VARIABLE, Kept};
-use bowline_sandbox::{Backend, Control, Frozen, Keeper, Outcome, Sandbox, Suspendable, Suspension, Wish};
+use bowline_sandbox::{Backend, Control, Frozen, Keeper, LogSink, Outcome, Sandbox, Suspendable, Suspension, Wish};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -34,6 +34,36 @@ fn growing(pages: u32) -> String {
         (memory (export "memory") 1)
         (func (export "_start") (call $exit (i32.eq (memory.grow (i32.const {pages})) (i32.const -1)))))"#
     )
+}
+
+/// Says something, sleeps for [`SLEEP`], and answers `7`: nowhere in between can it stop.
+fn sleeper() -> String {
+    format!(
+        r#"(module (import "{WASI}" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "{WASI}" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\08\00\00\00\01\00\00\007")
+        (func (export "_start")
+            (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 100)))
+            (i32.store (i32.const 272) (i32.const 1))
+            (i64.store (i32.const 280) (i64.const {nanos}))
+            (drop (call $poll (i32.const 256) (i32.const 512) (i32.const 1) (i32.const 600)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 100)))))"#,
+        nanos = SLEEP.as_nanos()
+    )
+}
+
+const SLEEP: Duration = Duration::from_millis(300);
+
+/// Asks for a copy as soon as the guest says something.
+struct Asking(Option<Arc<Control>>);
+
+impl LogSink for Asking {
+    fn write(&self, _bytes: &[u8]) {
+        if let Some(control) = &self.0 {
+            control.ask(Wish::Copy);
+        }
+    }
 }
 
 fn bench(text: &str) -> Bench {
@@ -108,6 +138,28 @@ async fn a_dropped_invocation_ends_its_guest() {
     let late = tokio::time::timeout(Duration::from_millis(100), sandbox.invoke(invocation)).await;
     assert!(late.is_err(), "the control: it runs for ever");
     sandbox.destroy().await;
+}
+
+/// A guest that is asked to stop while it sleeps, and then ends, has slept all the same.
+#[tokio::test]
+async fn a_sleep_is_not_cut_short_by_a_wish() {
+    for is_asked in [false, true] {
+        let bench = bench(&sleeper());
+        drop(start(&bench).await);
+        let control = Arc::new(Control::default());
+        let sink = Arc::new(Asking(is_asked.then(|| control.clone())));
+        let mut sandbox = bench.backend.create(bench.version.clone(), sink).await.unwrap();
+        let mut invocation = bench.invocation(&json!({}));
+        invocation.suspension = Some(Suspension {
+            control,
+            keeper: Arc::new(Counting::default()),
+            from: None,
+        });
+        let report = sandbox.invoke(invocation).await;
+        assert_eq!(report.outcome, Outcome::Success("7".into()), "asked: {is_asked}");
+        assert!(report.usage.duration >= SLEEP, "asked: {is_asked}: {report:?}");
+        sandbox.destroy().await;
+    }
 }
 
 /// The save memory, which is much larger, does not count.
