@@ -10,8 +10,9 @@ use bowline_foundation::id::RequestId;
 use bowline_sandbox::suspension::Kept as Answer;
 use bowline_sandbox::{Deadline, Frozen, FunctionError, Invocation, Keeper, Outcome, Report, Suspension, Usage, Wish};
 use bytes::Bytes;
+use tokio::sync::Notify;
 
-use super::engine::{Registered, SHUTDOWN};
+use super::engine::Registered;
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
 use super::record::{Ended, Kept, Phase, RunRecord};
@@ -45,6 +46,13 @@ enum Found {
     Over(Outcome),
 }
 
+/// Why a run does not go on here.
+enum Halt {
+    Over(Outcome),
+    /// Somebody else goes on with it: what happened here does not count.
+    Gone,
+}
+
 /// What the run stands on.
 struct Way<'a> {
     inner: &'a Arc<Inner>,
@@ -72,12 +80,21 @@ impl Inner {
         };
         let outcome = match found {
             Found::Over(outcome) => outcome,
-            Found::Here(live) => live.ended().await,
-            Found::Elsewhere => self.await_run_elsewhere(&seed.request_id).await,
+            Found::Here(live) => {
+                *place = None;
+                live.ended().await
+            }
+            Found::Elsewhere => {
+                *place = None;
+                self.await_run_elsewhere(&seed.request_id).await
+            }
             Found::Fresh => self.enter_run(pool, slot, (seed, about, None), place).await,
             Found::Ours(loaded) => self.enter_run(pool, slot, (seed, about, Some(*loaded)), place).await,
         };
-        self.run_report(began, outcome)
+        let mut report = self.run_report(began, outcome);
+        // A guest whose time is over may still be on its way out.
+        report.reusable &= slot.sandbox.is_alive();
+        report
     }
 
     async fn enter_run(
@@ -89,7 +106,10 @@ impl Inner {
     ) -> Outcome {
         let live = Live::new(about, true, loaded);
         match self.suspends.register(live) {
-            Err(live) => live.ended().await,
+            Err(live) => {
+                *place = None;
+                live.ended().await
+            }
             Ok(registered) => self.go_on(pool, slot, (seed, registered), place).await,
         }
     }
@@ -108,8 +128,20 @@ impl Inner {
             seed,
             live: registered.live.clone(),
         };
-        let outcome = way.travel(slot, place).await;
-        registered.live.end(outcome.clone());
+        let halt = way.travel(slot, place).await;
+        let live = registered.live.clone();
+        let outcome = match halt {
+            Halt::Over(outcome) => outcome,
+            Halt::Gone if live.has_caller => {
+                // From here on the run is looked for like any other's; it must not be found here.
+                drop(registered);
+                *place = None;
+                self.await_run_elsewhere(&live.run).await
+            }
+            // Its outcome stays for whoever asks.
+            Halt::Gone => Outcome::Broken("the run goes on elsewhere".to_owned()),
+        };
+        live.end(outcome.clone());
         outcome
     }
 
@@ -215,15 +247,15 @@ impl std::fmt::Display for Chain<'_> {
 }
 
 impl Way<'_> {
-    async fn travel(&self, slot: &mut Slot, place: &mut Option<Admission>) -> Outcome {
-        let mut from = match self.first().await {
+    async fn travel(&self, slot: &mut Slot, place: &mut Option<Admission>) -> Halt {
+        let mut from = match self.first(place).await {
             Ok(from) => from,
-            Err(outcome) => return outcome,
+            Err(halt) => return halt,
         };
         loop {
             let outcome = self.leg(slot, from.take()).await;
             if self.live.lost.load(Ordering::SeqCst) {
-                return self.inner.await_run_elsewhere(&self.live.run).await;
+                return Halt::Gone;
             }
             let Outcome::Suspended(frozen) = outcome else {
                 return self.finish(outcome).await;
@@ -231,7 +263,7 @@ impl Way<'_> {
             let bytes = frozen.bytes.clone();
             match self.keep(frozen, Phase::Suspended).await {
                 Ok(()) => {}
-                Err(LedgerError::Fenced) => return self.inner.await_run_elsewhere(&self.live.run).await,
+                Err(LedgerError::Fenced) => return Halt::Gone,
                 Err(error) => {
                     // Nothing is lost: it goes on here as if nobody had asked.
                     tracing::warn!(run = %self.live.run, error = %Chain(&error), "a suspended run goes on at once");
@@ -240,60 +272,93 @@ impl Way<'_> {
                 }
             }
             drop(bytes);
-            *place = None;
-            from = match self.rest().await {
+            from = match self.rest(place).await {
                 Ok(from) => Some(from),
-                Err(outcome) => return outcome,
+                Err(halt) => return halt,
             };
-            self.admit(place).await;
         }
     }
 
     /// Where the run begins in this process: at its beginning, or at its last checkpoint.
-    async fn first(&self) -> Result<Option<Bytes>, Outcome> {
+    async fn first(&self, place: &mut Option<Admission>) -> Result<Option<Bytes>, Halt> {
         let phase = self.live.loaded.lock().await.as_ref().map(|loaded| loaded.record.phase);
         match phase {
             None => Ok(None),
-            Some(Phase::Suspended) => self.rest().await.map(Some),
-            Some(_) => match self.take_up().await {
+            Some(Phase::Suspended) => self.rest(place).await.map(Some),
+            Some(_) => match self.go_up(place, true).await? {
                 Ok(bytes) => Ok(Some(bytes)),
-                Err(error) => Err(Outcome::Broken(format!("the run cannot go on: {}", Chain(&error)))),
+                Err(error) => {
+                    let reason = format!("the run cannot go on: {}", Chain(&error));
+                    Err(Halt::Over(Outcome::Broken(reason)))
+                }
             },
         }
     }
 
     /// Waits until the run is resumed; gives what it goes on from.
-    async fn rest(&self) -> Result<Bytes, Outcome> {
+    async fn rest(&self, place: &mut Option<Admission>) -> Result<Bytes, Halt> {
         self.live.set_phase(Phase::Suspended);
+        loop {
+            *place = None;
+            match self.go_up(place, false).await? {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => {
+                    tracing::error!(run = %self.live.run, error = %Chain(&error), "a run cannot be resumed");
+                    self.live.taken(Some(Chain(&error).to_string()));
+                }
+            }
+        }
+    }
+
+    /// Waits until the run may go on and has a place, then takes it up. It is taken up last: until then nobody has
+    /// to be kept away.
+    async fn go_up(&self, place: &mut Option<Admission>, may: bool) -> Result<Result<Bytes, LedgerError>, Halt> {
+        let mut may = may;
         loop {
             let left = self.seed.deadline.monotonic.since(self.inner.clock.monotonic());
             let turn = tokio::select! {
-                turn = tokio::time::timeout(left, self.live.turn()) => turn,
-                () = self.gone() => return Err(self.inner.await_run_elsewhere(&self.live.run).await),
-            };
-            match turn {
-                Err(_) => {
+                biased;
+                turn = self.live.turn() => turn,
+                () = self.gone() => return Err(Halt::Gone),
+                () = tokio::time::sleep(left) => {
                     let (run, limit) = (self.live.run, self.seed.deadline.budget);
                     let outcome = Outcome::Failed(FunctionError::timed_out(run, limit));
                     return Err(self.finish(outcome).await);
                 }
-                Ok(Turn::Stop) => return Err(stopping()),
-                Ok(Turn::Remove) => {
+                () = self.admit(place), if may => break,
+            };
+            match turn {
+                Turn::Resume => may = true,
+                Turn::Stop => {
+                    if may {
+                        self.leave_to_the_next().await;
+                    }
+                    return Err(Halt::Over(stopping()));
+                }
+                Turn::Remove => {
                     let message = format!("RequestId: {} Error: its checkpoint was removed", self.live.run);
                     let outcome = Outcome::Failed(FunctionError::new("Checkpoint.Removed", &message));
                     return Err(self.finish(outcome).await);
                 }
-                Ok(Turn::Resume) => match self.take_up().await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(LedgerError::Fenced) => {
-                        return Err(self.inner.await_run_elsewhere(&self.live.run).await);
-                    }
-                    Err(error) => {
-                        tracing::error!(run = %self.live.run, error = %Chain(&error), "a run cannot be resumed");
-                        self.live.taken(Some(Chain(&error).to_string()));
-                    }
-                },
             }
+        }
+        match self.take_up().await {
+            Err(LedgerError::Fenced) => Err(Halt::Gone),
+            taken => Ok(taken),
+        }
+    }
+
+    /// Lets whoever comes next go on with a run that was resumed and has found no place.
+    async fn leave_to_the_next(&self) {
+        let mut held = self.live.loaded.lock().await;
+        let Some(loaded) = held.as_mut() else { return };
+        let change = |record: &mut RunRecord| {
+            record.phase = Phase::Running;
+            record.lease_ms = 0;
+        };
+        let left = self.inner.suspends.ledger.change(&self.live.run, loaded, change);
+        if let Err(error) = left.await {
+            tracing::warn!(run = %self.live.run, error = %Chain(&error), "a run that waits for its place was not left to others");
         }
     }
 
@@ -329,7 +394,7 @@ impl Way<'_> {
             record.lease_ms = lease_ms;
         };
         suspends.ledger.change(&self.live.run, loaded, change).await?;
-        self.live.set_phase(Phase::Running);
+        self.live.goes_on();
         Ok(bytes)
     }
 
@@ -366,34 +431,44 @@ impl Way<'_> {
             platform: None,
             suspension: Some(suspension),
         };
-        let running = slot.sandbox.invoke(invocation);
         let every = self.pool.suspend_mode().and_then(|mode| mode.every);
-        tokio::select! {
-            report = running => report.outcome,
-            () = self.ask_again(every) => unreachable!("it never ends"),
-            () = self.renew() => unreachable!("it never ends"),
-        }
+        let over = Notify::new();
+        let running = async {
+            let report = tokio::select! {
+                report = slot.sandbox.invoke(invocation) => report,
+                () = self.ask_again(every) => unreachable!("it never ends"),
+            };
+            over.notify_one();
+            report.outcome
+        };
+        // A renewal that is under way is not dropped: whether it was written would be unknown.
+        tokio::join!(running, self.renew(&over)).0
     }
 
-    /// Asks for a checkpoint now and then.
+    /// Asks for a checkpoint now and then. The guest has the whole time between two of them: it counts from when the
+    /// guest runs.
     async fn ask_again(&self, every: Option<Duration>) {
         let Some(every) = every else {
             return std::future::pending().await;
         };
         loop {
-            tokio::time::sleep(every).await;
+            self.live.control.attached().await;
+            while tokio::time::timeout(every, self.live.control.attached()).await.is_ok() {}
             self.live.control.ask(Wish::Copy);
         }
     }
 
-    /// Keeps other nodes away while the guest runs.
-    async fn renew(&self) {
+    /// Keeps other nodes away until the guest's run is `over`.
+    async fn renew(&self, over: &Notify) {
         let suspends = &self.inner.suspends;
         if suspends.sharing == bowline_store::Sharing::Exclusive {
-            return std::future::pending().await;
+            return;
         }
         loop {
-            tokio::time::sleep(suspends.lease / 3).await;
+            tokio::select! {
+                () = tokio::time::sleep(suspends.lease / 3) => {}
+                () = over.notified() => return,
+            }
             let mut held = self.live.loaded.lock().await;
             let Some(loaded) = held.as_mut() else { continue };
             let lease_ms = self.inner.clock.now().after(suspends.lease).as_millis();
@@ -404,8 +479,7 @@ impl Way<'_> {
                 Ok(()) => {}
                 Err(LedgerError::Fenced) => {
                     self.live.lost.store(true, Ordering::SeqCst);
-                    self.live.control.ask(Wish::End);
-                    return std::future::pending().await;
+                    return self.live.control.ask(Wish::End);
                 }
                 Err(error) => tracing::warn!(run = %self.live.run, error = %Chain(&error), "a lease was not renewed"),
             }
@@ -429,17 +503,20 @@ impl Way<'_> {
     }
 
     /// The one end of the run. What a node says that is fenced off does not count.
-    async fn finish(&self, outcome: Outcome) -> Outcome {
+    async fn finish(&self, outcome: Outcome) -> Halt {
         let mut held = self.live.loaded.lock().await;
-        let Some(loaded) = held.as_mut() else { return outcome };
+        let Some(loaded) = held.as_mut() else {
+            return Halt::Over(outcome);
+        };
         let finished = self.inner.finish_run(&self.live, loaded, &outcome).await;
         drop(held);
         match finished {
-            Ok(()) => outcome,
-            Err(LedgerError::Fenced) => self.inner.await_run_elsewhere(&self.live.run).await,
+            Ok(()) => Halt::Over(outcome),
+            Err(LedgerError::Fenced) => Halt::Gone,
             Err(error) => {
                 tracing::error!(run = %self.live.run, error = %Chain(&error), "a run's end was not written");
-                Outcome::Broken("the end of the invocation could not be written".to_owned())
+                let reason = "the end of the invocation could not be written".to_owned();
+                Halt::Over(Outcome::Broken(reason))
             }
         }
     }
@@ -517,10 +594,10 @@ impl Inner {
             reason: why.why.clone(),
         };
         // Stopped by the node's own end, it is as good as running: whoever comes next goes on with it.
-        let phase = if why.why == SHUTDOWN { Phase::Running } else { phase };
-        let lease_ms = match why.why.as_str() {
-            SHUTDOWN => 0,
-            _ => now.after(self.suspends.lease).as_millis(),
+        let is_stopped = phase == Phase::Suspended && live.stopping.load(Ordering::SeqCst);
+        let (phase, lease_ms) = match is_stopped {
+            true => (Phase::Running, 0),
+            false => (phase, now.after(self.suspends.lease).as_millis()),
         };
         let change = |record: &mut RunRecord| {
             record.phase = phase;

@@ -17,7 +17,7 @@ use super::live::{Live, Turn};
 use super::record::Decision;
 
 /// Why a run is suspended when its node stops.
-pub(super) const SHUTDOWN: &str = "shutdown";
+const SHUTDOWN: &str = "shutdown";
 
 /// How checkpoints are kept.
 pub struct Options {
@@ -60,6 +60,10 @@ impl Suspends {
         }
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
     pub(super) fn get(&self, run: &RequestId) -> Option<Arc<Live>> {
         self.live.lock().get(run).cloned()
     }
@@ -98,6 +102,7 @@ fn stop(live: &Live) {
         why: SHUTDOWN.to_owned(),
         values: Default::default(),
     };
+    live.stopping.store(true, Ordering::SeqCst);
     live.give_turn(Turn::Stop);
     live.ask(Wish::Leave, why);
 }

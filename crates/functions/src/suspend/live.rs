@@ -34,6 +34,8 @@ pub(crate) struct Live {
     pub control: Arc<Control>,
     /// Somebody else has gone on with it: nothing that happens here counts any more.
     pub(super) lost: AtomicBool,
+    /// The node stops: what the guest leaves is for whoever comes next.
+    pub(super) stopping: AtomicBool,
     /// Held while the record is changed.
     pub(super) loaded: tokio::sync::Mutex<Option<Loaded>>,
     state: Mutex<State>,
@@ -65,6 +67,7 @@ impl Live {
             has_caller,
             control: Arc::default(),
             lost: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             loaded: tokio::sync::Mutex::new(loaded),
             state: Mutex::new(State {
                 phase,
@@ -97,9 +100,20 @@ impl Live {
         self.change(|state| state.phase = phase);
     }
 
+    /// It runs again: what was said of its rest is over, unless the node stops.
+    pub(super) fn goes_on(&self) {
+        self.change(|state| {
+            state.phase = Phase::Running;
+            state.turn = state.turn.filter(|turn| *turn == Turn::Stop);
+        });
+    }
+
     /// Asks the guest for a checkpoint, with the reason that it will bear.
     pub(super) fn ask(&self, wish: Wish, why: Decision) {
-        self.change(|state| state.why = why);
+        self.change(|state| {
+            state.why = why;
+            state.failure = None;
+        });
         self.control.ask(wish);
     }
 
@@ -136,6 +150,7 @@ impl Live {
             if state.turn != Some(Turn::Stop) {
                 state.turn = Some(turn);
             }
+            state.failure = None;
         });
     }
 
@@ -186,4 +201,51 @@ pub(super) struct About {
     pub version: String,
     pub started: Timestamp,
     pub deadline: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_foundation::entropy::Entropy;
+
+    use super::*;
+
+    fn live() -> Arc<Live> {
+        let about = About {
+            run: RequestId::random(&Entropy::seeded(1)),
+            account: String::new(),
+            function: String::new(),
+            version: String::new(),
+            started: Timestamp::from_micros(0),
+            deadline: Timestamp::from_micros(0),
+        };
+        Live::new(about, true, None)
+    }
+
+    #[test]
+    fn what_was_said_of_a_rest_ends_with_it_but_for_the_node_s_stop() {
+        for (turn, left) in [
+            (Turn::Remove, None),
+            (Turn::Resume, None),
+            (Turn::Stop, Some(Turn::Stop)),
+        ] {
+            let live = live();
+            live.give_turn(turn);
+            assert_eq!(live.state.lock().turn, Some(turn), "the control");
+            live.goes_on();
+            assert_eq!((live.phase(), live.state.lock().turn), (Phase::Running, left));
+        }
+    }
+
+    #[test]
+    fn a_new_request_is_not_answered_by_an_old_failure() {
+        let live = live();
+        live.taken(Some("full".to_owned()));
+        assert_eq!(live.failure().as_deref(), Some("full"), "the control");
+        let why = live.why(Timestamp::from_micros(0));
+        live.ask(Wish::Copy, why);
+        assert_eq!(live.failure(), None);
+        live.taken(Some("full".to_owned()));
+        live.give_turn(Turn::Resume);
+        assert_eq!(live.failure(), None);
+    }
 }

@@ -257,7 +257,11 @@ impl Handle {
             }
             live.give_turn(Turn::Remove);
             live.until(|live| live.phase() != Phase::Suspended).await;
-            return Ok(());
+            return match live.phase() {
+                Phase::Finished => Ok(()),
+                // It was resumed at the same time.
+                _ => Err(Refused::NotSuspended(id)),
+            };
         }
         let loaded = suspends.ledger.load(&id).await?;
         let loaded = loaded.ok_or_else(|| Refused::NoSuchRun(run.to_owned()))?;

@@ -1,18 +1,19 @@
 //! Going on with runs whose node has died, from their last checkpoints.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::{AccountId, RequestId};
 use bowline_sandbox::{Deadline, FunctionError, Outcome};
-use bowline_store::Sharing;
 use bytes::Bytes;
 
 use super::carry::{Chain, Seed};
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
 use super::record::{Phase, RunRecord};
+use crate::error::Error;
 use crate::invoke::{Admission, Pool, Readiness, Target};
 use crate::name::FunctionRef;
 use crate::service::Inner;
@@ -22,8 +23,16 @@ const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How often blobs without a record are looked for.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 
+/// Why a run's version does not run here, as text.
+enum NoPool {
+    /// What the checkpoint was taken of is gone for good.
+    Ever(String),
+    Now(String),
+}
+
 impl Inner {
-    /// Takes up what other nodes, or this one before its death, left running. Works until it is dropped.
+    /// Takes up what was left running: by other nodes, by this one before its death, or by a run here that could not go
+    /// on for a while. Works until it is dropped.
     pub(crate) async fn recover_runs(self: Arc<Self>) {
         let mut collected = None;
         loop {
@@ -37,17 +46,17 @@ impl Inner {
                     tracing::warn!(error = %Chain(&error), "checkpoints that nobody needs are left for later");
                 }
             }
-            // Alone, this node can leave nothing running but by its own death.
-            tokio::time::sleep(match self.suspends.sharing {
-                Sharing::Exclusive => COLLECT_EVERY,
-                Sharing::Shared => self.suspends.lease / 2,
-            })
-            .await;
+            tokio::time::sleep(self.suspends.lease / 2).await;
         }
     }
 
     async fn recover_once(self: &Arc<Self>) -> Result<(), LedgerError> {
+        // A run that ends while the records are read is not taken for one that was left.
+        let before: HashSet<RequestId> = self.suspends.all().iter().map(|live| live.run).collect();
         for loaded in self.suspends.ledger.all().await? {
+            if self.suspends.is_stopping() {
+                break;
+            }
             let record = &loaded.record;
             let Ok(run) = record.run.parse::<RequestId>() else {
                 continue;
@@ -56,7 +65,7 @@ impl Inner {
                 .clock
                 .now()
                 .since(Timestamp::from_micros(record.deadline_ms.saturating_mul(1_000)));
-            if self.suspends.get(&run).is_some() || record.node == self.suspends.node && record.outcome.is_none() {
+            if before.contains(&run) || self.suspends.get(&run).is_some() {
                 continue;
             }
             if age > KEPT_FOR {
@@ -98,21 +107,33 @@ impl Inner {
                     };
                     inner.go_on_alone(&pool, (seed, registered)).await
                 }
-                Err(reason) => {
-                    let message = format!("RequestId: {run} Error: {reason}");
-                    let outcome = Outcome::Failed(FunctionError::new("Checkpoint.CannotResume", &message));
-                    let mut held = live.loaded.lock().await;
-                    if let Some(loaded) = held.as_mut()
-                        && let Err(error) = inner.finish_run(&live, loaded, &outcome).await
-                    {
-                        tracing::warn!(%run, error = %Chain(&error), "the end of a run was not written");
-                    }
-                    live.end(outcome.clone());
-                    outcome
-                }
+                Err(no_pool) => inner.no_pool_for_run(&live, no_pool, deadline).await,
             };
             tracing::info!(%run, ended = describe(&outcome), "a run that was taken up has ended");
         });
+    }
+
+    /// Ends a run that can never go on; one that cannot now is left as it is, until its time is over.
+    async fn no_pool_for_run(&self, live: &Live, no_pool: NoPool, deadline: Deadline) -> Outcome {
+        let run = live.run;
+        let outcome = match no_pool {
+            NoPool::Ever(reason) => {
+                let message = format!("RequestId: {run} Error: {reason}");
+                Outcome::Failed(FunctionError::new("Checkpoint.CannotResume", &message))
+            }
+            NoPool::Now(_) if self.clock.now() >= deadline.wall => {
+                Outcome::Failed(FunctionError::timed_out(run, deadline.budget))
+            }
+            NoPool::Now(reason) => Outcome::Broken(reason),
+        };
+        let mut held = live.loaded.lock().await;
+        if let Some(loaded) = held.as_mut()
+            && let Err(error) = self.finish_run(live, loaded, &outcome).await
+        {
+            tracing::warn!(%run, error = %Chain(&error), "the end of a run was not written");
+        }
+        live.end(outcome.clone());
+        outcome
     }
 
     fn deadline_of_run(&self, record: &RunRecord) -> Deadline {
@@ -125,23 +146,27 @@ impl Inner {
     }
 
     /// Where the run's version runs here, if it is still the same code.
-    async fn pool_of_run(&self, record: &RunRecord) -> Result<Arc<Pool>, String> {
+    async fn pool_of_run(&self, record: &RunRecord) -> Result<Arc<Pool>, NoPool> {
+        let gone = || NoPool::Ever("its version is gone".to_owned());
         let account: AccountId = record
             .account
             .parse()
-            .map_err(|_| "its account is damaged".to_owned())?;
+            .map_err(|_| NoPool::Now("its account is damaged".to_owned()))?;
         let target = FunctionRef::parse(&record.function, Some(&record.version), &account);
-        let target = target.map_err(|error| error.to_string())?;
-        let entry = self.entry(&target).map_err(|error| error.to_string())?;
-        let found = Target::find(&entry, target.qualifier.as_ref(), &self.entropy);
-        let found = found.ok_or("its version is gone")?;
+        let target = target.map_err(|error| NoPool::Now(error.to_string()))?;
+        let entry = self.entry(&target).map_err(|_| gone())?;
+        let found = Target::find(&entry, target.qualifier.as_ref(), &self.entropy).ok_or_else(gone)?;
         let Readiness::Ready(pool) = found.readiness() else {
-            return Err("its version is not active".to_owned());
+            return Err(NoPool::Now("its version is not active".to_owned()));
         };
         if pool.parts.spec.code.digest != record.code {
-            return Err("its code was replaced; a checkpoint goes on with the code it was taken of".to_owned());
+            let reason = "its code was replaced; a checkpoint goes on with the code it was taken of";
+            return Err(NoPool::Ever(reason.to_owned()));
         }
-        self.ensure_prepared(pool).await.map_err(|error| error.to_string())?;
+        self.ensure_prepared(pool).await.map_err(|error| match error {
+            Error::InvalidRuntime(_) => NoPool::Ever(error.to_string()),
+            error => NoPool::Now(error.to_string()),
+        })?;
         Ok(pool.clone())
     }
 
@@ -155,9 +180,8 @@ impl Inner {
         let mut slot = match created {
             Ok(slot) => slot,
             Err(reason) => {
-                let outcome = Outcome::Broken(reason);
-                registered.live.end(outcome.clone());
-                return outcome;
+                let no_pool = NoPool::Now(reason);
+                return self.no_pool_for_run(&registered.live, no_pool, seed.deadline).await;
             }
         };
         slot.log.begin(&seed.request_id, &pool.version_text, false);

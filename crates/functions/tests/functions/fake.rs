@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_sandbox::answer::{AnswerSink, STREAM_CONTENT_TYPE};
+use bowline_sandbox::suspension::{CHECKPOINT_VARIABLE, Kept};
 use bowline_sandbox::{
-    Backend, CreateError, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind,
-    Usage, VersionSpec,
+    Backend, CreateError, Frozen, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
+    SandboxKind, Suspendable, Usage, VersionSpec,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ pub struct Counts {
     pub invoked: usize,
     pub ended: usize,
     pub settled: usize,
+    /// Checkpoints that were kept of guests that went on.
+    pub kept: usize,
 }
 
 impl Counts {
@@ -164,6 +167,13 @@ impl Backend for FakeBackend {
         }
     }
 
+    fn suspendable(&self, version: &VersionSpec) -> Suspendable {
+        match version.environment.contains_key(CHECKPOINT_VARIABLE) {
+            true => Suspendable::Yes,
+            false => Suspendable::Unasked,
+        }
+    }
+
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
         match &*self.0.creating.lock() {
             Some(Script::InitError) => {
@@ -269,7 +279,35 @@ impl FakeSandbox {
         }
     }
 
+    /// Leaves a checkpoint, one or two.
+    async fn suspend(&self, way: &str, invocation: &mut Invocation) -> Option<Outcome> {
+        let suspension = invocation.suspension.take()?;
+        let frozen = || Frozen {
+            bytes: invocation.payload.clone(),
+            resident_bytes: 0,
+            took: Duration::ZERO,
+        };
+        if way == "leave" {
+            return Some(Outcome::Suspended(frozen()));
+        }
+        suspension.keeper.keep(frozen()).await;
+        self.fake.bump(|counts| counts.kept += 1);
+        if way == "checkpoint-break" {
+            return Some(Outcome::Broken("as asked".to_owned()));
+        }
+        let mut held = self.fake.held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
+        match suspension.keeper.keep(frozen()).await {
+            Kept::GoOn => None,
+            Kept::GiveUp => Some(Outcome::Broken("it goes on elsewhere".to_owned())),
+        }
+    }
+
     async fn act(&mut self, invocation: &mut Invocation) -> Outcome {
+        if matches!(&invocation.suspension, Some(suspension) if suspension.from.is_some()) {
+            // What it was asked for is in its checkpoint.
+            return Outcome::Success(Bytes::from_static(b"\"went on\""));
+        }
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
         if event["DurableExecutionArn"].is_string() {
             let mut guests = self.fake.durable.subscribe();
@@ -300,6 +338,11 @@ impl FakeSandbox {
             Some("hold") => {
                 let mut held = self.fake.held.subscribe();
                 held.wait_for(|held| !held).await.unwrap();
+            }
+            Some(way @ ("checkpoint" | "leave" | "checkpoint-break")) => {
+                if let Some(outcome) = self.suspend(way, invocation).await {
+                    return outcome;
+                }
             }
             Some("fail") => return Outcome::Failed(FunctionError::new("Oops", "as asked")),
             Some("time-out") => {

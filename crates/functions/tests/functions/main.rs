@@ -24,4 +24,5 @@ mod provisioned;
 mod rollout;
 mod sizing;
 mod streaming;
+mod suspend;
 mod world;

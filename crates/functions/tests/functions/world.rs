@@ -46,6 +46,8 @@ pub struct WorldSettings {
     pub stream_bytes_per_second: Option<u32>,
     pub sharing: Sharing,
     pub memory_budget: Mebibytes,
+    /// Of runs that can be suspended.
+    pub lease: Duration,
 }
 
 impl Default for WorldSettings {
@@ -56,6 +58,7 @@ impl Default for WorldSettings {
             stream_bytes_per_second: None,
             sharing: Sharing::Exclusive,
             memory_budget: Mebibytes(1 << 20),
+            lease: Duration::from_secs(10),
         }
     }
 }
@@ -190,7 +193,10 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         registries: Vec::new(),
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
-        suspend: bowline_functions::suspend::Options::new(Blobs::in_memory()),
+        suspend: bowline_functions::suspend::Options {
+            blobs: Blobs::in_memory(),
+            lease: settings.lease,
+        },
         durable: bowline_functions::durable::Options::default(),
         cluster: None,
         backends: Vec::new(),

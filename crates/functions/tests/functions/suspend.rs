@@ -1,0 +1,127 @@
+//! Runs that are suspended, lost to another node, or left behind.
+
+use std::time::Duration;
+
+use bowline_functions::InvocationResponse;
+use bowline_functions::error::Error;
+use bowline_functions::suspend::{Phase, RunView};
+use bowline_sandbox::suspension::CHECKPOINT_VARIABLE;
+use bowline_store::{Key, Write};
+use serde_json::{Value, json};
+
+use crate::fake::PATIENCE;
+use crate::world::{World, WorldSettings, caller, creation, request, target};
+
+const RUNS: &str = "checkpoint/run/";
+
+async fn deploy(world: &World, timeout_seconds: i64) {
+    let mut creation = creation("f", "one");
+    creation.settings.environment = Some([(CHECKPOINT_VARIABLE.to_owned(), "on".to_owned())].into());
+    creation.settings.timeout_seconds = Some(timeout_seconds);
+    world.handle.create_function(&caller(), creation).await.unwrap();
+    world.handle.settled(&target("f")).await.unwrap();
+}
+
+type Running = tokio::task::JoinHandle<Result<InvocationResponse, Error>>;
+
+fn invoke(world: &World, event: Value) -> Running {
+    let handle = world.handle.clone();
+    tokio::spawn(async move { handle.invoke(&target("f"), request(event)).await })
+}
+
+async fn response(running: Running) -> Result<InvocationResponse, Error> {
+    let ended = tokio::time::timeout(PATIENCE, running).await;
+    ended.expect("the invocation ends").unwrap()
+}
+
+/// The one run there is, once it is in a phase.
+async fn run_in(world: &World, phase: Phase) -> RunView {
+    let looking = async {
+        loop {
+            let run = world.handle.list_runs().await.unwrap().into_iter().next();
+            if let Some(run) = run.filter(|run| run.phase == phase) {
+                return run;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("it comes to that")
+}
+
+/// It neither waits for itself nor keeps the node from stopping.
+#[tokio::test]
+async fn a_run_that_was_taken_away_ends_here() {
+    for is_taken in [false, true] {
+        let mut world = World::new().await;
+        deploy(&world, 60).await;
+        let running = invoke(&world, json!({"do": "checkpoint"}));
+        world.fake.until(|counts| counts.kept == 1).await;
+        let run = run_in(&world, Phase::Running).await;
+        if is_taken {
+            let key = Key::from(format!("{RUNS}{}", run.run));
+            world.store.commit(Vec::new(), vec![Write::Delete(key)]).await.unwrap();
+        }
+        world.fake.hold_invocations(false);
+        let response = response(running).await;
+        assert_eq!(response.is_err(), is_taken, "{:?}", response.err());
+        tokio::time::timeout(PATIENCE, world.stop())
+            .await
+            .expect("the node stops");
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_run_without_a_place_keeps_its_deadline() {
+    for is_full in [false, true] {
+        let settings = WorldSettings {
+            concurrency_max: 1,
+            ..WorldSettings::default()
+        };
+        let world = World::with(settings).await;
+        deploy(&world, 1).await;
+        let running = invoke(&world, json!({"do": "leave"}));
+        let run = run_in(&world, Phase::Suspended).await;
+        let other = invoke(&world, json!({"do": "hold"}));
+        world.fake.until(|counts| counts.invoked == 2).await;
+        if !is_full {
+            world.fake.hold_invocations(false);
+            assert!(response(other).await.is_ok());
+        }
+        let resumed = world.handle.resume_run(&run.run).await;
+        let result = response(running).await.unwrap().result;
+        match is_full {
+            false => assert_eq!(result.unwrap(), "\"went on\""),
+            true => assert_eq!(result.unwrap_err().error_type, "Sandbox.Timedout", "{resumed:?}"),
+        }
+        world.fake.hold_invocations(false);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_broke_here_goes_on_here() {
+    let world = World::with(WorldSettings {
+        lease: Duration::from_millis(100),
+        ..WorldSettings::default()
+    })
+    .await;
+    deploy(&world, 60).await;
+    let response = response(invoke(&world, json!({"do": "checkpoint-break"}))).await;
+    assert!(response.is_err(), "the control: its caller gets no answer");
+    let run = run_in(&world, Phase::Finished).await;
+    let (answer, error) = world.handle.read_outcome(&run.run).await.unwrap();
+    assert_eq!((&answer[..], error), (&b"\"went on\""[..], None));
+}
+
+/// Recovery and lists do not end at a record that is damaged.
+#[tokio::test]
+async fn a_damaged_record_hides_no_other() {
+    let world = World::new().await;
+    deploy(&world, 60).await;
+    let damaged = Write::Put(format!("{RUNS}0").into(), "damaged".into());
+    world.store.commit(Vec::new(), vec![damaged]).await.unwrap();
+    let running = invoke(&world, json!({"do": "leave"}));
+    let run = run_in(&world, Phase::Suspended).await;
+    world.handle.remove_run(&run.run).await.unwrap();
+    let removed = response(running).await.unwrap().result.unwrap_err();
+    assert_eq!(removed.error_type, "Checkpoint.Removed");
+}
