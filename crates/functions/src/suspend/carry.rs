@@ -106,7 +106,10 @@ impl Inner {
     ) -> Outcome {
         let live = Live::new(about, true, loaded);
         match self.suspends.register(live) {
-            Err(live) => live.ended().await,
+            Err(live) => {
+                *place = None;
+                live.ended().await
+            }
             Ok(registered) => self.go_on(pool, slot, (seed, registered), place).await,
         }
     }
