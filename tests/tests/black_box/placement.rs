@@ -19,6 +19,8 @@ use crate::crowd::{LEASE_SECONDS, has_postgres};
 
 /// How long things may take to come right.
 const RIGHT_MAX: Duration = Duration::from_secs(60);
+/// How long accepted events may take after a death.
+const WORKED_OFF_MAX: Duration = Duration::from_secs(150);
 /// How long a call may take while a node is dead or stands still: what is waited for it, and a cold start.
 const CALL_MAX: Duration = Duration::from_secs(20);
 const NODES: usize = 3;
@@ -257,9 +259,14 @@ fn deploy_slow(cluster: &Cluster) -> Result<()> {
     cluster.deploy("slow", &Artifact::python()?, json!({}))?;
     let arn = format!("arn:bowline:stream:us-east-1:000000000000:{OUTCOMES}");
     let settings = json!({ "DestinationConfig": { "OnSuccess": { "Destination": arn } } });
-    lambda
-        .put("/2019-09-25/functions/slow/event-invoke-config", &settings)?
-        .expect(200)?;
+    let path = "/2019-09-25/functions/slow/event-invoke-config";
+    lambda.put(path, &settings)?.expect(200)?;
+    // A node that has not seen it yet works events off and tells nobody.
+    for node in &cluster.nodes {
+        let lambda = node.lambda();
+        let seen = patience::until(RIGHT_MAX, || lambda.get(path).ok().filter(|reply| reply.status == 200));
+        seen.context("a node does not see the destination")?;
+    }
     Ok(())
 }
 
@@ -292,7 +299,9 @@ fn all_are_worked_off(node: &Node, accepted: &BTreeSet<String>) -> Result<()> {
             .collect();
         Some(accepted.difference(&done).cloned().collect())
     };
-    let done = patience::until(RIGHT_MAX, || left()?.is_empty().then_some(()));
+    let (clock, begin) = now();
+    let done = patience::until(WORKED_OFF_MAX, || left()?.is_empty().then_some(()));
+    eprintln!("worked off after {:?}", clock.monotonic().since(begin));
     done.with_context(|| format!("accepted and not worked off: {:?} of {}", left(), accepted.len()))
 }
 

@@ -238,21 +238,28 @@ fn t_a9_a_node_killed_in_the_middle_of_writes_leaves_a_whole_value() -> Result<(
     for _ in 0..2 {
         let before = lambda.get("/v1/state/counter")?.expect(200)?.json()["version"].as_u64();
         let writer = lambda.clone();
-        let writing = std::thread::spawn(move || drop(writer.invoke("fills", &json!({"do": "fill"}))));
+        let writing = std::thread::spawn(move || writer.invoke("fills", &json!({"do": "fill"})));
         let begun = patience::until(SEEN_MAX, || {
             let version = lambda.get("/v1/state/counter").ok()?.json()["version"].as_u64();
             (version > before.map(|before| before + 3)).then_some(())
         });
-        begun.context("nothing is written")?;
+        if begun.is_none() {
+            let told = writing.join().expect("it does not panic").map(|reply| (reply.status, reply.json()));
+            anyhow::bail!("nothing is written: {told:?}\n{}", node.log());
+        }
         node.kill()?;
-        writing.join().expect("it does not panic");
+        let _cut = writing.join().expect("it does not panic");
         node.start_again()?;
         let entry = lambda.get("/v1/state/counter/keys/pair")?.expect(200)?.json();
         ensure!(entry["value"]["a"] == entry["value"]["b"], "torn: {entry}");
         let version = lambda.get("/v1/state/counter")?.expect(200)?.json()["version"].clone();
         ensure!(entry["version"] == version, "{entry} at {version}");
-        // The lease of the dead invocation ends with its time.
-        renew(&lambda, "fills", 1)?;
+        // The lease of the dead invocation ends with its time, so that the next one needs more.
+        let longer = json!({ "Timeout": 40 });
+        lambda
+            .put("/2015-03-31/functions/fills/configuration", &longer)?
+            .expect(200)?;
+        lambda.wait_until_active("fills")?;
     }
     Ok(())
 }

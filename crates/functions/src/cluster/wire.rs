@@ -71,7 +71,7 @@ pub enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     Stopping,
-    /// It does not know the function, knows another version of it, or has not prepared it yet.
+    /// It does not know the function, or knows another version of it.
     Unknown,
     /// A concurrency limit, or no room for another sandbox.
     Full,

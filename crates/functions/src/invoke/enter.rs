@@ -139,9 +139,6 @@ impl Inner {
             Readiness::Ready(pool) if pool.identity == identity && !pool.parts.is_durable => pool.clone(),
             _ => return Err(Refusal::Unknown),
         };
-        if !pool.prepared.initialized() {
-            return Err(Refusal::Unknown);
-        }
         let admission = entry.live.admit(entry.reserved, &pool.quota.lane);
         Ok(Admitted {
             entered,
