@@ -244,7 +244,10 @@ fn t_a9_a_node_killed_in_the_middle_of_writes_leaves_a_whole_value() -> Result<(
             (version > before.map(|before| before + 3)).then_some(())
         });
         if begun.is_none() {
-            let told = writing.join().expect("it does not panic").map(|reply| (reply.status, reply.json()));
+            let told = writing
+                .join()
+                .expect("it does not panic")
+                .map(|reply| (reply.status, reply.json()));
             anyhow::bail!("nothing is written: {told:?}\n{}", node.log());
         }
         node.kill()?;
