@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    aliases, checkpoint, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes, object,
-    session, state, store, stores, stream, up, versions, vm,
+    agent, aliases, checkpoint, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes,
+    object, session, state, store, stores, stream, up, versions, vm,
 };
 use crate::output::Output;
 
@@ -69,6 +69,9 @@ enum Command {
     Keys(keys::Args),
     /// Check a node's store, and move it to another.
     Store(store::Args),
+    /// Serve a node from inside an instance; the node starts this itself.
+    #[command(hide = true)]
+    Agent(agent::Args),
     /// Print the effective configuration of a node and where each value comes from.
     Config(config::Args),
     /// Print a completion script.
@@ -104,6 +107,7 @@ impl Cli {
             Command::Vm(args) => vm::run(args, output),
             Command::Keys(args) => keys::run(args, output),
             Command::Store(args) => store::run(args, output),
+            Command::Agent(args) => agent::run(args),
             Command::Config(args) => config::run(args, output),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "bowline", &mut std::io::stdout());

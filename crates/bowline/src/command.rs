@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod agent;
 pub mod aliases;
 pub mod checkpoint;
 pub mod config;

@@ -19,6 +19,7 @@ mod identity;
 mod init;
 mod lender;
 mod link;
+pub mod place;
 mod root;
 mod seccomp;
 mod spawner;

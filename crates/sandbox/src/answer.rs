@@ -122,6 +122,11 @@ impl AnswerSink {
         }
     }
 
+    /// The longest answer that it takes.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     /// Whether a streamed answer has begun.
     pub fn has_begun(&self) -> bool {
         self.begun

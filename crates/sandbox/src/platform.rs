@@ -1,5 +1,6 @@
 //! What a guest may ask of the platform while it works on an invocation, over HTTP on its own loopback.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ pub struct PlatformRequest {
 pub struct PlatformResponse {
     pub status: u16,
     /// The name of the exception, if it is a refusal.
-    pub exception: Option<&'static str>,
+    pub exception: Option<Cow<'static, str>>,
     pub body: Bytes,
 }
 

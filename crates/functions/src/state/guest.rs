@@ -372,7 +372,7 @@ fn refused(status: u16, exception: &'static str, message: &str) -> PlatformRespo
     let body = json!({ "error": exception, "message": message });
     PlatformResponse {
         status,
-        exception: Some(exception),
+        exception: Some(exception.into()),
         body: body.to_string().into(),
     }
 }

@@ -21,8 +21,10 @@ use super::wire::{Gauge, Step};
 
 /// The groups made ahead of need.
 const STOCK: usize = 8;
+/// Where a node steps aside to, so that groups can lie beside it.
+pub(super) const LEAF: &str = "bowline-node";
 /// The period of processor quotas, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
+pub(super) const CPU_PERIOD_US: u64 = 100_000;
 
 /// One hierarchy in which the spawner makes groups.
 #[derive(Debug)]
@@ -402,7 +404,7 @@ fn processes(limits: &Limits) -> u64 {
     u64::from(limits.pids) + 1
 }
 
-fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
+pub(super) fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
     fs::OpenOptions::new()
         .write(true)
         .open(folder.join(file))
@@ -441,7 +443,7 @@ fn delegate(parent: &Path, residents: &[u32]) {
     if let Err(error) = enable()
         && error.raw_os_error() == Some(libc::EBUSY)
     {
-        let leaf = parent.join("bowline-node");
+        let leaf = parent.join(LEAF);
         let _ = fs::create_dir(&leaf);
         for pid in residents {
             let _ = write(&leaf, "cgroup.procs", &pid.to_string());
@@ -451,7 +453,7 @@ fn delegate(parent: &Path, residents: &[u32]) {
 }
 
 /// The paths of this process's own groups by controller, with an empty name for version 2.
-fn own_groups(memberships: &str) -> HashMap<String, PathBuf> {
+pub(super) fn own_groups(memberships: &str) -> HashMap<String, PathBuf> {
     let mut own = HashMap::new();
     for line in memberships.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -465,7 +467,7 @@ fn own_groups(memberships: &str) -> HashMap<String, PathBuf> {
 }
 
 /// The mounted hierarchies: their folders and, for version 1, their controllers.
-fn cgroup_mounts(mounts: &str) -> Vec<(PathBuf, Option<Vec<String>>)> {
+pub(super) fn cgroup_mounts(mounts: &str) -> Vec<(PathBuf, Option<Vec<String>>)> {
     const CONTROLLERS: [&str; 5] = ["memory", "cpu", "pids", "cpuacct", "freezer"];
     let mut found = Vec::new();
     for line in mounts.lines() {

@@ -103,7 +103,7 @@ pub fn detached_code(code: &Path) -> Result<OwnedFd, Failure> {
     Ok(tree)
 }
 
-fn detach(path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(super) fn detach(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags)
 }
@@ -127,7 +127,8 @@ fn build(scratch: &Path, base: &Base<'_>) -> Result<(), Failure> {
     }
     // Not seen by guests, whose own hides it; the kernel allows that one only while this one is there.
     attach(detach(Path::new("/proc")).step("open /proc")?, &scratch.join("proc")).step("bind /proc")?;
-    become_root(scratch)
+    become_root(scratch)?;
+    forbid_writing()
 }
 
 /// The image itself, with devices of ours in it.
@@ -227,11 +228,15 @@ fn furnish_dev(dev: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn become_root(scratch: &Path) -> Result<(), Failure> {
+pub(super) fn become_root(scratch: &Path) -> Result<(), Failure> {
     rustix::process::chdir(scratch).step("enter new root")?;
     rustix::process::pivot_root(".", ".").step("pivot root")?;
     unmount(".", UnmountFlags::DETACH).step("unmount old root")?;
-    rustix::process::chdir("/").step("enter new root")?;
+    rustix::process::chdir("/").step("enter new root")
+}
+
+/// Makes this mount namespace's root read-only, but not what is mounted in it.
+fn forbid_writing() -> Result<(), Failure> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount_remount("/", flags | MountFlags::BIND, c"").step("make root read-only")
 }

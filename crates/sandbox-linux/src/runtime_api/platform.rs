@@ -48,14 +48,17 @@ fn refused(status: u16, exception: &'static str, message: &str) -> PlatformRespo
     let body = format!("{{\"Type\":\"User\",\"Message\":\"{message}\"}}");
     PlatformResponse {
         status,
-        exception: Some(exception),
+        exception: Some(exception.into()),
         body: body.into(),
     }
 }
 
 /// Writes an answer.
 pub(crate) fn write(out: &mut Vec<u8>, response: &PlatformResponse) {
-    let exception = response.exception.map(|name| format!("x-amzn-ErrorType: {name}\r\n"));
+    let exception = response
+        .exception
+        .as_ref()
+        .map(|name| format!("x-amzn-ErrorType: {name}\r\n"));
     let head = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\n\r\n",
         response.status,

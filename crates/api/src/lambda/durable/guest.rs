@@ -81,7 +81,7 @@ impl Platform for OneExecution {
                 let (status, exception, body) = error.parts();
                 PlatformResponse {
                     status: status.as_u16(),
-                    exception: Some(exception),
+                    exception: Some(exception.into()),
                     body,
                 }
             }

@@ -1,0 +1,373 @@
+//! One sandbox at the agent's end of its channel: created by the first frame, destroyed when the channel ends.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_sandbox::answer::{self, AnswerStream, STREAM_PIECE_BYTES};
+use bowline_sandbox::{CreateError, LogSink, Platform, PlatformRequest, PlatformResponse, Sandbox};
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::Shared;
+use crate::message::invoke::{self, InvokeMessage};
+use crate::message::report::{self, ReportMessage};
+use crate::message::{Create, Created, NotCreated, put_ask, take_ask};
+use crate::wire::{self, Framed, Kind, WireError};
+
+/// Output that waits for the channel; more is dropped.
+const LOG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Requests of a guest that wait for the channel.
+const ASKS_MAX: usize = 16;
+/// How often an idle sandbox is asked whether it lives.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// Creates the sandbox, serves it, and leaves nothing of it.
+pub(super) async fn serve(shared: &Arc<Shared>, framed: Framed, create: Create) -> io::Result<()> {
+    let outbox = Arc::new(Outbox::default());
+    let epoch = create.epoch;
+    let mut place = Place {
+        shared: shared.clone(),
+        framed,
+        outbox: outbox.clone(),
+        epoch,
+    };
+    let spec = Arc::new(shared.local(create.spec));
+    let creation = async {
+        let backend = shared.backend(spec.kind).ok_or_else(|| {
+            let text = format!("this instance offers no sandboxes of kind `{:?}`", spec.kind);
+            CreateError::Backend(io::Error::other(text))
+        })?;
+        let prepared = shared.prepare(&**backend, &spec).await;
+        prepared.map_err(|error| CreateError::Backend(io::Error::other(error)))?;
+        backend.create(spec.clone(), outbox.clone()).await
+    };
+    let created = place.beside(creation).await?;
+    let mut sandbox = match created {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            place.queue_log();
+            place.framed.put_json(Kind::NotCreated, &NotCreated::from(error));
+            return place.framed.flush().await;
+        }
+    };
+    place.queue_log();
+    let resident_bytes = sandbox.resident_bytes();
+    place.framed.put_json(Kind::Created, &Created { resident_bytes });
+    let served = place.serve(&mut *sandbox).await;
+    sandbox.destroy().await;
+    // The channel ends with the place, so that the node knows that nothing is left.
+    served
+}
+
+/// A channel with what is on its way out.
+struct Place {
+    shared: Arc<Shared>,
+    framed: Framed,
+    outbox: Arc<Outbox>,
+    epoch: u64,
+}
+
+impl Place {
+    /// Does frame after frame, until the channel ends or must.
+    async fn serve(&mut self, sandbox: &mut dyn Sandbox) -> io::Result<()> {
+        let mut tick = tokio::time::interval(IDLE_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.framed.flush().await?;
+            let frame = tokio::select! {
+                biased;
+                frame = self.framed.next() => match frame? {
+                    Some(frame) => frame,
+                    None => return Ok(()),
+                },
+                () = self.outbox.news.notified() => {
+                    self.queue_log();
+                    continue;
+                }
+                _ = tick.tick() => {
+                    if !sandbox.is_alive() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            if !self.shared.is_current(self.epoch) {
+                return Ok(());
+            }
+            match frame.kind {
+                Kind::Invoke => self.invoke(sandbox, invoke::take(frame.body)?).await?,
+                Kind::Settle => {
+                    let settled = self.beside(sandbox.settle()).await?;
+                    self.queue_log();
+                    self.framed.put(Kind::Settled, &[settled.into()]);
+                }
+                // Whoever sent it does not wait, so that an event may be next.
+                Kind::Idle => sandbox.idle().await,
+                // Too late for the invocation it belonged to.
+                Kind::Credit | Kind::Answer => {}
+                kind => {
+                    let wanted = "an event";
+                    return Err(WireError::Unexpected { kind, wanted }.into());
+                }
+            }
+        }
+    }
+
+    fn queue_log(&mut self) {
+        let mut waiting = self.outbox.waiting.lock();
+        if !waiting.is_empty() {
+            wire::put(&mut self.framed.out, Kind::Log, |out| out.extend_from_slice(&waiting));
+            waiting.clear();
+        }
+    }
+
+    async fn invoke(&mut self, sandbox: &mut dyn Sandbox, message: InvokeMessage) -> io::Result<()> {
+        if !sandbox.is_alive() {
+            return Err(io::Error::other("the sandbox died while it was idle"));
+        }
+        let (sink, stream) = match message.stream_bytes_max.map(answer::channel) {
+            Some((sink, stream)) => (Some(sink), Some(Stream::new(stream))),
+            None => (None, None),
+        };
+        let (platform, asks) = message.asks.then(ToNode::new).unzip();
+        let platform = platform.map(|platform| Arc::new(platform) as Arc<dyn Platform>);
+        let invocation = message.invocation(&self.shared.clock, sink, platform);
+        let exchange = Exchange {
+            place: self,
+            stream,
+            asks,
+            asked: HashMap::new(),
+            number: 0,
+        };
+        let report = exchange.run(sandbox.invoke(invocation)).await?;
+        if !self.shared.is_current(self.epoch) {
+            return Err(io::Error::other("the lease ran out during an invocation"));
+        }
+        self.queue_log();
+        let message = ReportMessage {
+            report,
+            settled: sandbox.is_settled(),
+            resident_bytes: sandbox.resident_bytes(),
+        };
+        wire::put(&mut self.framed.out, Kind::Report, |out| report::put(out, &message));
+        Ok(())
+    }
+
+    /// Waits for `work` as long as the node has not gone, and passes the log on meanwhile.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
+        let exchange = Exchange {
+            place: self,
+            stream: None,
+            asks: None,
+            asked: HashMap::new(),
+            number: 0,
+        };
+        exchange.run(work).await
+    }
+}
+
+/// Something that runs, and all that goes over the channel beside it.
+struct Exchange<'a> {
+    place: &'a mut Place,
+    stream: Option<Stream>,
+    asks: Option<mpsc::Receiver<Asked>>,
+    asked: HashMap<u32, oneshot::Sender<PlatformResponse>>,
+    number: u32,
+}
+
+impl Exchange<'_> {
+    async fn run<T>(mut self, work: impl Future<Output = T>) -> io::Result<T> {
+        let mut work = pin!(work);
+        let outbox = self.place.outbox.clone();
+        let mut logged = pin!(outbox.news.notified());
+        let done = std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            loop {
+                // Asked first, so that no line that comes from now on is missed.
+                if logged.as_mut().poll(cx).is_ready() {
+                    logged.set(outbox.news.notified());
+                    self.place.queue_log();
+                    continue;
+                }
+                match self.attend(cx) {
+                    Ok(true) => {}
+                    Ok(false) => return Poll::Pending,
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        });
+        let done = done.await?;
+        if let Some(stream) = self.stream.take() {
+            stream.finish(&mut self.place.framed);
+        }
+        Ok(done)
+    }
+
+    /// Sends and takes what there is; whether it must be called again at once.
+    fn attend(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let flushed = match self.place.framed.poll_flush(cx) {
+            Poll::Ready(flushed) => flushed.map(|()| true)?,
+            Poll::Pending => false,
+        };
+        while let Poll::Ready(frame) = self.place.framed.poll_next(cx) {
+            let frame = frame?.ok_or(WireError::Ended("an invocation"))?;
+            self.take(frame)?;
+        }
+        if let (Some(stream), true) = (&mut self.stream, flushed) {
+            stream.pump(&mut self.place.framed, cx);
+        }
+        self.pass_asks(cx);
+        Ok(flushed && self.place.framed.has_queued())
+    }
+
+    fn take(&mut self, frame: wire::Frame) -> Result<(), WireError> {
+        match frame.kind {
+            Kind::Credit => {
+                let credit = frame
+                    .body
+                    .as_ref()
+                    .try_into()
+                    .map_err(|_| WireError::Body("a credit"))?;
+                if let Some(stream) = &mut self.stream {
+                    stream.credit = stream.credit.saturating_add(u64::from_le_bytes(credit)).min(WINDOW);
+                }
+            }
+            Kind::Answer => {
+                let (number, status, exception, body) = take_ask(frame.body)?;
+                let answer = PlatformResponse {
+                    status: status.parse().map_err(|_| WireError::Body("an answer"))?,
+                    exception: (!exception.is_empty()).then(|| exception.into()),
+                    body,
+                };
+                if let Some(asked) = self.asked.remove(&number) {
+                    let _ = asked.send(answer);
+                }
+            }
+            kind => {
+                let wanted = "a credit or an answer";
+                return Err(WireError::Unexpected { kind, wanted });
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_asks(&mut self, cx: &mut Context<'_>) {
+        let Some(asks) = &mut self.asks else { return };
+        while let Poll::Ready(Some((request, back))) = asks.poll_recv(cx) {
+            self.number += 1;
+            self.asked.insert(self.number, back);
+            let number = self.number;
+            wire::put(&mut self.place.framed.out, Kind::Ask, |out| {
+                put_ask(out, number, &request.method, &request.target, &request.body);
+            });
+        }
+    }
+}
+
+/// Bytes of an answer that may be on their way without the node's word.
+const WINDOW: u64 = STREAM_PIECE_BYTES as u64;
+
+/// A streamed answer on its way to the node.
+struct Stream {
+    stream: AnswerStream,
+    begun: bool,
+    credit: u64,
+    /// The rest of a piece for which there was no credit.
+    rest: Bytes,
+}
+
+impl Stream {
+    fn new(stream: AnswerStream) -> Self {
+        Self {
+            stream,
+            begun: false,
+            credit: WINDOW,
+            rest: Bytes::new(),
+        }
+    }
+
+    /// Queues what there is credit for.
+    fn pump(&mut self, framed: &mut Framed, cx: &mut Context<'_>) {
+        if !self.begun {
+            let Poll::Ready(begun) = self.stream.poll_begin(cx) else {
+                return;
+            };
+            self.begun = true;
+            let Some(content_type) = begun else { return };
+            framed.put(Kind::Begin, content_type.as_bytes());
+        }
+        while self.credit > 0 {
+            if self.rest.is_empty() {
+                match self.stream.poll_next(cx) {
+                    Poll::Ready(Some(piece)) => self.rest = piece,
+                    _ => return,
+                }
+            }
+            let length = usize::try_from(self.credit).unwrap_or(usize::MAX).min(self.rest.len());
+            framed.put(Kind::Piece, &self.rest.split_to(length));
+            self.credit -= length as u64;
+        }
+    }
+
+    /// Queues all that is left: the function has ended, so that it is not more than a buffer.
+    fn finish(mut self, framed: &mut Framed) {
+        self.credit = u64::MAX;
+        self.pump(framed, &mut Context::from_waker(std::task::Waker::noop()));
+    }
+}
+
+/// A guest's output on its way to the node.
+#[derive(Default)]
+struct Outbox {
+    waiting: Mutex<BytesMut>,
+    news: Notify,
+}
+
+impl LogSink for Outbox {
+    fn write(&self, bytes: &[u8]) {
+        let mut waiting = self.waiting.lock();
+        let room = LOG_BYTES_MAX.saturating_sub(waiting.len());
+        waiting.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        drop(waiting);
+        self.news.notify_one();
+    }
+}
+
+/// A request with where its answer goes.
+type Asked = (PlatformRequest, oneshot::Sender<PlatformResponse>);
+
+/// The platform, as a guest here sees it.
+struct ToNode(mpsc::Sender<Asked>);
+
+impl ToNode {
+    fn new() -> (Self, mpsc::Receiver<Asked>) {
+        let (sender, receiver) = mpsc::channel(ASKS_MAX);
+        (Self(sender), receiver)
+    }
+}
+
+#[async_trait]
+impl Platform for ToNode {
+    async fn ask(&self, request: PlatformRequest) -> PlatformResponse {
+        let (back, answer) = oneshot::channel();
+        if self.0.send((request, back)).await.is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return answer;
+        }
+        PlatformResponse {
+            status: 503,
+            exception: Some("ServiceException".into()),
+            body: Bytes::from_static(br#"{"Type":"Service","Message":"the invocation has ended"}"#),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The agent of an instance and the node's way to it.
+//!
+//! ```text
+//!   node                                                   instance
+//!   Remote (a Backend) ─┐                             ┌─ Host ─▶ Backend of the kind
+//!   Link (lease, epoch) ┼─ channel ═ frames ═ channel ┼─ lease
+//!   Services            ┘                             └─ Supervisor ─▶ service processes
+//! ```
+//! A *channel* is any stream of bytes. The first frame of one says what it is for: control, one sandbox, or one
+//! question. Where an instance has a single stream, a virtual machine's port say, [`mux`] makes many channels of it.
+//! A sandbox's channel is written and read by whoever invokes: no task stands between.
+
+pub mod channel;
+pub mod code;
+pub mod host;
+pub mod link;
+pub mod message;
+pub mod mux;
+mod remote;
+pub mod service;
+pub mod wire;
+
+pub use channel::{Accept, ByteStream, Channel, Dial, UnixAccept, UnixDial};
+pub use host::{Host, HostOptions, Stopped};
+pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost};
+pub use remote::Remote;

@@ -1,0 +1,357 @@
+//! The node's hold on one agent: a control channel with a lease, and the questions that need no sandbox.
+//!
+//! ```text
+//!   connect ─▶ Hello(epoch, lease) ─▶ Welcome ─▶ beats every quarter of the lease ─▶ Lost, for one reason, for good
+//! ```
+//! A link that is lost never comes back: whoever holds it fences the instance and begins anew with a greater epoch.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bowline_foundation::clock::{Clock, Monotonic};
+use bowline_foundation::digest::Digest;
+use bowline_sandbox::SandboxKind;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, timeout};
+
+use crate::channel::{Channel, Dial};
+use crate::message::{Hello, Keep, Refusal, Welcome};
+use crate::service::{Serve, ServiceNews};
+use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
+
+/// How long an agent that is there may take over its first word: it may still be starting.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
+/// Beats in a lease.
+const BEATS: u32 = 4;
+/// News of services that nobody has read yet; more are held back in the channel.
+const NEWS_MAX: usize = 64;
+
+/// How the agent comes by code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeWay {
+    /// It sees the node's folders.
+    Shared,
+    /// By the channel; it keeps what it got.
+    Carried,
+}
+
+/// How to connect.
+pub struct LinkOptions {
+    pub dial: Arc<dyn Dial>,
+    /// Greater than that of any link before to this instance.
+    pub epoch: u64,
+    /// How long either side may be silent.
+    pub lease: Duration,
+    pub clock: Clock,
+    pub code: CodeWay,
+    /// What the memory limits of all sandboxes there may add up to; without it there is no limit but the agent's own.
+    pub memory_mib: Option<u64>,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("the agent cannot be reached")]
+    Io(#[from] io::Error),
+    #[error("the agent refuses: {0}")]
+    Refused(String),
+    #[error("the agent speaks protocol `{0}`, this node `{PROTOCOL}`")]
+    Protocol(u32),
+    #[error("the agent said nothing for {0:?}")]
+    Silent(Duration),
+}
+
+/// Why a link ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// The channel ended: the agent is gone.
+    #[error("the agent is gone")]
+    Gone,
+    /// It lives, perhaps, but its lease does not.
+    #[error("the agent was silent for longer than its lease")]
+    Silent,
+    /// It said what no agent says.
+    #[error("the agent does not keep to the protocol: {0}")]
+    Protocol(String),
+}
+
+/// What a link tells whoever holds the instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkNews {
+    Service(ServiceNews),
+    /// The last news.
+    Lost(Lost),
+}
+
+enum Order {
+    Serve(Serve),
+    Restart(String),
+    Stop,
+}
+
+/// A connected agent; cheap to clone. The link ends when the last one is dropped.
+#[derive(Clone)]
+pub struct Link {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    dial: Arc<dyn Dial>,
+    pub epoch: u64,
+    pub code: CodeWay,
+    kinds: Vec<SandboxKind>,
+    lost: watch::Sender<Option<Lost>>,
+    closed: AtomicBool,
+    draining: AtomicBool,
+    orders: mpsc::UnboundedSender<Order>,
+    /// Code that the agent is known to have.
+    pub carried: Mutex<HashSet<Digest>>,
+    /// Sandboxes that live there, and the memory they may use.
+    pub sandboxes: AtomicU64,
+    pub held_mib: AtomicU64,
+    pub memory_mib: u64,
+}
+
+impl Inner {
+    pub async fn open(&self) -> io::Result<Framed> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the instance is fenced"));
+        }
+        Ok(Framed::new(self.dial.dial().await?))
+    }
+
+    /// Whether sandboxes there may be used again.
+    pub fn serves(&self) -> bool {
+        !self.closed.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether the instance is fenced: what still comes from there has no effect.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Link {
+    /// Connects to an agent that is there. The news end with [`LinkNews::Lost`].
+    pub async fn connect(options: LinkOptions) -> Result<(Self, mpsc::Receiver<LinkNews>), LinkError> {
+        let shaken = timeout(HANDSHAKE_MAX, shake_hands(options.dial.dial().await?, &options)).await;
+        let (framed, welcome) = shaken.map_err(|_| LinkError::Silent(HANDSHAKE_MAX))??;
+        let (news_sender, news) = mpsc::channel(NEWS_MAX);
+        let (orders, orders_receiver) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            dial: options.dial,
+            epoch: options.epoch,
+            code: options.code,
+            kinds: welcome.kinds,
+            lost: watch::Sender::new(None),
+            closed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            orders,
+            carried: Mutex::default(),
+            sandboxes: AtomicU64::new(0),
+            held_mib: AtomicU64::new(0),
+            memory_mib: options.memory_mib.unwrap_or(u64::MAX),
+        });
+        let control = Control {
+            framed,
+            lease: options.lease,
+            heard: options.clock.monotonic(),
+            clock: options.clock,
+            orders: orders_receiver,
+            news: news_sender,
+        };
+        let weak = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            let (lost, news) = control.run().await;
+            if let Some(inner) = weak.upgrade() {
+                inner.closed.store(true, Ordering::Release);
+                inner.lost.send_replace(Some(lost.clone()));
+            }
+            // Nobody may listen any more.
+            let _ = news.send(LinkNews::Lost(lost)).await;
+        });
+        Ok((Self { inner }, news))
+    }
+
+    /// The kinds of sandbox that the agent makes.
+    pub fn kinds(&self) -> &[SandboxKind] {
+        &self.inner.kinds
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// Why the link ended, if it has.
+    pub fn lost(&self) -> Option<Lost> {
+        self.inner.lost.borrow().clone()
+    }
+
+    /// Sandboxes that live there.
+    pub fn sandboxes(&self) -> u64 {
+        self.inner.sandboxes.load(Ordering::Relaxed)
+    }
+
+    /// The sum of their memory limits, in MiB.
+    pub fn held_mib(&self) -> u64 {
+        self.inner.held_mib.load(Ordering::Relaxed)
+    }
+
+    /// What is left of the memory that they may hold, in MiB.
+    pub fn room_mib(&self) -> u64 {
+        self.inner.memory_mib.saturating_sub(self.held_mib())
+    }
+
+    /// Whether idle sandboxes there are given up rather than used again; running invocations end as they would.
+    pub fn drain(&self, draining: bool) {
+        self.inner.draining.store(draining, Ordering::Release);
+    }
+
+    /// Ends all use of the instance from this side: no new channel, and nothing that comes by an old one counts.
+    /// The first step of a fence; the other is to end the agent itself.
+    pub fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+    }
+
+    /// Has the agent start services, in order. How that goes is told in the news.
+    pub fn serve(&self, services: Serve) {
+        // A link that has ended tells so itself.
+        let _ = self.inner.orders.send(Order::Serve(services));
+    }
+
+    /// Has the agent start one service again.
+    pub fn restart(&self, service: &str) {
+        let _ = self.inner.orders.send(Order::Restart(service.to_owned()));
+    }
+
+    /// Asks the agent to end: it lets nothing run on.
+    pub fn stop(&self) {
+        let _ = self.inner.orders.send(Order::Stop);
+    }
+
+    /// Says which code is still in use; the agent forgets what else it was sent.
+    pub async fn keep_code(&self, digests: &[Digest]) -> io::Result<()> {
+        if self.inner.code == CodeWay::Shared {
+            return Ok(());
+        }
+        let mut framed = self.inner.open().await?;
+        let keep = Keep {
+            epoch: self.inner.epoch,
+            digests: digests.to_vec(),
+        };
+        self.inner.carried.lock().retain(|digest| digests.contains(digest));
+        framed.put_json(Kind::Keep, &keep);
+        framed.flush().await?;
+        // The agent closes the channel when it is done.
+        while framed.next().await?.is_some() {}
+        Ok(())
+    }
+}
+
+async fn shake_hands(channel: Channel, options: &LinkOptions) -> Result<(Framed, Welcome), LinkError> {
+    let mut framed = Framed::new(channel);
+    let hello = Hello {
+        protocol: PROTOCOL,
+        epoch: options.epoch,
+        lease_ms: u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX),
+    };
+    framed.put_json(Kind::Hello, &hello);
+    framed.flush().await?;
+    let frame = framed.must_next("a welcome").await?;
+    if frame.kind == Kind::Refused {
+        let refusal: Refusal = wire::json(&frame.body, "a refusal").map_err(io::Error::from)?;
+        return Err(LinkError::Refused(refusal.reason));
+    }
+    let body = frame.expect(Kind::Welcome, "a welcome").map_err(io::Error::from)?;
+    let welcome: Welcome = wire::json(&body, "a welcome").map_err(io::Error::from)?;
+    if welcome.protocol != PROTOCOL {
+        return Err(LinkError::Protocol(welcome.protocol));
+    }
+    Ok((framed, welcome))
+}
+
+/// The node's end of the control channel.
+struct Control {
+    framed: Framed,
+    lease: Duration,
+    clock: Clock,
+    /// When the agent last answered.
+    heard: Monotonic,
+    orders: mpsc::UnboundedReceiver<Order>,
+    news: mpsc::Sender<LinkNews>,
+}
+
+impl Control {
+    async fn run(mut self) -> (Lost, mpsc::Sender<LinkNews>) {
+        let lost = match self.attend().await {
+            Ok(lost) => lost,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Lost::Protocol(error.to_string()),
+            Err(_) => Lost::Gone,
+        };
+        (lost, self.news)
+    }
+
+    async fn attend(&mut self) -> io::Result<Lost> {
+        let mut beats = tokio::time::interval(self.lease / BEATS);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut number: u64 = 0;
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {
+                    if self.clock.monotonic().since(self.heard) > self.lease {
+                        return Ok(Lost::Silent);
+                    }
+                    number += 1;
+                    self.framed.put(Kind::Beat, &number.to_le_bytes());
+                }
+                order = self.orders.recv() => match order {
+                    Some(Order::Serve(services)) => self.framed.put_json(Kind::Serve, &services),
+                    Some(Order::Restart(service)) => self.framed.put(Kind::Restart, service.as_bytes()),
+                    Some(Order::Stop) | None => {
+                        self.framed.put(Kind::Stop, b"");
+                        let _ = timeout(self.lease, self.framed.flush()).await;
+                        return self.last_words().await;
+                    }
+                },
+                frame = self.framed.next() => match frame? {
+                    None => return Ok(Lost::Gone),
+                    Some(frame) => self.take(frame).await?,
+                },
+            }
+            // A stopped agent reads nothing: what it does not take within its lease it need not take.
+            match timeout(self.lease, self.framed.flush()).await {
+                Ok(flushed) => flushed?,
+                Err(_) => return Ok(Lost::Silent),
+            }
+        }
+    }
+
+    /// Waits until the agent that was told to stop has gone.
+    async fn last_words(&mut self) -> io::Result<Lost> {
+        let ended = async { while let Ok(Some(_)) = self.framed.next().await {} };
+        match timeout(self.lease, ended).await {
+            Ok(()) => Ok(Lost::Gone),
+            Err(_) => Ok(Lost::Silent),
+        }
+    }
+
+    async fn take(&mut self, frame: wire::Frame) -> Result<(), WireError> {
+        match frame.kind {
+            Kind::Beat => self.heard = self.clock.monotonic(),
+            Kind::ServiceNews => {
+                let news = wire::json(&frame.body, "news of a service")?;
+                // Without a listener there is nothing to tell.
+                let _ = self.news.send(LinkNews::Service(news)).await;
+            }
+            kind => {
+                let wanted = "a beat or news";
+                return Err(WireError::Unexpected { kind, wanted });
+            }
+        }
+        Ok(())
+    }
+}

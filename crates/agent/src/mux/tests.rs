@@ -1,0 +1,103 @@
+//! Channels over one stream, and pieces that are none.
+
+use super::*;
+
+#[test]
+fn pieces_come_out_as_they_went_in() {
+    let pieces = [
+        (1, Piece::Open),
+        (1, Piece::Data(Bytes::from_static(b"ahoy"))),
+        (7, Piece::Credit(512)),
+        (1, Piece::Close),
+    ];
+    let mut out = BytesMut::new();
+    for (channel, piece) in &pieces {
+        put(&mut out, *channel, piece);
+    }
+    for cut in 0..out.len() {
+        let mut read = BytesMut::from(&out[..cut]);
+        let mut found = Vec::new();
+        found.extend(std::iter::from_fn(|| take(&mut read).unwrap()));
+        read.extend_from_slice(&out[cut..]);
+        found.extend(std::iter::from_fn(|| take(&mut read).unwrap()));
+        assert_eq!(found, pieces, "cut at {cut}");
+    }
+    for (bytes, error) in [
+        (&[0, 0, 0, 0, 9, 0, 0, 0, 0], MuxError::Kind(9)),
+        (&[0, 0, 0, 0, 1, 0, 0, 0, 0], MuxError::Length { kind: 1, length: 0 }),
+        (
+            &[0, 0, 0, 0, 1, 1, 128, 0, 0],
+            MuxError::Length {
+                kind: 1,
+                length: DATA_BYTES_MAX + 1,
+            },
+        ),
+        (&[0, 0, 0, 0, 2, 5, 0, 0, 0], MuxError::Length { kind: 2, length: 5 }),
+    ] {
+        assert_eq!(take(&mut BytesMut::from(&bytes[..])), Err(error));
+    }
+}
+
+fn pair() -> (MuxDial, MuxAccept) {
+    let (near, far) = tokio::io::duplex(1024);
+    (dialer(near), acceptor(far))
+}
+
+#[tokio::test]
+async fn channels_do_not_hold_each_other_up() {
+    let (dial, mut accept) = pair();
+    let mut stalled = dial.dial().await.unwrap();
+    let _unread = accept.accept().await.unwrap();
+    // More than the window and all buffers hold: nobody reads it.
+    let flood = tokio::spawn(async move { stalled.write_all(&vec![7; 4 * WINDOW]).await });
+    for number in 0..20u8 {
+        let mut near = dial.dial().await.unwrap();
+        let mut far = accept.accept().await.unwrap();
+        let content = vec![number; 3 * WINDOW / 2];
+        let sent = content.clone();
+        let sending = tokio::spawn(async move {
+            near.write_all(&sent).await.unwrap();
+            near.shutdown().await.unwrap();
+            let mut echo = Vec::new();
+            near.read_to_end(&mut echo).await.unwrap();
+            echo
+        });
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert!(received == content, "channel {number}");
+        far.write_all(b"done").await.unwrap();
+        drop(far);
+        assert_eq!(sending.await.unwrap(), b"done");
+    }
+    assert!(!flood.is_finished(), "the control: the unread channel is held back");
+    flood.abort();
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_ends_all_its_channels() {
+    let (near, far) = tokio::io::duplex(1024);
+    let dial = dialer(near);
+    let mut channel = dial.dial().await.unwrap();
+    drop(far);
+    assert_eq!(channel.read(&mut [0; 8]).await.unwrap(), 0);
+    while dial.dial().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_side_that_sends_more_than_its_window_is_cut_off() {
+    let (near, mut far) = tokio::io::duplex(4096);
+    let mut accept = acceptor(near);
+    let mut out = BytesMut::new();
+    put(&mut out, 1, &Piece::Open);
+    far.write_all(&out).await.unwrap();
+    let _unread = accept.accept().await.unwrap();
+    out.clear();
+    put(&mut out, 1, &Piece::Data(Bytes::from(vec![0; DATA_BYTES_MAX])));
+    let flood = async { while far.write_all(&out).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), flood)
+        .await
+        .expect("it is cut off");
+    assert!(accept.accept().await.is_err());
+}

@@ -1,0 +1,122 @@
+//! `bowline agent`: what runs inside an instance; the node starts it, not a person.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use bowline_agent::{Host, HostOptions, UnixAccept};
+use bowline_foundation::clock::Clock;
+use bowline_sandbox::Backend;
+use bowline_sandbox_linux::LinuxBackend;
+use bowline_sandbox_linux::cell::place::{self, PlaceView};
+use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions};
+use bowline_sandbox_wasm::{Compiler, WasmBackend};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::up;
+
+/// Instances that a WebAssembly engine of an agent has room for, for each processor.
+const WASM_SLOTS: u32 = 500;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the node finds the agent.
+    #[arg(long, value_name = "SOCKET")]
+    socket: PathBuf,
+    /// A folder of the agent's own.
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Where compiled modules are [default: in the agent's folder].
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// Sandboxes kept ready for each runtime in use that starts slowly.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    prewarmed: usize,
+    /// The place to enter first: its control groups and mounts, as a file.
+    #[arg(long, value_name = "FILE")]
+    place: Option<PathBuf>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    std::fs::create_dir_all(&args.state)?;
+    // From inside the place the program's path may be another.
+    let program = std::env::current_exe()?;
+    // The socket comes from outside the place, so that the node finds it whatever the agent sees.
+    let listener = listen(&args.socket)?;
+    if let Some(file) = &args.place {
+        enter(file, &args)?;
+    }
+    up::runtime()?.block_on(serve(&args, listener, program))
+}
+
+fn listen(socket: &PathBuf) -> anyhow::Result<UnixListener> {
+    // One that an agent before this one left.
+    let _ = std::fs::remove_file(socket);
+    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on `{}`", socket.display()))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Enters the place before there are threads.
+fn enter(file: &PathBuf, args: &Args) -> anyhow::Result<()> {
+    let view: PlaceView = serde_json::from_slice(&std::fs::read(file)?)?;
+    let scratch = args.state.join("root");
+    std::fs::create_dir_all(&scratch)?;
+    place::enter(&view, &scratch).context("cannot enter the instance's place")
+}
+
+async fn serve(args: &Args, listener: UnixListener, program: PathBuf) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let backends = backends(args, program)?;
+    let log_dir = args.state.join("services");
+    std::fs::create_dir_all(&log_dir)?;
+    let host = Host::new(HostOptions {
+        clock: Clock::system(),
+        backends,
+        code: None,
+        log_dir,
+    });
+    let mut accept = UnixAccept(tokio::net::UnixListener::from_std(listener)?);
+    tokio::select! {
+        stopped = host.run(&mut accept) => tracing::info!(%stopped, "the agent ends"),
+        _ = terminate.recv() => tracing::info!("the agent was told to end"),
+    }
+    host.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One backend for each kind of sandbox that can be made here.
+fn backends(args: &Args, program: PathBuf) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+    let clock = Clock::system();
+    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+    match linux(&clock, args) {
+        Ok(linux) => backends.push(Arc::new(linux)),
+        Err(error) => tracing::warn!("this instance offers no Linux sandboxes: {error:#}"),
+    }
+    let modules = args.modules.clone().unwrap_or_else(|| args.state.join("wasm"));
+    let mut wasm = bowline_sandbox_wasm::Options::new(clock, modules);
+    wasm.slots = WASM_SLOTS;
+    wasm.compiler = Compiler::Process(program);
+    match WasmBackend::new(wasm) {
+        Ok(wasm) => backends.push(Arc::new(wasm)),
+        Err(error) => tracing::warn!("this instance offers no WebAssembly sandboxes: {error:#}"),
+    }
+    ensure!(!backends.is_empty(), "no kind of sandbox works here");
+    Ok(backends)
+}
+
+fn linux(clock: &Clock, args: &Args) -> anyhow::Result<LinuxBackend> {
+    let spawner = Spawner::start(SpawnerOptions {
+        state_dir: args.state.join("cells"),
+        program: None,
+    })?;
+    let mut options = bowline_sandbox_linux::Options::new(clock.clone(), args.state.join("linux"), spawner);
+    options.warm_cells = args.prewarmed;
+    Ok(LinuxBackend::new(options)?)
+}
