@@ -21,8 +21,6 @@ pub(crate) struct Load {
     events: u64,
     conflicts: u64,
     latencies: [u64; CLASSES],
-    /// Appends that no chain here could take.
-    pub homeless: u64,
 }
 
 /// Why a chain is added.

@@ -12,6 +12,7 @@
 //! to. Dropping the service ends all its tasks, as the death of the process would.
 
 mod batch;
+mod courier;
 mod create;
 mod directory;
 mod guarded;

@@ -6,8 +6,8 @@ use bowline_foundation::entropy::Entropy;
 use bowline_sim::{Loss, World, config, record_of};
 use bowline_store::FaultRates;
 use bowline_stream::{
-    AppendError, ChainId, ChainState, CommitWait, Config, Event, Forward, ForwardedEvent, Handle, Log, Position,
-    ReadLimit, Settings, Stamp, StreamId,
+    AppendError, ChainId, ChainState, CommitWait, Config, Event, Forward, ForwardedEvent, Handle, HostId, Log,
+    Position, ReadLimit, Settings, Stamp, StreamId,
 };
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
@@ -134,7 +134,7 @@ async fn a_forwarded_event_comes_after_what_its_sender_stored_whatever_the_clock
     let world = world(&[0, -3000], config).await;
     let (first, second) = (host(&world, 0), host(&world, 1));
     let stream = create(&first).await;
-    append(&second, &stream, 0).await; // It has no chain yet: this one is forwarded to the first host.
+    append_alone(&world, 1, &stream, 0).await;
     sleep(SECOND * 6).await;
     let owns = second.stat(&stream).await.unwrap().chains;
     assert!(
@@ -172,7 +172,9 @@ async fn a_forwarded_event_comes_after_what_its_sender_stored_whatever_the_clock
 /// j-T8
 #[tokio::test(start_paused = true)]
 async fn readers_of_eight_hosts_see_one_sequence_while_chains_are_added() {
-    let world = world(&[0, 200, -200, 400, -400, 100, 0, 300], config()).await;
+    let mut config = config();
+    config.growth.events_per_second_max = 3.0;
+    let world = world(&[0, 200, -200, 400, -400, 100, 0, 300], config).await;
     let stream = create(&host(&world, 0)).await;
     let mut cast = tokio::task::JoinSet::new();
     for at in 0..8 {
@@ -252,11 +254,109 @@ async fn with_commit_wait_the_order_is_that_of_real_time() {
     assert!(inversions > 0, "control: the clocks do differ");
 }
 
+/// Appends through a host without a chain that reaches no other one: it adds a chain of its own.
+async fn append_alone(world: &World, at: usize, stream: &StreamId, number: u64) -> Position {
+    world.set_loss(Loss {
+        requests: 1.0,
+        answers: 0.0,
+    });
+    let stored = append(&host(world, at), stream, number).await;
+    world.set_loss(Loss::default());
+    stored
+}
+
+/// j-D12, and what it costs to be many: a host that reaches an owner sends it what it is asked to store, together.
+#[tokio::test(start_paused = true)]
+async fn a_host_without_a_chain_sends_appends_along_and_adds_one_when_nobody_takes_them() {
+    let world = world(&[0, 0], config()).await;
+    let (first, second) = (host(&world, 0), host(&world, 1));
+    let stream = create(&first).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..8_u64 {
+        let (second, stream) = (second.clone(), stream.clone());
+        callers.spawn(async move {
+            for number in 0..5 {
+                let stored = append(&second, &stream, caller * 5 + number).await;
+                assert_eq!(stored.host, HostId(1), "the one that has chains");
+            }
+        });
+    }
+    callers.join_all().await;
+    let mut stored = numbers(&read_all(&first, &stream).await);
+    stored.sort_unstable();
+    assert_eq!(stored, (0..40).collect::<Vec<_>>());
+    let forwards = world.forwards().len();
+    assert!(forwards < 20, "40 appends went in {forwards} messages");
+    let stored = append_alone(&world, 1, &stream, 40).await;
+    assert_eq!((stored.host, stored.chain), (second.id(), ChainId(3)));
+    let copies = numbers(&read_all(&first, &stream).await);
+    assert_eq!(copies.iter().filter(|number| **number == 40).count(), 1);
+    let forwards = world.forwards().len();
+    append(&second, &stream, 41).await;
+    assert_eq!(
+        world.forwards().len(),
+        forwards,
+        "control: with a chain of its own it stores itself"
+    );
+}
+
+/// How many events a second hosts acknowledge together, each for 16 callers, on a store that takes its time; with so
+/// many chains.
+async fn rate(hosts: usize, chains: usize) -> f64 {
+    let mut config = Config {
+        batch_events_max: 4,
+        seal_after: SECOND * 600,
+        ..config()
+    };
+    config.growth.events_per_second_max = if chains > 2 { 1.0 } else { f64::INFINITY };
+    config.growth.latency_max = SECOND * 600;
+    config.growth.conflicts_max = f64::INFINITY;
+    config.growth.over = MILLISECOND * 300;
+    let world = world(&vec![0; hosts], config).await;
+    let stream = create(&host(&world, 0)).await;
+    let mut callers = tokio::task::JoinSet::new();
+    let acknowledged = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    for caller in 0..hosts as u64 * 16 {
+        let (handle, stream) = (host(&world, caller as usize % hosts), stream.clone());
+        let acknowledged = std::sync::Arc::clone(&acknowledged);
+        callers.spawn(async move {
+            loop {
+                append(&handle, &stream, caller).await;
+                acknowledged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+    }
+    let grown = async {
+        while host(&world, 0).stat(&stream).await.unwrap().chains.len() < chains {
+            sleep(MILLISECOND * 100).await;
+        }
+    };
+    timeout(SECOND * 60, grown).await.expect("the chains are added");
+    sleep(SECOND).await;
+    let before = acknowledged.load(std::sync::atomic::Ordering::Relaxed);
+    sleep(SECOND * 4).await;
+    let after = acknowledged.load(std::sync::atomic::Ordering::Relaxed);
+    callers.shutdown().await;
+    (after - before) as f64 / 4.0
+}
+
+/// j-T13
+#[tokio::test(start_paused = true)]
+async fn four_hosts_with_four_chains_each_take_three_times_what_one_chain_takes() {
+    let (one, four) = (rate(1, 2).await, rate(4, 16).await);
+    assert!(four >= 3.0 * one, "{four} events a second beside {one}");
+    let control = rate(4, 2).await;
+    assert!(
+        control < 3.0 * one,
+        "control: without more chains, {control} beside {one}"
+    );
+}
+
 /// A world whose second host owns an added chain.
 async fn grown() -> (World, StreamId) {
     let world = world(&[0, 0], config()).await;
     let stream = create(&host(&world, 0)).await;
-    append(&host(&world, 1), &stream, 1).await;
+    append_alone(&world, 1, &stream, 1).await;
     sleep(SECOND).await;
     let stored = append(&host(&world, 1), &stream, 2).await;
     assert_eq!((stored.host, stored.chain), (host(&world, 1).id(), ChainId(3)));

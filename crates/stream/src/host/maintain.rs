@@ -78,18 +78,13 @@ async fn settle_pending(host: &Arc<Inner>, stream: &Arc<Stream>, since: &mut Pen
     Ok(())
 }
 
-/// Adds a chain if our appends need one: on the host with the fewest chains of the stream.
+/// Adds a chain if our appends need one: here if we have none, else on the host with the fewest chains of the stream.
 async fn grow(host: &Arc<Inner>, stream: &Arc<Stream>) -> Result<(), ChangeError> {
     let now = host.clock.wall().monotonic();
-    let (reason, homeless) = {
-        let mut load = stream.load.lock();
-        (load.judge(now, &host.config.growth), std::mem::take(&mut load.homeless))
-    };
-    let needs_own = homeless > 0 && stream.all_owned().is_empty();
-    if reason.is_none() && !needs_own {
+    let Some(reason) = stream.load.lock().judge(now, &host.config.growth) else {
         return Ok(());
-    }
-    let owner = if needs_own {
+    };
+    let owner = if stream.all_owned().is_empty() {
         host.id
     } else {
         least_loaded(host, &stream.listed().directory)
@@ -106,6 +101,13 @@ async fn grow(host: &Arc<Inner>, stream: &Arc<Stream>) -> Result<(), ChangeError
     // The next append takes the news to the new chain's owner.
     *stream.grown.lock() = Some((owner, chain));
     Ok(())
+}
+
+/// Adds a chain of our own: we have none, and reach nobody who has one.
+pub(super) async fn add_own(host: &Arc<Inner>, stream: &Arc<Stream>) -> Result<(), ChangeError> {
+    let chain = directory::register(host, stream, host.id).await?;
+    tracing::info!(stream = %stream.id, chain = chain.0, owner = host.id.0, "a chain has been added: no other host takes appends");
+    directory::activate(host, stream, chain).await
 }
 
 /// The host with the fewest chains; another one rather than us.

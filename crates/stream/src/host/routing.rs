@@ -3,7 +3,8 @@
 //! ```text
 //!   first identifier given ──▶ its home: chain 1 + hash % chains at first, wherever its owner is
 //!   else, a chain here     ──▶ the first one that is not busy, else the least busy
-//!   else                   ──▶ forwarded to the owner of an active chain; fails: the next one
+//!   else                   ──▶ forwarded to the owner of an active chain, with others that go there;
+//!                              all fail: stored in a chain that is added here
 //! ```
 //! A client's retry begins with the same identifier, so it meets the chain that remembers the first try.
 //! An append without identifiers that is forwarded carries its origin with it: should the answer be lost
@@ -11,7 +12,7 @@
 
 use std::sync::Arc;
 
-use super::{Handle, Inner, Refusal, Stream, directory};
+use super::{Handle, Inner, Refusal, Stream, directory, maintain};
 use crate::append::{AppendError, Record, check};
 use crate::peers::{Forward, ForwardedEvent, PeerChain, PeerError, PeerHost};
 use crate::record::{ChainState, Draft};
@@ -23,10 +24,31 @@ const BUSY_EVENTS: usize = 512;
 const ATTEMPTS: u32 = 8;
 
 /// What is left of an append that was not acknowledged.
-enum Left {
+pub(super) enum Left {
     /// To be routed again.
     Again(Back),
     Failed(AppendError),
+}
+
+impl Left {
+    pub fn stopping(stream: &StreamId) -> Self {
+        Self::Failed(unknown(stream, "the host is stopping".to_owned()))
+    }
+
+    /// What is left of the first so many drafts.
+    pub fn split(&mut self, count: usize) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(error.clone()),
+            Self::Again(back) => {
+                let later = back.drafts.split_off(count.min(back.drafts.len()));
+                Self::Again(Back {
+                    drafts: std::mem::replace(&mut back.drafts, later),
+                    reason: back.reason.clone(),
+                    may_be_stored: back.may_be_stored,
+                })
+            }
+        }
+    }
 }
 
 /// Where an append may be stored.
@@ -36,7 +58,7 @@ enum Way {
 }
 
 /// An append that came back.
-struct Back {
+pub(super) struct Back {
     drafts: Vec<Draft>,
     reason: String,
     /// Whether a host that did not answer may have stored it. Its events have an origin then.
@@ -106,7 +128,11 @@ impl Inner {
         records.into_iter().enumerate().map(draft).collect()
     }
 
-    async fn route(&self, stream: &Arc<Stream>, mut drafts: Vec<Draft>) -> Result<Vec<Position>, AppendError> {
+    async fn route(
+        self: &Arc<Self>,
+        stream: &Arc<Stream>,
+        mut drafts: Vec<Draft>,
+    ) -> Result<Vec<Position>, AppendError> {
         let (mut last, mut may_be_stored) = (String::new(), false);
         for attempt in 0..ATTEMPTS {
             if self.is_fenced() && !may_be_stored {
@@ -155,7 +181,7 @@ impl Inner {
         }
     }
 
-    async fn store_anywhere(&self, stream: &Arc<Stream>, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
+    async fn store_anywhere(self: &Arc<Self>, stream: &Arc<Stream>, drafts: Vec<Draft>) -> Result<Vec<Position>, Left> {
         let mut back = Back {
             drafts,
             reason: "no chain is active".to_owned(),
@@ -165,13 +191,11 @@ impl Inner {
         let grown = stream.grown.lock().take();
         let news = grown.map(|(owner, chain)| Way::There(owner, Some(chain)));
         let here = pick(stream).map(Way::Here);
-        if here.is_none() {
-            stream.load.lock().homeless += back.drafts.len() as u64;
-        }
         let others = self.others(stream).into_iter().map(|owner| Way::There(owner, None));
         for way in news.into_iter().chain(here).chain(others) {
             let sent = match way {
                 Way::Here(chain) => self.store_here(stream, chain, back.drafts).await,
+                Way::There(owner, None) => self.send_along(stream, owner, back.drafts).await,
                 Way::There(owner, chain) => {
                     let origin = self.give_origin(&mut back.drafts);
                     self.forward(stream, (owner, chain), back.drafts, Some(origin)).await
@@ -189,12 +213,19 @@ impl Inner {
                 }
             }
         }
+        if stream.all_owned().is_empty()
+            && let Err(error) = maintain::add_own(self, stream).await
+        {
+            tracing::debug!(%error, stream = %stream.id, "no chain of our own was added");
+        }
         Err(Left::Again(back))
     }
 
-    /// From now on copies of the drafts may lie in several chains.
-    fn give_origin(&self, drafts: &mut [Draft]) -> Stamp {
-        let origin = drafts[0].origin.unwrap_or_else(|| self.clock.now());
+    /// From now on copies of the drafts may lie in several chains. The earliest origin that one has is everyone's:
+    /// a copy may lie elsewhere since then.
+    pub(super) fn give_origin(&self, drafts: &mut [Draft]) -> Stamp {
+        let earliest = drafts.iter().filter_map(|draft| draft.origin).min();
+        let origin = earliest.unwrap_or_else(|| self.clock.now());
         drafts.iter_mut().for_each(|draft| draft.origin = Some(origin));
         origin
     }
@@ -256,7 +287,7 @@ impl Inner {
 
     /// Hands the drafts to another host. An answer that does not come leaves them with us if readers can
     /// tell copies apart: if they have an origin.
-    async fn forward(
+    pub(super) async fn forward(
         &self,
         stream: &Stream,
         (owner, chain): (HostId, Option<ChainId>),
@@ -277,6 +308,9 @@ impl Inner {
         };
         let sent = tokio::time::timeout(self.config.forward_timeout, self.peers.forward(&to, forward)).await;
         let error = match sent {
+            Ok(Ok(positions)) if positions.len() != drafts.len() => {
+                PeerError::Unknown(format!("{} positions for {} events", positions.len(), drafts.len()))
+            }
             Ok(Ok(positions)) => {
                 // Whatever is stamped here from now on comes after what we have just heard of.
                 if let Some(last) = positions.iter().max() {

@@ -8,6 +8,7 @@ use bowline_store::Version;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::courier::Courier;
 use super::queue::Queue;
 use crate::grow::Load;
 use crate::hybrid::Slot;
@@ -47,6 +48,8 @@ pub(crate) struct Stream {
     owned: RwLock<BTreeMap<ChainId, Arc<Owned>>>,
     /// A chain that was added on another host, which has not heard of it yet.
     pub grown: Mutex<Option<(HostId, ChainId)>>,
+    /// Appends on their way to other hosts.
+    couriers: Mutex<BTreeMap<HostId, Arc<Courier>>>,
     news: Notify,
     pub load: Mutex<Load>,
     /// The last view that readers made, and the lock that lets one of them at a time make another.
@@ -67,6 +70,7 @@ impl Stream {
             listed: RwLock::new(listed),
             owned: RwLock::default(),
             grown: Mutex::default(),
+            couriers: Mutex::default(),
             news: Notify::new(),
             load: Mutex::default(),
             view: RwLock::default(),
@@ -117,6 +121,11 @@ impl Stream {
         }
         drop(owned);
         self.announce();
+    }
+
+    /// Who carries appends to a host.
+    pub fn courier(&self, to: HostId) -> Arc<Courier> {
+        Arc::clone(self.couriers.lock().entry(to).or_default())
     }
 
     /// Tells waiting readers that there may be something to read.
