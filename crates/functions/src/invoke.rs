@@ -28,7 +28,7 @@ pub(crate) use pool::{Pool, PoolParts, Slot};
 pub(crate) use provision::Keeper;
 pub(crate) use resolve::{Readiness, Target};
 pub(crate) use room::Room;
-pub(crate) use run::{Finish, Job, Outlet, create_for_run, run};
+pub(crate) use run::{Finish, Job, Outlet, run, seat_for_run};
 pub use rung::Rung;
 pub(crate) use sizes::Inbox;
 pub use streaming::{Interruption, ResponsePiece, ResponseStream, StreamEnd};

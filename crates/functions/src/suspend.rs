@@ -23,9 +23,11 @@ mod live;
 mod operations;
 mod record;
 mod recover;
+mod seat;
 
 pub(crate) use carry::Seed;
 pub use engine::Options;
 pub(crate) use engine::Suspends;
 pub use operations::{Refused, RunView, TakeRequest};
 pub use record::{Decision, Phase};
+pub(crate) use seat::Left;

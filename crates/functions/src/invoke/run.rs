@@ -29,7 +29,7 @@ use crate::logs::{ReportLine, SandboxLog, Sink, Status};
 use crate::metrics::ErrorKind;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
 use crate::state::StateAccess;
-use crate::suspend::Seed;
+use crate::suspend::{Left, Seed};
 
 /// How long an invocation waits for memory that others use.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         is_forwarded,
     } = job;
     pool.parts.metrics.invocations.inc();
-    let Got { mut slot, init, rung } = match warm {
+    let Got { slot, init, rung } = match warm {
         Some(got) => got,
         // Boxed, so that the future of a warm invocation stays small.
         None => match Box::pin(cold(&inner, &pool, Crowded::of(is_forwarded))).await {
@@ -131,28 +131,25 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
     };
     let mut admission = Some(admission);
     let ways = (outlet.map(|outlet| outlet.sink), platform);
-    let report = perform(&inner, (&pool, &mut slot), seed, ways, &mut admission).await;
-    if let Some(state) = state {
-        state.end();
-    }
-    let memory_bytes_max = match report.usage.memory_bytes_max {
-        0 => slot.sandbox.resident_bytes(),
-        bytes => bytes,
+    let (report, left) = perform(&inner, (&pool, slot), seed, ways, &mut admission).await;
+    state.iter().for_each(|state| state.end());
+    let memory_bytes_max = match (report.usage.memory_bytes_max, &left) {
+        (0, Ok(slot)) => slot.sandbox.resident_bytes(),
+        (bytes, _) => bytes,
     };
     let answer = Answer {
         pool: &pool,
         request_id: request.request_id,
         log_tail: request.log_tail,
         init,
-        memory: slot.memory(),
+        memory: left.as_ref().map_or_else(|_| pool.size(), Slot::memory),
         memory_bytes_max,
     };
-    let response = answer.conclude(&slot.log, &report);
-    // A run whose peak nobody knows speaks for no size.
-    // Where the peak is unknown a run tells nothing of its memory, unless it wanted more than there was.
-    let sample = answer.sample(&report);
-    slot.used = (memory_bytes_max > 0 || sample.outcome == sizing::Outcome::OutOfMemory).then_some(sample);
-    put_away(&inner, &pool, slot, &report, (admission, entered));
+    let response = answer.conclude(log_of(&left), &report);
+    if let Ok(mut slot) = left {
+        slot.used = answer.used(&report);
+        put_away(&inner, &pool, slot, &report, (admission, entered));
+    }
     response.map(|log_tail| InvocationResponse {
         result: result(report),
         executed_version: pool.parts.version,
@@ -161,6 +158,10 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         execution: None,
         node: None,
     })
+}
+
+fn log_of(left: &Left) -> &Arc<SandboxLog> {
+    left.as_ref().map_or_else(|log| log, |slot| &slot.log)
 }
 
 /// Gives a sandbox back after an invocation, or ends it.
@@ -181,11 +182,11 @@ type Ways = (Option<AnswerSink>, Option<Arc<dyn Platform>>);
 /// Hands an invocation to its sandbox; one that can be suspended is carried over its suspensions.
 async fn perform(
     inner: &Arc<Inner>,
-    (pool, slot): (&Arc<Pool>, &mut Slot),
+    (pool, mut slot): (&Arc<Pool>, Slot),
     seed: Seed,
     (sink, platform): Ways,
     place: &mut Option<Admission>,
-) -> Report {
+) -> (Report, Left) {
     if sink.is_none() && pool.suspend_mode().is_some() {
         // Boxed, so that the future of a plain invocation stays small.
         return Box::pin(inner.carry(pool, slot, seed, place)).await;
@@ -201,7 +202,7 @@ async fn perform(
         platform,
         suspension: None,
     };
-    slot.sandbox.invoke(invocation).await
+    (slot.sandbox.invoke(invocation).await, Ok(slot))
 }
 
 /// Gives a sandbox back once everybody in it has done with the last invocation.
@@ -314,8 +315,11 @@ pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option
     }
 }
 
-/// A sandbox for a run that was suspended, for which no warm one is at hand.
-pub(crate) async fn create_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
+/// A sandbox for a run that was suspended: a warm one, or one that is made for it.
+pub(crate) async fn seat_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
+    if let Some(got) = warm(pool) {
+        return Ok(got.slot);
+    }
     match cold(inner, pool, Crowded::Wait).await {
         Ok(got) => Ok(got.slot),
         Err(NotCreated::Init(error, ..)) => Err(error.error_type),
@@ -558,7 +562,13 @@ impl Answer<'_> {
         }
     }
 
-    /// What the run has used, for the function's size.
+    /// What the run has used, if it speaks for a size. Where the peak is unknown it tells nothing of its memory,
+    /// unless it wanted more than there was.
+    fn used(&self, report: &Report) -> Option<Sample> {
+        let sample = self.sample(report);
+        (self.memory_bytes_max > 0 || sample.outcome == sizing::Outcome::OutOfMemory).then_some(sample)
+    }
+
     fn sample(&self, report: &Report) -> Sample {
         let outcome = match &report.outcome {
             Outcome::Success(_) => sizing::Outcome::Ok,

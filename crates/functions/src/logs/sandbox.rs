@@ -61,6 +61,27 @@ impl SandboxLog {
         });
     }
 
+    /// Goes on with the invocation of another log, which keeps nothing of it.
+    pub fn take_over(self: &Arc<Self>, before: &Self) {
+        let old = {
+            let mut state = before.state.lock();
+            let queued = state.queued;
+            let fresh = State {
+                queued,
+                ..State::default()
+            };
+            std::mem::replace(&mut *state, fresh)
+        };
+        self.append(|state| {
+            let mut bytes = old.bytes;
+            // What has not been written yet, of either, is to be.
+            bytes.extend_from_slice(&state.bytes[state.taken..]);
+            state.bytes = bytes;
+            state.taken = old.taken;
+            state.begin = old.begin;
+        });
+    }
+
     /// The invocation ran out of time.
     pub fn timed_out(self: &Arc<Self>, request_id: &RequestId, timeout: Duration) {
         self.append(|state| lines::timed_out(&mut state.bytes, request_id, timeout));

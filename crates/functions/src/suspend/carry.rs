@@ -16,6 +16,7 @@ use super::engine::Registered;
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
 use super::record::{Ended, Kept, Phase, RunRecord};
+use super::seat::{Left, Seat};
 use crate::invoke::{Admission, Pool, Slot};
 use crate::service::Inner;
 
@@ -23,6 +24,8 @@ use crate::service::Inner;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a run that was resumed asks for its place again.
 const ADMIT_EVERY: Duration = Duration::from_millis(20);
+/// How often one asks for a sandbox that has got none.
+const SIT_EVERY: Duration = Duration::from_secs(1);
 
 /// What an invocation begins with, every time it is taken up.
 pub(crate) struct Seed {
@@ -66,59 +69,64 @@ impl Inner {
     pub(crate) async fn carry(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
-        slot: &mut Slot,
+        slot: Slot,
         seed: Seed,
         place: &mut Option<Admission>,
-    ) -> Report {
+    ) -> (Report, Left) {
         let began = self.clock.monotonic();
-        let about = self.about_run(pool, &seed);
-        let found = match self.find_run(&seed.request_id).await {
-            Ok(found) => found,
-            Err(error) => {
-                return self.run_report(began, Outcome::Broken(format!("{:#}", Chain(&error))));
-            }
-        };
-        let outcome = match found {
-            Found::Over(outcome) => outcome,
-            Found::Here(live) => {
-                *place = None;
-                live.ended().await
-            }
-            Found::Elsewhere => {
-                *place = None;
-                self.await_run_elsewhere(&seed.request_id).await
-            }
-            Found::Fresh => self.enter_run(pool, slot, (seed, about, None), place).await,
-            Found::Ours(loaded) => self.enter_run(pool, slot, (seed, about, Some(*loaded)), place).await,
+        let mut seat = Seat::taken(slot);
+        let outcome = match self.find_run(&seed.request_id).await {
+            Ok(found) => self.carry_found(pool, &mut seat, (seed, found), place).await,
+            Err(error) => Outcome::Broken(format!("{:#}", Chain(&error))),
         };
         let mut report = self.run_report(began, outcome);
-        // A guest whose time is over may still be on its way out.
-        report.reusable &= slot.sandbox.is_alive();
-        report
+        report.reusable &= seat.reusable;
+        let mut left = seat.end(self, pool);
+        if let Ok(slot) = &mut left {
+            // A guest whose time is over may still be on its way out.
+            report.reusable &= slot.sandbox.is_alive();
+        }
+        (report, left)
     }
 
-    async fn enter_run(
+    async fn carry_found(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
-        slot: &mut Slot,
-        (seed, about, loaded): (Seed, About, Option<Loaded>),
+        seat: &mut Seat,
+        (seed, found): (Seed, Found),
         place: &mut Option<Admission>,
     ) -> Outcome {
-        let live = Live::new(about, true, loaded);
+        let loaded = match found {
+            Found::Over(outcome) => return outcome,
+            Found::Here(_) | Found::Elsewhere => return self.wait_apart(&seed.request_id, (pool, seat), place).await,
+            Found::Fresh => None,
+            Found::Ours(loaded) => Some(*loaded),
+        };
+        let run = seed.request_id;
+        let live = Live::new(self.about_run(pool, &seed), true, loaded);
         match self.suspends.register(live) {
-            Err(live) => {
-                *place = None;
-                live.ended().await
-            }
-            Ok(registered) => self.go_on(pool, slot, (seed, registered), place).await,
+            Err(_) => self.wait_apart(&run, (pool, seat), place).await,
+            Ok(registered) => self.go_on(pool, seat, (seed, registered), place).await,
         }
+    }
+
+    /// Waits for the end of a run that somebody else has, without place and sandbox.
+    async fn wait_apart(
+        self: &Arc<Self>,
+        run: &RequestId,
+        (pool, seat): (&Arc<Pool>, &mut Seat),
+        place: &mut Option<Admission>,
+    ) -> Outcome {
+        *place = None;
+        seat.leave(self, pool);
+        self.await_run(run).await
     }
 
     /// Runs a run that is in hand to its end.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
-        slot: &mut Slot,
+        seat: &mut Seat,
         (seed, registered): (Seed, Registered<'_>),
         place: &mut Option<Admission>,
     ) -> Outcome {
@@ -128,21 +136,25 @@ impl Inner {
             seed,
             live: registered.live.clone(),
         };
-        let halt = way.travel(slot, place).await;
+        let halt = way.travel(seat, place).await;
         let live = registered.live.clone();
-        let outcome = match halt {
-            Halt::Over(outcome) => outcome,
-            Halt::Gone if live.has_caller => {
+        match halt {
+            Halt::Over(outcome) => {
+                drop(registered);
+                live.end(Some(outcome.clone()));
+                outcome
+            }
+            Halt::Gone => {
                 // From here on the run is looked for like any other's; it must not be found here.
                 drop(registered);
-                *place = None;
-                self.await_run_elsewhere(&live.run).await
+                live.end(None);
+                match live.has_caller {
+                    true => self.wait_apart(&live.run, (pool, seat), place).await,
+                    // Its outcome stays for whoever asks.
+                    false => Outcome::Broken("the run goes on elsewhere".to_owned()),
+                }
             }
-            // Its outcome stays for whoever asks.
-            Halt::Gone => Outcome::Broken("the run goes on elsewhere".to_owned()),
-        };
-        live.end(outcome.clone());
-        outcome
+        }
     }
 
     fn run_report(&self, began: Monotonic, outcome: Outcome) -> Report {
@@ -207,22 +219,31 @@ impl Inner {
         }))
     }
 
-    /// Waits for the end of a run that another node has.
-    async fn await_run_elsewhere(self: &Arc<Self>, run: &RequestId) -> Outcome {
+    /// Waits for the end of a run that another task or node has, wherever it goes.
+    async fn await_run(self: &Arc<Self>, run: &RequestId) -> Outcome {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
             if self.running.is_closing() {
                 return stopping();
             }
             match self.find_run(run).await {
                 Ok(Found::Over(outcome)) => return outcome,
-                Ok(Found::Here(live)) => return live.ended().await,
+                Ok(Found::Here(live)) => {
+                    // One that has gone elsewhere is looked for again.
+                    if let Some(outcome) = live.ended().await {
+                        // What was written for whoever asks is fetched by this.
+                        return match self.find_run(run).await {
+                            Ok(Found::Over(outcome)) => outcome,
+                            _ => outcome,
+                        };
+                    }
+                }
                 Ok(Found::Elsewhere) => {}
                 Ok(Found::Fresh) => return Outcome::Broken("the run was ended elsewhere".to_owned()),
                 // Nobody has it: the node that takes such runs over is this one or another, soon.
                 Ok(Found::Ours(_)) => {}
                 Err(error) => tracing::warn!(error = %Chain(&error), "a run cannot be looked for"),
             }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
@@ -247,13 +268,13 @@ impl std::fmt::Display for Chain<'_> {
 }
 
 impl Way<'_> {
-    async fn travel(&self, slot: &mut Slot, place: &mut Option<Admission>) -> Halt {
-        let mut from = match self.first(place).await {
+    async fn travel(&self, seat: &mut Seat, place: &mut Option<Admission>) -> Halt {
+        let mut from = match self.first(seat, place).await {
             Ok(from) => from,
             Err(halt) => return halt,
         };
         loop {
-            let outcome = self.leg(slot, from.take()).await;
+            let outcome = self.leg(seat, from.take()).await;
             if self.live.lost.load(Ordering::SeqCst) {
                 return Halt::Gone;
             }
@@ -272,7 +293,7 @@ impl Way<'_> {
                 }
             }
             drop(bytes);
-            from = match self.rest(place).await {
+            from = match self.rest(seat, place).await {
                 Ok(from) => Some(from),
                 Err(halt) => return halt,
             };
@@ -280,12 +301,12 @@ impl Way<'_> {
     }
 
     /// Where the run begins in this process: at its beginning, or at its last checkpoint.
-    async fn first(&self, place: &mut Option<Admission>) -> Result<Option<Bytes>, Halt> {
+    async fn first(&self, seat: &mut Seat, place: &mut Option<Admission>) -> Result<Option<Bytes>, Halt> {
         let phase = self.live.loaded.lock().await.as_ref().map(|loaded| loaded.record.phase);
         match phase {
             None => Ok(None),
-            Some(Phase::Suspended) => self.rest(place).await.map(Some),
-            Some(_) => match self.go_up(place, true).await? {
+            Some(Phase::Suspended) => self.rest(seat, place).await.map(Some),
+            Some(_) => match self.go_up(seat, place, true).await? {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(error) => {
                     let reason = format!("the run cannot go on: {}", Chain(&error));
@@ -295,12 +316,13 @@ impl Way<'_> {
         }
     }
 
-    /// Waits until the run is resumed; gives what it goes on from.
-    async fn rest(&self, place: &mut Option<Admission>) -> Result<Bytes, Halt> {
+    /// Waits, without place and sandbox, until the run is resumed; gives what it goes on from.
+    async fn rest(&self, seat: &mut Seat, place: &mut Option<Admission>) -> Result<Bytes, Halt> {
         self.live.set_phase(Phase::Suspended);
         loop {
             *place = None;
-            match self.go_up(place, false).await? {
+            seat.leave(self.inner, self.pool);
+            match self.go_up(seat, place, false).await? {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
                     tracing::error!(run = %self.live.run, error = %Chain(&error), "a run cannot be resumed");
@@ -310,9 +332,14 @@ impl Way<'_> {
         }
     }
 
-    /// Waits until the run may go on and has a place, then takes it up. It is taken up last: until then nobody has
-    /// to be kept away.
-    async fn go_up(&self, place: &mut Option<Admission>, may: bool) -> Result<Result<Bytes, LedgerError>, Halt> {
+    /// Waits until the run may go on, has a place and a sandbox, then takes it up. It is taken up last: until then
+    /// nobody has to be kept away.
+    async fn go_up(
+        &self,
+        seat: &mut Seat,
+        place: &mut Option<Admission>,
+        may: bool,
+    ) -> Result<Result<Bytes, LedgerError>, Halt> {
         let mut may = may;
         loop {
             let left = self.seed.deadline.monotonic.since(self.inner.clock.monotonic());
@@ -325,7 +352,7 @@ impl Way<'_> {
                     let outcome = Outcome::Failed(FunctionError::timed_out(run, limit));
                     return Err(self.finish(outcome).await);
                 }
-                () = self.admit(place), if may => break,
+                () = self.sit_down(seat, place), if may => break,
             };
             match turn {
                 Turn::Resume => may = true,
@@ -398,6 +425,20 @@ impl Way<'_> {
         Ok(bytes)
     }
 
+    /// Waits for a place and a sandbox.
+    async fn sit_down(&self, seat: &mut Seat, place: &mut Option<Admission>) {
+        loop {
+            self.admit(place).await;
+            let Err(reason) = seat.sit(self.inner, self.pool).await else {
+                return;
+            };
+            tracing::warn!(run = %self.live.run, reason, "there is no sandbox for a run");
+            *place = None;
+            self.live.taken(Some(format!("there is no sandbox for it: {reason}")));
+            tokio::time::sleep(SIT_EVERY).await;
+        }
+    }
+
     /// Waits until the function may run one more.
     async fn admit(&self, place: &mut Option<Admission>) {
         while place.is_none() {
@@ -409,7 +450,7 @@ impl Way<'_> {
     }
 
     /// Runs in the sandbox until it ends or leaves.
-    async fn leg(&self, slot: &mut Slot, from: Option<Bytes>) -> Outcome {
+    async fn leg(&self, seat: &mut Seat, from: Option<Bytes>) -> Outcome {
         let suspension = Suspension {
             control: self.live.control.clone(),
             keeper: Arc::new(KeeperOf {
@@ -434,12 +475,12 @@ impl Way<'_> {
         let every = self.pool.suspend_mode().and_then(|mode| mode.every);
         let over = Notify::new();
         let running = async {
-            let report = tokio::select! {
-                report = slot.sandbox.invoke(invocation) => report,
+            let outcome = tokio::select! {
+                outcome = seat.invoke(invocation) => outcome,
                 () = self.ask_again(every) => unreachable!("it never ends"),
             };
             over.notify_one();
-            report.outcome
+            outcome
         };
         // A renewal that is under way is not dropped: whether it was written would be unknown.
         tokio::join!(running, self.renew(&over)).0

@@ -51,7 +51,8 @@ struct State {
     /// How many checkpoints were taken here.
     taken: u64,
     failure: Option<String>,
-    outcome: Option<Outcome>,
+    /// `Some(None)` if it has gone elsewhere.
+    outcome: Option<Option<Outcome>>,
 }
 
 impl Live {
@@ -166,15 +167,16 @@ impl Live {
         }
     }
 
-    pub(super) fn end(&self, outcome: Outcome) {
+    /// Nothing more happens to it here; without an outcome it has gone elsewhere.
+    pub(super) fn end(&self, outcome: Option<Outcome>) {
         self.change(|state| {
             state.phase = Phase::Finished;
             state.outcome = Some(outcome);
         });
     }
 
-    /// Waits for its end.
-    pub(super) async fn ended(&self) -> Outcome {
+    /// Waits for its end; gives none if it has gone elsewhere.
+    pub(super) async fn ended(&self) -> Option<Outcome> {
         let mut changes = self.changes.subscribe();
         loop {
             if let Some(outcome) = self.state.lock().outcome.clone() {

@@ -13,6 +13,7 @@ use super::carry::{Chain, Seed};
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
 use super::record::{Phase, RunRecord};
+use super::seat::Seat;
 use crate::error::Error;
 use crate::invoke::{Admission, Pool, Readiness, Target};
 use crate::name::FunctionRef;
@@ -132,7 +133,7 @@ impl Inner {
         {
             tracing::warn!(%run, error = %Chain(&error), "the end of a run was not written");
         }
-        live.end(outcome.clone());
+        live.end(Some(outcome.clone()));
         outcome
     }
 
@@ -176,17 +177,10 @@ impl Inner {
         (seed, registered): (Seed, super::engine::Registered<'_>),
     ) -> Outcome {
         let mut place: Option<Admission> = None;
-        let created = crate::invoke::create_for_run(self, pool).await;
-        let mut slot = match created {
-            Ok(slot) => slot,
-            Err(reason) => {
-                let no_pool = NoPool::Now(reason);
-                return self.no_pool_for_run(&registered.live, no_pool, seed.deadline).await;
-            }
-        };
-        slot.log.begin(&seed.request_id, &pool.version_text, false);
-        let outcome = Box::pin(self.go_on(pool, &mut slot, (seed, registered), &mut place)).await;
-        self.runtime.spawn(pool.clone().destroy(slot));
+        let mut seat = Seat::none(self, pool);
+        seat.log().begin(&seed.request_id, &pool.version_text, false);
+        let outcome = Box::pin(self.go_on(pool, &mut seat, (seed, registered), &mut place)).await;
+        seat.leave(self, pool);
         outcome
     }
 

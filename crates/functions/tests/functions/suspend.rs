@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::InvocationResponse;
 use bowline_functions::error::Error;
 use bowline_functions::suspend::{Phase, RunView};
@@ -110,6 +111,53 @@ async fn a_run_that_broke_here_goes_on_here() {
     let run = run_in(&world, Phase::Finished).await;
     let (answer, error) = world.handle.read_outcome(&run.run).await.unwrap();
     assert_eq!((&answer[..], error), (&b"\"went on\""[..], None));
+}
+
+/// What it had is another's meanwhile; without that the other one is refused.
+#[tokio::test]
+async fn a_suspended_run_gives_back_its_sandbox_and_its_memory() {
+    for is_suspended in [false, true] {
+        let world = World::with(WorldSettings {
+            memory_budget: Mebibytes(128),
+            ..WorldSettings::default()
+        })
+        .await;
+        deploy(&world, 60).await;
+        let mut other = creation("other", "two");
+        other.settings.timeout_seconds = Some(1);
+        world.handle.create_function(&caller(), other).await.unwrap();
+        world.handle.settled(&target("other")).await.unwrap();
+        let way = if is_suspended { "leave" } else { "hold" };
+        let mut wanted = request(json!({"do": way, "print": "before\n"}));
+        wanted.log_tail = true;
+        let handle = world.handle.clone();
+        let running: Running = tokio::spawn(async move { handle.invoke(&target("f"), wanted).await });
+        world.fake.until(|counts| counts.invoked == 1).await;
+        if is_suspended {
+            run_in(&world, Phase::Suspended).await;
+        }
+        let served = world.invoke("other", json!({})).await;
+        match is_suspended {
+            true => assert!(served.is_ok(), "{:?}", served.err()),
+            false => assert!(
+                matches!(served, Err(Error::Throttled(_))),
+                "the control: it has all there is"
+            ),
+        }
+        world.fake.hold_invocations(false);
+        if is_suspended {
+            let run = run_in(&world, Phase::Suspended).await;
+            // It may be over before it can be shown.
+            let _ = world.handle.resume_run(&run.run).await;
+        }
+        let ended = response(running).await.unwrap();
+        let tail = String::from_utf8(ended.log_tail.unwrap()).unwrap();
+        assert_eq!(tail.matches("START").count(), 1, "{tail}");
+        assert_eq!(tail.matches("before").count(), 1, "it is one log: {tail}");
+        assert!(ended.result.is_ok(), "{:?}", ended.result);
+        let living = world.fake.count().living() + world.wasm.count().living();
+        assert_eq!(living, 1, "there is room for one");
+    }
 }
 
 /// Recovery and lists do not end at a record that is damaged.
