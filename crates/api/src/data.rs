@@ -273,6 +273,7 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::ReadOutcome => checkpoints::outcome(ask).await,
         Operation::TakeCheckpoint => checkpoints::take(ask, body).await,
         Operation::ResumeCheckpoint => checkpoints::resume(ask).await,
+        Operation::MoveCheckpoint => checkpoints::relocate(ask, body).await,
         Operation::DeleteCheckpoint => checkpoints::delete(ask).await,
         Operation::GetOpenApi => openapi::serve().await,
         other => Err(Problem::new(

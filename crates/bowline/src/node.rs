@@ -34,6 +34,9 @@ use keys::KeyService;
 use remote::Remote;
 use sandboxes::Sandboxes;
 
+/// How long a node that stops tries to hand its suspendable invocations over.
+const MOVE_AWAY_MAX: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// A node that serves.
 pub struct Node {
     server: Running,
@@ -140,11 +143,18 @@ impl Node {
         self.lacks_linux.as_deref()
     }
 
-    /// Stops accepting, suspends what can go on later, lets other running invocations end or reach their deadline,
+    /// Stops accepting, moves what can go on elsewhere, suspends what can go on later, lets other running invocations end or reach their deadline,
     /// destroys all sandboxes.
     pub async fn stop(self) {
         tracing::info!("stopping: waiting for running invocations");
-        self.service.handle().suspend_all();
+        let functions = self.service.handle();
+        if tokio::time::timeout(MOVE_AWAY_MAX, functions.move_all_away())
+            .await
+            .is_err()
+        {
+            tracing::warn!("not all invocations could be moved in time; what is left goes on when the node is back");
+        }
+        functions.suspend_all();
         self.server.shut_down().await;
         self.keys.stop();
         if let Some(following) = self.certificate {

@@ -22,6 +22,7 @@ mod forward;
 mod line;
 mod peer;
 mod receive;
+mod runs;
 pub mod wire;
 
 use std::collections::BTreeMap;

@@ -18,8 +18,10 @@
 
 mod carry;
 mod engine;
+mod fit;
 mod ledger;
 mod live;
+mod moving;
 mod operations;
 mod record;
 mod recover;
@@ -28,6 +30,9 @@ mod seat;
 pub(crate) use carry::Seed;
 pub use engine::Options;
 pub(crate) use engine::Suspends;
+pub(crate) use fit::Candidate;
+pub use fit::{Facts, Misfit, Needs};
+pub use moving::MoveRequest;
 pub use operations::{Refused, RunView, TakeRequest};
 pub use record::{Decision, Phase};
 pub(crate) use seat::Left;

@@ -169,6 +169,10 @@ impl Backend for WasmBackend {
         self.shared.checkpointed.inspect(checkpoint)
     }
 
+    fn checkpoint_versions(&self) -> Option<(u32, u32)> {
+        Some((bowline_checkpoint::FORMAT_VERSION, bowline_checkpoint::PASS_VERSION))
+    }
+
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
         let digest = version.code.digest;
         if CheckpointMode::of(&version.environment).is_ok_and(|mode| mode.is_some())

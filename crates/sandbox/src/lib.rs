@@ -58,6 +58,11 @@ pub trait Backend: Send + Sync + 'static {
         Err("this kind of sandbox takes no checkpoints".to_owned())
     }
 
+    /// The versions of the format and of the pass of the checkpoints that it goes on with, if it does.
+    fn checkpoint_versions(&self) -> Option<(u32, u32)> {
+        None
+    }
+
     /// Frees what belongs to no version any more: called with the digests still in use, rarely.
     async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}
 

@@ -10,14 +10,14 @@ use bowline_tests::lambda::Reply;
 use bowline_tests::{Artifact, Lambda, Node, patience};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A guest says how far it is after so many steps.
-const EVERY: u64 = 1 << 22;
+pub const EVERY: u64 = 1 << 22;
 /// Enough that a test can get hold of the guest while it runs.
 const STEPS: u64 = EVERY * 200;
 
 /// A chain of numbers, each made from the one before; progress goes to the log, the last one is the answer.
-fn chain() -> Result<Artifact> {
+pub fn chain() -> Result<Artifact> {
     let text = format!(
         r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -101,7 +101,7 @@ impl Stage {
     }
 }
 
-fn answer(reply: &Reply) -> Result<String> {
+pub fn answer(reply: &Reply) -> Result<String> {
     ensure!(reply.status == 200, "{}", String::from_utf8_lossy(&reply.body));
     ensure!(
         reply.header("x-amz-function-error").is_empty(),
@@ -111,7 +111,7 @@ fn answer(reply: &Reply) -> Result<String> {
     Ok(String::from_utf8_lossy(&reply.body).trim().to_owned())
 }
 
-fn reply(running: JoinHandle<Result<Reply>>) -> Result<Reply> {
+pub fn reply(running: JoinHandle<Result<Reply>>) -> Result<Reply> {
     running.join().expect("the client's thread does not panic")
 }
 

@@ -18,6 +18,7 @@ mod layers;
 mod lifecycle;
 mod load;
 mod model;
+mod moves;
 mod neighbours;
 mod outages;
 mod permissions;

@@ -27,15 +27,15 @@ const NODES: usize = 3;
 const OUTCOMES: &str = "outcomes";
 
 /// Nodes on one database.
-struct Cluster {
-    nodes: Vec<Node>,
+pub struct Cluster {
+    pub nodes: Vec<Node>,
     _server: Server,
     _shared: TempDir,
 }
 
 impl Cluster {
     /// Starts the nodes, and waits until they know each other.
-    fn start(placement: &str) -> Result<Self> {
+    pub fn start(placement: &str) -> Result<Self> {
         let (server, shared) = (Server::start()?, tempfile::tempdir()?);
         let member = |_| {
             Node::start_with(Settings {
@@ -60,7 +60,7 @@ impl Cluster {
     }
 
     /// Creates a function and waits until every node has it.
-    fn deploy(&self, name: &str, artifact: &Artifact, settings: Value) -> Result<()> {
+    pub fn deploy(&self, name: &str, artifact: &Artifact, settings: Value) -> Result<()> {
         self.nodes[0].lambda().deploy(name, artifact, settings)?;
         for node in &self.nodes {
             let lambda = node.lambda();
@@ -93,7 +93,7 @@ fn listed(node: &Node) -> Result<Vec<Value>> {
     page["items"].as_array().cloned().context("no items")
 }
 
-fn own(node: &Node) -> Result<Value> {
+pub fn own(node: &Node) -> Result<Value> {
     listed(node)?
         .into_iter()
         .find(|node| node["here"] == true)

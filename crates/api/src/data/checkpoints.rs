@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use bowline_functions::suspend::{Decision, Phase, RunView, TakeRequest};
+use bowline_functions::suspend::{Decision, MoveRequest, Phase, RunView, TakeRequest};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,17 @@ const REASON_CHARS_MAX: usize = 256;
 pub struct TakeCheckpoint {
     /// Whether the invocation gives up its place until it is resumed; otherwise it goes on at once.
     suspend: bool,
+    /// For the record.
+    reason: Option<String>,
+}
+
+/// Where an invocation is to go on.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MoveCheckpoint {
+    /// A node, by its identifier or its address; without it the least busy one that fits, which may be the one that
+    /// has it.
+    to: Option<String>,
     /// For the record.
     reason: Option<String>,
 }
@@ -263,6 +274,23 @@ pub async fn take(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem>
     responses((status = 200, body = RunBody), (status = "default", body = ProblemView)))]
 pub async fn resume(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
     let view = ask.call.node.functions.resume_run(ask.run()).await?;
+    Ok(reply::json(StatusCode::OK, &RunBody::of(view)))
+}
+
+/// Takes an invocation to another node of the cluster; answers when it goes on there. If it does not, it goes on here as
+/// it did.
+#[utoipa::path(post, path = "/v1/checkpoints/{run}/move", tag = "checkpoints", operation_id = "MoveCheckpoint",
+    params(("run" = String, Path, description = "The request id")),
+    request_body = MoveCheckpoint,
+    responses((status = 200, body = RunBody), (status = "default", body = ProblemView)))]
+pub async fn relocate(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
+    let request: MoveCheckpoint = params::json(&body)?;
+    let reason = request.reason.as_deref().unwrap_or("operator");
+    let request = MoveRequest {
+        to: request.to,
+        reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+    };
+    let view = ask.call.node.functions.move_run(ask.run(), request).await?;
     Ok(reply::json(StatusCode::OK, &RunBody::of(view)))
 }
 

@@ -26,7 +26,7 @@ use crate::reply;
         nodes::list,
         state::create, state::list, state::show, state::delete, state::read, state::attach, state::detach,
         checkpoints::list, checkpoints::show, checkpoints::content, checkpoints::outcome, checkpoints::take,
-        checkpoints::resume, checkpoints::delete,
+        checkpoints::resume, checkpoints::relocate, checkpoints::delete,
         serve,
     ),
     tags(

@@ -72,6 +72,7 @@ codes! {
     NoSuchEntry NOT_FOUND "no_such_entry";
     NoSuchFunction NOT_FOUND "no_such_function";
     NoSuchCheckpoint NOT_FOUND "no_such_checkpoint";
+    NoSuchNode NOT_FOUND "no_such_node";
     UnknownStore NOT_FOUND "unknown_store";
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed";
     StreamExists CONFLICT "stream_exists";
@@ -86,6 +87,8 @@ codes! {
     NotSuspended CONFLICT "not_suspended";
     /// No checkpoint could be taken or kept; the invocation goes on.
     NotKept CONFLICT "not_kept";
+    /// The invocation goes on as it did.
+    NotMoved CONFLICT "not_moved";
     NoRoom CONFLICT "no_room";
     Contended CONFLICT "contended";
     SessionExpired GONE "session_expired";
@@ -241,6 +244,8 @@ impl From<Refused> for Problem {
             Refused::NotRunning(_) => Code::NotRunning,
             Refused::NotSuspended(_) => Code::NotSuspended,
             Refused::NotKept { .. } => Code::NotKept,
+            Refused::NoSuchNode(_) => Code::NoSuchNode,
+            Refused::NoCluster | Refused::NobodyFits { .. } | Refused::NotTaken { .. } => Code::NotMoved,
             Refused::Contended(_) => Code::Contended,
             Refused::Unavailable(_) => Code::Unavailable,
         };

@@ -77,6 +77,7 @@ rows! {
     ReadOutcome GET ["checkpoints", "{run}", "outcome"];
     TakeCheckpoint POST ["checkpoints", "{run}", "take"];
     ResumeCheckpoint POST ["checkpoints", "{run}", "resume"];
+    MoveCheckpoint POST ["checkpoints", "{run}", "move"];
     DeleteCheckpoint DELETE ["checkpoints", "{run}"];
     GetOpenApi GET ["openapi.json"];
 }

@@ -168,6 +168,7 @@ operations! {
     ReadOutcome,
     TakeCheckpoint,
     ResumeCheckpoint,
+    MoveCheckpoint,
     DeleteCheckpoint,
     GetOpenApi,
     InvokeFunctionUrl,

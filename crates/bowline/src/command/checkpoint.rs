@@ -64,6 +64,20 @@ enum Action {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Take an invocation, running or suspended, to another node of the cluster, where it goes on. It is the node that has
+    /// it that must be asked; if the other one does not take it, it goes on as it did.
+    Move {
+        /// The request id.
+        run: String,
+        /// The node, by its identifier or address (`bowline nodes ls`); without it the least busy one that fits.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// Why, for the record.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Print the answer of an invocation that has finished while its caller was gone.
     Outcome {
         /// The request id.
@@ -108,6 +122,21 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         Action::Resume { run, remote } => {
             let resumed = remote.client().post(&path(&run, "/resume"), &json!({}))?;
             output.print(&resumed, || describe(&resumed))?;
+        }
+        Action::Move {
+            run,
+            to,
+            reason,
+            remote,
+        } => {
+            let members = [("to", to), ("reason", reason)];
+            let given = members
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
+            let moved = remote
+                .client()
+                .post(&path(&run, "/move"), &Value::Object(given.collect()))?;
+            output.print(&moved, || describe(&moved))?;
         }
         Action::Outcome { run, remote } => return outcome(&remote.client(), &run),
         Action::Rm { run, remote } => {

@@ -49,6 +49,11 @@ async fn converse(inner: &Arc<Inner>, mut line: Line) -> io::Result<()> {
         match asked? {
             None => break,
             Some(Asked::Tell) => line.tell(&Told::Advert(inner.advert())).await?,
+            Some(Asked::Facts) => line.tell(&Told::Facts(inner.own_facts(false))).await?,
+            Some(Asked::Offer(offer)) => {
+                let told = inner.take_offered(*offer).await;
+                line.tell(&told).await?;
+            }
             Some(Asked::Invoke(errand)) => run_errand(inner, &mut line, *errand).await?,
             Some(Asked::Go) => return Err(io::Error::new(io::ErrorKind::InvalidData, "nothing waits for the word")),
         }

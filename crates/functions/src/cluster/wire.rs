@@ -4,9 +4,13 @@
 //!   asked  = 1 'T'                               tell me what you hold
 //!          | 1 'I' errand payload                can you run this?
 //!          | 1 'G'                               run it
+//!          | 1 'F'                               what can you take up?
+//!          | 1 'R' offer                         take up this run
 //!   told   = 1 'A' advert                        1 'Y' taken        1 'N' refusal
 //!          | 1 'B' content type                  1 'P' piece of a streamed answer
 //!          | 1 'E' ending                        it has run
+//!          | 1 'F' facts                         1 'R' the run goes on here
+//!          | 1 'M' misfit                        1 'D' why the run does not go on here
 //! ```
 //! Numbers are big-endian; texts and byte strings have their length before them as a `u32`.
 
@@ -14,6 +18,7 @@ use bowline_foundation::id::{AccountId, RequestId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::name::{FunctionName, Version};
+use crate::suspend::{Facts, Misfit, Needs};
 
 const FORMAT: u8 = 1;
 /// Most versions that a node says it holds; those beyond are not found by others, which costs cold starts.
@@ -25,6 +30,19 @@ pub enum Asked {
     Tell,
     Invoke(Box<Errand>),
     Go,
+    Facts,
+    Offer(Box<Offer>),
+}
+
+/// A run that has left its node and looks for another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub run: RequestId,
+    /// The epoch of its record; whoever takes it raises it.
+    pub epoch: u64,
+    pub needs: Needs,
+    /// Why it goes there, as JSON, for the record.
+    pub decision: String,
 }
 
 /// An invocation that one node would have another run.
@@ -65,6 +83,13 @@ pub enum Told {
     Begun(String),
     Piece(Bytes),
     Ended(Ending),
+    Facts(Facts),
+    /// The run goes on here.
+    Running,
+    /// It does not, because a clause of the test fails.
+    Misfit(Misfit),
+    /// It does not, for another reason.
+    Denied(String),
 }
 
 /// Why a node does not run what it was asked to.
@@ -134,6 +159,11 @@ impl Asked {
         match self {
             Self::Tell => out.put_u8(b'T'),
             Self::Go => out.put_u8(b'G'),
+            Self::Facts => out.put_u8(b'F'),
+            Self::Offer(offer) => {
+                out.put_u8(b'R');
+                offer.put(&mut out);
+            }
             Self::Invoke(errand) => {
                 out.put_u8(b'I');
                 errand.put_head(&mut out);
@@ -146,7 +176,7 @@ impl Asked {
     pub fn payload(&self) -> &[u8] {
         match self {
             Self::Invoke(errand) => &errand.payload,
-            Self::Tell | Self::Go => &[],
+            Self::Tell | Self::Go | Self::Facts | Self::Offer(_) => &[],
         }
     }
 
@@ -158,6 +188,8 @@ impl Asked {
         let asked = match kind(&mut bytes)? {
             b'T' => Self::Tell,
             b'G' => Self::Go,
+            b'F' => Self::Facts,
+            b'R' => Self::Offer(Box::new(Offer::read(&mut bytes)?)),
             b'I' => return Errand::read(bytes).map(Box::new).map(Self::Invoke),
             _ => return Err(InvalidMessage::Malformed),
         };
@@ -244,6 +276,21 @@ impl Told {
                 out.put_u8(b'E');
                 ending.put_head(&mut out);
             }
+            Self::Facts(facts) => {
+                out.put_u8(b'F');
+                put_facts(facts, &mut out);
+            }
+            Self::Running => out.put_u8(b'R'),
+            Self::Misfit(misfit) => {
+                out.put_u8(b'M');
+                for text in [&misfit.clause, &misfit.needed, &misfit.found] {
+                    put_bytes(text.as_bytes(), &mut out);
+                }
+            }
+            Self::Denied(reason) => {
+                out.put_u8(b'D');
+                put_bytes(reason.as_bytes(), &mut out);
+            }
         }
         out.freeze()
     }
@@ -274,11 +321,65 @@ impl Told {
             b'B' => Self::Begun(text(&mut bytes)?),
             b'P' => return Ok(Self::Piece(bytes)),
             b'E' => return Ending::read(bytes).map(Self::Ended),
+            b'F' => Self::Facts(read_facts(&mut bytes)?),
+            b'R' => Self::Running,
+            b'M' => Self::Misfit(Misfit {
+                clause: text(&mut bytes)?,
+                needed: text(&mut bytes)?,
+                found: text(&mut bytes)?,
+            }),
+            b'D' => Self::Denied(text(&mut bytes)?),
             _ => return Err(InvalidMessage::Malformed),
         };
         at_end(&bytes)?;
         Ok(told)
     }
+}
+
+impl Offer {
+    fn put(&self, out: &mut BytesMut) {
+        put_bytes(self.run.as_str().as_bytes(), out);
+        out.put_u64(self.epoch);
+        out.put_u32(self.needs.format_version);
+        out.put_u32(self.needs.pass_version);
+        out.put_u32(self.needs.memory_mib);
+        put_bytes(self.decision.as_bytes(), out);
+    }
+
+    fn read(bytes: &mut Bytes) -> Read<Self> {
+        Ok(Self {
+            run: parsed(bytes)?,
+            epoch: bytes.try_get_u64()?,
+            needs: Needs {
+                format_version: bytes.try_get_u32()?,
+                pass_version: bytes.try_get_u32()?,
+                memory_mib: bytes.try_get_u32()?,
+            },
+            decision: text(bytes)?,
+        })
+    }
+}
+
+fn put_facts(facts: &Facts, out: &mut BytesMut) {
+    out.put_u8(u8::from(facts.is_stopping));
+    out.put_u32(facts.format_version);
+    out.put_u32(facts.pass_version);
+    out.put_u32(facts.memory_free_mib);
+    out.put_u32(facts.load_percent);
+}
+
+fn read_facts(bytes: &mut Bytes) -> Read<Facts> {
+    Ok(Facts {
+        is_stopping: match bytes.try_get_u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(InvalidMessage::Malformed),
+        },
+        format_version: bytes.try_get_u32()?,
+        pass_version: bytes.try_get_u32()?,
+        memory_free_mib: bytes.try_get_u32()?,
+        load_percent: bytes.try_get_u32()?,
+    })
 }
 
 impl Ending {

@@ -122,7 +122,12 @@ impl Inner {
         );
         let claimed = options.metrics.memory_claimed(options.memory_budget);
         let room = Arc::new(Room::new(options.memory_budget, claimed));
-        let identity = (options.clock.clone(), options.entropy.number());
+        // By which the nodes of its cluster know it; one that is alone has a name that nobody else had.
+        let node = match &options.cluster {
+            Some(cluster) => cluster.host.id().0.to_string(),
+            None => format!("{:016x}", options.entropy.number()),
+        };
+        let identity = (options.clock.clone(), node);
         let suspends = Suspends::new(options.suspend, options.store.clone(), options.sharing, identity);
         let inner = Self {
             durable,

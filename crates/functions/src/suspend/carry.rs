@@ -130,6 +130,7 @@ impl Inner {
         (seed, registered): (Seed, Registered<'_>),
         place: &mut Option<Admission>,
     ) -> Outcome {
+        let _ = registered.live.pool.set(pool.clone());
         let way = Way {
             inner: self,
             pool,
@@ -356,8 +357,9 @@ impl Way<'_> {
             };
             match turn {
                 Turn::Resume => may = true,
+                Turn::LetGo => return Err(Halt::Gone),
                 Turn::Stop => {
-                    if may {
+                    if may || self.live.passing.load(Ordering::SeqCst) {
                         self.leave_to_the_next().await;
                     }
                     return Err(Halt::Over(stopping()));
@@ -414,7 +416,9 @@ impl Way<'_> {
         let loaded = held.as_mut().ok_or(LedgerError::Fenced)?;
         let bytes = suspends.ledger.get(&loaded.record.checkpoint.digest).await?;
         let lease_ms = self.inner.clock.now().after(suspends.lease).as_millis();
+        let taken_for = self.live.take_taken_for();
         let change = |record: &mut RunRecord| {
+            taken_for.into_iter().for_each(|decision| record.decided(decision));
             record.phase = Phase::Running;
             record.epoch += 1;
             record.node.clone_from(&suspends.node);
@@ -636,9 +640,12 @@ impl Inner {
         };
         // Stopped by the node's own end, it is as good as running: whoever comes next goes on with it.
         let is_stopped = phase == Phase::Suspended && live.stopping.load(Ordering::SeqCst);
-        let (phase, lease_ms) = match is_stopped {
-            true => (Phase::Running, 0),
-            false => (phase, now.after(self.suspends.lease).as_millis()),
+        let lease_ms = now.after(self.suspends.lease).as_millis();
+        let (phase, lease_ms) = match (is_stopped, live.passing.load(Ordering::SeqCst)) {
+            (true, _) => (Phase::Running, 0),
+            // Should this node die before somebody has it, another one takes it over.
+            (false, true) => (Phase::Running, lease_ms),
+            (false, false) => (phase, lease_ms),
         };
         let change = |record: &mut RunRecord| {
             record.phase = phase;

@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 
 use super::ledger::Ledger;
 use super::live::{Live, Turn};
-use super::record::Decision;
+use super::record::{Decision, Phase};
 
 /// Why a run is suspended when its node stops.
-const SHUTDOWN: &str = "shutdown";
+pub(super) const SHUTDOWN: &str = "shutdown";
 
 /// How checkpoints are kept.
 pub struct Options {
@@ -46,22 +46,39 @@ pub(crate) struct Suspends {
     pub(super) lease: Duration,
     live: Mutex<HashMap<RequestId, Arc<Live>>>,
     stopping: AtomicBool,
+    /// Runs are on their way to other nodes, and none comes.
+    leaving: AtomicBool,
 }
 
 impl Suspends {
-    pub fn new(options: Options, store: Arc<dyn Store>, sharing: Sharing, (clock, node): (Clock, u64)) -> Self {
+    pub fn new(options: Options, store: Arc<dyn Store>, sharing: Sharing, (clock, node): (Clock, String)) -> Self {
         Self {
             ledger: Ledger::new(store, options.blobs, clock),
             sharing,
-            node: format!("{node:016x}"),
+            node,
             lease: options.lease,
             live: Mutex::default(),
             stopping: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// How many runs run here.
+    pub(super) fn running_here(&self) -> usize {
+        let all = self.live.lock();
+        all.values().filter(|live| live.phase() == Phase::Running).count()
     }
 
     pub(super) fn get(&self, run: &RequestId) -> Option<Arc<Live>> {

@@ -1,7 +1,7 @@
 //! A run that this node has in hand: it runs here, or waits here to be resumed.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::RequestId;
@@ -11,12 +11,15 @@ use tokio::sync::watch;
 
 use super::ledger::Loaded;
 use super::record::{Decision, Phase};
+use crate::invoke::Pool;
 
 /// What is to become of a run that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Resume,
     Remove,
+    /// Another node has it, or is to have it.
+    LetGo,
     /// The node stops: the run goes on when it is back.
     Stop,
 }
@@ -36,6 +39,10 @@ pub(crate) struct Live {
     pub(super) lost: AtomicBool,
     /// The node stops: what the guest leaves is for whoever comes next.
     pub(super) stopping: AtomicBool,
+    /// Nobody wants it to rest: it has left its sandbox to go on elsewhere, or here when there is room.
+    pub(super) passing: AtomicBool,
+    /// Where it runs, once that is known.
+    pub(super) pool: OnceLock<Arc<Pool>>,
     /// Held while the record is changed.
     pub(super) loaded: tokio::sync::Mutex<Option<Loaded>>,
     state: Mutex<State>,
@@ -51,6 +58,10 @@ struct State {
     /// How many checkpoints were taken here.
     taken: u64,
     failure: Option<String>,
+    /// Whether it has been taken up here.
+    went_on: bool,
+    /// Why it is taken up here, for the record.
+    taken_for: Option<Decision>,
     /// `Some(None)` if it has gone elsewhere.
     outcome: Option<Option<Outcome>>,
 }
@@ -69,6 +80,8 @@ impl Live {
             control: Arc::default(),
             lost: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            passing: AtomicBool::new(false),
+            pool: OnceLock::new(),
             loaded: tokio::sync::Mutex::new(loaded),
             state: Mutex::new(State {
                 phase,
@@ -81,6 +94,8 @@ impl Live {
                 },
                 taken: 0,
                 failure: None,
+                went_on: false,
+                taken_for: None,
                 outcome: None,
             }),
             changes: watch::Sender::new(0),
@@ -103,10 +118,26 @@ impl Live {
 
     /// It runs again: what was said of its rest is over, unless the node stops.
     pub(super) fn goes_on(&self) {
+        self.passing.store(false, Ordering::SeqCst);
         self.change(|state| {
             state.phase = Phase::Running;
+            state.went_on = true;
             state.turn = state.turn.filter(|turn| *turn == Turn::Stop);
         });
+    }
+
+    /// Whether it has been taken up here.
+    pub(super) fn went_on(&self) -> bool {
+        self.state.lock().went_on
+    }
+
+    /// Says why it will be taken up here.
+    pub(super) fn set_taken_for(&self, decision: Option<Decision>) {
+        self.change(|state| state.taken_for = decision);
+    }
+
+    pub(super) fn take_taken_for(&self) -> Option<Decision> {
+        self.state.lock().taken_for.take()
     }
 
     /// Asks the guest for a checkpoint, with the reason that it will bear.

@@ -12,10 +12,12 @@ use bytes::Bytes;
 use super::carry::Chain;
 use super::ledger::LedgerError;
 use super::live::{Live, Turn};
+use super::moving::MoveRequest;
 use super::record::{Decision, Ended, Kept, Phase, RunRecord};
 use crate::error::Error;
+use crate::invoke::Finish;
 use crate::name::FunctionRef;
-use crate::service::Handle;
+use crate::service::{Handle, Inner};
 
 /// How long a guest may take to stop and to be kept.
 const TAKE_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -41,6 +43,18 @@ pub enum Refused {
     /// Somebody else has changed it at the same time.
     #[error("invocation `{0}` has changed meanwhile; look at it again")]
     Contended(RequestId),
+    /// There is no other node.
+    #[error("this node is alone: invocations move between nodes that share a PostgreSQL store")]
+    NoCluster,
+    /// No other node is called that.
+    #[error("no other node has the identifier or address `{0}`; `bowline nodes ls` lists all")]
+    NoSuchNode(String),
+    /// It fits nowhere; it is as it was.
+    #[error("invocation `{run}` fits nowhere: {verdicts}")]
+    NobodyFits { run: RequestId, verdicts: String },
+    /// The node has not taken it; it is as it was.
+    #[error("invocation `{run}` was not moved and is as it was: {reason}")]
+    NotTaken { run: RequestId, reason: String },
     /// The store failed.
     #[error("the runs cannot be read: {0}")]
     Unavailable(String),
@@ -124,6 +138,11 @@ impl RunView {
         Self {
             is_here: true,
             failure: live.failure(),
+            // One that makes way is not running, though its record has it so for whoever would take it over.
+            phase: match live.phase() {
+                Phase::Suspended => Phase::Suspended,
+                _ => known.as_ref().map_or_else(|| live.phase(), |known| known.phase),
+            },
             ..known.unwrap_or_else(bare)
         }
     }
@@ -131,6 +150,31 @@ impl RunView {
 
 fn parse(run: &str) -> Result<RequestId, Refused> {
     run.parse().map_err(|_| Refused::NoSuchRun(run.to_owned()))
+}
+
+impl Inner {
+    /// Takes a checkpoint of a run that is in hand here; returns when it is kept.
+    pub(super) async fn checkpoint_live(&self, live: &Live, wish: Wish, decision: Decision) -> Result<(), Refused> {
+        let leaves = wish == Wish::Leave;
+        let before = live.taken_count();
+        live.ask(wish, decision);
+        let done = live.until(|live| {
+            let is_taken = live.taken_count() > before || live.failure().is_some();
+            is_taken && (!leaves || live.phase() == Phase::Suspended || live.failure().is_some())
+        });
+        let in_time = tokio::time::timeout(TAKE_WAIT_MAX, done).await.is_ok();
+        if live.phase() == Phase::Finished {
+            return Err(Refused::NotRunning(live.run));
+        }
+        let failure = match in_time {
+            true => live.failure(),
+            false => Some("the guest has not come to a place where it can stop".to_owned()),
+        };
+        match failure {
+            Some(reason) => Err(Refused::NotKept { run: live.run, reason }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Handle {
@@ -191,24 +235,8 @@ impl Handle {
             why: request.reason,
             values: BTreeMap::new(),
         };
-        let before = live.taken_count();
-        live.ask(wish, decision);
-        let done = live.until(|live| {
-            let is_taken = live.taken_count() > before || live.failure().is_some();
-            is_taken && (!request.suspend || live.phase() == Phase::Suspended || live.failure().is_some())
-        });
-        let in_time = tokio::time::timeout(TAKE_WAIT_MAX, done).await.is_ok();
-        if live.phase() == Phase::Finished {
-            return Err(Refused::NotRunning(id));
-        }
-        let failure = match in_time {
-            true => live.failure(),
-            false => Some("the guest has not come to a place where it can stop".to_owned()),
-        };
-        match failure {
-            Some(reason) => Err(Refused::NotKept { run: id, reason }),
-            None => self.show_run(run).await,
-        }
+        inner.checkpoint_live(&live, wish, decision).await?;
+        self.show_run(run).await
     }
 
     /// Lets a suspended run go on.
@@ -227,7 +255,7 @@ impl Handle {
                 if loaded.record.phase != Phase::Suspended {
                     return Err(Refused::NotSuspended(id));
                 }
-                inner.adopt_run(id, loaded, Some(Turn::Resume));
+                inner.adopt_run(id, loaded, Some(Turn::Resume), None);
             }
         }
         match self.show_run(run).await {
@@ -310,6 +338,28 @@ impl Handle {
         let entry = inner.entry(target)?;
         let spec = inner.spec(inner.target(&entry, target)?.configuration);
         Ok(inner.backend(spec.kind).suspendable(&spec))
+    }
+
+    /// Takes a run to another node, and returns when it goes on there; without a node in `request` this one may be
+    /// chosen too. Whatever goes wrong, the run goes on as it did.
+    pub async fn move_run(&self, run: &str, request: MoveRequest) -> Result<RunView, Refused> {
+        let id = parse(run)?;
+        let inner = self.inner().clone();
+        let Some(live) = inner.suspends.get(&id) else {
+            return match inner.suspends.ledger.load(&id).await? {
+                Some(_) => Err(Refused::NotRunning(id)),
+                None => Err(Refused::NoSuchRun(run.to_owned())),
+            };
+        };
+        // To its end, though whoever asks goes away.
+        let moving = async move { inner.move_live(&live, &request).await };
+        Finish::new(moving, self.inner().runtime.clone()).await?;
+        self.show_run(run).await
+    }
+
+    /// Offers what can be suspended to other nodes, so that this one may stop.
+    pub async fn move_all_away(&self) {
+        self.inner().move_all_away().await;
     }
 
     /// Lets all runs that can be suspended stop where they are, so that the node may stop.

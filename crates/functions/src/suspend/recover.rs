@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::carry::{Chain, Seed};
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
-use super::record::{Phase, RunRecord};
+use super::record::{Decision, Phase, RunRecord};
 use super::seat::Seat;
 use crate::error::Error;
 use crate::invoke::{Admission, Pool, Readiness, Target};
@@ -74,26 +74,36 @@ impl Inner {
                 let _ = self.suspends.ledger.remove(&run, &loaded).await;
             } else if record.phase == Phase::Running && self.may_take_run(record) {
                 tracing::info!(%run, function = record.function, "a run goes on from its last checkpoint");
-                self.adopt_run(run, loaded, None);
+                self.adopt_run(run, loaded, None, None);
             }
         }
         Ok(())
     }
 
-    /// Goes on with a run that nobody here waits for.
-    pub(super) fn adopt_run(self: &Arc<Self>, run: RequestId, loaded: Loaded, turn: Option<Turn>) {
-        let inner = self.clone();
+    /// Goes on with a run that nobody here waits for, for the reason given. What is returned is at its end if
+    /// somebody here has the run already.
+    pub(super) fn adopt_run(
+        self: &Arc<Self>,
+        run: RequestId,
+        loaded: Loaded,
+        turn: Option<Turn>,
+        taken_for: Option<Decision>,
+    ) -> Arc<Live> {
+        let record = loaded.record.clone();
+        let live = Live::new(about(run, &record), false, Some(loaded));
+        live.set_taken_for(taken_for);
+        if let Some(turn) = turn {
+            live.set_phase(Phase::Suspended);
+            live.give_turn(turn);
+        }
+        let (inner, adopted) = (self.clone(), live.clone());
         self.runtime.spawn(async move {
-            let Some(_entered) = inner.running.enter() else { return };
-            let about = about(run, &loaded.record);
-            let deadline = inner.deadline_of_run(&loaded.record);
-            let record = loaded.record.clone();
-            let live = Live::new(about, false, Some(loaded));
-            if let Some(turn) = turn {
-                live.give_turn(turn);
-            }
+            let Some(_entered) = inner.running.enter() else {
+                return live.end(None);
+            };
+            let deadline = inner.deadline_of_run(&record);
             let Ok(registered) = inner.suspends.register(live.clone()) else {
-                return;
+                return live.end(None);
             };
             let outcome = match inner.pool_of_run(&record).await {
                 Ok(pool) => {
@@ -112,6 +122,16 @@ impl Inner {
             };
             tracing::info!(%run, ended = describe(&outcome), "a run that was taken up has ended");
         });
+        adopted
+    }
+
+    /// Why a run cannot be taken up here, if so.
+    pub(super) async fn can_take_up(&self, record: &RunRecord) -> Result<(), String> {
+        match self.pool_of_run(record).await {
+            Ok(pool) if pool.suspend_mode().is_some() => Ok(()),
+            Ok(_) => Err("its version cannot be checkpointed here".to_owned()),
+            Err(NoPool::Ever(reason) | NoPool::Now(reason)) => Err(reason),
+        }
     }
 
     /// Ends a run that can never go on; one that cannot now is left as it is, until its time is over.

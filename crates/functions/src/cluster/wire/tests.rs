@@ -22,6 +22,19 @@ fn errand() -> Errand {
     }
 }
 
+fn offer() -> Offer {
+    Offer {
+        run: RequestId::random(&Entropy::seeded(2)),
+        epoch: 3,
+        needs: Needs {
+            format_version: 1,
+            pass_version: 1,
+            memory_mib: 128,
+        },
+        decision: "{}".to_owned(),
+    }
+}
+
 fn all_asked() -> Vec<Asked> {
     let bare = Errand {
         version: Version::Latest,
@@ -37,6 +50,8 @@ fn all_asked() -> Vec<Asked> {
     vec![
         Asked::Tell,
         Asked::Go,
+        Asked::Facts,
+        Asked::Offer(Box::new(offer())),
         Asked::Invoke(Box::new(errand())),
         Asked::Invoke(Box::new(bare)),
     ]
@@ -56,6 +71,16 @@ fn all_told() -> Vec<Told> {
             load: 9,
             warm: vec![(1, 2), (u64::MAX, u32::MAX)],
         }),
+        Told::Facts(Facts {
+            is_stopping: true,
+            format_version: 1,
+            pass_version: 2,
+            memory_free_mib: 3,
+            load_percent: 4,
+        }),
+        Told::Running,
+        Told::Misfit(Misfit::new("memory", "128 MiB", "3 MiB free")),
+        Told::Denied("why".to_owned()),
         Told::Taken,
         Told::Refused(Refusal::Stopping),
         Told::Refused(Refusal::Unknown),
@@ -115,6 +140,9 @@ fn what_is_no_message_is_refused() {
         b"\x01Y!",
         b"\x01N\x09",
         b"\x01A\x02",
+        b"\x01F\x02",
+        b"\x01R!",
+        b"\x01D",
     ] {
         let bytes = Bytes::copy_from_slice(bytes);
         assert!(Asked::decode(bytes.clone()).is_err() && Told::decode(bytes).is_err());
