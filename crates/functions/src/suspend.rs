@@ -23,6 +23,7 @@ mod ledger;
 mod live;
 mod moving;
 mod operations;
+mod preempt;
 mod record;
 mod recover;
 mod seat;

@@ -391,8 +391,12 @@ async fn make_room(
         return Err(full());
     }
     let (_waits_here, _waits) = (pool.wait(), inner.room.wait());
+    // As long as nobody waits: who does has what is left already.
+    let left = inner.room.budget().0.saturating_sub(inner.room.claimed().0);
+    let missing = Mebibytes(wanted.0.saturating_sub(left).max(1));
     let mut claim = std::pin::pin!(inner.room.claim(wanted));
     let mut timeout = std::pin::pin!(tokio::time::sleep(pool.parts.spec.timeout.min(ROOM_WAIT_MAX)));
+    let mut has_asked = false;
     loop {
         if let Some(got) = warm(pool) {
             return Ok(Room::Spared(Box::new(got)));
@@ -406,6 +410,9 @@ async fn make_room(
         }
         if crowded == Crowded::HandBack {
             return Err(NotCreated::Refused(Error::Throttled(Throttle::Memory)));
+        }
+        if !std::mem::replace(&mut has_asked, true) {
+            inner.make_way(pool, missing);
         }
         tokio::select! {
             biased;

@@ -320,10 +320,13 @@ impl Way<'_> {
     /// Waits, without place and sandbox, until the run is resumed; gives what it goes on from.
     async fn rest(&self, seat: &mut Seat, place: &mut Option<Admission>) -> Result<Bytes, Halt> {
         self.live.set_phase(Phase::Suspended);
+        let yields = self.live.yields.swap(false, Ordering::SeqCst);
+        // Its memory is for whoever waits for it, not for its own next sandbox.
+        seat.reusable &= !yields;
         loop {
             *place = None;
             seat.leave(self.inner, self.pool);
-            match self.go_up(seat, place, false).await? {
+            match self.go_up(seat, place, yields).await? {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
                     tracing::error!(run = %self.live.run, error = %Chain(&error), "a run cannot be resumed");

@@ -41,6 +41,8 @@ pub(crate) struct Live {
     pub(super) stopping: AtomicBool,
     /// Nobody wants it to rest: it has left its sandbox to go on elsewhere, or here when there is room.
     pub(super) passing: AtomicBool,
+    /// It makes way for another: it ends its sandbox, and goes on by itself.
+    pub(super) yields: AtomicBool,
     /// Where it runs, once that is known.
     pub(super) pool: OnceLock<Arc<Pool>>,
     /// Held while the record is changed.
@@ -81,6 +83,7 @@ impl Live {
             lost: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             passing: AtomicBool::new(false),
+            yields: AtomicBool::new(false),
             pool: OnceLock::new(),
             loaded: tokio::sync::Mutex::new(loaded),
             state: Mutex::new(State {

@@ -287,7 +287,14 @@ impl FakeSandbox {
             resident_bytes: 0,
             took: Duration::ZERO,
         };
-        if way == "leave" {
+        if way == "until-asked" {
+            let asked = Arc::new(tokio::sync::Notify::new());
+            let told = asked.clone();
+            suspension.control.attach(Box::new(move || told.notify_one()));
+            asked.notified().await;
+            suspension.control.take();
+        }
+        if way == "leave" || way == "until-asked" {
             return Some(Outcome::Suspended(frozen()));
         }
         suspension.keeper.keep(frozen()).await;
@@ -339,7 +346,7 @@ impl FakeSandbox {
                 let mut held = self.fake.held.subscribe();
                 held.wait_for(|held| !held).await.unwrap();
             }
-            Some(way @ ("checkpoint" | "leave" | "checkpoint-break")) => {
+            Some(way @ ("checkpoint" | "leave" | "checkpoint-break" | "until-asked")) => {
                 if let Some(outcome) = self.suspend(way, invocation).await {
                     return outcome;
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bowline_foundation::units::Mebibytes;
 use bowline_functions::InvocationResponse;
 use bowline_functions::error::Error;
-use bowline_functions::suspend::{Phase, RunView};
+use bowline_functions::suspend::{Phase, RunView, TakeRequest};
 use bowline_sandbox::suspension::CHECKPOINT_VARIABLE;
 use bowline_store::{Key, Write};
 use serde_json::{Value, json};
@@ -157,6 +157,45 @@ async fn a_suspended_run_gives_back_its_sandbox_and_its_memory() {
         assert!(ended.result.is_ok(), "{:?}", ended.result);
         let living = world.fake.count().living() + world.wasm.count().living();
         assert_eq!(living, 1, "there is room for one");
+    }
+}
+
+/// With the priority of the other one it stays, and the other one is refused.
+#[tokio::test]
+async fn a_run_of_lower_priority_yields_and_goes_on_by_itself() {
+    for is_lower in [false, true] {
+        let world = World::with(WorldSettings {
+            memory_budget: Mebibytes(128),
+            ..WorldSettings::default()
+        })
+        .await;
+        deploy(&world, 60).await;
+        let mut other = creation("other", "two");
+        other.settings.timeout_seconds = Some(5);
+        if is_lower {
+            other.tags = [("bowline:priority".to_owned(), "1".to_owned())].into();
+        } else {
+            other.settings.timeout_seconds = Some(1);
+        }
+        world.handle.create_function(&caller(), other).await.unwrap();
+        world.handle.settled(&target("other")).await.unwrap();
+        let running = invoke(&world, json!({"do": "until-asked"}));
+        world.fake.until(|counts| counts.invoked == 1).await;
+        let served = world.invoke("other", json!({})).await;
+        if is_lower {
+            assert!(served.is_ok(), "{:?}", served.err());
+        } else {
+            assert!(matches!(served, Err(Error::Throttled(_))), "the control");
+            let run = run_in(&world, Phase::Running).await;
+            let request = TakeRequest {
+                suspend: true,
+                reason: "test".to_owned(),
+            };
+            world.handle.take_checkpoint(&run.run, request).await.unwrap();
+            let _ = world.handle.resume_run(&run.run).await;
+        }
+        let answer = response(running).await.unwrap().result.unwrap();
+        assert_eq!(&answer[..], b"\"went on\"");
     }
 }
 
