@@ -20,6 +20,14 @@ pub struct Arguments {
     /// How many processes share the work
     #[arg(long, default_value_t = 1)]
     jobs: u64,
+    /// Let a build for another processor, run by qemu, make every other hop of those in processes of their own
+    #[arg(long, value_enum)]
+    processor: Option<Processor>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Processor {
+    Aarch64,
 }
 
 const EXAMPLE: [&str; 5] = ["build", "--release", "--workspace", "--example", "checkpoint_hops"];
@@ -30,6 +38,10 @@ const SEEDS_APART: u64 = 1 << 40;
 pub fn run(arguments: &Arguments) -> Result<()> {
     machine::prepare_for_checkpoints()?;
     shell::run(shell::cargo().args(EXAMPLE))?;
+    let other = match arguments.processor {
+        Some(Processor::Aarch64) => build_for_aarch64()?,
+        None => Vec::new(),
+    };
     let program = fuzz::target_dir().join("release/examples/checkpoint_hops");
     let jobs = arguments.jobs.max(1);
     let mut running = Vec::new();
@@ -37,7 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut command = Command::new(&program);
         let seed = arguments.seed + job * SEEDS_APART;
         let numbers = [arguments.hops.div_ceil(jobs), seed, arguments.fresh];
-        command.args(numbers.map(|number| number.to_string()));
+        command.args(numbers.map(|number| number.to_string())).args(&other);
         let child = command.spawn();
         running.push(child.with_context(|| format!("cannot start `{}`", program.display()))?);
     }
@@ -49,4 +61,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("{failed} of {jobs} processes found a difference, printed above with its seed");
     }
     Ok(())
+}
+
+/// Builds the program for the other processor; the words that run it come back.
+fn build_for_aarch64() -> Result<Vec<String>> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    const COMPILER: &str = "aarch64-linux-gnu-gcc";
+    machine::prepare_for_aarch64(TARGET)?;
+    let mut build = shell::cargo();
+    build
+        .args(EXAMPLE)
+        .args(["--target", TARGET])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER)
+        .env("CC_aarch64_unknown_linux_gnu", COMPILER)
+        .env("AR_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-ar");
+    shell::run(&mut build)?;
+    let program = fuzz::target_dir().join(TARGET).join("release/examples/checkpoint_hops");
+    let program = program.to_string_lossy().into_owned();
+    let words = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"];
+    Ok(words.iter().map(|&word| word.to_owned()).chain([program]).collect())
 }

@@ -19,6 +19,20 @@ struct Need {
     without: &'static str,
 }
 
+/// What builds programs for another processor and runs them.
+const FOR_AARCH64: &[Need] = &[
+    Need {
+        program: "aarch64-linux-gnu-gcc",
+        packages: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+        without: "nothing can be built for the other processor",
+    },
+    Need {
+        program: "qemu-aarch64",
+        packages: &["qemu-user"],
+        without: "nothing runs on the other processor",
+    },
+];
+
 const FOR_TESTS: &[Need] = &[
     Need {
         program: "c++",
@@ -122,6 +136,15 @@ pub fn prepare_for_checkpoints() -> Result<()> {
     install_targets()?;
     install_packages(&[FOR_C_GUESTS, PIP]);
     lay_interpreter();
+    Ok(())
+}
+
+/// Installs what builds programs for the processor of `target` and runs them.
+pub fn prepare_for_aarch64(target: &str) -> Result<()> {
+    if shell::is_installed("rustup") {
+        shell::run(rustup().args(["target", "add", target])).context("a rustup target is missing")?;
+    }
+    install_packages(FOR_AARCH64);
     Ok(())
 }
 
