@@ -146,11 +146,11 @@ async fn an_agent_that_is_told_to_end_leaves_no_process() {
     counter(&link, &folder.join("count"));
     while next(&mut news).await != LinkNews::Service(ServiceNews::AllReady) {}
     let pid = agent.child.id();
-    assert_ne!(
-        processes_of(&folder, pid),
-        Vec::<String>::new(),
-        "the control: its service runs"
-    );
+    // A program that has just begun has no words yet.
+    until("the control: its service runs", || {
+        !processes_of(&folder, pid).is_empty()
+    })
+    .await;
     // Looks by itself whether anything is left; once more, for whoever changes it.
     drop(agent);
     assert_eq!(processes_of(&folder, pid), Vec::<String>::new());
