@@ -11,7 +11,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The headers of a request that is signed now, as `name: value`.
+    /// The headers of a request that is signed now, as `name: value`. A query has one plain parameter at most.
     pub fn headers(&self, method: &str, (host, path): (&str, &str), body: &[u8]) -> [String; 2] {
         // `2026-11-20T23:24:39.123+0000` without what signatures leave out.
         let moment = Clock::system().now().to_lambda_string();
@@ -19,7 +19,9 @@ impl Key {
         let moment = format!("{moment}Z");
         let date = &moment[..8];
         let payload = sha256(body);
-        let canonical = format!("{method}\n{path}\n\nhost:{host}\nx-amz-date:{moment}\n\nhost;x-amz-date\n{payload}");
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let canonical =
+            format!("{method}\n{path}\n{query}\nhost:{host}\nx-amz-date:{moment}\n\nhost;x-amz-date\n{payload}");
         let scope = format!("{date}/us-east-1/lambda/aws4_request");
         let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{}", sha256(canonical.as_bytes()));
         let start = format!("AWS4{}", self.secret).into_bytes();

@@ -9,6 +9,7 @@ mod churn;
 mod client;
 mod cold;
 mod density;
+mod instances;
 mod invoke;
 mod neighbours;
 mod placement;
@@ -73,6 +74,8 @@ enum Name {
     Checkpoint,
     /// Virtual machines from the golden snapshot, beside those that boot
     Vm,
+    /// Warm invocations on a process instance beside those in the node
+    Instances,
     /// Cold starts and wasted memory of what is kept warm, beside other policies, on traces
     Capacity,
     /// Where calls run in a cluster of ten nodes, with stub sandboxes
@@ -107,7 +110,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             return table::record(&[]);
         }
         bail!(
-            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, vm, \
+            "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, vm, instances, \
              capacity, placement, churn, capacity-load or all"
         );
     }
@@ -163,6 +166,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Streaming) {
         rows.extend(streaming::measure(&subjects, effort).context("`streaming` cannot be measured")?);
+    }
+    if wants(Name::Instances) {
+        rows.extend(instances::measure(&subjects, effort).context("`instances` cannot be measured")?);
     }
     if wants(Name::Checkpoint) {
         rows.extend(checkpoint::measure(&subjects, effort).context("`checkpoint` cannot be measured")?);

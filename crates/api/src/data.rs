@@ -12,6 +12,7 @@
 pub mod append;
 mod checkpoints;
 mod event;
+mod instances;
 mod list;
 pub mod metrics;
 mod nodes;
@@ -26,7 +27,7 @@ mod tail;
 pub(crate) mod time;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bowline_store::objects::Objects;
 use bowline_stream::{StreamId, session};
@@ -59,6 +60,7 @@ pub struct Data {
     pub sessions: session::Handle,
     pub objects: Objects,
     pub metrics: DataMetrics,
+    pub instances: OnceLock<bowline_inventory::Handle>,
     /// The object stores that fail together with others, and those.
     neighbours: BTreeMap<String, Vec<String>>,
     /// Streams by name: a path may leave out the number of chains.
@@ -77,6 +79,7 @@ impl Data {
             sessions,
             objects,
             metrics,
+            instances: OnceLock::new(),
             neighbours: BTreeMap::new(),
             names: RwLock::default(),
         }
@@ -85,6 +88,12 @@ impl Data {
     /// The same with object stores that are not independent, and those with which each fails.
     pub fn with_neighbours(self, neighbours: BTreeMap<String, Vec<String>>) -> Self {
         Self { neighbours, ..self }
+    }
+
+    /// Serves the node's instances too, from now on.
+    pub fn serve_instances(&self, instances: bowline_inventory::Handle) {
+        // A second time would be the same handle.
+        let _ = self.instances.set(instances);
     }
 
     /// The stream that a text means: an identifier, or a name alone.
@@ -174,7 +183,7 @@ fn operator_only(call: &Call<'_>) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = format!(
-        "account {} has no streams, sessions, objects and checkpoints: they are the operator's",
+        "account {} has no streams, sessions, objects, checkpoints and instances: they are the operator's",
         call.account
     );
     Err(Problem::new(Code::Forbidden, detail))
@@ -275,6 +284,20 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::ResumeCheckpoint => checkpoints::resume(ask).await,
         Operation::MoveCheckpoint => checkpoints::relocate(ask, body).await,
         Operation::DeleteCheckpoint => checkpoints::delete(ask).await,
+        Operation::CreateInstance => instances::create(ask, body).await,
+        Operation::ListInstances => instances::list(ask).await,
+        Operation::ShowInstance => instances::show(ask).await,
+        Operation::DeleteInstance => instances::delete(ask).await,
+        Operation::DrainInstance => instances::drain(ask, body).await,
+        Operation::ReportInstance => instances::report(ask, body).await,
+        Operation::ResumeInstance => instances::resume(ask).await,
+        Operation::ShowInstanceHistory => instances::history(ask).await,
+        Operation::PutInstanceFile => instances::files::put(ask, body).await,
+        Operation::GetInstanceFile => instances::files::get(ask).await,
+        Operation::ListInstanceFiles => instances::files::list(ask).await,
+        Operation::DeleteInstanceFile => instances::files::delete(ask).await,
+        Operation::PutCost => instances::costs::put(ask, body).await,
+        Operation::ListCosts => instances::costs::list(ask).await,
         Operation::GetOpenApi => openapi::serve().await,
         other => Err(Problem::new(
             Code::Internal,

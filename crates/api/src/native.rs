@@ -34,7 +34,7 @@ This is a Bowline node. It speaks the AWS Lambda API.
   /v1/functions/NAME/sizing?version=VERSION
   /v1/functions/NAME/checkpointing?version=VERSION   whether invocations can be suspended
   /v1/images   container images for functions
-  /v1/openapi.json   streams, sessions, objects, checkpoints: /v1/streams, ...
+  /v1/openapi.json   streams, sessions, objects, checkpoints, instances: /v1/streams, ...
 ";
 
 /// `GET /`: what this is.

@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::command::{
-    agent, aliases, checkpoint, config, demo, deploy, executions, functions, image, invoke, keys, layer, logs, nodes,
-    object, session, state, store, stores, stream, up, versions, vm,
+    agent, aliases, checkpoint, config, demo, deploy, executions, functions, image, instance, invoke, keys, layer,
+    logs, nodes, object, session, state, store, stores, stream, up, versions, vm,
 };
 use crate::output::Output;
 
@@ -65,6 +65,8 @@ enum Command {
     State(state::Args),
     /// Build what virtual machines boot from, and try one.
     Vm(vm::Args),
+    /// Make, watch and remove instances: virtual servers for functions and services.
+    Instance(instance::Args),
     /// Make, list and remove access keys.
     Keys(keys::Args),
     /// Check a node's store, and move it to another.
@@ -105,6 +107,7 @@ impl Cli {
             Command::State(args) => state::run(args, output),
             Command::Nodes(args) => nodes::run(args, output),
             Command::Vm(args) => vm::run(args, output),
+            Command::Instance(args) => instance::run(args, output),
             Command::Keys(args) => keys::run(args, output),
             Command::Store(args) => store::run(args, output),
             Command::Agent(args) => agent::run(args),

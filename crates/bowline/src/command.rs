@@ -9,6 +9,7 @@ pub mod deploy;
 pub mod executions;
 pub mod functions;
 pub mod image;
+pub mod instance;
 pub mod invoke;
 pub mod keys;
 pub mod layer;

@@ -14,6 +14,7 @@ use bowline_aws::{Endpoint, InvalidEndpoint};
 use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
 use bowline_foundation::units::Mebibytes;
 use bowline_functions::cluster::Placing;
+use bowline_inventory::file::Kind;
 use bowline_oci::registry::{InvalidRegistry, RegistryAddress};
 use bowline_store::PostgresUrl;
 pub use file::FileError;
@@ -135,6 +136,8 @@ pub struct Config {
     pub sqs_endpoint: Option<Endpoint>,
     /// Where images of functions may be fetched from.
     pub registries: Vec<RegistryAddress>,
+    /// Where functions run whose account has no instance: in the node, or on a process instance that it gets.
+    pub instances: Kind,
     values: BTreeMap<Key, Value>,
 }
 
@@ -210,6 +213,7 @@ impl Config {
             s3_endpoint: read.with(Key::S3Endpoint, endpoint)?,
             sqs_endpoint: read.with(Key::SqsEndpoint, endpoint)?,
             registries: read.with(Key::Registries, registries)?,
+            instances: read.with(Key::Instances, instances)?,
             values,
         })
     }
@@ -392,6 +396,14 @@ fn registries(text: &str) -> Result<Vec<RegistryAddress>, String> {
     let addresses = text.split(',').map(str::trim).map(str::parse);
     let addresses: Result<_, InvalidRegistry> = addresses.collect();
     addresses.map_err(|error| format!("{error}, with commas between"))
+}
+
+fn instances(text: &str) -> Result<Kind, String> {
+    match text {
+        "inline" => Ok(Kind::Inline),
+        "process" => Ok(Kind::Process),
+        _ => Err("expected `inline` or `process`".to_owned()),
+    }
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

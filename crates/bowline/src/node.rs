@@ -4,6 +4,7 @@ mod certificate;
 mod data;
 mod door;
 pub mod ground;
+mod instances;
 pub mod keys;
 pub mod log;
 mod memory;
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use data::DataService;
 use ground::Ground;
+use instances::Instances;
 use keys::KeyService;
 use remote::Remote;
 use sandboxes::Sandboxes;
@@ -42,6 +44,7 @@ pub struct Node {
     server: Running,
     service: Service,
     data_service: DataService,
+    instances: Instances,
     lacks_linux: Option<String>,
     data: PathBuf,
     keys: KeyService,
@@ -51,13 +54,11 @@ pub struct Node {
 impl Node {
     /// Opens the data folder, brings back what it holds, and begins to serve.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
-        let clock = Clock::system();
-        let entropy = Entropy::system();
+        let (clock, entropy) = (Clock::system(), Entropy::system());
         let data = data_folder(&config.data)?;
         let tls = certificate::load(config)?;
         let ground = Ground::open(config, &data, &entropy).await?;
-        let account = AccountId::default_account();
-        let auth = Arc::new(Auth::new(Exposure::of(config.listen.ip()), &config.region, account));
+        let auth = Arc::new(auth(config));
         let access = AccessKeys::new(ground.store.clone(), clock.clone(), entropy.clone());
         let mut keys = KeyService::start(access, auth.clone(), &data).await?;
         may_listen(config, &keys, tls.as_deref())?;
@@ -67,6 +68,8 @@ impl Node {
         let mut data_service = DataService::start((&clock, &entropy), &ground, config, &mut registry).await?;
         // Once others have taken this node for dead, it changes no keys either.
         let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());
+        let sources = (&clock, &entropy, data_service.store());
+        let instances = Instances::start(sources, (config, &data), sandboxes.backends(), &mut registry).await?;
         let service = Service::start(bowline_functions::Options {
             durable: durable_executions(),
             suspend: suspended_runs(config, &ground),
@@ -84,7 +87,7 @@ impl Node {
             stream_bytes_per_second: config.stream_bytes_per_second,
             registries: remote.registries,
             cluster: data_service.cluster(),
-            backends: sandboxes.backends(),
+            backends: instances.backends(),
             metrics: Metrics::register(&mut registry),
         })
         .await
@@ -92,7 +95,7 @@ impl Node {
         let server = Server::bind(bowline_api::Options {
             clock,
             entropy,
-            data: Some(data_service.handles()),
+            data: Some(data_service.handles(instances.handle())),
             objects: remote.objects,
             region: config.region.clone(),
             registry: Arc::new(registry),
@@ -108,6 +111,7 @@ impl Node {
                     server,
                     service,
                     data_service,
+                    instances,
                     lacks_linux: sandboxes.lacks_linux().map(str::to_owned),
                     data,
                     keys,
@@ -115,8 +119,7 @@ impl Node {
                 })
             }
             Err(error) => {
-                service.shut_down().await;
-                data_service.shut_down().await;
+                stop_all(service, instances, data_service).await;
                 Err(refused(error))
             }
         }
@@ -160,10 +163,22 @@ impl Node {
         if let Some(following) = self.certificate {
             following.abort();
         }
-        self.service.shut_down().await;
-        self.data_service.shut_down().await;
+        stop_all(self.service, self.instances, self.data_service).await;
         tracing::info!("stopped");
     }
+}
+
+/// Who asks, and what they may.
+fn auth(config: &Config) -> Auth {
+    let exposure = Exposure::of(config.listen.ip());
+    Auth::new(exposure, &config.region, AccountId::default_account())
+}
+
+/// Functions end before what they run on, and that before what keeps it.
+async fn stop_all(service: Service, instances: Instances, data_service: DataService) {
+    service.shut_down().await;
+    instances.shut_down().await;
+    data_service.shut_down().await;
 }
 
 /// Makes the data folder, for nobody else's eyes: it holds the functions' environments.

@@ -14,6 +14,7 @@ mod durable;
 mod extensions;
 mod images;
 mod independent;
+mod instances;
 mod layers;
 mod lifecycle;
 mod load;

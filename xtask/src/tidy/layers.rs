@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["bowline-sandbox-vm"],
     &["bowline-agent"],
     &["bowline-capacity"],
+    &["bowline-inventory"],
     &["bowline-functions"],
     &["bowline-api"],
     &["bowline"],

@@ -7,11 +7,11 @@ use http::{Response, StatusCode};
 use utoipa::OpenApi;
 
 use super::problem::{Code, Problem};
-use super::{checkpoints, nodes, objects, sessions, state, streams};
+use super::{checkpoints, instances, nodes, objects, sessions, state, streams};
 use crate::body::Body;
 use crate::reply;
 
-/// Streams, sessions, objects and checkpoints of a Bowline node.
+/// Streams, sessions, objects, checkpoints and instances of a Bowline node.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Bowline"),
@@ -27,6 +27,9 @@ use crate::reply;
         state::create, state::list, state::show, state::delete, state::read, state::attach, state::detach,
         checkpoints::list, checkpoints::show, checkpoints::content, checkpoints::outcome, checkpoints::take,
         checkpoints::resume, checkpoints::relocate, checkpoints::delete,
+        instances::create, instances::list, instances::show, instances::delete, instances::drain, instances::report,
+        instances::resume, instances::history, instances::files::put, instances::files::get, instances::files::list,
+        instances::files::delete, instances::costs::put, instances::costs::list,
         serve,
     ),
     tags(
@@ -36,6 +39,7 @@ use crate::reply;
         (name = "nodes", description = "The nodes of a cluster"),
         (name = "state", description = "Shared state of an account's functions"),
         (name = "checkpoints", description = "Running invocations as bytes: taken, kept, resumed"),
+        (name = "instances", description = "Virtual servers from configuration files"),
     )
 )]
 struct Document;
@@ -44,7 +48,7 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     let mut document = Document::openapi();
     let codes: Vec<&str> = Code::ALL.iter().map(|code| code.text()).collect();
     let about = format!(
-        "Streams, sessions, objects and checkpoints of a Bowline node. A refusal is a problem document; its codes are `{}`.",
+        "Streams, sessions, objects, checkpoints and instances of a Bowline node. A refusal is a problem document; its codes are `{}`.",
         codes.join("`, `")
     );
     document.info.description = Some(about);

@@ -55,6 +55,8 @@ codes! {
     InvalidParameter BAD_REQUEST "invalid_parameter";
     UnknownParameter BAD_REQUEST "unknown_parameter";
     InvalidFilter BAD_REQUEST "invalid_filter";
+    /// A configuration file that cannot be read; the detail names the line and the column.
+    InvalidFile BAD_REQUEST "invalid_file";
     NotInSet BAD_REQUEST "not_in_batch";
     /// The request is not signed as it must be.
     NotAuthenticated FORBIDDEN "not_authenticated";
@@ -67,6 +69,8 @@ codes! {
     NoSuchStream NOT_FOUND "no_such_stream";
     NoSuchSession NOT_FOUND "no_such_session";
     NoSuchObject NOT_FOUND "no_such_object";
+    NoSuchInstance NOT_FOUND "no_such_instance";
+    NoSuchFile NOT_FOUND "no_such_file";
     NotParked NOT_FOUND "not_parked";
     NoSuchState NOT_FOUND "no_such_state";
     NoSuchEntry NOT_FOUND "no_such_entry";
@@ -76,6 +80,10 @@ codes! {
     UnknownStore NOT_FOUND "unknown_store";
     MethodNotAllowed METHOD_NOT_ALLOWED "method_not_allowed";
     StreamExists CONFLICT "stream_exists";
+    InstanceExists CONFLICT "instance_exists";
+    FileInUse CONFLICT "file_in_use";
+    /// This node cannot make what is asked for.
+    Infeasible CONFLICT "infeasible";
     StreamInUse CONFLICT "stream_in_use";
     StateExists CONFLICT "state_exists";
     StateInUse CONFLICT "state_in_use";

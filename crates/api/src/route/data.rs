@@ -13,7 +13,7 @@ pub struct Row {
 }
 
 /// What the second segment of all these paths is.
-const BEGINNINGS: [&str; 8] = [
+const BEGINNINGS: [&str; 11] = [
     "streams",
     "sessions",
     "objects",
@@ -21,6 +21,9 @@ const BEGINNINGS: [&str; 8] = [
     "nodes",
     "state",
     "checkpoints",
+    "instances",
+    "instance-files",
+    "roles",
     "openapi.json",
 ];
 
@@ -79,6 +82,20 @@ rows! {
     ResumeCheckpoint POST ["checkpoints", "{run}", "resume"];
     MoveCheckpoint POST ["checkpoints", "{run}", "move"];
     DeleteCheckpoint DELETE ["checkpoints", "{run}"];
+    CreateInstance POST ["instances"];
+    ListInstances GET ["instances"];
+    ShowInstance GET ["instances", "{instance}"];
+    DeleteInstance DELETE ["instances", "{instance}"];
+    DrainInstance POST ["instances", "{instance}", "drain"];
+    ReportInstance POST ["instances", "{instance}", "report"];
+    ResumeInstance POST ["instances", "{instance}", "resume"];
+    ShowInstanceHistory GET ["instances", "{instance}", "history"];
+    PutInstanceFile PUT ["instance-files", "{file}"];
+    GetInstanceFile GET ["instance-files", "{file}"];
+    ListInstanceFiles GET ["instance-files"];
+    DeleteInstanceFile DELETE ["instance-files", "{file}"];
+    PutCost POST ["roles", "{role}", "costs"];
+    ListCosts GET ["roles", "{role}", "costs"];
     GetOpenApi GET ["openapi.json"];
 }
 

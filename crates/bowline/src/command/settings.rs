@@ -81,6 +81,10 @@ pub struct SettingFlags {
     /// on this machine, with commas between [default: none].
     #[arg(long, value_name = "LIST")]
     pub registries: Option<String>,
+    /// Where functions run whose account has no instance: `inline`, in the node, or `process`, on an instance that the
+    /// account gets then [default: inline].
+    #[arg(long, value_name = "KIND")]
+    pub instances: Option<String>,
 }
 
 impl SettingFlags {
@@ -107,6 +111,7 @@ impl SettingFlags {
             (Key::S3Endpoint, self.s3_endpoint),
             (Key::SqsEndpoint, self.sqs_endpoint),
             (Key::Registries, self.registries),
+            (Key::Instances, self.instances),
         ];
         Config::load(Sources {
             file: self.config,

@@ -25,10 +25,11 @@ pub enum Key {
     S3Endpoint,
     SqsEndpoint,
     Registries,
+    Instances,
 }
 
 impl Key {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -49,6 +50,7 @@ impl Key {
         Self::S3Endpoint,
         Self::SqsEndpoint,
         Self::Registries,
+        Self::Instances,
     ];
 
     /// The name in the file.
@@ -74,6 +76,7 @@ impl Key {
             Self::S3Endpoint => "s3_endpoint",
             Self::SqsEndpoint => "sqs_endpoint",
             Self::Registries => "registries",
+            Self::Instances => "instances",
         }
     }
 
@@ -97,6 +100,7 @@ impl Key {
             Self::Prewarmed => "2",
             Self::TlsCert | Self::TlsPrivate => "none",
             Self::S3Endpoint | Self::SqsEndpoint | Self::Registries => "none",
+            Self::Instances => "inline",
         }
     }
 

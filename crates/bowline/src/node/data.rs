@@ -83,8 +83,9 @@ impl DataService {
         })
     }
 
-    /// What the server serves.
-    pub fn handles(&self) -> Arc<Data> {
+    /// What the server serves, with the node's instances.
+    pub fn handles(&self, instances: bowline_inventory::Handle) -> Arc<Data> {
+        self.handles.serve_instances(instances);
         Arc::clone(&self.handles)
     }
 

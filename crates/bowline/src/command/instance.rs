@@ -1,0 +1,323 @@
+//! `bowline instance`: virtual servers from configuration files.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bowline_inventory::file::InstanceFile;
+use clap::Subcommand;
+use serde_json::{Value, json};
+use ureq::http::{HeaderMap, Method};
+
+use super::{cell, field, removed};
+use crate::client::{Client, Remote, escape, header};
+use crate::output::{self, Output, table};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Keep a configuration file and make an instance from it.
+    Create {
+        /// The file, or `-` for standard input.
+        file: PathBuf,
+        /// The instance's name [default: the file's `id`].
+        #[arg(long)]
+        name: Option<String>,
+        /// One of the file's roles.
+        #[arg(long)]
+        role: Option<String>,
+        /// The same token again names the instance that it made.
+        #[arg(long, value_name = "TEXT")]
+        token: Option<String>,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// List instances.
+    Ls {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Show an instance, with what happened to it.
+    Show {
+        /// The instance's name.
+        name: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Give an instance no new work; what runs there ends as it would.
+    Drain {
+        /// The instance's name.
+        name: String,
+        /// Give it work again.
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Have an instance that was held try again.
+    Resume {
+        /// The instance's name.
+        name: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// End an instance for good; its volumes and its file stay.
+    Rm {
+        /// The instance's name.
+        name: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// The configuration files that instances are made from.
+    #[command(subcommand)]
+    Config(ConfigAction),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigAction {
+    /// Keep a file; instances see it when they are replaced.
+    Put {
+        /// The file, or `-` for standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Print a file as it was put.
+    Get {
+        /// Its `id`.
+        id: String,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// List files.
+    Ls {
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Forget a file.
+    Rm {
+        /// Its `id`.
+        id: String,
+        /// Also if instances could not be replaced then.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        of: Of,
+    },
+}
+
+/// Whose instances are meant, and where they are.
+#[derive(Debug, clap::Args)]
+struct Of {
+    /// The account that owns them [default: the caller's].
+    #[arg(long, value_name = "DIGITS")]
+    account: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+impl Of {
+    fn client(&self) -> Client {
+        self.remote.client()
+    }
+
+    /// The path with the account behind it.
+    fn path(&self, path: &str) -> String {
+        match &self.account {
+            None => path.to_owned(),
+            Some(account) => format!("{path}?account={}", escape(account)),
+        }
+    }
+
+    /// What the query of a list has beside its page.
+    fn query(&self) -> String {
+        match &self.account {
+            None => String::new(),
+            Some(account) => format!("&account={}", escape(account)),
+        }
+    }
+
+    fn instance(&self, name: &str, rest: &str) -> String {
+        self.path(&format!("/v1/instances/{}{rest}", escape(name)))
+    }
+
+    fn file(&self, id: &str) -> String {
+        self.path(&format!("/v1/instance-files/{}", escape(id)))
+    }
+}
+
+pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    match args.action {
+        Action::Create {
+            file,
+            name,
+            role,
+            token,
+            of,
+        } => {
+            let kept = put(&of, &file)?;
+            let body = json!({ "file": kept["id"], "name": name, "role": role });
+            let mut headers = header("content-type", "application/json")?;
+            if let Some(token) = token {
+                headers.extend(header("idempotency-key", &token)?);
+            }
+            let made = of.client().send_json(
+                Method::POST,
+                &of.path("/v1/instances"),
+                headers,
+                body.to_string().into(),
+            )?;
+            output.print(&made, || shown(&made))?;
+        }
+        Action::Ls { of } => {
+            let instances = of.client().pages("/v1/instances", &of.query())?;
+            output.print(&json!({ "instances": instances }), || listed(&instances))?;
+        }
+        Action::Show { name, of } => {
+            let mut instance = of.client().get(&of.instance(&name, ""))?;
+            instance["history"] = of.client().get(&of.instance(&name, "/history"))?;
+            output.print(&instance, || shown(&instance) + &happened(&instance["history"]))?;
+        }
+        Action::Drain { name, undo, of } => {
+            let instance = of
+                .client()
+                .post(&of.instance(&name, "/drain"), &json!({ "draining": !undo }))?;
+            output.print(&instance, || shown(&instance))?;
+        }
+        Action::Resume { name, of } => {
+            let instance = of.client().send_json(
+                Method::POST,
+                &of.instance(&name, "/resume"),
+                HeaderMap::new(),
+                Vec::new(),
+            )?;
+            output.print(&instance, || shown(&instance))?;
+        }
+        Action::Rm { name, of } => {
+            of.client().delete(&of.instance(&name, ""))?;
+            output.print(&removed(&name), || format!("removed {name}"))?;
+        }
+        Action::Config(action) => return configure(action, output),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn configure(action: ConfigAction, output: Output) -> anyhow::Result<ExitCode> {
+    match action {
+        ConfigAction::Put { file, of } => {
+            let kept = put(&of, &file)?;
+            output.print(&kept, || {
+                let text = |member: &str| cell(&kept[member]);
+                format!("{} revision {}, {}", text("id"), text("revision"), text("digest"))
+            })?;
+        }
+        ConfigAction::Get { id, of } => {
+            let answer = of
+                .client()
+                .send(Method::GET, &of.file(&id), HeaderMap::new(), Vec::new())?;
+            if output.json {
+                let text = String::from_utf8_lossy(&answer.body);
+                output.print(&json!({ "id": id, "text": text }), String::new)?;
+            } else {
+                output::bytes(&answer.body)?;
+            }
+        }
+        ConfigAction::Ls { of } => {
+            let files = of.client().pages("/v1/instance-files", &of.query())?;
+            output.print(&json!({ "files": files }), || {
+                let row = |file: &Value| ["id", "revision", "changed", "digest"].map(|member| cell(&file[member]));
+                let rows: Vec<_> = files.iter().map(row).collect();
+                table(["ID", "REVISION", "CHANGED", "DIGEST"], &rows)
+            })?;
+        }
+        ConfigAction::Rm { id, force, of } => {
+            let mut path = of.file(&id);
+            if force {
+                path.push_str(if path.contains('?') {
+                    "&force=true"
+                } else {
+                    "?force=true"
+                });
+            }
+            of.client().delete(&path)?;
+            output.print(&removed(&id), || format!("removed {id}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps a file; what is wrong with it is told before the node is asked.
+fn put(of: &Of, file: &Path) -> anyhow::Result<Value> {
+    let shown = file.display();
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        text
+    } else {
+        std::fs::read_to_string(file).with_context(|| format!("cannot read `{shown}`"))?
+    };
+    let parsed = InstanceFile::parse(&text);
+    let parsed =
+        parsed.map_err(|error| anyhow::anyhow!("{shown}:{}:{}: {}", error.line, error.column, error.reason))?;
+    let headers = header("content-type", "application/toml")?;
+    let path = of.file(parsed.id.get_ref());
+    Ok(of.client().send_json(Method::PUT, &path, headers, text.into())?)
+}
+
+fn listed(instances: &[Value]) -> String {
+    const SHOWN: [&str; 8] = [
+        "name",
+        "kind",
+        "state",
+        "role",
+        "address",
+        "sandboxes",
+        "memory_mib",
+        "server",
+    ];
+    let rows: Vec<_> = instances
+        .iter()
+        .map(|instance| SHOWN.map(|member| cell(&instance[member])))
+        .collect();
+    table(
+        ["NAME", "KIND", "STATE", "ROLE", "ADDRESS", "SANDBOXES", "MIB", "SERVER"],
+        &rows,
+    )
+}
+
+fn shown(instance: &Value) -> String {
+    let fields = [
+        ("name", "name"),
+        ("state", "state"),
+        ("held", "held"),
+        ("error", "error"),
+        ("kind", "kind"),
+        ("runs as", "detail"),
+        ("role", "role"),
+        ("server", "server"),
+        ("replaces", "replaces"),
+        ("address", "address"),
+        ("memory MiB", "memory_mib"),
+        ("held MiB", "held_mib"),
+        ("sandboxes", "sandboxes"),
+        ("draining", "draining"),
+        ("revision", "revision"),
+        ("since", "since"),
+    ];
+    fields
+        .iter()
+        .map(|(label, member)| field(label, &instance[*member]))
+        .collect()
+}
+
+fn happened(history: &Value) -> String {
+    let row = |event: &Value| ["number", "at", "what", "server", "detail"].map(|member| cell(&event[member]));
+    let rows: Vec<_> = history["events"].as_array().into_iter().flatten().map(row).collect();
+    format!("\n{}", table(["N", "AT", "WHAT", "SERVER", "DETAIL"], &rows))
+}

@@ -1,0 +1,113 @@
+//! The instances of a node, and the backends that place functions on them.
+
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy::Entropy;
+use bowline_inventory::crash::CrashPoints;
+use bowline_inventory::file::Kind;
+use bowline_inventory::inline::InlineProvider;
+use bowline_inventory::metrics::Metrics;
+use bowline_inventory::process::{self, ProcessProvider};
+use bowline_inventory::{Handle, Options, Placed, Provider, Service};
+use bowline_sandbox::Backend;
+use bowline_store::Store;
+use prometheus_client::registry::Registry;
+
+use crate::config::Config;
+
+/// How long an agent may be silent.
+const LEASE: Duration = Duration::from_secs(10);
+/// The moment at which a test wants the node to die: one of [`CrashPoints::NAMES`].
+const CRASH_VARIABLE: &str = "BOWLINE_TEST_CRASH";
+
+/// The running instances.
+pub struct Instances {
+    service: Service,
+    backends: Vec<Arc<dyn Backend>>,
+}
+
+impl Instances {
+    /// Brings back the instances of this node. `inline` are the node's own sandboxes.
+    pub async fn start(
+        (clock, entropy, store): (&Clock, &Entropy, Arc<dyn Store>),
+        (config, data): (&Config, &Path),
+        inline: Vec<Arc<dyn Backend>>,
+        registry: &mut Registry,
+    ) -> anyhow::Result<Self> {
+        let processes = ProcessProvider::new(process::Options {
+            program: std::env::current_exe().context("cannot find the program itself")?,
+            data: data.to_owned(),
+            prewarmed: config.prewarmed,
+        });
+        let processes = processes.context("cannot make the folder of instances")?;
+        let inside = InlineProvider::new(clock.clone(), inline.clone(), processes.offer(), data.join("instances"));
+        let service = Service::start(Options {
+            store,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            providers: vec![Arc::new(processes), Arc::new(inside)],
+            node: node_name(data, entropy)?,
+            lease: LEASE,
+            metrics: Metrics::register(registry),
+            crash: crash_points(),
+        })
+        .await
+        .context("cannot bring back the instances")?;
+        let handle = service.handle();
+        let always = config.instances == Kind::Process;
+        let place =
+            |inline: Arc<dyn Backend>| Arc::new(Placed::new(inline, handle.clone(), always)) as Arc<dyn Backend>;
+        Ok(Self {
+            backends: inline.into_iter().map(place).collect(),
+            service,
+        })
+    }
+
+    /// What functions run on: the accounts' instances, or the node itself.
+    pub fn backends(&self) -> Vec<Arc<dyn Backend>> {
+        self.backends.clone()
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.service.handle()
+    }
+
+    /// Ends all servers.
+    pub async fn shut_down(self) {
+        self.service.shut_down().await;
+    }
+}
+
+/// A name that the data folder keeps: instances belong to the node that has it.
+fn node_name(data: &Path, entropy: &Entropy) -> anyhow::Result<String> {
+    let path = data.join("node");
+    if let Ok(name) = std::fs::read_to_string(&path) {
+        return Ok(name.trim().to_owned());
+    }
+    let name = format!("{:016x}", entropy.number());
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    std::io::Write::write_all(&mut file, name.as_bytes())?;
+    file.sync_all()?;
+    Ok(name)
+}
+
+/// Dies as a killed node would, where a test says so.
+fn crash_points() -> CrashPoints {
+    let Ok(wanted) = std::env::var(CRASH_VARIABLE) else {
+        return CrashPoints::default();
+    };
+    CrashPoints::new(move |name| {
+        if name == wanted {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    })
+}

@@ -1,0 +1,104 @@
+//! Files that are good, and the places of what is wrong with others.
+
+use super::*;
+
+const FILE: &str = r#"
+id = "shop"
+kind = "process"
+
+[resources]
+memory_mib = 256
+cpu_millis = 500
+
+[[volumes]]
+source = "orders"
+mount = "/data"
+
+[[services]]
+name = "second"
+command = ["/bin/sleep", "1000"]
+order = 2
+
+[[services]]
+name = "first"
+command = ["/bin/sleep", "1000"]
+order = 1
+health = { check = { tcp = 8080 }, interval_ms = 100 }
+
+[roles.web.resources]
+memory_mib = 512
+
+[[roles.archive.services]]
+name = "second"
+command = ["/bin/sleep", "7"]
+order = 3
+
+[policy]
+replacements_max = 5
+"#;
+
+#[test]
+fn a_role_changes_what_it_says_and_nothing_else() {
+    let file = InstanceFile::parse(FILE).unwrap();
+    let plain = file.effective(None).unwrap();
+    assert_eq!((plain.memory_mib, plain.cpu_millis), (256, 500));
+    let names = |effective: &Effective| effective.services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&plain), ["first", "second"]);
+    assert_eq!(plain.policy.replacements_max, 5);
+    assert_eq!(plain.services[0].health.as_ref().unwrap().failures, 3);
+
+    let web = file.effective(Some("web")).unwrap();
+    assert_eq!(
+        web,
+        Effective {
+            memory_mib: 512,
+            ..plain.clone()
+        }
+    );
+    let archive = file.effective(Some("archive")).unwrap();
+    assert_eq!(archive.services[1].command, ["/bin/sleep", "7"]);
+    assert_eq!(archive.services[0], plain.services[0]);
+    assert_eq!(file.effective(Some("clerk")), None);
+}
+
+#[test]
+fn a_fault_is_told_with_its_line_and_column() {
+    let fault = |from: &str, to: &str| {
+        let text = FILE.replacen(from, to, 1);
+        assert_ne!(text, FILE, "`{from}` is in the file");
+        let error = InstanceFile::parse(&text).expect_err(to);
+        (error.line, error.column, error.reason)
+    };
+    let (line, column, reason) = fault("memory_mib = 256", "memory_mib = 3");
+    assert_eq!((line, column), (6, 14));
+    assert!(reason.contains("memory_mib must be from 64"), "{reason}");
+    for (from, to, line, says) in [
+        ("id = \"shop\"", "id = \"Shop\"", 2, "lower-case"),
+        ("kind = \"process\"", "kind = \"barrel\"", 3, "unknown variant"),
+        ("cpu_millis = 500", "cpus = 5", 7, "unknown field"),
+        ("cpu_millis = 500", "cpu_millis = \"x\"", 7, "invalid type"),
+        ("mount = \"/data\"", "mount = \"data\"", 11, "mount point"),
+        ("mount = \"/data\"", "mount = \"/proc/x\"", 11, "system"),
+        ("mount = \"/data\"", "mount = \"/a/../b\"", 11, "mount point"),
+        ("name = \"first\"", "name = \"second\"", 19, "two services"),
+        ("[\"/bin/sleep\", \"1000\"]", "[]", 15, "absolute path"),
+        ("tcp = 8080", "udp = 8080", 22, "unknown variant"),
+        ("replacements_max = 5", "replacements_max = [", 0, ""),
+    ] {
+        let (at, _, reason) = fault(from, to);
+        assert!(line == 0 || at == line, "`{to}`: line {at}: {reason}");
+        assert!(reason.contains(says), "`{to}`: {reason}");
+    }
+    InstanceFile::parse(FILE).expect("the control: unchanged, it is good");
+}
+
+#[test]
+fn a_file_is_bounded() {
+    let comment = "#".repeat(FILE_BYTES_MAX + 1);
+    assert!(InstanceFile::parse(&comment).unwrap_err().reason.contains("bytes"));
+    let volumes: String = (0..65)
+        .map(|n| format!("[[volumes]]\nsource = \"v{n}\"\nmount = \"/v{n}\"\n"))
+        .collect();
+    let text = format!("id = \"a\"\nkind = \"process\"\n[resources]\nmemory_mib = 64\n{volumes}");
+    assert!(InstanceFile::parse(&text).unwrap_err().reason.contains("65 volumes"));
+}

@@ -1,0 +1,87 @@
+//! Who makes servers of one kind: the seam between the state machine and processes or virtual machines.
+
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bowline_agent::{CodeWay, Dial};
+use bowline_foundation::id::AccountId;
+
+use crate::file::{Effective, Kind};
+
+/// A server that is to be.
+#[derive(Clone, Debug)]
+pub struct ServerOrder {
+    /// Unique for ever: 16 hexadecimal digits.
+    pub server: String,
+    pub account: AccountId,
+    /// The instance's name.
+    pub instance: String,
+    /// The server's own address on this machine, if its kind has one.
+    pub address: Option<String>,
+    pub effective: Effective,
+}
+
+/// The most that one server may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub memory_mib: u64,
+    pub cpu_millis: u64,
+    pub storage_mib: u64,
+}
+
+/// How the agent of a server that was started is reached; it may take a while until it answers.
+pub struct Reached {
+    pub dial: Arc<dyn Dial>,
+    pub code: CodeWay,
+    /// What a person should know of how it runs, `kvm` or `tcg` say.
+    pub detail: Option<String>,
+}
+
+/// Why a provider could not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvideError {
+    /// The server can never be made so; the text is for whoever wrote the file.
+    #[error("{0}")]
+    Infeasible(String),
+    /// It failed; it may work another time.
+    #[error("{step} failed")]
+    Failed {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ProvideError {
+    pub fn failed(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Failed { step, source }
+    }
+}
+
+/// Makes servers of one kind. Each method may be called again for the same server, after a crash say, and then
+/// goes on from whatever is there. What it makes carries the server's identifier, so that [`Self::list`] finds it even if
+/// nobody remembers it.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    fn kind(&self) -> Kind;
+
+    /// The most that one server may be.
+    fn offer(&self) -> Offer;
+
+    /// Sets up a server's resources: limits, volumes, images. Nothing runs yet.
+    async fn configure(&self, order: &ServerOrder) -> Result<(), ProvideError>;
+
+    /// Starts it. Its agent answers soon; its services are started through that.
+    async fn spin_up(&self, order: &ServerOrder) -> Result<Reached, ProvideError>;
+
+    /// Ends access to a server: when this returns nothing of it runs, nothing connects to it, and its volumes are free.
+    /// Done at once for a server that is not there.
+    async fn fence(&self, server: &str) -> Result<(), ProvideError>;
+
+    /// Removes all that was made for a fenced server, its volumes excepted: they are not its own.
+    async fn destroy(&self, server: &str) -> Result<(), ProvideError>;
+
+    /// The servers of which anything is there.
+    async fn list(&self) -> io::Result<Vec<String>>;
+}

@@ -1,0 +1,576 @@
+//! The instances of a node: who asks for something, asks here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bowline_foundation::clock::Clock;
+use bowline_foundation::digest::Digest;
+use bowline_foundation::entropy::Entropy;
+use bowline_foundation::id::AccountId;
+use bowline_store::Store;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use crate::book::Caller;
+use crate::book::{Book, BookError, Change, Kept};
+use crate::crash::CrashPoints;
+use crate::drive::{Driver, Order};
+use crate::file::{Effective, FileError, InstanceFile, Kind};
+use crate::metrics::Metrics;
+use crate::model::{Assignment, CostIndication, Event, FileRecord, Instance, Server, State, TokenRecord};
+use crate::provider::{Offer, Provider};
+use crate::roster::{Roster, Standing};
+
+/// Orders that wait for a driver.
+const ORDERS_MAX: usize = 16;
+/// The instance of an account that got one without asking.
+pub const DEFAULT_INSTANCE: &str = "default";
+/// The longest client token.
+const TOKEN_BYTES_MAX: usize = 64;
+/// Instances of one account.
+const INSTANCES_MAX: usize = 100;
+
+/// What the service is built from.
+pub struct Options {
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    /// One for each kind of server that this node can make.
+    pub providers: Vec<Arc<dyn Provider>>,
+    /// Names this node for as long as its data folder lasts.
+    pub node: String,
+    /// How long an agent may be silent.
+    pub lease: Duration,
+    pub metrics: Metrics,
+    pub crash: CrashPoints,
+}
+
+/// Why something was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the file is not valid: {0}")]
+    File(#[from] FileError),
+    #[error("instance file `{0}` does not exist")]
+    NoSuchFile(String),
+    #[error("instance `{0}` does not exist")]
+    NoSuchInstance(String),
+    #[error("instance `{0}` exists already")]
+    Exists(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Infeasible(String),
+    #[error("the client token was used for another request")]
+    TokenReused,
+    #[error("instance file `{0}` is used by instance `{1}`: remove that first, or force it")]
+    InUse(String, String),
+    #[error("instance `{0}` is another node's")]
+    Elsewhere(String),
+    #[error("the node is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Book(#[from] BookError),
+}
+
+/// What an instance is to be made from.
+#[derive(Clone, Debug)]
+pub struct Creation {
+    /// The identifier of its file.
+    pub file: String,
+    /// Its name, if not the file's.
+    pub name: Option<String>,
+    pub role: Option<String>,
+    pub token: Option<String>,
+}
+
+/// What is known of an instance, for whoever looks.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub instance: Instance,
+    pub sandboxes: u64,
+    pub held_mib: u64,
+}
+
+pub(crate) struct Shared {
+    pub book: Book,
+    pub clock: Clock,
+    pub entropy: Entropy,
+    pub providers: Vec<Arc<dyn Provider>>,
+    pub node: String,
+    pub lease: Duration,
+    pub metrics: Metrics,
+    pub crash: CrashPoints,
+    pub roster: Roster,
+    /// Held while the default instance of an account is made.
+    defaults: tokio::sync::Mutex<()>,
+    drivers: Mutex<Option<HashMap<(AccountId, String), Hold>>>,
+}
+
+/// A driver as the handle sees it.
+struct Hold {
+    orders: mpsc::Sender<Order>,
+    removing: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Shared {
+    pub fn provider(&self, kind: Kind) -> Option<&Arc<dyn Provider>> {
+        self.providers.iter().find(|provider| provider.kind() == kind)
+    }
+
+    /// Whether this node can make such a server at all.
+    pub fn feasible(&self, effective: &Effective) -> Result<(), String> {
+        let kind = effective.kind;
+        let provider = self.provider(kind);
+        let provider = provider.ok_or_else(|| format!("this node makes no instances of kind `{kind}`"))?;
+        let Offer {
+            memory_mib,
+            cpu_millis,
+            storage_mib,
+        } = provider.offer();
+        for (wanted, offered, what) in [
+            (effective.memory_mib, memory_mib, "memory_mib"),
+            (effective.cpu_millis, cpu_millis, "cpu_millis"),
+            (effective.storage_mib, storage_mib, "storage_mib"),
+        ] {
+            if u64::from(wanted) > offered {
+                return Err(format!("{what} is {wanted}, but this node offers at most {offered}"));
+            }
+        }
+        if kind == Kind::Inline && !(effective.services.is_empty() && effective.volumes.is_empty()) {
+            return Err("an instance inside the node has neither services nor volumes: choose another kind".to_owned());
+        }
+        Ok(())
+    }
+
+    pub fn new_server(&self, file: &FileRecord, effective: Effective, replaces: Option<String>) -> Server {
+        let serves = !effective.services.is_empty();
+        Server {
+            id: format!("{:016x}", self.entropy.number()),
+            state: State::Requested,
+            since: self.clock.now(),
+            address: (serves && effective.kind == Kind::Process).then(|| self.new_address()),
+            revision: file.revision,
+            digest: file.digest,
+            effective,
+            replaces,
+            epoch: 0,
+            repairs: 0,
+            detail: None,
+        }
+    }
+
+    /// An address of this machine's loopback that nobody else is likely to have; the claim decides.
+    pub fn new_address(&self) -> String {
+        let number = self.entropy.number().to_le_bytes();
+        let last = 1 + number[2] % 254;
+        format!("127.{}.{}.{last}", 64 + number[0] % 128, number[1])
+    }
+
+    fn drive(self: &Arc<Self>, kept: Kept<Instance>) {
+        let mut drivers = self.drivers.lock();
+        let Some(drivers) = drivers.as_mut() else { return };
+        let key = (kept.record.account.clone(), kept.record.name.clone());
+        let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let (removing, removed) = watch::channel(kept.record.removing);
+        self.roster.set(&key.0, &key.1, Some(Standing::Coming));
+        self.metrics.instances.inc();
+        let mut driver = Driver::new(self.clone(), kept, receiver, removed);
+        let (shared, name) = (self.clone(), key.clone());
+        let task = tokio::spawn(async move {
+            driver.run().await;
+            shared.metrics.instances.dec();
+            shared.roster.set(&name.0, &name.1, None);
+            if let Some(drivers) = shared.drivers.lock().as_mut() {
+                drivers.remove(&name);
+            }
+            // Whoever waits for the end sees it now, and may use the name again.
+            drop(driver);
+        });
+        drivers.insert(key, Hold { orders, removing, task });
+    }
+}
+
+/// The running service.
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+impl Service {
+    /// Ends what an earlier life of this node left running, and goes on with every instance of this node.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        let row = options.entropy.number();
+        let shared = Arc::new(Shared {
+            book: Book::new(options.store, options.clock.clone(), row),
+            clock: options.clock,
+            entropy: options.entropy,
+            providers: options.providers,
+            node: options.node,
+            lease: options.lease,
+            metrics: options.metrics,
+            crash: options.crash,
+            roster: Roster::default(),
+            defaults: tokio::sync::Mutex::default(),
+            drivers: Mutex::new(Some(HashMap::new())),
+        });
+        let mut own = shared.book.instances(None).await?;
+        own.retain(|kept| kept.record.node == shared.node);
+        remove_orphans(&shared).await;
+        for kept in own {
+            shared.drive(kept);
+        }
+        Ok(Self { shared })
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Ends all servers; the next start brings them back.
+    pub async fn shut_down(self) {
+        let drivers = self.shared.drivers.lock().take().unwrap_or_default();
+        for hold in drivers.into_values() {
+            hold.task.abort();
+            let _ = hold.task.await;
+        }
+        remove_orphans(&self.shared).await;
+    }
+}
+
+/// Ends every server that is there: none of them is driven.
+async fn remove_orphans(shared: &Shared) {
+    for provider in &shared.providers {
+        for server in provider.list().await.unwrap_or_default() {
+            let ended = async {
+                provider.fence(&server).await?;
+                provider.destroy(&server).await
+            };
+            if let Err(error) = ended.await {
+                tracing::error!(
+                    server,
+                    error = &error as &dyn std::error::Error,
+                    "a server cannot be ended"
+                );
+            }
+        }
+    }
+}
+
+/// The way to the instances of a node; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.shared.roster
+    }
+
+    /// Keeps a file; the same again changes nothing.
+    pub async fn put_file(&self, caller: &Caller, text: &str) -> Result<FileRecord, Error> {
+        let file = InstanceFile::parse(text)?;
+        let id = file.id.get_ref();
+        let old = self.shared.book.file(&caller.account, id).await?;
+        let digest = Digest::of(text.as_bytes());
+        if let Some(same) = old.as_ref().filter(|old| old.record.digest == digest) {
+            return Ok(same.record.clone());
+        }
+        let record = FileRecord {
+            account: caller.account.clone(),
+            id: id.clone(),
+            revision: old.as_ref().map_or(1, |old| old.record.revision + 1),
+            digest,
+            text: text.to_owned(),
+            at: self.shared.clock.now(),
+        };
+        self.shared.book.put_file(caller, old.as_ref(), Some(&record)).await?;
+        Ok(record)
+    }
+
+    pub async fn file(&self, account: &AccountId, id: &str) -> Result<FileRecord, Error> {
+        let found = self.shared.book.file(account, id).await?;
+        found
+            .map(|kept| kept.record)
+            .ok_or_else(|| Error::NoSuchFile(id.to_owned()))
+    }
+
+    pub async fn files(&self, account: &AccountId) -> Result<Vec<FileRecord>, Error> {
+        Ok(self.shared.book.files(account).await?)
+    }
+
+    /// Removes a file. One that an instance is made from stays, unless it is forced: the instance runs on, but cannot be
+    /// replaced.
+    pub async fn remove_file(&self, caller: &Caller, id: &str, force: bool) -> Result<(), Error> {
+        let old = self.shared.book.file(&caller.account, id).await?;
+        let old = old.ok_or_else(|| Error::NoSuchFile(id.to_owned()))?;
+        let instances = self.shared.book.instances(Some(&caller.account)).await?;
+        let user = instances.iter().find(|kept| kept.record.file == id);
+        if let (Some(user), false) = (user, force) {
+            return Err(Error::InUse(id.to_owned(), user.record.name.clone()));
+        }
+        Ok(self.shared.book.put_file(caller, Some(&old), None).await?)
+    }
+
+    /// Makes an instance from a file that is kept. Its server is on its way when this returns.
+    pub async fn create(&self, caller: &Caller, creation: &Creation) -> Result<Instance, Error> {
+        let request = Digest::of(format!("{:?}", (&creation.file, &creation.name, &creation.role)).as_bytes());
+        if let Some(token) = &creation.token {
+            if token.is_empty() || token.len() > TOKEN_BYTES_MAX || token.contains('/') {
+                return Err(Error::Invalid(format!(
+                    "a client token has 1 to {TOKEN_BYTES_MAX} characters, none a slash"
+                )));
+            }
+            if let Some(known) = self.shared.book.token(&caller.account, token).await? {
+                if known.request != request {
+                    return Err(Error::TokenReused);
+                }
+                return self.instance(&caller.account, &known.name).await;
+            }
+        }
+        let file = self.file(&caller.account, &creation.file).await?;
+        let parsed = InstanceFile::parse(&file.text)?;
+        let effective = parsed.effective(creation.role.as_deref()).ok_or_else(|| {
+            let roles = parsed.role_names().join("`, `");
+            Error::Invalid(format!("the file has no role {:?}; it has `{roles}`", creation.role))
+        })?;
+        self.shared.feasible(&effective).map_err(Error::Infeasible)?;
+        let name = creation.name.clone().unwrap_or_else(|| file.id.clone());
+        if !crate::file::is_name(&name) {
+            return Err(Error::Invalid(format!("`{name}` is no name of an instance")));
+        }
+        let others = self.shared.book.instances(Some(&caller.account)).await?;
+        if others.len() >= INSTANCES_MAX {
+            return Err(Error::Infeasible(format!(
+                "an account has at most {INSTANCES_MAX} instances"
+            )));
+        }
+        let instance = Instance {
+            account: caller.account.clone(),
+            name,
+            file: file.id.clone(),
+            role: creation.role.clone(),
+            node: self.shared.node.clone(),
+            created: self.shared.clock.now(),
+            server: self.shared.new_server(&file, effective, None),
+            failure: None,
+            replacement: None,
+            replaced_at: Vec::new(),
+            hold: None,
+            draining: false,
+            removing: false,
+            next_event: 0,
+        };
+        self.commit_new(caller, instance, creation.token.as_deref(), request)
+            .await
+    }
+
+    async fn commit_new(
+        &self,
+        caller: &Caller,
+        instance: Instance,
+        token: Option<&str>,
+        request: Digest,
+    ) -> Result<Instance, Error> {
+        let mut change = Change::default()
+            .told("locate", &instance.server, &instance.file)
+            .event("determine", &instance.server);
+        if let Some(token) = token {
+            let record = TokenRecord {
+                request,
+                name: instance.name.clone(),
+                at: instance.created,
+            };
+            change = change.token(&caller.account, token, &record);
+        }
+        let name = instance.name.clone();
+        let committed = self
+            .shared
+            .book
+            .commit((caller, "CreateInstance"), None, instance, change)
+            .await;
+        let kept = committed.map_err(|error| match error {
+            error if error.is_conflict() => Error::Exists(name),
+            error => error.into(),
+        })?;
+        self.shared.drive(kept.clone());
+        Ok(kept.record)
+    }
+
+    /// An account's instance that nobody asked for, made from a file of defaults if it is missing.
+    pub(crate) async fn ensure_default(&self, account: &AccountId) -> Result<(), Error> {
+        let _one = self.shared.defaults.lock().await;
+        if self.shared.roster.is_hopeful(account) {
+            return Ok(());
+        }
+        let caller = Caller {
+            account: account.clone(),
+            request_id: "default-instance".to_owned(),
+        };
+        if self.shared.book.file(account, DEFAULT_INSTANCE).await?.is_none() {
+            let offer = self.shared.provider(Kind::Process).map(|provider| provider.offer());
+            let offer = offer.ok_or_else(|| Error::Infeasible("this node makes no process instances".to_owned()))?;
+            let text = format!(
+                "# Made because the account had no instance; change it as you like.\nid = \"{DEFAULT_INSTANCE}\"\n\
+                 kind = \"process\"\n\n[resources]\nmemory_mib = {}\ncpu_millis = {}\nprocesses = 4096\n",
+                (offer.memory_mib / 2).max(64),
+                offer.cpu_millis,
+            );
+            self.put_file(&caller, &text).await?;
+        }
+        let creation = Creation {
+            file: DEFAULT_INSTANCE.to_owned(),
+            name: None,
+            role: None,
+            token: None,
+        };
+        match self.create(&caller, &creation).await {
+            Err(Error::Exists(name)) => {
+                let text = format!("instance `{name}` of account {account} is drained or held");
+                Err(Error::Infeasible(text))
+            }
+            made => made.map(|_| ()),
+        }
+    }
+
+    async fn instance(&self, account: &AccountId, name: &str) -> Result<Instance, Error> {
+        let found = self.shared.book.instance(account, name).await?;
+        found
+            .map(|kept| kept.record)
+            .ok_or_else(|| Error::NoSuchInstance(name.to_owned()))
+    }
+
+    fn view(&self, instance: Instance) -> View {
+        let link = self.shared.roster.link(&instance.account, &instance.name);
+        View {
+            sandboxes: link.as_ref().map_or(0, |link| link.sandboxes()),
+            held_mib: link.as_ref().map_or(0, |link| link.held_mib()),
+            instance,
+        }
+    }
+
+    pub async fn show(&self, account: &AccountId, name: &str) -> Result<View, Error> {
+        Ok(self.view(self.instance(account, name).await?))
+    }
+
+    pub async fn list(&self, account: &AccountId) -> Result<Vec<View>, Error> {
+        let found = self.shared.book.instances(Some(account)).await?;
+        Ok(found.into_iter().map(|kept| self.view(kept.record)).collect())
+    }
+
+    pub async fn events(&self, account: &AccountId, name: &str) -> Result<Vec<Event>, Error> {
+        Ok(self.shared.book.events(account, name).await?)
+    }
+
+    pub async fn assignments(&self, account: &AccountId, name: &str) -> Result<Vec<Assignment>, Error> {
+        Ok(self.shared.book.assignments(account, name).await?)
+    }
+
+    /// Gives an instance no new work, or gives it work again.
+    pub async fn drain(&self, caller: &Caller, name: &str, draining: bool) -> Result<Instance, Error> {
+        self.order(caller, name, |caller, done| Order::Drain { caller, draining, done })
+            .await
+    }
+
+    /// Says that something is wrong with an instance's server.
+    pub async fn report(
+        &self,
+        caller: &Caller,
+        name: &str,
+        reason: String,
+        repairable: bool,
+    ) -> Result<Instance, Error> {
+        let report = |caller, done| Order::Report {
+            caller,
+            reason,
+            repairable,
+            done,
+        };
+        self.order(caller, name, report).await
+    }
+
+    /// Says how efficient an instance's server is, from 0 to 1.
+    pub async fn efficiency(&self, caller: &Caller, name: &str, efficiency: f64) -> Result<Instance, Error> {
+        if !(0.0..=1.0).contains(&efficiency) {
+            return Err(Error::Invalid(format!(
+                "an efficiency is from 0 to 1, not {efficiency}"
+            )));
+        }
+        self.order(caller, name, |caller, done| Order::Efficiency {
+            caller,
+            efficiency,
+            done,
+        })
+        .await
+    }
+
+    /// Has an instance that was held try again.
+    pub async fn resume(&self, caller: &Caller, name: &str) -> Result<Instance, Error> {
+        self.order(caller, name, |caller, done| Order::Resume { caller, done })
+            .await
+    }
+
+    /// Ends an instance for good; returns when nothing of it is left.
+    pub async fn remove(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        self.instance(&caller.account, name).await?;
+        let ended = {
+            let drivers = self.shared.drivers.lock();
+            let drivers = drivers.as_ref().ok_or(Error::Stopping)?;
+            let key = (caller.account.clone(), name.to_owned());
+            let hold = drivers.get(&key).ok_or_else(|| Error::Elsewhere(name.to_owned()))?;
+            hold.removing.send_replace(true);
+            hold.orders.clone()
+        };
+        ended.closed().await;
+        Ok(())
+    }
+
+    async fn order(
+        &self,
+        caller: &Caller,
+        name: &str,
+        order: impl FnOnce(Caller, oneshot::Sender<Instance>) -> Order,
+    ) -> Result<Instance, Error> {
+        self.instance(&caller.account, name).await?;
+        let orders = {
+            let drivers = self.shared.drivers.lock();
+            let drivers = drivers.as_ref().ok_or(Error::Stopping)?;
+            let key = (caller.account.clone(), name.to_owned());
+            let hold = drivers.get(&key).ok_or_else(|| Error::Elsewhere(name.to_owned()))?;
+            hold.orders.clone()
+        };
+        let (done, result) = oneshot::channel();
+        orders
+            .send(order(caller.clone(), done))
+            .await
+            .map_err(|_| Error::Stopping)?;
+        result.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Keeps what something that a role uses costs.
+    pub async fn add_cost(&self, caller: &Caller, cost: CostIndication) -> Result<(), Error> {
+        if !crate::file::is_name(&cost.role) {
+            return Err(Error::Invalid(format!("`{}` is no name of a role", cost.role)));
+        }
+        if cost.per_time.is_empty() || cost.per_unit.is_empty() {
+            return Err(Error::Invalid(
+                "a cost is per unit and per time: both must be said".to_owned(),
+            ));
+        }
+        if !cost.price.is_finite() || cost.price < 0.0 {
+            return Err(Error::Invalid(format!(
+                "a price is a number from 0 on, not {}",
+                cost.price
+            )));
+        }
+        Ok(self.shared.book.add_cost(caller, &cost).await?)
+    }
+
+    pub async fn costs(&self, account: &AccountId, role: &str) -> Result<Vec<CostIndication>, Error> {
+        Ok(self.shared.book.costs(account, role).await?)
+    }
+}
