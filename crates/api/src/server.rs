@@ -10,6 +10,7 @@ mod settle;
 mod timer;
 pub mod tls;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
 use bowline_functions::Handle;
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,9 @@ use crate::dispatch::Node;
 use crate::metrics::HttpMetrics;
 use connection::Connection;
 use tls::Tls;
+
+/// Connections that may wait to be accepted. Where more wait, the kernel begins to reset them.
+const BACKLOG: u32 = 4096;
 
 /// What the server is built from; [`Options::new`] fills in the defaults.
 pub struct Options {
@@ -86,7 +90,7 @@ impl Options {
 pub struct BindError {
     pub listen: SocketAddr,
     #[source]
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 /// The way to a [`Running`] server.
@@ -106,7 +110,7 @@ impl Server {
     pub async fn bind(options: Options) -> Result<Running, BindError> {
         let listen = options.listen;
         let refuse = |source| BindError { listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(refuse)?;
+        let listener = listener(listen).map_err(refuse)?;
         let local_addr = listener.local_addr().map_err(refuse)?;
         let (stop, stopping) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
@@ -126,6 +130,18 @@ impl Server {
             ended,
         })
     }
+}
+
+/// Listens as [`TcpListener::bind`] does, with room for more who come at the same moment.
+fn listener(listen: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if listen.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(listen)?;
+    socket.listen(BACKLOG)
 }
 
 impl Running {
@@ -210,8 +226,8 @@ impl Acceptor {
 
 /// Accepting fails for one connection (it was reset) or for want of file descriptors; the latter needs
 /// a pause, or the loop would spin.
-async fn refused(error: &std::io::Error) {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+async fn refused(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
         tracing::warn!(%error, "cannot accept a connection");
         tokio::time::sleep(Duration::from_millis(50)).await;
