@@ -35,6 +35,10 @@ impl Left {
         Self::Failed(unknown(stream, "the host is stopping".to_owned()))
     }
 
+    pub fn overloaded(stream: &StreamId) -> Self {
+        Self::Failed(AppendError::Overloaded(stream.clone()))
+    }
+
     /// What is left of the first so many drafts.
     pub fn split(&mut self, count: usize) -> Self {
         match self {
