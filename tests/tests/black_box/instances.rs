@@ -169,10 +169,11 @@ fn processes_of(server: &str) -> Vec<u32> {
     found
 }
 
-/// What a service at an address says to whoever connects.
+/// What a service at an address says to whoever connects, once it listens: its instance runs before it does.
 fn greeting(address: &str, port: u16) -> Result<String> {
     let mut text = String::new();
-    let mut stream = TcpStream::connect((address, port))?;
+    let connected = patience::until(PATIENCE, || TcpStream::connect((address, port)).ok());
+    let mut stream = connected.with_context(|| format!("nothing listens at {address}:{port}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.read_to_string(&mut text)?;
     Ok(text)
