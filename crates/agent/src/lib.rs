@@ -16,6 +16,7 @@ pub mod host;
 pub mod link;
 pub mod message;
 pub mod mux;
+mod output;
 mod remote;
 pub mod service;
 pub mod wire;

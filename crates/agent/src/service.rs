@@ -21,6 +21,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use crate::output::{self, Kept};
+
 /// The variable by which a service knows the instance's own address.
 pub const ADDRESS_VARIABLE: &str = "BOWLINE_ADDRESS";
 /// The variable by which a service knows which instance it is part of.
@@ -265,13 +267,16 @@ impl Watch {
     }
 
     fn spawn(&self) -> io::Result<Process> {
-        // One life's output: what a service prints is its own to keep.
-        let log = std::fs::File::create(&self.log)?;
+        let (printed, kept) = output::keep(self.log.clone())?;
         let mut command = self.command(&self.spec.command);
-        command.stdout(log.try_clone()?).stderr(log).process_group(0);
+        command.stdout(printed.try_clone()?).stderr(printed).process_group(0);
         let child = command.spawn()?;
         let pid = child.id().unwrap_or_default();
-        Ok(Process { child, pid })
+        Ok(Process {
+            child,
+            pid,
+            _kept: kept,
+        })
     }
 }
 
@@ -279,6 +284,8 @@ impl Watch {
 struct Process {
     child: Child,
     pid: u32,
+    /// Dropped after the kill below, so that the last words are heard.
+    _kept: Kept,
 }
 
 impl Drop for Process {

@@ -106,7 +106,7 @@ pub struct Service {
     #[serde(default)]
     pub order: i32,
     #[serde(default)]
-    pub environment: BTreeMap<String, String>,
+    pub environment: BTreeMap<Spanned<String>, Spanned<String>>,
     pub health: Option<Health>,
 }
 
@@ -205,6 +205,7 @@ fn three() -> Spanned<u32> {
     unplaced(3)
 }
 
+/// A value that the file does not name: it has no place there.
 fn unplaced<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
 }
@@ -247,6 +248,12 @@ impl InstanceFile {
         })?;
         check::check(&file).map_err(|(span, reason)| FileError::at(text, span.start, reason))?;
         Ok(file)
+    }
+
+    /// Whether a server of its kind keeps to every limit that the file names. What no limit is enforced by is refused
+    /// rather than kept in silence; `text` is what the file was read from.
+    pub fn check_limits(&self, text: &str) -> Result<(), FileError> {
+        check::limits(self).map_err(|(span, reason)| FileError::at(text, span.start, reason))
     }
 
     /// The names of its roles.

@@ -274,6 +274,7 @@ impl Handle {
     /// Keeps a file; the same again changes nothing.
     pub async fn put_file(&self, caller: &Caller, text: &str) -> Result<FileRecord, Error> {
         let file = InstanceFile::parse(text)?;
+        file.check_limits(text)?;
         let id = file.id.get_ref();
         let old = self.shared.book.file(&caller.account, id).await?;
         let digest = Digest::of(text.as_bytes());
@@ -334,6 +335,7 @@ impl Handle {
         }
         let file = self.file(&caller.account, &creation.file).await?;
         let parsed = InstanceFile::parse(&file.text)?;
+        parsed.check_limits(&file.text)?;
         let effective = parsed.effective(creation.role.as_deref()).ok_or_else(|| {
             let roles = parsed.role_names().join("`, `");
             Error::Invalid(format!("the file has no role {:?}; it has `{roles}`", creation.role))

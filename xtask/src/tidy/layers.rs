@@ -57,6 +57,7 @@ const BESIDE: &[(&str, &[&str])] = &[
             "bowline-api",
             "bowline-aws",
             "bowline-checkpoint",
+            "bowline-inventory",
             "bowline-oci",
             "bowline-sandbox-linux",
             "bowline-sandbox-vm",

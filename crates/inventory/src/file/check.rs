@@ -6,7 +6,7 @@ use std::ops::Range;
 use bowline_agent::service::Probe;
 use toml::Spanned;
 
-use super::{Health, ITEMS_MAX, InstanceFile, Resources, Service, Volume};
+use super::{Health, ITEMS_MAX, InstanceFile, Kind, Overlay, Resources, Service, Volume};
 
 /// Where a fault is, and what is wrong.
 type Fault = (Range<usize>, String);
@@ -40,9 +40,56 @@ pub(super) fn check(file: &InstanceFile) -> Result<(), Fault> {
         resources(given.map(Option::as_ref))?;
         volumes(&overlay.volumes)?;
         services(&overlay.services)?;
+        together(file, role)?;
     }
     few(file.roles.len(), file.id.span(), "roles")?;
     policy(file)
+}
+
+/// A role's services and volumes count with those of the file that they do not replace.
+fn together(file: &InstanceFile, role: &Spanned<String>) -> Result<(), Fault> {
+    let Some(effective) = file.effective(Some(role.get_ref())) else {
+        return Ok(());
+    };
+    few(effective.services.len(), role.span(), "services with those of the file")?;
+    few(effective.volumes.len(), role.span(), "volumes with those of the file")
+}
+
+/// What a server inside the node cannot be held to: it shares the node's processors and processes.
+pub(super) fn limits(file: &InstanceFile) -> Result<(), Fault> {
+    if *file.kind.get_ref() != Kind::Inline {
+        return Ok(());
+    }
+    let own = &file.resources;
+    let mut named = vec![
+        (Some(&own.cpu_millis), "cpu_millis"),
+        (Some(&own.processes), "processes"),
+        (Some(&own.storage_mib), "storage_mib"),
+    ];
+    for Overlay {
+        cpu_millis,
+        processes,
+        storage_mib,
+        ..
+    } in file.roles.values().map(|role| &role.resources)
+    {
+        named.extend([
+            (cpu_millis.as_ref(), "cpu_millis"),
+            (processes.as_ref(), "processes"),
+            (storage_mib.as_ref(), "storage_mib"),
+        ]);
+    }
+    let mut said = named.into_iter().filter_map(|(given, what)| Some((given?, what)));
+    // A value that was not said has no place.
+    match said.find(|(given, _)| !given.span().is_empty()) {
+        Some((given, what)) => fault(
+            given,
+            format!(
+                "{what} is no limit of an inline instance, of which only memory_mib is enforced: leave it out, or choose kind = \"process\""
+            ),
+        ),
+        None => Ok(()),
+    }
 }
 
 fn resources(given: [Option<&Spanned<u32>>; 4]) -> Result<(), Fault> {
@@ -102,6 +149,7 @@ fn services(services: &[Service]) -> Result<(), Fault> {
             );
         }
         command(&service.command)?;
+        environment(service)?;
         if let Some(health) = &service.health {
             check_health(health)?;
         }
@@ -109,7 +157,26 @@ fn services(services: &[Service]) -> Result<(), Fault> {
     Ok(())
 }
 
+fn environment(service: &Service) -> Result<(), Fault> {
+    for (variable, value) in &service.environment {
+        let text = variable.get_ref();
+        if text.is_empty() || text.contains(['=', '\0']) {
+            return fault(
+                variable,
+                format!("{text:?} is no name of a variable: it is empty, or has `=` or a zero byte in it"),
+            );
+        }
+        if value.get_ref().contains('\0') {
+            return fault(value, format!("the value of `{text}` cannot hold a zero byte"));
+        }
+    }
+    Ok(())
+}
+
 fn check_health(health: &Health) -> Result<(), Fault> {
+    if *health.check.get_ref() == Probe::Tcp(0) {
+        return fault(&health.check, "nothing listens at port 0: say another one".to_owned());
+    }
     if let Probe::Command(words) = health.check.get_ref() {
         let words = Spanned::new(health.check.span(), words.clone());
         command(&words)?;

@@ -83,11 +83,15 @@ fn services(own: &[Service], given: &[Service]) -> Vec<ServiceSpec> {
     all.into_iter().map(spec).collect()
 }
 
+fn said((variable, value): (&Spanned<String>, &Spanned<String>)) -> (String, String) {
+    (variable.get_ref().clone(), value.get_ref().clone())
+}
+
 fn spec(service: &Service) -> ServiceSpec {
     ServiceSpec {
         name: service.name.get_ref().clone(),
         command: service.command.get_ref().clone(),
-        environment: service.environment.clone(),
+        environment: service.environment.iter().map(said).collect(),
         health: service.health.as_ref().map(|health| HealthSpec {
             probe: health.check.get_ref().clone(),
             interval_ms: (*health.interval_ms.get_ref()).into(),

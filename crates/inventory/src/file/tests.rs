@@ -24,6 +24,7 @@ name = "first"
 command = ["/bin/sleep", "1000"]
 order = 1
 health = { check = { tcp = 8080 }, interval_ms = 100 }
+environment = { GREETING = "ahoy" }
 
 [roles.web.resources]
 memory_mib = 512
@@ -83,6 +84,10 @@ fn a_fault_is_told_with_its_line_and_column() {
         ("name = \"first\"", "name = \"second\"", 19, "two services"),
         ("[\"/bin/sleep\", \"1000\"]", "[]", 15, "absolute path"),
         ("tcp = 8080", "udp = 8080", 22, "unknown variant"),
+        ("tcp = 8080", "tcp = 0", 22, "port 0"),
+        ("GREETING", "\"GREE=TING\"", 23, "no name of a variable"),
+        ("GREETING", "\"\"", 23, "no name of a variable"),
+        ("\"ahoy\"", "\"a\\u0000hoy\"", 23, "zero byte"),
         ("replacements_max = 5", "replacements_max = [", 0, ""),
     ] {
         let (at, _, reason) = fault(from, to);
@@ -101,4 +106,35 @@ fn a_file_is_bounded() {
         .collect();
     let text = format!("id = \"a\"\nkind = \"process\"\n[resources]\nmemory_mib = 64\n{volumes}");
     assert!(InstanceFile::parse(&text).unwrap_err().reason.contains("65 volumes"));
+    let services = |from: u32, to: u32| -> String {
+        let one = |n| format!("[[TABLE]]\nname = \"s{n}\"\ncommand = [\"/bin/true\"]\n");
+        (from..to).map(one).collect()
+    };
+    let with_role = |own: u32, added: u32| {
+        let own = services(0, own).replace("TABLE", "services");
+        let added = services(100, 100 + added).replace("TABLE", "roles.web.services");
+        let text = format!("id = \"a\"\nkind = \"process\"\n[resources]\nmemory_mib = 64\n{own}{added}");
+        InstanceFile::parse(&text)
+    };
+    with_role(32, 32).expect("the control: as many as are possible");
+    let refused = with_role(40, 25).unwrap_err();
+    assert!(refused.reason.contains("65 services"), "{refused}");
+}
+
+#[test]
+fn an_inline_instance_cannot_name_limits_that_nothing_enforces() {
+    let text = |kind: &str, rest: &str| format!("id = \"a\"\nkind = \"{kind}\"\n[resources]\nmemory_mib = 64\n{rest}");
+    let check = |text: &str| InstanceFile::parse(text).unwrap().check_limits(text);
+    for rest in [
+        "cpu_millis = 1000",
+        "processes = 1024",
+        "storage_mib = 0",
+        "[roles.web.resources]\ncpu_millis = 50",
+    ] {
+        let refused = check(&text("inline", rest)).expect_err(rest);
+        assert_eq!(refused.line, 4 + rest.lines().count(), "{refused}");
+        assert!(refused.reason.contains("no limit of an inline instance"), "{refused}");
+        check(&text("process", rest)).expect("the control: a process is held to them");
+    }
+    check(&text("inline", "[roles.web.resources]\nmemory_mib = 128")).expect("memory is enforced");
 }

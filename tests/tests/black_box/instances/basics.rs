@@ -156,7 +156,17 @@ fn what_is_wrong_with_a_file_is_told_with_its_place() -> Result<()> {
         refused.error() == "invalid_file" && detail.contains("line 4, column 14"),
         "{detail}"
     );
-    fleet.put("shop", &file("shop", 128, ""))?;
+    let inline = file("shop", 128, "cpu_millis = 500\n").replace("process", "inline");
+    let refused = fleet
+        .lambda
+        .send("PUT", "/v1/instance-files/shop", &[], inline.as_bytes())?
+        .expect(400)?;
+    let detail = refused.json()["detail"].to_string();
+    ensure!(
+        detail.contains("line 5, column 14") && detail.contains("no limit of an inline instance"),
+        "{detail}"
+    );
+    fleet.put("shop", &file("shop", 128, "cpu_millis = 500\n"))?;
     let huge = file("huge", 1_000_000, "");
     fleet.put("huge", &huge)?;
     let refused = fleet

@@ -48,6 +48,33 @@ fn a_t4_a_crashed_service_is_repaired_on_the_same_server() -> Result<()> {
 }
 
 #[test]
+fn what_a_service_prints_is_kept_within_bounds() -> Result<()> {
+    const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    let script = "head -c 11000000 /dev/zero | tr '\\0' x; echo; echo the end; exec sleep 1000";
+    let rest = format!("[[services]]\nname = \"talker\"\ncommand = {}\n", shell(script));
+    fleet.make("shop", &file("shop", 128, &rest))?;
+    let shown = fleet.running("shop")?;
+    let server = shown["server"].as_str().context("no server")?;
+    let folder = node.data().join("instances").join(server).join("state/services");
+    let said = || std::fs::read_to_string(folder.join("talker.log")).unwrap_or_default();
+    let ended = patience::until(PATIENCE, || said().ends_with("\nthe end\n").then_some(()));
+    ended.with_context(|| format!("the last words are missing: {} bytes", said().len()))?;
+    let mut sizes = Vec::new();
+    for entry in std::fs::read_dir(&folder)? {
+        sizes.push(entry?.metadata()?.len());
+    }
+    sizes.sort_unstable();
+    let newest = 11_000_009 % FILE_BYTES_MAX;
+    ensure!(
+        sizes == [newest, FILE_BYTES_MAX],
+        "eleven million bytes were printed: {sizes:?}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_t5_and_a_t8_a_killed_server_is_cut_off_then_replaced() -> Result<()> {
     let node = node()?;
     let fleet = Fleet::of(&node);
