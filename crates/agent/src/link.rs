@@ -191,6 +191,23 @@ impl Link {
         self.inner.lost.borrow().clone()
     }
 
+    /// Returns once the link has ended.
+    pub async fn ended(&self) {
+        let mut lost = self.inner.lost.subscribe();
+        // Its sender lives as long as this link.
+        let _ = lost.wait_for(Option::is_some).await;
+    }
+
+    /// Whether nothing is made there any more: the link has ended, or was closed.
+    pub fn is_closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    /// Whether both are the same link.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Sandboxes that live there.
     pub fn sandboxes(&self) -> u64 {
         self.inner.sandboxes.load(Ordering::Relaxed)

@@ -7,7 +7,7 @@
 //! disk stops nobody.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -96,9 +96,12 @@ async fn run(mut pipe: Receiver, mut files: Files, mut ended: oneshot::Receiver<
             Ok(count) => put(&mut files, &piece[..count]),
         }
     }
-    // Its last words; whoever still prints after the service has ended is not heard.
+    // Its last words; whoever still prints after the service has ended is not heard. What lies in the pipe is read without
+    // the runtime, which may not have noticed it yet.
+    let Ok(pipe) = pipe.into_nonblocking_fd() else { return };
+    let mut pipe = File::from(pipe);
     for _ in 0..=pipe_pieces() {
-        match pipe.try_read(&mut piece) {
+        match pipe.read(&mut piece) {
             Ok(0) | Err(_) => return,
             Ok(count) => put(&mut files, &piece[..count]),
         }

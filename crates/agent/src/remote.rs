@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::{
-    AnswerSink, Backend, CreateError, Invocation, LogSink, Outcome, Platform, PlatformRequest, PlatformResponse,
-    PrepareError, Report, Sandbox, SandboxKind, Usage, VersionSpec,
+    AnswerSink, Backend, CreateError, Ground, Invocation, LogSink, Outcome, Platform, PlatformRequest,
+    PlatformResponse, PrepareError, Report, Sandbox, SandboxKind, Usage, VersionSpec,
 };
 use tokio::task::JoinSet;
 
@@ -28,6 +28,7 @@ const DESTROY_MAX: Duration = Duration::from_secs(30);
 pub struct Remote {
     kind: SandboxKind,
     link: Arc<Inner>,
+    ground: Ground,
 }
 
 impl Remote {
@@ -35,7 +36,14 @@ impl Remote {
         Self {
             kind,
             link: link.inner.clone(),
+            ground: Ground::Instance,
         }
+    }
+
+    /// Makes sandboxes that say so of the instance they are in.
+    #[must_use]
+    pub fn on(self, ground: Ground) -> Self {
+        Self { ground, ..self }
     }
 
     async fn judge(&self, question: Question, version: &VersionSpec) -> io::Result<Verdict> {
@@ -117,6 +125,7 @@ impl Backend for Remote {
             resident_bytes: created.resident_bytes,
             settled: true,
             held,
+            ground: self.ground,
         }))
     }
 
@@ -170,6 +179,7 @@ struct RemoteSandbox {
     resident_bytes: u64,
     settled: bool,
     held: Held,
+    ground: Ground,
 }
 
 impl RemoteSandbox {
@@ -252,6 +262,10 @@ impl Sandbox for RemoteSandbox {
 
     fn resident_bytes(&self) -> u64 {
         self.resident_bytes
+    }
+
+    fn ground(&self) -> Ground {
+        self.ground
     }
 
     async fn destroy(mut self: Box<Self>) {

@@ -12,6 +12,8 @@ pub struct Metrics {
     pub repairs: Counter,
     pub replacements: Counter,
     pub held: Counter,
+    /// Requests for a sandbox that went on to another place.
+    pub passed: Counter,
 }
 
 impl Metrics {
@@ -37,6 +39,11 @@ impl Metrics {
             "instance_holds",
             "Instances that were given up until somebody looks",
             metrics.held.clone(),
+        );
+        registry.register(
+            "instances_passed",
+            "Requests for a sandbox that went past an instance which failed, did not answer or had no room",
+            metrics.passed.clone(),
         );
         metrics
     }

@@ -1,10 +1,10 @@
 //! What functions see of instances: a backend that makes an account's sandboxes on its instances.
 //!
 //! ```text
-//!   create ─▶ the account's instance with the most room ─▶ Remote
-//!          ├─▶ one is coming: wait for it
+//!   create ─▶ the account's instance with the most room ─▶ Remote ── it fails, is silent or full: the next one
+//!          ├─▶ one is coming, or the one that failed is replaced: wait for it
 //!          ├─▶ all are full: no room
-//!          └─▶ it has none: make one (`process`), or the node itself (`inline`)
+//!          └─▶ it has none that works: make one (`process`), or the node itself (`inline`)
 //! ```
 //! A version is checked and prepared by the node; instances see what that made, or are sent it. One whose invocations can
 //! be suspended runs in the node: it alone keeps checkpoints, and goes on with them.
@@ -13,17 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_agent::Remote;
+use bowline_agent::{Link, Remote};
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::suspension::{CheckpointFacts, Suspendable};
-use bowline_sandbox::{Backend, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
-use tokio::time::timeout;
+use bowline_sandbox::{Backend, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
+use tokio::time::{Instant, timeout_at};
 
-use crate::roster::Choice;
+use crate::roster::{Choice, Passed};
 use crate::service::Handle;
 
-/// How long a creation waits for an instance that is coming.
+/// How long a creation waits for instances that are coming.
 const COMING_MAX: Duration = Duration::from_secs(60);
+/// A creation goes past so many instances; the failure of the next one is its own.
+const PASSED_MAX: usize = 4;
 
 /// Places sandboxes of one kind.
 pub struct Placed {
@@ -42,25 +44,25 @@ impl Placed {
         }
     }
 
-    async fn place(&self, version: &VersionSpec) -> Result<Option<Remote>, CreateError> {
-        let (kind, mib) = (self.inline.kind(), u64::from(version.memory.0));
+    /// Where the sandbox is to be made next; `None` is the node itself.
+    async fn next(&self, version: &VersionSpec, walk: &mut Walk) -> Result<Option<Link>, CreateError> {
+        let wanted = (self.inline.kind(), u64::from(version.memory.0));
         let roster = self.instances.roster();
         let mut changes = roster.changes();
         loop {
-            match roster.choose(&version.account, kind, mib) {
-                Choice::Here(link) => return Ok(Some(Remote::new(&link, kind))),
-                Choice::Full => {
-                    let text = format!(
-                        "no instance of account {} has {mib} MiB free for a sandbox of kind `{kind:?}`",
-                        version.account
-                    );
-                    return Err(CreateError::Exhausted(text));
-                }
+            match roster.choose(&version.account, wanted, &walk.passed) {
+                Choice::Here(link) => return Ok(Some(link)),
+                Choice::Full => return Err(walk.failure.take().unwrap_or_else(|| full(version, wanted))),
                 Choice::Coming => {
+                    walk.ground = Ground::NewInstance;
                     // Its drivers live as long as the node.
                     let _ = changes.changed().await;
                 }
                 Choice::Nowhere if self.always => {
+                    if let Some(failure) = walk.failure.take() {
+                        return Err(failure);
+                    }
+                    walk.ground = Ground::NewInstance;
                     let made = self.instances.ensure_default(&version.account).await;
                     made.map_err(|error| CreateError::Backend(std::io::Error::other(error)))?;
                 }
@@ -68,6 +70,78 @@ impl Placed {
             }
         }
     }
+
+    /// Asks one instance for a sandbox. One that is lost meanwhile is not waited for.
+    async fn create_at(
+        &self,
+        (link, ground): (&Link, Ground),
+        version: &Arc<VersionSpec>,
+        log: &Arc<dyn LogSink>,
+    ) -> Result<Box<dyn Sandbox>, CreateError> {
+        let remote = Remote::new(link, self.inline.kind()).on(ground);
+        tokio::select! {
+            biased;
+            created = remote.create(version.clone(), log.clone()) => created,
+            () = link.ended() => {
+                let lost = link.lost().map(|lost| lost.to_string()).unwrap_or_default();
+                Err(CreateError::Backend(std::io::Error::other(lost)))
+            }
+        }
+    }
+
+    /// Goes past an instance that made no sandbox, unless that is the function's own doing or enough were asked.
+    fn pass(&self, walk: &mut Walk, link: Link, failure: CreateError) -> Result<(), CreateError> {
+        let why = match &failure {
+            CreateError::Init(_) => return Err(failure),
+            CreateError::Exhausted(_) => Passed::Full,
+            CreateError::Backend(_) => Passed::Failed,
+        };
+        if walk.passed.len() == PASSED_MAX {
+            return Err(failure);
+        }
+        tracing::warn!(
+            error = &failure as &dyn std::error::Error,
+            "an instance makes no sandbox: the next place is asked"
+        );
+        self.instances.metrics().passed.inc();
+        walk.passed.push((link, why));
+        walk.failure = Some(failure);
+        Ok(())
+    }
+}
+
+/// How far the search of one creation is.
+struct Walk {
+    passed: Vec<(Link, Passed)>,
+    /// Of the last one that was passed.
+    failure: Option<CreateError>,
+    ground: Ground,
+    until: Instant,
+}
+
+impl Walk {
+    fn begin() -> Self {
+        Self {
+            passed: Vec::new(),
+            failure: None,
+            ground: Ground::Instance,
+            until: Instant::now() + COMING_MAX,
+        }
+    }
+}
+
+fn full(version: &VersionSpec, (kind, mib): (SandboxKind, u64)) -> CreateError {
+    CreateError::Exhausted(format!(
+        "no instance of account {} has {mib} MiB free for a sandbox of kind `{kind:?}`",
+        version.account
+    ))
+}
+
+fn late(version: &VersionSpec) -> CreateError {
+    CreateError::Exhausted(format!(
+        "no instance of account {} was ready within {COMING_MAX:?}",
+        version.account
+    ))
 }
 
 #[async_trait]
@@ -88,17 +162,16 @@ impl Backend for Placed {
         if self.inline.suspendable(&version) == Suspendable::Yes {
             return self.inline.create(version, log).await;
         }
-        let placed = timeout(COMING_MAX, self.place(&version)).await;
-        let placed = placed.unwrap_or_else(|_| {
-            let text = format!(
-                "no instance of account {} was ready within {COMING_MAX:?}",
-                version.account
-            );
-            Err(CreateError::Exhausted(text))
-        })?;
-        match placed {
-            Some(remote) => remote.create(version, log).await,
-            None => self.inline.create(version, log).await,
+        let mut walk = Walk::begin();
+        loop {
+            let next = timeout_at(walk.until, self.next(&version, &mut walk)).await;
+            let Some(link) = next.unwrap_or_else(|_| Err(late(&version)))? else {
+                return self.inline.create(version, log).await;
+            };
+            match self.create_at((&link, walk.ground), &version, &log).await {
+                Err(failure) => self.pass(&mut walk, link, failure)?,
+                created => return created,
+            }
         }
     }
 
@@ -127,3 +200,6 @@ impl Backend for Placed {
         self.inline.shut_down().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

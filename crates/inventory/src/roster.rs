@@ -31,6 +31,15 @@ pub(crate) enum Choice {
     Nowhere,
 }
 
+/// Why a request goes past an instance that it has asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// It had no room after all.
+    Full,
+    /// It failed, or did not answer.
+    Failed,
+}
+
 #[derive(Default)]
 pub(crate) struct Roster {
     accounts: Mutex<HashMap<AccountId, HashMap<String, Standing>>>,
@@ -65,25 +74,35 @@ impl Roster {
         self.changes.subscribe()
     }
 
-    /// The account's instance with the most room for a sandbox of this kind.
-    pub fn choose(&self, account: &AccountId, kind: SandboxKind, mib: u64) -> Choice {
+    /// The account's instance with the most room for a sandbox of this kind, among those that were not passed.
+    pub fn choose(&self, account: &AccountId, (kind, mib): (SandboxKind, u64), passed: &[(Link, Passed)]) -> Choice {
         let accounts = self.accounts.lock();
         let Some(instances) = accounts.get(account) else {
             return Choice::Nowhere;
         };
-        let mut ready = false;
+        let (mut ready, mut coming) = (false, false);
         let mut best: Option<&Link> = None;
         for standing in instances.values() {
+            coming |= matches!(standing, Standing::Coming);
             let Standing::Ready(link) = standing else { continue };
+            if link.is_closed() {
+                // Its driver is about to replace it.
+                coming = true;
+                continue;
+            }
+            let why = passed.iter().find(|(other, _)| other.is(link)).map(|(_, why)| *why);
+            if why == Some(Passed::Failed) {
+                continue;
+            }
             ready = true;
-            let fits = link.kinds().contains(&kind) && link.room_mib() >= mib;
+            let fits = why.is_none() && link.kinds().contains(&kind) && link.room_mib() >= mib;
             if fits && best.is_none_or(|best| link.room_mib() > best.room_mib()) {
                 best = Some(link);
             }
         }
         match best {
             Some(link) => Choice::Here(link.clone()),
-            None if instances.values().any(|standing| matches!(standing, Standing::Coming)) => Choice::Coming,
+            None if coming => Choice::Coming,
             None if ready => Choice::Full,
             None => Choice::Nowhere,
         }

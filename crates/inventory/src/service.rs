@@ -271,6 +271,10 @@ impl Handle {
         &self.shared.roster
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Keeps a file; the same again changes nothing.
     pub async fn put_file(&self, caller: &Caller, text: &str) -> Result<FileRecord, Error> {
         let file = InstanceFile::parse(text)?;

@@ -107,8 +107,25 @@ pub trait Sandbox: Send + 'static {
     /// Memory the sandbox holds now, in bytes; zero if unknown. Must be cheap.
     fn resident_bytes(&self) -> u64;
 
+    /// Where it was made. Must be cheap.
+    fn ground(&self) -> Ground {
+        Ground::Node
+    }
+
     /// Ends everything that runs in the sandbox and removes its traces; returns when they are gone.
     async fn destroy(self: Box<Self>);
+}
+
+/// What a sandbox was made on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ground {
+    /// The node itself.
+    #[default]
+    Node,
+    /// An instance of the account that was there.
+    Instance,
+    /// An instance of the account that was waited for: it was made, or replaced one that had failed.
+    NewInstance,
 }
 
 /// Why a version cannot be prepared.

@@ -289,9 +289,9 @@ async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>, crowded: Crowded) -> Result<
     let slot = pool.created(created);
     inner.foresight.arrived(pool);
     Ok(Got {
+        rung: Rung::made_on(slot.sandbox.ground()),
         slot,
         init: Some(init),
-        rung: Rung::Created,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Which sandbox an invocation got: the rungs of the ladder within a node, the best first.
 
+use bowline_sandbox::Ground;
+
 /// Where an invocation's sandbox came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rung {
@@ -9,12 +11,32 @@ pub enum Rung {
     Warm,
     /// It was started ahead of the call that was foreseen; this is its first.
     Prewarmed,
-    /// It was made for the invocation, which waited for it.
+    /// It was made for the invocation, which waited for it, in the node.
     Created,
+    /// The same on an instance of the account that was there.
+    Instance,
+    /// The same on one that had to come first: the account had none that works.
+    NewInstance,
 }
 
 impl Rung {
-    pub const ALL: [Self; 4] = [Self::Provisioned, Self::Warm, Self::Prewarmed, Self::Created];
+    pub const ALL: [Self; 6] = [
+        Self::Provisioned,
+        Self::Warm,
+        Self::Prewarmed,
+        Self::Created,
+        Self::Instance,
+        Self::NewInstance,
+    ];
+
+    /// That of a sandbox which was made for the invocation.
+    pub(super) const fn made_on(ground: Ground) -> Self {
+        match ground {
+            Ground::Node => Self::Created,
+            Ground::Instance => Self::Instance,
+            Ground::NewInstance => Self::NewInstance,
+        }
+    }
 
     /// The name in headers and labels.
     pub const fn name(self) -> &'static str {
@@ -23,6 +45,8 @@ impl Rung {
             Self::Warm => "warm",
             Self::Prewarmed => "prewarmed",
             Self::Created => "created",
+            Self::Instance => "instance",
+            Self::NewInstance => "new-instance",
         }
     }
 }

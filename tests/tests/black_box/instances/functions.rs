@@ -87,6 +87,37 @@ fn a_function_goes_on_after_its_instance_was_killed() -> Result<()> {
 }
 
 #[test]
+fn an_agent_that_stands_still_is_passed_and_the_next_instance_serves() -> Result<()> {
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    fleet.make("large", &file("large", 1024, ""))?;
+    fleet.make("small", &file("small", 512, ""))?;
+    let (large, _) = (fleet.running("large")?, fleet.running("small")?);
+    let provisioned = |name: &str| -> Result<String> {
+        let reply = fleet.lambda.invoke(name, &json!({"name": "ada"}))?.expect(200)?;
+        Ok(reply.header("x-bowline-provisioned").to_owned())
+    };
+    for name in ["one", "two"] {
+        fleet.lambda.deploy(name, &Artifact::reactor()?, json!({}))?;
+    }
+    ensure!(provisioned("one")? == "instance" && provisioned("one")? == "warm");
+    let there = |name: &str| -> Result<Value> { Ok(fleet.show(name)?["sandboxes"].clone()) };
+    ensure!(there("large")? == 1, "the control: the larger one is asked first");
+    signal(agent_pid(&large)?, "-STOP")?;
+    let rung = provisioned("two")?;
+    ensure!(rung == "instance", "it was made on the other one: `{rung}`");
+    ensure!(there("small")? == 1, "{}", fleet.show("small")?);
+    let metrics = String::from_utf8(fleet.lambda.get("/metrics")?.expect(200)?.body)?;
+    ensure!(
+        metrics.contains("bowline_instances_passed_total 1"),
+        "it was counted: {metrics}"
+    );
+    // Beyond its lease the one that stood still is cut off and replaced.
+    fleet.replaced("large", &large)?;
+    Ok(())
+}
+
+#[test]
 fn a_node_of_process_instances_makes_one_for_each_account() -> Result<()> {
     let node = node_with(&[("BOWLINE_INSTANCES", "process")])?;
     let fleet = Fleet::of(&node);
