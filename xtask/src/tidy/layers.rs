@@ -69,6 +69,9 @@ const BESIDE: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Crates of the layers that know a crate beside them: the demo of checkpoints starts a database of its own.
+const ALSO: &[(&str, &str)] = &[("bowline", "bowline-test-postgres")];
+
 /// Crates that any other may know, but for its tests alone.
 const FOR_TESTS: &[&str] = &["bowline-test-postgres"];
 
@@ -130,7 +133,8 @@ fn allowed_for(name: &str) -> Option<Vec<&'static str>> {
         return Some(allowed.to_vec());
     }
     let layer = LAYERS.iter().position(|layer| layer.contains(&name))?;
-    Some(LAYERS[..layer].concat())
+    let beside = ALSO.iter().filter(|(from, _)| *from == name).map(|(_, to)| *to);
+    Some(LAYERS[..layer].concat().into_iter().chain(beside).collect())
 }
 
 /// Packages in the server's own tree: ordinary dependencies only, for the platform it runs on.

@@ -1,5 +1,6 @@
 //! `bowline demo`: a node with the example functions on it, each deployed and invoked before your eyes.
 
+mod checkpoint;
 mod examples;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bowline_foundation::clock::Clock;
+use clap::Subcommand;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -29,7 +31,10 @@ const WARM_INVOCATIONS: usize = 20;
 const SHOWN_CHARS_MAX: usize = 48;
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    show: Option<Show>,
     /// Stop after the table: 0 if every example that was deployed answered rightly, 1 otherwise.
     #[arg(long)]
     once: bool,
@@ -39,6 +44,12 @@ pub struct Args {
     /// Address to listen on [default: 127.0.0.1:9000, or a free port if that is taken].
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Show {
+    /// Move a function among three nodes while it runs, and kill one of them on the way (needs PostgreSQL's programs).
+    Checkpoint,
 }
 
 /// What became of an example.
@@ -72,6 +83,9 @@ enum Outcome {
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let examples = examples_folder()?;
+    if let Some(Show::Checkpoint) = args.show {
+        return checkpoint::run(&examples, output);
+    }
     let temporary = match args.data {
         Some(_) => None,
         None => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
