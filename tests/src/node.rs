@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -30,7 +30,15 @@ pub struct Node {
 pub struct Settings {
     /// The data folder, if not one of the node's own.
     pub data: Option<PathBuf>,
+    /// Where on loopback it listens, if not on 127.0.0.1.
+    pub address: Option<Ipv4Addr>,
     pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Settings {
+    fn listen(&self, port: u16) -> String {
+        format!("{}:{port}", self.address.unwrap_or(Ipv4Addr::LOCALHOST))
+    }
 }
 
 impl Node {
@@ -116,6 +124,12 @@ impl Node {
             .context("cannot wait")
     }
 
+    /// Whether it stands still, after [`Node::freeze`] or because it has stopped itself.
+    pub fn is_frozen(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    }
+
     /// Whether the process runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -138,12 +152,12 @@ impl Node {
 
     /// `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.settings.listen(self.port)
     }
 
     /// `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address())
     }
 
     /// A client of the node's Lambda API.
@@ -209,7 +223,7 @@ fn spawn(program: &Path, folder: &Path, port: u16, settings: &Settings) -> Resul
     let log = File::options().create(true).append(true).open(folder.join("log"))?;
     Command::new(program)
         .arg("up")
-        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .args(["--listen", &settings.listen(port)])
         .arg("--data")
         .arg(data_folder(folder, settings))
         .envs(settings.environment.iter().cloned())

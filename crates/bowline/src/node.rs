@@ -4,6 +4,7 @@ mod certificate;
 mod data;
 mod door;
 pub mod ground;
+mod halt;
 mod instances;
 pub mod keys;
 pub mod log;
@@ -70,7 +71,7 @@ impl Node {
         let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());
         let sources = (&clock, &entropy, data_service.store());
         let instances = Instances::start(sources, (config, &data), sandboxes.backends(), &mut registry).await?;
-        let service = Service::start(bowline_functions::Options {
+        let service = bowline_functions::Options {
             durable: durable_executions(),
             suspend: suspended_runs(config, &ground),
             events: Some(data_service.events(remote.queues)),
@@ -89,9 +90,9 @@ impl Node {
             cluster: data_service.cluster(),
             backends: instances.backends(),
             metrics: Metrics::register(&mut registry),
-        })
-        .await
-        .context("cannot bring back the functions")?;
+        };
+        let service = Service::start_with(service, halt::points()).await;
+        let service = service.context("cannot bring back the functions")?;
         let server = Server::bind(bowline_api::Options {
             clock,
             entropy,

@@ -71,6 +71,23 @@ impl CrashPoints {
         "execution.stopped",
     ];
 
+    /// The same for a run that moves to another node, in the order in which it reaches them there and here.
+    pub const MOVE_NAMES: &[&str] = &[
+        // At the source: before anybody is asked, when one was chosen, when the checkpoint's bytes are there and when
+        // its record is, which is before the offer.
+        "move.asked",
+        "move.fitted",
+        "move.copied",
+        "move.left",
+        // At the target: before and after its own test, with the checkpoint in hand, when the run is its own.
+        "take.offered",
+        "take.fitted",
+        "take.read",
+        "take.committed",
+        // At the source: when it has the answer, before it lets go.
+        "move.told",
+    ];
+
     /// Calls `hook` with each name that is reached.
     pub fn with(hook: impl Fn(&'static str) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
@@ -78,7 +95,7 @@ impl CrashPoints {
 
     pub(crate) fn reach(&self, name: &'static str) {
         debug_assert!(
-            [Self::NAMES, Self::EVENT_NAMES, Self::DURABLE_NAMES]
+            [Self::NAMES, Self::EVENT_NAMES, Self::DURABLE_NAMES, Self::MOVE_NAMES]
                 .iter()
                 .any(|names| names.contains(&name)),
             "`{name}` is not listed"

@@ -12,6 +12,7 @@ mod data;
 mod demo;
 mod durable;
 mod extensions;
+mod handover;
 mod images;
 mod independent;
 mod instances;

@@ -1,9 +1,11 @@
 //! Invocations that move between nodes while they run. Whoever dies or stands still on the way, each ends once, with
 //! the right answer.
 
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, ensure};
+use bowline_tests::node::binary;
 use bowline_tests::{Reply, patience};
 use serde_json::{Value, json};
 
@@ -12,14 +14,17 @@ use crate::crowd::has_postgres;
 use crate::placement::{Cluster, own};
 
 /// Nodes with a function that can be suspended, and what it answers.
-struct Stage {
-    cluster: Cluster,
-    expected: String,
+pub struct Stage {
+    pub cluster: Cluster,
+    pub expected: String,
 }
 
 impl Stage {
     fn set(mode: &str) -> Result<Self> {
-        let cluster = Cluster::start("node")?;
+        Self::set_on(Cluster::start("node")?, mode)
+    }
+
+    pub fn set_on(cluster: Cluster, mode: &str) -> Result<Self> {
         let code = chain()?;
         cluster.deploy("plain", &code, json!({"Timeout": 300}))?;
         let environment = json!({"Variables": {"BOWLINE_CHECKPOINT": mode}});
@@ -29,17 +34,17 @@ impl Stage {
     }
 
     /// Calls the function at the first node.
-    fn invoke(&self) -> JoinHandle<Result<Reply>> {
+    pub fn invoke(&self) -> JoinHandle<Result<Reply>> {
         let lambda = self.cluster.nodes[0].lambda();
         thread::spawn(move || lambda.invoke("chain", &json!({})))
     }
 
-    fn id(&self, node: usize) -> Result<String> {
+    pub fn id(&self, node: usize) -> Result<String> {
         Ok(own(&self.cluster.nodes[node])?["id"].to_string())
     }
 
     /// The one run there is, as a node sees it, once `good` is true of it.
-    fn run(&self, node: usize, good: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn run(&self, node: usize, good: impl Fn(&Value) -> bool) -> Result<Value> {
         let lambda = self.cluster.nodes[node].lambda();
         let found = patience::until(PATIENCE, || {
             let list = lambda.get("/v1/checkpoints").ok()?.json();
@@ -51,17 +56,23 @@ impl Stage {
 
     /// Waits until the guest has said something where the run begins, then orders the move.
     fn order(&self, to: &str) -> Result<(Value, Reply)> {
-        let run = self.run(0, |run| run["phase"] == "running" && run["here"] == true)?;
-        let begun = patience::until(PATIENCE, || self.steps(0).ok().filter(|steps| !steps.is_empty()));
-        begun.context("the guest says nothing")?;
+        let run = self.under_way()?;
         let name = run["run"].as_str().context("a run has a name")?;
         let path = format!("/v1/checkpoints/{name}/move");
         let moved = self.cluster.nodes[0].lambda().post(&path, &json!({"to": to}))?;
         Ok((run, moved))
     }
 
+    /// The run, once the guest has said something where it begins.
+    pub fn under_way(&self) -> Result<Value> {
+        let run = self.run(0, |run| run["phase"] == "running" && run["here"] == true)?;
+        let begun = patience::until(PATIENCE, || self.steps(0).ok().filter(|steps| !steps.is_empty()));
+        begun.context("the guest says nothing")?;
+        Ok(run)
+    }
+
     /// How far the guest has said it is, on one node.
-    fn steps(&self, node: usize) -> Result<Vec<u64>> {
+    pub fn steps(&self, node: usize) -> Result<Vec<u64>> {
         let log = self.cluster.nodes[node].lambda().get("/v1/functions/chain/logs")?;
         let text = String::from_utf8_lossy(&log.expect(200)?.body).into_owned();
         Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
@@ -95,6 +106,87 @@ fn an_invocation_moves_to_another_node_and_its_caller_gets_the_one_answer() -> R
     assert_eq!([first, second].concat(), all, "no step is missing, none was made twice");
     let left = stage.cluster.nodes[2].lambda().get("/v1/checkpoints")?.json();
     assert_eq!(left["items"], json!([]), "nothing is left of it");
+    Ok(())
+}
+
+/// What `bowline` prints, asked of a node.
+fn told(stage: &Stage, node: usize, words: &[&str]) -> Result<String> {
+    let output = Command::new(binary()?)
+        .args(words)
+        .env("BOWLINE_ENDPOINT", stage.cluster.nodes[node].endpoint())
+        .output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`bowline {}`: {error}", words.join(" "));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The value of a line that `bowline checkpoint show` prints.
+fn field<'a>(shown: &'a str, label: &str) -> Option<&'a str> {
+    let mut lines = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.find_map(|words| (words.first() == Some(&label)).then(|| *words.last().expect("it has a first")))
+}
+
+#[test]
+fn the_command_line_moves_a_run_and_shows_where_it_is() -> Result<()> {
+    if !has_postgres() {
+        return Ok(());
+    }
+    let stage = Stage::set("on")?;
+    let (source, target) = (stage.id(0)?, stage.id(1)?);
+    let running = stage.invoke();
+    let run = stage.under_way()?;
+    let name = run["run"].as_str().context("a run has a name")?;
+    let listed = told(&stage, 0, &["checkpoint", "ls"])?;
+    ensure!(
+        listed.contains(name) && listed.contains("running"),
+        "the control: {listed}"
+    );
+    let before = told(&stage, 0, &["checkpoint", "show", name])?;
+    ensure!(field(&before, "node").is_none(), "the control: {before}");
+    let nowhere = told(&stage, 0, &["checkpoint", "move", name, "--to", "12345"]);
+    let nowhere = nowhere.err().context("there is no such node")?.to_string();
+    ensure!(
+        nowhere.contains("no other node has the identifier or address `12345`"),
+        "{nowhere}"
+    );
+    // The node may be given by its address, too, as `bowline nodes ls` shows it.
+    let address = own(&stage.cluster.nodes[1])?["address"]
+        .as_str()
+        .context("an address")?
+        .to_owned();
+    let moved = told(
+        &stage,
+        0,
+        &["checkpoint", "move", name, "--to", &address, "--reason", "repairs"],
+    )?;
+    for (label, value) in [("run", name), ("node", &target), ("epoch", "2"), ("phase", "running")] {
+        ensure!(
+            field(&moved, label) == Some(value),
+            "`{label}` is not `{value}`: {moved}"
+        );
+    }
+    ensure!(moved.contains(" move repairs "), "{moved}");
+    // Both know where it is; the target alone has it in hand.
+    for (node, is_here) in [(0, false), (1, true)] {
+        let listed: Value = serde_json::from_str(&told(&stage, node, &["checkpoint", "ls", "--json"])?)?;
+        let listed = &listed["runs"][0];
+        ensure!(
+            listed["run"] == name && listed["node"] == target && listed["here"] == is_here,
+            "{listed}"
+        );
+        let shown: Value = serde_json::from_str(&told(&stage, node, &["checkpoint", "show", name, "--json"])?)?;
+        ensure!(shown["node"] == target && shown["epoch"] == 2, "{shown}");
+        let decisions = shown["decisions"].as_array().context("decisions")?;
+        let decision = decisions.iter().find(|one| one["what"] == "move").context("it moved")?;
+        ensure!(
+            decision["why"] == "repairs" && decision["values"]["to"] == target,
+            "{decision}"
+        );
+    }
+    // Whoever has let it go is no more asked.
+    let gone = told(&stage, 0, &["checkpoint", "move", name, "--to", &source]);
+    ensure!(gone.is_err(), "the source has it no more: {gone:?}");
+    assert_eq!(answer(&reply(running)?)?, stage.expected);
     Ok(())
 }
 

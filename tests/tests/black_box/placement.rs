@@ -29,34 +29,41 @@ const OUTCOMES: &str = "outcomes";
 /// Nodes on one database.
 pub struct Cluster {
     pub nodes: Vec<Node>,
-    _server: Server,
-    _shared: TempDir,
+    pub server: Server,
+    pub shared: TempDir,
 }
 
 impl Cluster {
     /// Starts the nodes, and waits until they know each other.
     pub fn start(placement: &str) -> Result<Self> {
+        Self::start_with(placement, |_| Settings::default())
+    }
+
+    /// The same with settings of each node's own.
+    pub fn start_with(placement: &str, own: impl Fn(usize) -> Settings) -> Result<Self> {
         let (server, shared) = (Server::start()?, tempfile::tempdir()?);
-        let member = |_| {
-            Node::start_with(Settings {
-                environment: vec![
-                    ("BOWLINE_STORE".into(), server.url().into()),
-                    ("BOWLINE_BLOBS".into(), shared.path().into()),
-                    ("BOWLINE_LEASE_SECONDS".into(), LEASE_SECONDS.to_string().into()),
-                    ("BOWLINE_PLACEMENT".into(), placement.into()),
-                ],
-                ..Settings::default()
-            })
+        let member = |index| {
+            let mut settings = own(index);
+            settings.environment.extend([
+                ("BOWLINE_STORE".into(), server.url().into()),
+                ("BOWLINE_BLOBS".into(), shared.path().into()),
+                ("BOWLINE_LEASE_SECONDS".into(), LEASE_SECONDS.to_string().into()),
+                ("BOWLINE_PLACEMENT".into(), placement.into()),
+            ]);
+            Node::start_with(settings)
         };
         let cluster = Self {
             nodes: (0..NODES).map(member).collect::<Result<_>>()?,
-            _server: server,
-            _shared: shared,
+            server,
+            shared,
         };
-        for node in &cluster.nodes {
-            knows(node, NODES)?;
-        }
+        cluster.know_each_other()?;
         Ok(cluster)
+    }
+
+    /// Waits until each node knows all others.
+    pub fn know_each_other(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(|node| knows(node, NODES))
     }
 
     /// Creates a function and waits until every node has it.

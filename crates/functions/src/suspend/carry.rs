@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::clock::Monotonic;
+use bowline_foundation::digest::Digest;
 use bowline_foundation::id::RequestId;
 use bowline_sandbox::suspension::Kept as Answer;
 use bowline_sandbox::{Deadline, Frozen, FunctionError, Invocation, Keeper, Outcome, Report, Suspension, Usage, Wish};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::engine::Registered;
@@ -62,6 +64,8 @@ struct Way<'a> {
     pool: &'a Arc<Pool>,
     seed: Seed,
     live: Arc<Live>,
+    /// The last checkpoint's bytes, while it is uncertain who goes on with it.
+    own_copy: Mutex<Option<Bytes>>,
 }
 
 impl Inner {
@@ -136,6 +140,7 @@ impl Inner {
             pool,
             seed,
             live: registered.live.clone(),
+            own_copy: Mutex::default(),
         };
         let halt = way.travel(seat, place).await;
         let live = registered.live.clone();
@@ -293,7 +298,8 @@ impl Way<'_> {
                     continue;
                 }
             }
-            drop(bytes);
+            // Whoever passes on may have to come back.
+            *self.own_copy.lock() = self.live.passing.load(Ordering::SeqCst).then_some(bytes);
             from = match self.rest(seat, place).await {
                 Ok(from) => Some(from),
                 Err(halt) => return halt,
@@ -417,7 +423,8 @@ impl Way<'_> {
         let suspends = &self.inner.suspends;
         let mut held = self.live.loaded.lock().await;
         let loaded = held.as_mut().ok_or(LedgerError::Fenced)?;
-        let bytes = suspends.ledger.get(&loaded.record.checkpoint.digest).await?;
+        let bytes = self.checkpoint(&loaded.record.checkpoint.digest).await?;
+        self.inner.crash.reach("take.read");
         let lease_ms = self.inner.clock.now().after(suspends.lease).as_millis();
         let taken_for = self.live.take_taken_for();
         let change = |record: &mut RunRecord| {
@@ -428,8 +435,24 @@ impl Way<'_> {
             record.lease_ms = lease_ms;
         };
         suspends.ledger.change(&self.live.run, loaded, change).await?;
+        self.inner.crash.reach("take.committed");
         self.live.goes_on();
         Ok(bytes)
+    }
+
+    /// The bytes of the run's last checkpoint. What the store has lost or damaged meanwhile is put there again from the
+    /// copy that a source keeps while it looks for a target.
+    async fn checkpoint(&self, digest: &Digest) -> Result<Bytes, LedgerError> {
+        let ledger = &self.inner.suspends.ledger;
+        let own = self.own_copy.lock().take();
+        match (ledger.get(digest).await, own) {
+            (Err(error), Some(own)) if Digest::of(&own) == *digest => {
+                tracing::warn!(run = %self.live.run, error = %Chain(&error), "a checkpoint is put again");
+                ledger.put(own.clone()).await?;
+                Ok(own)
+            }
+            (found, _) => found,
+        }
     }
 
     /// Waits for a place and a sandbox.
@@ -572,7 +595,7 @@ impl Way<'_> {
 
 /// What a run's first record says of it.
 pub(super) struct RecordSeed {
-    pub code: bowline_foundation::digest::Digest,
+    pub code: Digest,
     pub invoked_arn: String,
     pub deadline_ms: u64,
     pub limit_ms: u64,
@@ -632,9 +655,11 @@ impl Inner {
         let why = live.why(now);
         let mut held = live.loaded.lock().await;
         let bytes = frozen.bytes.len() as u64;
+        let digest = ledger.put(frozen.bytes).await?;
+        self.crash.reach("move.copied");
         let checkpoint = Kept {
             number: held.as_ref().map_or(0, |loaded| loaded.record.checkpoint.number) + 1,
-            digest: ledger.put(frozen.bytes).await?,
+            digest,
             bytes,
             resident_bytes: frozen.resident_bytes,
             taken_ms: now.as_millis(),

@@ -179,6 +179,14 @@ impl Live {
         self.state.lock().failure.clone()
     }
 
+    /// Why it has ended here without an end of its own.
+    pub(super) fn broken(&self) -> Option<String> {
+        match &self.state.lock().outcome {
+            Some(Some(Outcome::Broken(reason))) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     pub(super) fn give_turn(&self, turn: Turn) {
         // That the node stops outranks all.
         self.change(|state| {

@@ -67,6 +67,7 @@ impl Inner {
                 return Ok(());
             }
         };
+        self.crash.reach("move.fitted");
         if was_running {
             live.passing.store(true, Ordering::SeqCst);
             let decision = self.decision("suspend", &request.reason, BTreeMap::new());
@@ -76,8 +77,10 @@ impl Inner {
                 return Err(refused);
             }
         }
+        self.crash.reach("move.left");
         match self.offer(live, errand).await {
             Ok(()) => {
+                self.crash.reach("move.told");
                 live.give_turn(Turn::LetGo);
                 Ok(())
             }
@@ -99,6 +102,7 @@ impl Inner {
         request: &MoveRequest,
     ) -> Result<Option<Errand>, Refused> {
         let cluster = self.cluster.as_ref().ok_or(Refused::NoCluster)?;
+        self.crash.reach("move.asked");
         let mut candidates = cluster.asked_for_facts().await;
         if let Some(wanted) = &request.to {
             let known = cluster.named_node(wanted);
@@ -165,9 +169,11 @@ impl Inner {
 
     /// Takes a run that another node offers, if it fits; answers when it runs.
     pub(crate) async fn take_offered(self: &Arc<Self>, offer: Offer) -> Told {
+        self.crash.reach("take.offered");
         if let Err(misfit) = fit(&offer.needs, &self.own_facts(false)) {
             return Told::Misfit(misfit);
         }
+        self.crash.reach("take.fitted");
         match self.try_take(offer).await {
             Ok(()) => Told::Running,
             Err(TakeError::Misfit(misfit)) => Told::Misfit(misfit),
@@ -196,7 +202,7 @@ impl Inner {
         if live.went_on() {
             return Ok(());
         }
-        let reason = live.failure();
+        let reason = live.failure().or_else(|| live.broken());
         // Nobody else waits for it here.
         live.give_turn(Turn::LetGo);
         live.until(|live| live.phase() != Phase::Suspended).await;

@@ -10,6 +10,7 @@ fn survives(moment: &str) -> Result<()> {
     // A node that dies at the moment, and its data for one that does not.
     let data = tempfile::tempdir()?;
     let settings = |environment: &[(&str, &str)]| Settings {
+        address: None,
         data: Some(data.path().to_owned()),
         environment: environment
             .iter()
