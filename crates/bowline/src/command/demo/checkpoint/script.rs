@@ -135,7 +135,8 @@ impl<'a> Scene<'a> {
             return Ok(());
         };
         let Some((run, holder)) = self.holder() else {
-            self.bar.show(part, "waits for a node to take it over");
+            // Before the answer is there it is not all done.
+            self.bar.show(part.min(999), "waits for a node to take it over");
             return Ok(());
         };
         let node = &self.stage.nodes()[holder];
@@ -162,10 +163,10 @@ impl<'a> Scene<'a> {
 
     fn act(&mut self, act: Act, (run, holder): (&str, usize), part: u32) -> anyhow::Result<()> {
         let nodes = self.stage.nodes();
-        let others = (0..nodes.len()).filter(|node| *node != holder && !self.is_dead[*node]);
+        let mut others = (0..nodes.len()).filter(|node| *node != holder && !self.is_dead[*node]);
         let (what, to) = match act {
             Act::Move { to } => ("move", Some(to)),
-            Act::MoveOn => ("move", others.last()),
+            Act::MoveOn => ("move", others.next_back()),
             Act::Kill => ("kill -9", None),
         };
         let at_ms = self.clock.now().as_millis();
