@@ -301,6 +301,13 @@ def answers(call):
         return None
 
 
+def run(parts):
+    for part in parts:
+        began = time.monotonic()
+        part()
+        print(f"{part.__name__}: {time.monotonic() - began:.1f} s")
+
+
 RUNTIME = f"python3.{sys.version_info[1]}"
 PARTS = [
     code_from_a_bucket,
@@ -312,9 +319,5 @@ PARTS = [
     what_is_wrong_is_named,
     a_mapping_is_stopped_and_deleted,
 ]
-if CHOSEN:
-    PARTS = [globals()[name] for name in CHOSEN]
-for part in PARTS:
-    began = time.monotonic()
-    part()
-    print(f"{part.__name__}: {time.monotonic() - began:.1f} s")
+if __name__ == "__main__":
+    run([globals()[name] for name in CHOSEN] or PARTS)

@@ -1,4 +1,4 @@
-//! Reading objects by S3's REST wire, with the bucket in the path.
+//! Reading and writing objects by S3's REST wire, with the bucket in the path.
 
 use std::time::Duration;
 
@@ -13,6 +13,12 @@ use crate::sign::Paths;
 
 /// How long an object may take to arrive.
 const GET_MAX: Duration = Duration::from_secs(60);
+/// How long the service may take to store an object.
+const PUT_MAX: Duration = Duration::from_secs(60);
+/// How long the service may take to say whether there is a bucket.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// Answers without anything that is looked at.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const IN_PATH: &AsciiSet = &UNRESERVED.remove(b'/');
 
@@ -34,6 +40,11 @@ impl S3 {
         Self(Caller::new(endpoint, ("s3", Paths::AsSent), access))
     }
 
+    /// Where it is, for messages to people.
+    pub fn endpoint(&self) -> &Endpoint {
+        self.0.endpoint()
+    }
+
     /// An object of at most `bytes_max` bytes.
     ///
     /// # Errors
@@ -43,11 +54,7 @@ impl S3 {
         let version = object.version.iter();
         let ask = Ask {
             method: Method::GET,
-            path: format!(
-                "/{}/{}",
-                utf8_percent_encode(object.bucket, UNRESERVED),
-                utf8_percent_encode(object.key, IN_PATH)
-            ),
+            path: path(object.bucket, object.key),
             query: version
                 .map(|version| {
                     let version = utf8_percent_encode(version, UNRESERVED).to_string();
@@ -61,6 +68,49 @@ impl S3 {
         };
         self.0.call(ask, refusal).await
     }
+
+    /// Stores a JSON text under a key, over what is there.
+    ///
+    /// # Errors
+    /// The service's refusal (`NoSuchBucket`, `AccessDenied`), or why there is no answer; then it may be stored.
+    pub async fn put_json(&self, bucket: &str, key: &str, body: Bytes) -> Result<(), CallError> {
+        let ask = Ask {
+            method: Method::PUT,
+            path: path(bucket, key),
+            query: Vec::new(),
+            headers: vec![("content-type", "application/json")],
+            body,
+            bytes_max: ANSWER_BYTES_MAX,
+            time_max: PUT_MAX,
+        };
+        self.0.call(ask, refusal).await.map(drop)
+    }
+
+    /// Whether there is a bucket of this name.
+    pub async fn has_bucket(&self, bucket: &str) -> Result<bool, CallError> {
+        let ask = Ask {
+            method: Method::HEAD,
+            path: format!("/{}", utf8_percent_encode(bucket, UNRESERVED)),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            bytes_max: ANSWER_BYTES_MAX,
+            time_max: HEAD_MAX,
+        };
+        match self.0.call(ask, refusal).await {
+            Ok(_) => Ok(true),
+            Err(CallError::Refused(refusal)) if refusal.status == StatusCode::NOT_FOUND => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn path(bucket: &str, key: &str) -> String {
+    let (bucket, key) = (
+        utf8_percent_encode(bucket, UNRESERVED),
+        utf8_percent_encode(key, IN_PATH),
+    );
+    format!("/{bucket}/{key}")
 }
 
 /// Reads `<Error><Code>...</Code><Message>...</Message>...</Error>`.

@@ -1,4 +1,4 @@
-//! Receiving and deleting messages by SQS's JSON wire.
+//! Receiving, deleting and sending messages by SQS's JSON wire.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub const MESSAGES_MAX: usize = 10;
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
 /// How long any request may take beyond the time that it waits.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// What a queue takes at least if it does not say.
+const MESSAGE_BYTES_DEFAULT: usize = 256 * 1024;
 /// Ten messages of a mebibyte, escaped, with their attributes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -51,13 +53,24 @@ pub struct Message {
 }
 
 /// What a sender says about a message beside its body.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Attribute {
     pub data_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub string_value: Option<String>,
     /// Base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub binary_value: Option<String>,
+}
+
+impl Attribute {
+    /// Bytes that it takes in a message, with its name.
+    pub fn bytes(&self, name: &str) -> usize {
+        let values = [&self.string_value, &self.binary_value];
+        let values: usize = values.into_iter().flatten().map(String::len).sum();
+        name.len() + self.data_type.len() + values
+    }
 }
 
 #[derive(Deserialize)]
@@ -122,13 +135,42 @@ impl Sqs {
 
     /// How long a message that was received is withheld from others.
     pub async fn visibility_timeout(&self, queue: &Queue) -> Result<Duration, CallError> {
-        let ask = json!({ "QueueUrl": queue.url, "AttributeNames": ["VisibilityTimeout"] });
+        let seconds = self.number(queue, "VisibilityTimeout").await?;
+        let seconds = seconds.ok_or_else(|| self.0.unintelligible("`VisibilityTimeout` is missing"))?;
+        Ok(Duration::from_secs(seconds))
+    }
+
+    /// The largest message that the queue takes, with its attributes.
+    pub async fn message_bytes_max(&self, queue: &Queue) -> Result<usize, CallError> {
+        let bytes = self.number(queue, "MaximumMessageSize").await?;
+        Ok(bytes.map_or(MESSAGE_BYTES_DEFAULT, |bytes| {
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        }))
+    }
+
+    /// A queue's attribute that is a number, if the server has it.
+    async fn number(&self, queue: &Queue, name: &str) -> Result<Option<u64>, CallError> {
+        let ask = json!({ "QueueUrl": queue.url, "AttributeNames": [name] });
         let found: Attributes = self.ask("GetQueueAttributes", &ask, Duration::ZERO).await?;
-        let seconds = found.attributes.get("VisibilityTimeout").map(|text| text.parse());
-        match seconds {
-            Some(Ok(seconds)) => Ok(Duration::from_secs(seconds)),
-            _ => Err(self.0.unintelligible("`VisibilityTimeout` is missing or no number")),
-        }
+        let Some(text) = found.attributes.get(name) else {
+            return Ok(None);
+        };
+        let number = text.parse();
+        number
+            .map(Some)
+            .map_err(|_| self.0.unintelligible(format!("`{name}` is no number: `{text}`")))
+    }
+
+    /// Puts a message into a queue. Where no answer came, it may be there all the same.
+    pub async fn send_message(
+        &self,
+        queue: &Queue,
+        body: &str,
+        attributes: &[(&str, Attribute)],
+    ) -> Result<(), CallError> {
+        let attributes: BTreeMap<&str, &Attribute> = attributes.iter().map(|(name, value)| (*name, value)).collect();
+        let ask = json!({ "QueueUrl": queue.url, "MessageBody": body, "MessageAttributes": attributes });
+        self.send("SendMessage", &ask, Duration::ZERO).await.map(drop)
     }
 
     /// At most `messages_max` (and [`MESSAGES_MAX`]) messages; none if none came within `wait`.

@@ -74,7 +74,7 @@ impl Node {
         let service = bowline_functions::Options {
             durable: durable_executions(),
             suspend: suspended_runs(config, &ground),
-            events: Some(data_service.events(remote.queues)),
+            events: Some(data_service.events(&remote)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             store: data_service.store(),

@@ -9,6 +9,7 @@
 //!   a new object ─▶ the functions whose tag names its key ─▶ bowline.async.ACCOUNT.FUNCTION, as above
 //!
 //!   a queue beside the node ─▶ poller ─▶ invocation ─▶ deleted there
+//!   an outcome, a dead letter ─▶ function, stream, or a queue or bucket beside the node
 //! ```
 //! **Durability.** An event is accepted once it lies in its function's stream. It is acknowledged only after
 //! its outcome is where the configuration wants it, or it lies in a delay line: a crash before that repeats
@@ -24,18 +25,21 @@ pub(crate) mod arn;
 mod attempt;
 mod audit;
 mod batch;
+mod content;
 mod deliver;
 mod engine;
 mod envelope;
 mod gate;
 mod mapping;
 mod outcome;
+mod outside;
 mod policy;
 mod poll;
 mod pump;
 mod queue;
 mod relay;
 mod set;
+mod trouble;
 mod turn;
 mod upload;
 

@@ -10,6 +10,7 @@ mod crash;
 mod crowd;
 mod data;
 mod demo;
+mod destinations;
 mod durable;
 mod extensions;
 mod handover;

@@ -23,7 +23,11 @@ pub struct Services {
 impl Services {
     /// Starts it; with an authority it speaks TLS.
     pub fn start(python: &Python, authority: Option<&Authority>) -> Result<Self> {
-        let port = node::free_port()?;
+        Self::start_at(python, authority, node::free_port()?)
+    }
+
+    /// The same at a port of one's choice.
+    pub fn start_at(python: &Python, authority: Option<&Authority>, port: u16) -> Result<Self> {
         let scheme = if authority.is_some() { "https" } else { "http" };
         let endpoint = format!("{scheme}://127.0.0.1:{port}");
         let mut server = python.command("moto_server", &endpoint);
@@ -53,7 +57,7 @@ impl Drop for Services {
 }
 
 /// A node that takes code and events from these services, and trusts an authority if it is told of one.
-fn node_beside(services: &Services, authority: Option<&Authority>) -> Result<Node> {
+pub fn node_beside(services: &Services, authority: Option<&Authority>) -> Result<Node> {
     node_with(services, authority, Vec::new())
 }
 

@@ -35,16 +35,26 @@ impl Destination {
     }
 }
 
-/// Refuses a destination that only the node's operator may send to: streams, whatever they are called, belong to no account.
+/// Refuses a destination that only the node's operator may send to: streams, whatever they are called, and buckets belong to no
+/// account. Queues belong to the account in their ARN.
 pub fn may_send(call: &Call<'_>, arn: &str) -> Result<(), ApiError> {
     let is_operator = call.key.is_none() || call.node.auth.is_operator(&call.account);
     // Whether a function may be invoked is told by its policy.
     if is_operator || matches!(arn.split(':').nth(2), None | Some("lambda")) {
         return Ok(());
     }
+    let mut parts = arn.split(':').skip(2);
+    if parts.next() == Some("sqs") && call.node.functions.has_queues() {
+        return match parts.nth(1) {
+            Some(owner) if owner == call.account.as_str() => Ok(()),
+            _ => Err(ApiError::invalid(
+                "The provided execution role does not have permissions to call SendMessage on SQS",
+            )),
+        };
+    }
     Err(ApiError::invalid(format!(
-        "The destination ARN {arn} names a stream of this node, to which account {} may not send: queues, topics and streams \
-         are the operator's. Name a function of the account instead.",
+        "The destination ARN {arn} names a stream of this node or a bucket beside it, to which account {} may not send: \
+         queues, topics and streams are the operator's. Name a function of the account instead.",
         call.account
     )))
 }

@@ -62,6 +62,30 @@ struct DeadLetterConfig {
     target_arn: Option<String>,
 }
 
+const RESOURCE_PATTERN: &str =
+    "Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()";
+
+/// Whether a text has the pattern, or names a stream in the node's own way.
+fn is_resource(arn: &str) -> bool {
+    let mut parts = arn.splitn(4, ':');
+    let ("arn", Some(partition), Some(service), Some(_)) = (
+        parts.next().unwrap_or_default(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+    ) else {
+        return arn.is_empty();
+    };
+    let is_partition = partition.is_empty()
+        || partition == "bowline"
+        || partition.strip_prefix("aws").is_some_and(|rest| {
+            let mut rest = rest.bytes();
+            rest.all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+        });
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    is_partition && !service.is_empty() && service.bytes().all(allowed)
+}
+
 /// Reads these settings from a request's body: what to keep, under the wire's names.
 pub fn inert(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let members: Members = read_json(body)?;
@@ -90,6 +114,13 @@ impl Members {
             .and_then(|config| config.log_format.as_deref());
         if let Some(format) = format {
             violations.one_of("loggingConfig.logFormat", format, &["JSON", "Text"]);
+        }
+        let dead_letters = self.dead_letter_config.as_ref();
+        if let Some(arn) = dead_letters.and_then(|config| config.target_arn.as_deref())
+            && !is_resource(arn)
+        {
+            let member = "deadLetterConfig.targetArn";
+            violations.broken(&format!("'{arn}'"), member, RESOURCE_PATTERN);
         }
         violations.finish()
     }

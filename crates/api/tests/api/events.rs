@@ -54,6 +54,7 @@ impl Streams {
             sessions: self.sessions.handle(),
             timing: Default::default(),
             queues: None,
+            buckets: None,
         }
     }
 

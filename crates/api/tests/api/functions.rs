@@ -130,6 +130,26 @@ async fn creation_refuses_what_the_service_refuses() {
         let message = check(member, value, 400, invalid).await;
         assert!(message.contains(member), "{message}");
     }
+    for bad in [
+        "foo",
+        "arn:aws:SQS:us-east-1:000000000000:q",
+        "arn:other:sqs:us-east-1:000000000000:q",
+        "arn:aws:sqs",
+    ] {
+        let message = check(
+            "DeadLetterConfig",
+            json!({ "TargetArn": bad }),
+            400,
+            "ValidationException",
+        )
+        .await;
+        assert!(message.contains("'deadLetterConfig.targetArn'"), "{message}");
+    }
+    let absent = json!({ "TargetArn": "arn:aws:sqs:eu-central-1:000000000000:absent" });
+    let message = check("DeadLetterConfig", absent, 400, invalid).await;
+    for part in ["absent", "bowline stream create", "--sqs-endpoint"] {
+        assert!(message.contains(part), "{message}");
+    }
     let function = json!({ "TargetArn": "arn:aws:lambda:eu-central-1:000000000000:function:q" });
     let message = check("DeadLetterConfig", function, 400, invalid).await;
     assert!(message.contains("dead-letter"), "{message}");

@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_api::auth::{Auth, Exposure};
 use bowline_api::{Options, Running, Server};
+use bowline_aws::sqs::Sqs;
+use bowline_aws::{Access, Credentials, Trust};
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
@@ -62,7 +64,24 @@ impl TestNode {
     /// A node on which time stands still and chance is the same each time.
     pub async fn start() -> Self {
         let clock = Clock::fake(Timestamp::from_micros(1_795_217_079_123_456));
-        Self::build(clock, tempfile::tempdir().expect("a folder"), None).await
+        Self::build(clock, tempfile::tempdir().expect("a folder"), None, None).await
+    }
+
+    /// A node that was told where queues are: at a place where nobody answers.
+    pub async fn beside_queues() -> Self {
+        let clock = Clock::system();
+        let access = Access {
+            region: "eu-central-1".to_owned(),
+            credentials: Credentials {
+                access_key: "any".to_owned(),
+                secret_key: "any".to_owned(),
+                session_token: None,
+            },
+            clock: clock.clone(),
+            trust: Trust::nobody(),
+        };
+        let sqs = Sqs::new("http://127.0.0.1:1".parse().expect("an endpoint"), access);
+        Self::build(clock, tempfile::tempdir().expect("a folder"), None, Some(sqs)).await
     }
 
     /// A node that also serves streams, sessions and objects, over SQLite and in real time.
@@ -70,10 +89,10 @@ impl TestNode {
         let data = tempfile::tempdir().expect("a folder");
         let mut registry = Registry::with_prefix("bowline");
         let engines = Engines::start(data.path(), &mut registry).await;
-        Self::build(Clock::system(), data, Some((engines, registry))).await
+        Self::build(Clock::system(), data, Some((engines, registry)), None).await
     }
 
-    async fn build(clock: Clock, data: TempDir, engines: Option<(Engines, Registry)>) -> Self {
+    async fn build(clock: Clock, data: TempDir, engines: Option<(Engines, Registry)>, queues: Option<Sqs>) -> Self {
         let entropy = Entropy::seeded(7);
         let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let backend = Scripted {
@@ -87,7 +106,10 @@ impl TestNode {
         let store: Arc<dyn bowline_store::Store> = Arc::new(MemoryStore::default());
         let streams = Streams::start(store.clone(), &clock, &entropy).await;
         let service = Service::start(bowline_functions::Options {
-            events: Some(streams.options()),
+            events: Some(bowline_functions::events::Options {
+                queues,
+                ..streams.options()
+            }),
             suspend: bowline_functions::suspend::Options::new(Blobs::in_memory()),
             durable: bowline_functions::durable::Options {
                 guests: Some(bowline_api::GuestWire::make),

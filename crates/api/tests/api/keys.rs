@@ -19,7 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node with a key of the operator and one of another account; a key's secret is its identifier.
 async fn guarded() -> TestNode {
-    let node = TestNode::with_engines().await;
+    with_keys(TestNode::with_engines().await)
+}
+
+fn with_keys(node: TestNode) -> TestNode {
     let accounts = [AccountId::default_account(), PARTNER.parse().expect("an account")];
     let keys = accounts.map(|account| {
         let id = format!("KEY{account}");
@@ -151,6 +154,36 @@ async fn streams_and_queues_of_others_are_neither_destinations_nor_sources() {
     let message = own.refused(400, "InvalidParameterValueException");
     assert!(
         message.contains("No SQS endpoint"),
+        "control: it gets further: {message}"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn where_queues_are_known_an_account_may_send_to_its_own() {
+    let node = with_keys(TestNode::beside_queues().await);
+    let made = creation("hello").to_string().into();
+    let made = node.signed_with(PARTNER, ("POST", FUNCTIONS), made).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    node.settle_signed(PARTNER).await;
+    let config = "/2019-09-25/functions/hello/event-invoke-config";
+    let put = async |arn: String| {
+        let wanted = json!({ "DestinationConfig": { "OnFailure": { "Destination": arn } } });
+        let put = node
+            .signed_with(PARTNER, ("PUT", config), wanted.to_string().into())
+            .await;
+        put.refused(400, "InvalidParameterValueException")
+    };
+    let named = |service: &str, account: &str| format!("arn:aws:{service}:eu-central-1:{account}:told");
+    let message = put(named("sqs", "000000000000")).await;
+    assert!(message.contains("SendMessage"), "{message}");
+    for others in [named("sns", PARTNER), "arn:aws:s3:::told".to_owned()] {
+        let message = put(others).await;
+        assert!(message.contains("are the operator's"), "{message}");
+    }
+    let message = put(named("sqs", PARTNER)).await;
+    assert!(
+        message.contains("cannot be checked"),
         "control: it gets further: {message}"
     );
     node.stop().await;

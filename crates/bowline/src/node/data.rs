@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bowline_api::{Data, DataMetrics};
-use bowline_aws::sqs::Sqs;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_functions::{cluster, events};
@@ -16,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::door::Door;
 use super::ground::Ground;
+use super::remote::Remote;
 
 /// The engines and their tasks.
 pub struct DataService {
@@ -90,12 +90,13 @@ impl DataService {
     }
 
     /// What functions' events are kept in.
-    pub fn events(&self, queues: Option<Sqs>) -> events::Options {
+    pub fn events(&self, remote: &Remote) -> events::Options {
         events::Options {
             host: self.host.clone(),
             sessions: self.sessions.handle(),
             timing: events::Timing::default(),
-            queues,
+            queues: remote.queues.clone(),
+            buckets: remote.objects.clone(),
         }
     }
 

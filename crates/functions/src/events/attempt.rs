@@ -20,6 +20,7 @@ use super::envelope::Envelope;
 use super::outcome::{Condition, Outcome, Response, Verdict};
 use super::policy::{AfterError, EventPolicy};
 use super::pump::{CONCURRENT_MAX, Pump};
+use super::trouble::Trouble;
 use crate::error::Error;
 use crate::model::events::EventInvokeSettings;
 use crate::name::{FunctionRef, Qualifier, Version};
@@ -49,6 +50,8 @@ struct Way {
     envelope: Envelope,
     target: FunctionRef,
     payload: Bytes,
+    /// The last thing that went wrong.
+    trouble: Trouble,
 }
 
 impl Inner {
@@ -57,7 +60,7 @@ impl Inner {
         let Some(engine) = self.events.clone() else {
             return Ending::Left;
         };
-        let way = match self.way(envelope).await {
+        let mut way = match self.way(envelope).await {
             Ok(Some(way)) => way,
             Ok(None) => return Ending::Over,
             Err(ending) => return ending,
@@ -72,6 +75,7 @@ impl Inner {
                 return self.conclude(&entry, &way, Condition::EventAgeExceeded, None).await;
             }
             if entry.reserved == Some(0) {
+                way.trouble = Trouble::throttled();
                 return self.conclude(&entry, &way, Condition::RetriesExhausted, None).await;
             }
             if let Some(closed) = pump.gate.closed_for() {
@@ -86,6 +90,7 @@ impl Inner {
                         error = &error as &dyn std::error::Error,
                         "an event waits"
                     );
+                    way.trouble = Trouble::of_error(&error);
                     pump.gate.close(engine.backoff());
                 }
                 Tried::Never(error) => {
@@ -94,6 +99,7 @@ impl Inner {
                         error = &error as &dyn std::error::Error,
                         "an event can never be processed"
                     );
+                    way.trouble = Trouble::of_error(&error);
                     return self.conclude(&entry, &way, Condition::RetriesExhausted, None).await;
                 }
             }
@@ -122,6 +128,7 @@ impl Inner {
             return Ok(None);
         };
         Ok(Some(Way {
+            trouble: Trouble::before(head.tries),
             envelope,
             target,
             payload,
@@ -180,6 +187,7 @@ impl Inner {
                 self.conclude(entry, &way, Condition::Success, Some(response)).await
             }
             Err(FunctionError { payload, .. }) => {
+                way.trouble = Trouble::of_answer(&payload);
                 let response = Response {
                     executed_version,
                     failed: Verdict::Failed,
@@ -236,7 +244,7 @@ impl Inner {
             return Ending::Left;
         }
         if let Some(arn) = dead_letters
-            && self.bury(&arn, &way.envelope, &way.payload).await == Ending::Left
+            && self.bury(&arn, &way.envelope, (&way.payload, &way.trouble)).await == Ending::Left
         {
             return Ending::Left;
         }

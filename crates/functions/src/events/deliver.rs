@@ -1,4 +1,4 @@
-//! Putting records where they belong: outcomes to destinations, events to dead-letter streams, events that
+//! Putting records where they belong: outcomes to destinations, events to dead-letter targets, events that
 //! failed into a delay line.
 //!
 //! What cannot be delivered now is tried again until the node stops; what never can be is counted, logged
@@ -13,16 +13,19 @@ use bytes::Bytes;
 
 use super::arn::{Purpose, Target};
 use super::attempt::Ending;
+use super::content::Content;
 use super::envelope::{Envelope, Origin, step_id};
-use super::outcome::{LostBatch, Outcome};
+use super::mapping::Until;
+use super::outcome::{Condition, LostBatch, Outcome};
 use super::policy::HOPS_MAX;
 use super::relay::line_name;
+use super::trouble::Trouble;
 use crate::error::Error;
 use crate::name::FunctionRef;
 use crate::service::Inner;
 
 /// Why a delivery failed.
-enum Failure {
+pub(super) enum Failure {
     Later(String),
     Never(String),
 }
@@ -34,26 +37,30 @@ struct Delivery<'a> {
     arn: &'a str,
     account: &'a AccountId,
     purpose: Purpose,
-    /// For streams, and for functions, which take less.
-    record: Bytes,
-    record_of_function: Bytes,
+    content: Content<'a>,
     id: EventId,
     /// Outcomes that have led to this one.
     hops: u32,
+    /// How long it is of use, if it ends before the node does.
+    until: Option<&'a Until>,
 }
 
 impl Inner {
     /// Tells a destination of an event's outcome.
     pub(super) async fn tell_outcome(self: &Arc<Self>, arn: &str, envelope: &Envelope, outcome: &Outcome) -> Ending {
+        let function = &envelope.head.function;
         let delivery = Delivery {
-            function: &envelope.head.function,
+            function,
             arn,
             account: &envelope.head.account,
-            purpose: Purpose::Outcome,
-            record: outcome.record(BODY_BYTES_MAX),
-            record_of_function: outcome.record(ASYNC_PAYLOAD_BYTES_MAX),
+            purpose: match outcome.condition {
+                Condition::Success => Purpose::Success,
+                Condition::RetriesExhausted | Condition::EventAgeExceeded => Purpose::Failure,
+            },
+            content: Content::Outcome(outcome, function),
             id: envelope.end_id("outcome"),
             hops: envelope.head.hops + 1,
+            until: None,
         };
         let ending = self.deliver(&delivery).await;
         self.crash.reach("event.told");
@@ -61,32 +68,46 @@ impl Inner {
     }
 
     /// Puts an event that failed where its function keeps such.
-    pub(super) async fn bury(self: &Arc<Self>, arn: &str, envelope: &Envelope, payload: &Bytes) -> Ending {
+    pub(super) async fn bury(
+        self: &Arc<Self>,
+        arn: &str,
+        envelope: &Envelope,
+        (payload, trouble): (&Bytes, &Trouble),
+    ) -> Ending {
         let delivery = Delivery {
             function: &envelope.head.function,
             arn,
             account: &envelope.head.account,
             purpose: Purpose::DeadLetter,
-            record: payload.clone(),
-            record_of_function: Bytes::new(),
+            content: Content::Event {
+                request_id: &envelope.head.request_id,
+                payload,
+                trouble,
+            },
             id: envelope.end_id("dead-letter"),
             hops: 0,
+            until: None,
         };
         self.deliver(&delivery).await
     }
 
-    /// Tells a mapping's destination of a batch that is given up.
-    pub(super) async fn tell_lost(self: &Arc<Self>, arn: &str, function: &FunctionRef, lost: &LostBatch) -> Ending {
+    /// Tells a mapping's destination of a batch that is given up, as long as the mapping is what it is.
+    pub(super) async fn tell_lost(
+        self: &Arc<Self>,
+        arn: &str,
+        (function, until): (&FunctionRef, &Until),
+        lost: &LostBatch,
+    ) -> Ending {
         let condition = format!("{:?}", lost.condition);
         let delivery = Delivery {
             function: function.name.as_str(),
             arn,
             account: &function.account,
-            purpose: Purpose::DeadLetter,
-            record: lost.record(),
-            record_of_function: Bytes::new(),
+            purpose: Purpose::LostBatch,
+            content: Content::Lost(lost),
             id: step_id(&["lost", &lost.function_arn, &lost.first.0, &lost.last.0, &condition]),
             hops: 0,
+            until: Some(until),
         };
         self.deliver(&delivery).await
     }
@@ -154,19 +175,34 @@ impl Inner {
             };
             failures += 1;
             tracing::debug!(function, arn, reason, "a destination is tried again");
-            if !engine.pause(engine.backoff().after(failures)).await {
+            let pause = engine.backoff().after(failures);
+            let runs = match delivery.until {
+                None => engine.pause(pause).await,
+                Some(until) => {
+                    until.pause(pause).await;
+                    until.runs()
+                }
+            };
+            if !runs {
                 return Ending::Left;
             }
         }
     }
 
     async fn deliver_once(self: &Arc<Self>, delivery: &Delivery<'_>) -> Result<(), Failure> {
-        match Target::parse(delivery.arn, delivery.purpose, delivery.account).map_err(never)? {
-            Target::Stream(name) => self.append_to(&name, delivery.record.clone(), delivery.id).await,
+        let outside = &self.streams().map_err(never)?.outside;
+        let (arn, content) = (delivery.arn, delivery.content);
+        match Target::parse(arn, delivery.purpose, delivery.account, outside.beside()).map_err(never)? {
+            Target::Stream(name) => self.append_to(&name, content.bytes(BODY_BYTES_MAX), delivery.id).await,
             Target::Function(function) => {
-                let record = delivery.record_of_function.clone();
+                let record = content.bytes(ASYNC_PAYLOAD_BYTES_MAX);
                 self.pass_on(&function, record, (delivery.id, delivery.hops)).await
             }
+            Target::Queue(queue) => outside.send(arn, &queue, content).await,
+            Target::Bucket(bucket) => match content.object(delivery.id) {
+                Some(object) => outside.put(arn, &bucket, object).await,
+                None => Err(Failure::Never("a bucket takes no dead letters".to_owned())),
+            },
         }
     }
 

@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_aws::s3::S3;
 use bowline_aws::sqs::Sqs;
 use bowline_stream::session::{self, CreateError as SessionCreateError, SessionId, Start};
-use bowline_stream::{CreateError, Handle, Settings, StreamId};
+use bowline_stream::{CreateError, Handle, Settings as StreamSettings, StreamId};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as RuntimeHandle;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 
 use super::arn::{AUDIT_STREAM, Purpose, Target};
+use super::outside::Outside;
 use super::policy::Backoff;
 use super::pump::Pump;
 use crate::error::Error;
+use crate::model::Settings;
 use crate::operations::{policies, refusals};
 use crate::service::Inner;
 use bowline_foundation::id::AccountId;
@@ -39,6 +42,8 @@ pub struct Options {
     pub timing: Timing,
     /// Where queues are, if the node is configured with a place.
     pub queues: Option<Sqs>,
+    /// Where buckets are, if the node is configured with a place.
+    pub buckets: Option<S3>,
 }
 
 /// How long things wait.
@@ -76,7 +81,7 @@ pub(crate) struct Engine {
     pub host: Handle,
     pub sessions: session::Handle,
     pub timing: Timing,
-    queues: Option<Sqs>,
+    pub outside: Outside,
     /// Streams that have been seen, by name.
     streams: Mutex<HashMap<String, StreamId>>,
     /// What runs for each function's stream.
@@ -96,7 +101,7 @@ impl Engine {
             host: options.host,
             sessions: options.sessions,
             timing: options.timing,
-            queues: options.queues,
+            outside: Outside::new(options.queues, options.buckets),
             streams: Mutex::default(),
             pumps: Mutex::default(),
             workers: Mutex::default(),
@@ -105,17 +110,6 @@ impl Engine {
             tasks: Mutex::default(),
             runtime: RuntimeHandle::current(),
         }
-    }
-
-    /// Where queues are.
-    pub fn queues(&self) -> Result<&Sqs, Error> {
-        self.queues.as_ref().ok_or_else(|| {
-            Error::InvalidParameter(
-                "No SQS endpoint is configured on this node; start it with --sqs-endpoint http://HOST:PORT to read \
-                 queues."
-                    .to_owned(),
-            )
-        })
     }
 
     /// Runs a task that ends soon after the engine is told to stop.
@@ -182,9 +176,9 @@ impl Engine {
             return Ok(known.clone());
         }
         let stream = StreamId::new(name, CHAINS).map_err(Error::service)?;
-        let settings = Settings {
+        let settings = StreamSettings {
             age_max: Some(if name == AUDIT_STREAM { AUDIT_KEPT } else { KEPT }),
-            ..Settings::default()
+            ..StreamSettings::default()
         };
         let mut tries = 0;
         let stream = loop {
@@ -251,20 +245,48 @@ impl Inner {
             .ok_or_else(|| Error::InvalidParameter(format!("Stream not found: {name}")))
     }
 
-    /// Refuses a destination that is not there.
-    pub(crate) async fn check_destination(&self, arn: &str, purpose: Purpose, caller: &AccountId) -> Result<(), Error> {
+    /// Refuses a destination that is not there; an empty ARN names none.
+    pub(crate) async fn check_destination(
+        &self,
+        arn: &str,
+        purpose: Purpose,
+        caller: &AccountId,
+    ) -> Result<Option<Target>, Error> {
         if arn.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        match Target::parse(arn, purpose, caller)? {
-            Target::Stream(name) => self.stream(&name).await.map(drop),
-            Target::Function(function) => {
-                policies::authorize(self, caller, "InvokeFunction", &function)?;
-                let found = self
-                    .entry(&function)
-                    .and_then(|entry| self.target(&entry, &function).map(drop));
-                found.map_err(|error| Error::InvalidParameter(format!("The destination ARN {arn} is invalid: {error}")))
+        let engine = self.streams()?;
+        let target = Target::parse(arn, purpose, caller, engine.outside.beside())?;
+        let invalid = |why: String| Error::InvalidParameter(format!("The destination ARN {arn} is invalid: {why}"));
+        match &target {
+            Target::Stream(name) => {
+                if engine.find(name).await?.is_none() {
+                    return Err(invalid(missing_stream(name, arn)));
+                }
             }
+            Target::Queue(queue) => engine.outside.check_queue(arn, queue).await?,
+            Target::Bucket(bucket) => engine.outside.check_bucket(arn, bucket).await?,
+            Target::Function(function) => {
+                policies::authorize(self, caller, "InvokeFunction", function)?;
+                let found = self
+                    .entry(function)
+                    .and_then(|entry| self.target(&entry, function).map(drop));
+                found.map_err(|error| invalid(error.to_string()))?;
+            }
+        }
+        Ok(Some(target))
+    }
+
+    /// Refuses a dead-letter target that could not take anything.
+    pub(crate) async fn check_dead_letters(&self, settings: &Settings, account: &AccountId) -> Result<(), Error> {
+        let config = settings.inert.get("DeadLetterConfig");
+        let arn = config.and_then(|config| config.get("TargetArn")?.as_str());
+        match arn {
+            None => Ok(()),
+            Some(arn) => self
+                .check_destination(arn, Purpose::DeadLetter, account)
+                .await
+                .map(drop),
         }
     }
 
@@ -301,4 +323,13 @@ impl Inner {
             }
         }
     }
+}
+
+/// What to do about a destination's stream that is not there.
+fn missing_stream(name: &str, arn: &str) -> String {
+    let queues = match arn.split(':').nth(2) {
+        Some("sqs") => ", or start the node with --sqs-endpoint http://HOST:PORT if it is to be a queue",
+        _ => "",
+    };
+    format!("Stream not found: {name}. Make it with `bowline stream create {name}`{queues}.")
 }

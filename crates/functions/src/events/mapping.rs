@@ -382,6 +382,7 @@ impl Inner {
         };
         let place = |event: &Event| (batch::sequence_number(event.position), batch::arrival(event));
         let function = &worker.function;
+        let arn = worker.settings.on_failure.as_deref();
         let lost = LostBatch {
             request_id: RequestId::random(&self.entropy).to_string(),
             function_arn: self.arn(&function.account, &function.name, function.qualifier.as_ref()),
@@ -394,6 +395,10 @@ impl Inner {
             first: place(first),
             last: place(last),
             events: events.len(),
+            mapping: worker.id.clone(),
+            payload: arn
+                .is_some_and(arn::is_bucket)
+                .then(|| batch::payload(&worker.frame, events)),
         };
         tracing::warn!(
             mapping = worker.id,
@@ -403,9 +408,9 @@ impl Inner {
             "events of a stream are given up"
         );
         self.metrics.events.dropped(function.name.as_str(), "batch");
-        let told = match &worker.settings.on_failure {
+        let told = match arn {
             None => Ending::Over,
-            Some(arn) => self.tell_lost(arn, function, &lost).await,
+            Some(arn) => self.tell_lost(arn, (function, &worker.until), &lost).await,
         };
         self.crash.reach("batch.told");
         told

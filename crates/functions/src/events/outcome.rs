@@ -146,6 +146,10 @@ pub(crate) struct LostBatch {
     pub first: (String, Timestamp),
     pub last: (String, Timestamp),
     pub events: usize,
+    /// The mapping's identifier.
+    pub mapping: String,
+    /// The function's event, kept where it may be told.
+    pub payload: Option<Bytes>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +162,9 @@ struct LostBatchRecord<'a> {
     timestamp: String,
     #[serde(rename = "KinesisBatchInfo")]
     batch: BatchInfo<'a>,
+    /// JSON as a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -173,7 +180,17 @@ struct BatchInfo<'a> {
 }
 
 impl LostBatch {
+    /// Where the batch lies.
     pub fn record(&self) -> Bytes {
+        self.encode(None)
+    }
+
+    /// The same with what the batch holds, if that is known.
+    pub fn whole_record(&self) -> Bytes {
+        self.encode(self.payload.as_deref())
+    }
+
+    fn encode(&self, payload: Option<&[u8]>) -> Bytes {
         let condition = match self.condition {
             BatchCondition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
             BatchCondition::RecordAgeExceeded => "RecordAgeExceeded",
@@ -197,6 +214,7 @@ impl LostBatch {
                 batch_size: self.events,
                 stream_arn: &self.stream_arn,
             },
+            payload: payload.and_then(|payload| std::str::from_utf8(payload).ok()),
         })
     }
 }
@@ -304,8 +322,12 @@ mod tests {
             first: ("1".to_owned(), at),
             last: ("9".to_owned(), at),
             events: 4,
+            mapping: "m".to_owned(),
+            payload: Some(Bytes::from_static(b"{\"Records\":[]}")),
         };
+        assert_eq!(read(&lost.whole_record())["payload"], "{\"Records\":[]}");
         let record = read(&lost.record());
+        assert!(record.get("payload").is_none());
         assert_eq!(record["requestContext"]["condition"], "RetryAttemptsExhausted");
         assert_eq!(
             record["KinesisBatchInfo"],

@@ -77,7 +77,7 @@ impl Inner {
         name: &QueueName,
     ) -> Result<Poller, Error> {
         let mapping = &entry.mapping;
-        let sqs = until.engine.queues()?.clone();
+        let sqs = until.engine.outside.queues()?.clone();
         let (queue, visibility) = find(&sqs, name).await?;
         if entry.session.as_ref() != Some(&queue.url) {
             mappings::settle(self, &mapping.id, queue.url.clone()).await?;

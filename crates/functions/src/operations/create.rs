@@ -44,6 +44,7 @@ pub(crate) fn check(inner: &Inner, caller: &Caller, request: &CreateFunction) ->
 
 pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, request: CreateFunction) -> Result<Configuration, Error> {
     check(&inner, &caller, &request)?;
+    inner.check_dead_letters(&request.settings, &caller.account).await?;
     let code = inner.find_code(&caller.account, request.code.clone()).await?;
     inner.crash.reach("create.checked");
     let mut configuration = configuration(&inner, &caller, &request, Some(&code))?;

@@ -6,7 +6,7 @@ use bowline_store::Version as StoreVersion;
 
 use super::{audit, refusals};
 use crate::error::Error;
-use crate::events::arn::Purpose;
+use crate::events::arn::{Purpose, Target};
 use crate::model::Caller;
 use crate::model::events::{EventInvokeConfig, EventInvokeSettings, PutEventInvoke, PutMode};
 use crate::name::{FunctionRef, Qualifier, Version};
@@ -22,8 +22,13 @@ pub(crate) async fn put(
 ) -> Result<EventInvokeConfig, Error> {
     inner.streams()?;
     let entry = inner.entry(&target)?;
-    for arn in [&request.on_success, &request.on_failure].into_iter().flatten() {
-        inner.check_destination(arn, Purpose::Outcome, &caller.account).await?;
+    for (arn, purpose) in [
+        (&request.on_success, Purpose::Success),
+        (&request.on_failure, Purpose::Failure),
+    ] {
+        let Some(arn) = arn else { continue };
+        let found = inner.check_destination(arn, purpose, &caller.account).await?;
+        refuse_itself(&target, found.as_ref())?;
     }
     drop(entry);
     let _alone = inner.lock(&target.account, &target.name).await;
@@ -86,6 +91,16 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, target: FunctionRe
     entry.event_invokes.remove(&key);
     inner.replace(entry);
     Ok(())
+}
+
+/// A function that is told of its own outcomes would run for ever.
+fn refuse_itself(function: &FunctionRef, destination: Option<&Target>) -> Result<(), Error> {
+    match destination {
+        Some(Target::Function(told)) if (&told.account, &told.name) == (&function.account, &function.name) => Err(
+            Error::InvalidParameter("You can't specify the function as a destination for itself.".to_owned()),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// The configuration of an unqualified function is that of `$LATEST`.

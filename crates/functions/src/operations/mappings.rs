@@ -221,7 +221,10 @@ fn same_function(mapping: &Mapping, function: &FunctionRef) -> bool {
 async fn check_destination(inner: &Inner, change: &MappingChange, caller: &Caller) -> Result<(), Error> {
     match change.on_failure.as_deref() {
         None | Some("") => Ok(()),
-        Some(arn) => inner.check_destination(arn, Purpose::DeadLetter, &caller.account).await,
+        Some(arn) => inner
+            .check_destination(arn, Purpose::LostBatch, &caller.account)
+            .await
+            .map(drop),
     }
 }
 
@@ -244,7 +247,7 @@ async fn check_source(inner: &Inner, source: &Source, timeout_seconds: u32) -> R
     match source {
         Source::Stream(stream) => inner.stream(stream).await.map(drop),
         Source::Queue(queue) => {
-            let (_, visibility) = find_queue(inner.streams()?.queues()?, queue).await?;
+            let (_, visibility) = find_queue(inner.streams()?.outside.queues()?, queue).await?;
             if visibility.as_secs() < u64::from(timeout_seconds) {
                 return Err(Error::InvalidParameter(format!(
                     "Queue visibility timeout: {} seconds is less than Function timeout: {timeout_seconds} seconds",

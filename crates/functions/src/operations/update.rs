@@ -83,6 +83,8 @@ pub(crate) async fn configuration(
     request: UpdateConfiguration,
 ) -> Result<Configuration, Error> {
     latest_only(&target)?;
+    inner.entry(&target)?;
+    inner.check_dead_letters(&request.settings, &target.account).await?;
     let _kept = inner.code_gate.read().await;
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;

@@ -11,7 +11,6 @@ use bowline_sandbox::Runtime;
 
 use crate::durable::limits::{EXECUTION_SECONDS_MAX, RETENTION_DAYS_MAX};
 use crate::error::Error;
-use crate::events::arn::{Purpose, Target};
 use crate::model::{Configuration, Settings};
 
 const HANDLER_CHARS_MAX: usize = 128;
@@ -58,7 +57,6 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
         environment(variables)?;
         to.environment.clone_from(variables);
     }
-    dead_letters(settings, to)?;
     durable(settings, to)?;
     image(settings, to)?;
     to.inert
@@ -153,16 +151,6 @@ pub(super) fn refuse_with_image(given: [bool; 3]) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// The target of events that failed must be something that can take them.
-fn dead_letters(settings: &Settings, to: &Configuration) -> Result<(), Error> {
-    let config = settings.inert.get("DeadLetterConfig");
-    let arn = config.and_then(|config| config.get("TargetArn")?.as_str());
-    match arn.filter(|arn| !arn.is_empty()) {
-        None => Ok(()),
-        Some(arn) => Target::parse(arn, Purpose::DeadLetter, &to.account).map(drop),
-    }
 }
 
 /// The handler that is stored: interpreted runtimes need one.

@@ -52,6 +52,14 @@ impl Handle {
         Finish::new(mutation, self.0.runtime.clone()).await
     }
 
+    /// Whether the node was told where queues are: then an SQS ARN names a queue, and no stream.
+    pub fn has_queues(&self) -> bool {
+        self.0
+            .events
+            .as_ref()
+            .is_some_and(|engine| engine.outside.beside().queues)
+    }
+
     /// Refuses a creation where that can be done without its code, which may have to be fetched.
     pub fn check_creation(&self, caller: &Caller, request: &CreateFunction) -> Result<(), Error> {
         create::check(&self.0, caller, request)

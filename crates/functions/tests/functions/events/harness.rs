@@ -71,6 +71,7 @@ impl Streams {
             sessions: self.sessions.handle(),
             timing: timing(),
             queues: None,
+            buckets: None,
         }
     }
 

@@ -246,8 +246,10 @@ async fn an_outcome_can_invoke_a_function_but_not_for_ever() {
     events.send("f", json!({ "n": 1 })).await;
     events.world.fake.until(|counts| counts.ended == 2).await;
     assert_eq!(events.world.fake.seen()[1]["requestPayload"], json!({ "n": 1 }));
-    // A function that is its own destination is stopped after a while.
-    events.configure("g", both(&arn("g"), "")).await;
+    // Two functions that tell each other are stopped after a while.
+    events.world.deploy("h").await;
+    events.configure("g", both(&arn("h"), "")).await;
+    events.configure("h", both(&arn("g"), "")).await;
     events.send("g", json!({ "n": 2 })).await;
     events.world.fake.until(|counts| counts.ended == 2 + 17).await;
     let undelivered = || events.world.metric("event_destination_errors_total{function=\"g\"}");
@@ -257,7 +259,9 @@ async fn an_outcome_can_invoke_a_function_but_not_for_ever() {
     assert_eq!(events.world.fake.count().ended, 19);
     // Control: where its owner allows it, it goes on.
     let handle = &events.world.handle;
-    handle.set_recursion(&caller(), &target("g"), true).await.unwrap();
+    for name in ["g", "h"] {
+        handle.set_recursion(&caller(), &target(name), true).await.unwrap();
+    }
     events.send("g", json!({ "n": 3 })).await;
     events.world.fake.until(|counts| counts.ended >= 19 + 2 * 17).await;
     events.stop().await;
@@ -301,7 +305,19 @@ async fn destinations_and_targets_that_are_not_there_are_refused() {
         "Function not found",
     )
     .await;
-    check("arn:aws:s3:us-east-1:000000000000:bucket", "a destination on this node").await;
+    check(
+        "arn:aws:events:us-east-1:000000000000:event-bus/b",
+        "a destination on this node",
+    )
+    .await;
+    check("arn:aws:s3:::bucket", "failures only").await;
+    // A function is no destination of its own, by whatever qualifier, but another one is.
+    events.world.deploy("g").await;
+    let function = |name: &str| format!("arn:aws:lambda:us-east-1:000000000000:function:{name}");
+    for itself in ["f", "f:$LATEST"] {
+        check(&function(itself), "a destination for itself").await;
+    }
+    events.configure("f", both(&function("g"), &function("g"))).await;
     let refused = events.world.handle.accept(&target("nobody"), request(json!({}))).await;
     assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
     let bad = bowline_functions::InvocationRequest {
