@@ -94,8 +94,8 @@ struct Idle {
     kept: Vec<Slot>,
     /// Nothing is kept any more.
     retired: bool,
-    /// The sweeper knows of this pool.
-    enlisted: bool,
+    /// When the sweeper looks at this pool at the latest, if it knows of it.
+    looked_at: Option<Monotonic>,
     /// Invocations since the minute began, apart from those that kept sandboxes served.
     calls: u32,
     /// Sandboxes that serve invocations, apart from those that are kept.
@@ -107,6 +107,17 @@ struct Idle {
 }
 
 impl Idle {
+    /// Has the sweeper look at `due`, if it would not by then.
+    fn expects(&mut self, due: Monotonic) -> Kept {
+        if self.looked_at.is_some_and(|at| at <= due) {
+            return Kept::Yes;
+        }
+        match self.looked_at.replace(due) {
+            None => Kept::AndEnlist,
+            Some(_) => Kept::AndWake,
+        }
+    }
+
     /// The idle ones that are not kept, those that are being told so among them.
     fn resting(&self) -> u32 {
         u32::try_from(self.slots.len())
@@ -176,6 +187,8 @@ pub(crate) enum Kept {
     Yes,
     /// The sweeper must be told of the pool.
     AndEnlist,
+    /// The sweeper knows of the pool, but would look too late.
+    AndWake,
     /// The pool is retired or its size another; the sandbox is to be destroyed.
     No(Slot),
 }
@@ -392,8 +405,8 @@ impl Pool {
         self.idle.lock().retired
     }
 
-    /// Gives a sandbox back after an invocation.
-    pub fn give_back(self: &Arc<Self>, mut slot: Slot, now: Monotonic) -> Kept {
+    /// Gives a sandbox back after an invocation; at `due` there is something to do if it is idle until then.
+    pub fn give_back(self: &Arc<Self>, mut slot: Slot, (now, due): (Monotonic, Monotonic)) -> Kept {
         slot.idle_since = now;
         slot.trimmed = false;
         let mut idle = self.idle.lock();
@@ -409,21 +422,22 @@ impl Pool {
             self.quota.ended();
             self.parts.arrivals.tell(self);
         }
-        let enlist = if slot.kept {
+        let kept = if slot.kept {
             idle.kept.push(slot);
-            false
+            Kept::Yes
         } else {
             idle.slots.push(slot);
-            !std::mem::replace(&mut idle.enlisted, true)
+            idle.expects(due)
         };
         drop(idle);
         self.parts.metrics.busy.dec();
         self.parts.metrics.idle.inc();
-        if enlist { Kept::AndEnlist } else { Kept::Yes }
+        kept
     }
 
-    /// Puts a sandbox back in its place that was taken by [`Self::take_untrimmed`].
-    pub fn put_back(self: &Arc<Self>, mut slot: Slot) -> Kept {
+    /// Puts a sandbox back in its place that was taken by [`Self::take_untrimmed`]; it is to end when it has been idle for
+    /// `keep_alive`.
+    pub fn put_back(self: &Arc<Self>, mut slot: Slot, keep_alive: Duration) -> Kept {
         slot.trimmed = true;
         self.measure(&mut slot);
         let mut idle = self.idle.lock();
@@ -432,13 +446,14 @@ impl Pool {
             return Kept::No(slot);
         }
         let at = idle.slots.partition_point(|other| other.idle_since <= slot.idle_since);
+        let due = slot.idle_since.after(keep_alive);
         idle.slots.insert(at, slot);
-        let enlist = !std::mem::replace(&mut idle.enlisted, true);
+        let kept = idle.expects(due);
         drop(idle);
         self.parts.arrivals.tell(self);
         self.parts.metrics.busy.dec();
         self.parts.metrics.idle.inc();
-        if enlist { Kept::AndEnlist } else { Kept::Yes }
+        kept
     }
 
     /// Takes all that have been idle for `keep_alive`.
@@ -500,7 +515,7 @@ impl Pool {
             slot.idle_since.after(after)
         };
         let next = idle.slots.iter().map(due).min();
-        idle.enlisted = next.is_some();
+        idle.looked_at = next;
         next
     }
 

@@ -52,14 +52,21 @@ impl Sweeper {
 
     /// The same, but leaves it to the caller to end it.
     pub fn keep(&self, pool: &Arc<Pool>, slot: Slot) -> Kept {
-        let kept = pool.give_back(slot, self.clock.monotonic());
+        let now = self.clock.monotonic();
+        let kept = pool.give_back(slot, (now, now.after(QUIET.min(self.keep_alive))));
         match kept {
             Kept::No(_) => return kept,
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(pool),
+            Kept::AndWake => self.wake.notify_one(),
         }
         self.idled(pool);
         Kept::Yes
+    }
+
+    /// Forgets a pool that keeps nothing any more, and with it its code.
+    pub fn forget(&self, pool: &Arc<Pool>) {
+        self.pools.lock().retain(|known| !Arc::ptr_eq(known, pool));
     }
 
     /// Works until it is dropped; sleeps while there is nothing to do.
@@ -117,9 +124,10 @@ impl Sweeper {
 
     async fn trim(self: Arc<Self>, pool: Arc<Pool>, mut slot: Slot) {
         slot.sandbox.idle().await;
-        match pool.put_back(slot) {
+        match pool.put_back(slot, self.keep_alive) {
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(&pool),
+            Kept::AndWake => self.wake.notify_one(),
             Kept::No(slot) => return pool.destroy(slot).await,
         }
         self.idled(&pool);

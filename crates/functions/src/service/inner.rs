@@ -362,6 +362,7 @@ impl Inner {
             for slot in pool.retire() {
                 self.runtime.spawn(pool.clone().destroy(slot));
             }
+            self.sweeper.forget(&pool);
         }
     }
 

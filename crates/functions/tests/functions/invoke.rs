@@ -242,6 +242,25 @@ async fn idle_sandboxes_end() {
     let counts = world.fake.until(|counts| counts.idled == 1).await;
     assert_eq!(counts.destroyed, 0);
     assert_eq!(world.answer("f", json!({})).await["served"], 2);
+    // So it is after that call, though nothing else would have had to be done for long.
+    world.fake.until(|counts| counts.idled == 2).await;
+}
+
+/// Also when its sandbox was to be idle for much longer.
+#[tokio::test]
+async fn a_deleted_functions_code_goes() {
+    let world = World::new().await;
+    world.deploy("f").await;
+    world.answer("f", json!({})).await;
+    world.fake.until(|counts| counts.idled == 1).await;
+    assert_ne!(world.blobs.list().await.unwrap().len(), 0, "the control: there is code");
+    world.handle.delete_function(&caller(), &target("f")).await.unwrap();
+    let collected = async {
+        while !world.blobs.list().await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(crate::fake::PATIENCE, collected).await.unwrap();
 }
 
 #[tokio::test]
