@@ -11,88 +11,108 @@ use super::cursor::{Source, at_once};
 use crate::host::{Inner, Stream};
 use crate::{ChainId, Position};
 
+/// How many such readings of a stream run at the same time: while one waits for the disk, another one decodes.
+const AT_ONCE_MAX: usize = 2;
+/// How far beyond the page they go, in what is read at once.
+const CHUNKS_AHEAD: u64 = 3;
+
 /// The nodes of a stream that are on their way though nobody waits for them yet.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
-    coming: Mutex<Option<(ChainId, Range<u64>)>>,
+    coming: Mutex<Vec<(ChainId, Range<u64>)>>,
     came: Notify,
 }
 
 impl Ahead {
-    /// Claims the reading of these nodes. One such reading a stream at a time.
-    fn begin(&self, chain: ChainId, nodes: Range<u64>) -> bool {
+    fn has_room(&self) -> bool {
+        self.coming.lock().len() < AT_ONCE_MAX
+    }
+
+    /// Claims the reading of these nodes, unless enough of them are being read or the first one is.
+    fn begin(&self, chain: ChainId, nodes: &Range<u64>) -> bool {
         let mut coming = self.coming.lock();
-        if coming.is_some() {
+        if coming.len() == AT_ONCE_MAX || covers(&coming, chain, nodes.start) {
             return false;
         }
-        *coming = Some((chain, nodes));
+        coming.push((chain, nodes.clone()));
         true
     }
 
-    fn end(&self) {
-        *self.coming.lock() = None;
+    fn end(&self, chain: ChainId, nodes: &Range<u64>) {
+        self.coming.lock().retain(|(of, range)| (*of, range) != (chain, nodes));
         self.came.notify_waiters();
+    }
+
+    fn is_coming(&self, chain: ChainId, number: u64) -> bool {
+        covers(&self.coming.lock(), chain, number)
     }
 
     /// Waits for a node that is on its way; says whether it was.
     pub async fn wait(&self, chain: ChainId, number: u64) -> bool {
-        let is_coming = || {
-            let coming = self.coming.lock();
-            coming
-                .as_ref()
-                .is_some_and(|(of, nodes)| *of == chain && nodes.contains(&number))
-        };
-        if !is_coming() {
+        if !self.is_coming(chain, number) {
             return false;
         }
-        let came = self.came.notified();
-        tokio::pin!(came);
-        came.as_mut().enable();
-        if is_coming() {
+        loop {
+            let came = self.came.notified();
+            tokio::pin!(came);
+            came.as_mut().enable();
+            if !self.is_coming(chain, number) {
+                return true;
+            }
             came.await;
         }
-        true
     }
 }
 
+fn covers(coming: &[(ChainId, Range<u64>)], chain: ChainId, number: u64) -> bool {
+    coming.iter().any(|(of, nodes)| *of == chain && nodes.contains(&number))
+}
+
 /// A claim that ends however the reading does.
-struct Claim(Arc<Stream>);
+struct Claim {
+    stream: Arc<Stream>,
+    chain: ChainId,
+    nodes: Range<u64>,
+}
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.ahead.end();
+        self.stream.ahead.end(self.chain, &self.nodes);
     }
 }
 
 impl Inner {
     /// Has the nodes read in the background that follow a page which ended here.
     pub(super) fn read_ahead(self: &Arc<Self>, stream: &Arc<Stream>, view: &View, next: Position) {
+        if !stream.ahead.has_room() {
+            return;
+        }
         let Some((chain, nodes)) = self.missing_after(stream, view, next) else {
             return;
         };
-        if !stream.ahead.begin(chain, nodes.clone()) {
+        if !stream.ahead.begin(chain, &nodes) {
             return;
         }
-        let (host, claim) = (Arc::clone(self), Claim(Arc::clone(stream)));
+        let (host, stream) = (Arc::clone(self), Arc::clone(stream));
+        let claim = Claim { stream, chain, nodes };
         // Not a task of the service: readers wait for it, also while the host joins anew.
         tokio::spawn(async move {
             let source = Source {
                 host: &host,
-                stream: &claim.0,
+                stream: &claim.stream,
             };
-            let count = usize::try_from(nodes.end - nodes.start).unwrap_or(usize::MAX);
+            let count = usize::try_from(claim.nodes.end - claim.nodes.start).unwrap_or(usize::MAX);
             // Whoever wants the first node asks again and hears what is wrong.
-            let _ = source.fetch(chain, nodes.start, count).await;
+            let _ = source.fetch(chain, claim.nodes.start, count).await;
         });
     }
 
-    /// The nodes of a chain that are not in memory though one of them will be wanted soon: before half of
-    /// what is read at once is used up.
+    /// The nodes of a chain that will be wanted soon and are neither in memory nor on their way.
     fn missing_after(&self, stream: &Stream, view: &View, next: Position) -> Option<(ChainId, Range<u64>)> {
         view.heads.iter().find_map(|(&chain, head)| {
             let node = stream.places.lock().get(next, chain)?;
-            let soon = node + at_once(head, node.min(head.next_node)) as u64 / 2;
-            let soon = node..soon.min(head.next_node);
+            let soon = node + CHUNKS_AHEAD * at_once(head, node.min(head.next_node)) as u64;
+            let soon = (node..soon.min(head.next_node)).filter(|number| !stream.ahead.is_coming(chain, *number));
             let first = self.cache.first_missing(stream.serial, chain, soon)?;
             Some((chain, first..first + at_once(head, first) as u64))
         })
@@ -108,18 +128,21 @@ mod tests {
         let ahead = Ahead::default();
         let chain = ChainId(1);
         assert!(!ahead.wait(chain, 3).await, "nothing is coming");
-        assert!(ahead.begin(chain, 2..5));
-        assert!(!ahead.begin(chain, 5..9), "one at a time");
-        assert!(!ahead.wait(chain, 5).await, "others are coming");
+        assert!(ahead.begin(chain, &(2..5)));
+        assert!(!ahead.begin(chain, &(4..9)), "that one is coming");
+        assert!(ahead.begin(chain, &(5..9)));
+        assert!(!ahead.begin(chain, &(9..12)), "two at a time");
+        assert!(!ahead.wait(chain, 9).await, "others are coming");
         assert!(!ahead.wait(ChainId(2), 3).await, "of another chain");
         let waited = async {
             assert!(ahead.wait(chain, 3).await);
+            assert!(ahead.is_coming(chain, 5), "the other one is not waited for");
         };
         let ended = async {
             tokio::task::yield_now().await;
-            ahead.end();
+            ahead.end(chain, &(2..5));
         };
         tokio::join!(waited, ended);
-        assert!(ahead.begin(chain, 5..9), "the first has ended");
+        assert!(ahead.begin(chain, &(9..12)), "the first has ended");
     }
 }

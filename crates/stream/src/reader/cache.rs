@@ -50,7 +50,7 @@ impl Cache {
     }
 
     /// The first of these numbers whose node is not here.
-    pub fn first_missing(&self, stream: u64, chain: ChainId, mut numbers: std::ops::Range<u64>) -> Option<u64> {
+    pub fn first_missing(&self, stream: u64, chain: ChainId, mut numbers: impl Iterator<Item = u64>) -> Option<u64> {
         let held = self.held.lock();
         numbers.find(|number| !held.nodes.contains_key(&(stream, chain, *number)))
     }
