@@ -33,4 +33,5 @@ mod sources;
 mod stop;
 mod streaming;
 mod suite;
+mod terraform;
 mod traces;
