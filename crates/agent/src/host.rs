@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
+use bowline_foundation::entropy;
 use bowline_sandbox::{Backend, SandboxKind, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -118,6 +119,8 @@ impl Shared {
         let newer = |epoch| (hello.epoch > epoch).then_some(hello.epoch);
         let begun = self.epoch.fetch_update(Ordering::AcqRel, Ordering::Acquire, newer);
         begun.map_err(|epoch| format!("epoch `{}` is fenced: `{epoch}` has begun", hello.epoch))?;
+        // The agent may be a copy, in a machine that goes on from a snapshot.
+        entropy::renew();
         self.lease_micros
             .store(hello.lease_ms.saturating_mul(1000), Ordering::Release);
         self.heard();

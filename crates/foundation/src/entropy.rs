@@ -1,9 +1,36 @@
 //! Random bytes and numbers from the operating system or from a seed.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rand::rngs::StdRng;
+use rand::rngs::{StdRng, ThreadRng};
 use rand::{Rng, RngExt, SeedableRng};
+
+/// How often this process was told that its generators are known elsewhere.
+static RENEWALS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The last of them that this thread has followed.
+    static FOLLOWED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Has every thread's generator begin anew before it is used again: this process may be the copy of another, as in a
+/// virtual machine that goes on from a snapshot, and must not draw what that draws.
+pub fn renew() {
+    RENEWALS.fetch_add(1, Ordering::AcqRel);
+}
+
+/// This thread's generator, as new as it was told to be.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the system's entropy")]
+fn of_thread() -> ThreadRng {
+    let mut rng = rand::rng();
+    let renewals = RENEWALS.load(Ordering::Acquire);
+    if FOLLOWED.replace(renewals) != renewals {
+        rng.reseed().expect("the system gives randomness, as it did before");
+    }
+    rng
+}
 
 /// A cheap handle to a source of randomness.
 #[derive(Clone, Debug)]
@@ -45,10 +72,9 @@ impl Entropy {
         value
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the one place that reads the system's entropy")]
     fn with(&self, f: impl FnOnce(&mut dyn Rng)) {
         match &self.0 {
-            Source::System => f(&mut rand::rng()),
+            Source::System => f(&mut of_thread()),
             Source::Seeded(rng) => f(&mut *rng.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
@@ -66,6 +92,17 @@ mod tests {
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn a_renewed_generator_begins_anew() {
+        let (mut before, mut after) = ([0; 8], [0; 8]);
+        Entropy::system().fill(&mut before);
+        let followed = FOLLOWED.get();
+        renew();
+        Entropy::system().fill(&mut after);
+        assert!(FOLLOWED.get() > followed, "this thread has followed");
+        assert_ne!(before, after);
     }
 
     #[test]
