@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             spawner_main()
         }
         Some(argument) if argument == COMPILER_ARGUMENT => compiler_main(),
-        Some(argument) if argument == GUEST_ARGUMENT => return guest_main(),
+        Some(argument) if argument == GUEST_ARGUMENT => return guest_main(Some(&command::agent::IN_GUEST)),
         Some(argument) if argument == KVM_PROBE_ARGUMENT => return kvm_probe_main(),
         _ => {}
     }

@@ -29,6 +29,7 @@ pub struct Golden {
     image: Arc<Image>,
     snapshot: Snapshot,
     memory: File,
+    was_kept: bool,
 }
 
 impl Golden {
@@ -52,7 +53,11 @@ impl Golden {
         }
         let snapshot = vm.save(&place, After::Stand).await?;
         vm.kill().await;
-        Self::load(&host, &image, snapshot).await
+        let made = Self::load(&host, &image, snapshot).await?;
+        Ok(Self {
+            was_kept: false,
+            ..made
+        })
     }
 
     /// The one that is in `folder`, if it is of use here.
@@ -70,13 +75,19 @@ impl Golden {
             image: Arc::clone(image),
             snapshot,
             memory,
+            was_kept: true,
         })
     }
 
     /// Begins a machine, with the time of day and randomness of its own.
     pub async fn start(&self) -> Result<Vm, VmError> {
+        self.start_within(None).await
+    }
+
+    /// The same with a limit of what it may use of the processors, in thousandths of one.
+    pub async fn start_within(&self, cpu_millis: Option<u32>) -> Result<Vm, VmError> {
         let began = self.host.clock.monotonic();
-        let mut vm = self.start_stale().await?;
+        let mut vm = self.begin(cpu_millis).await?;
         vm.renew(began).await?;
         Ok(vm)
     }
@@ -84,16 +95,37 @@ impl Golden {
     /// Begins a machine that believes to be the golden one: its clock stands where that stood, and it will draw the
     /// same randomness as every other begun so. Nobody but a test wants this.
     pub async fn start_stale(&self) -> Result<Vm, VmError> {
+        self.begin(None).await
+    }
+
+    async fn begin(&self, cpu_millis: Option<u32>) -> Result<Vm, VmError> {
         let memory = self.memory.try_clone().cannot("share the golden memory")?;
         let from = (Arc::clone(&self.host), Arc::clone(&self.image));
         let origin = Origin::Golden(self.snapshot.digest());
-        self.snapshot.begin(from, (memory, Backing::CopyOnWrite), origin).await
+        let memory = (memory, Backing::CopyOnWrite);
+        self.snapshot.begin(from, memory, (origin, cpu_millis)).await
+    }
+
+    /// Whether it was there already, so that nothing had to boot.
+    pub fn was_kept(&self) -> bool {
+        self.was_kept
     }
 
     /// The snapshot.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
+}
+
+/// Removes the snapshots in `folder` that were made of another image, which no machine will begin from any more.
+pub fn forget_others(folder: &Path, image: &Image) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if Snapshot::open(&path).is_ok_and(|snapshot| snapshot.record().image != image.digest()) {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps all others out who would make a snapshot in `folder`, until the file is closed.

@@ -1,14 +1,16 @@
 //! The first process of a guest.
 //!
 //! It mounts what programs expect, starts its own program again as the *service*, and buries orphans from then on;
-//! when the service ends, so does the machine. The service carries out the orders of the control channel.
+//! when the service ends, so does the machine. The service starts the *agent*, if there is to be one, in a control group
+//! of its own, and says that it is ready once the agent is; it carries out the orders of the control channel, and ends
+//! when the agent does.
 
 mod orders;
 pub mod port;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, mount};
@@ -22,10 +24,18 @@ pub const GUEST_ARGUMENT: &str = "__vm-guest";
 /// The same, for the service.
 const SERVICE: &str = "service";
 
-/// Runs as the first process of a guest, or as its service; the machine is switched off when it ends.
-pub fn guest_main() -> ExitCode {
+/// Where the program lies that is all of these.
+const PROGRAM: &str = "/usr/bin/bowline";
+/// The control group of the agent and of all that it starts.
+const GROUP: &str = "/sys/fs/cgroup/instance";
+/// What the agent writes to its standard output once it can be spoken to.
+pub const AGENT_READY: &str = "ready";
+
+/// Runs as the first process of a guest, or as its service; the machine is switched off when it ends. `agent` are the
+/// arguments that make this program the agent of an instance.
+pub fn guest_main(agent: Option<&[&str]>) -> ExitCode {
     if std::env::args().nth(2).as_deref() == Some(SERVICE) {
-        return match serve() {
+        return match serve(agent) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("the guest's service has failed: {error}");
@@ -95,8 +105,47 @@ fn furnish() {
     }
 }
 
-/// Carries out orders until the channel fails.
-fn serve() -> std::io::Result<()> {
+/// Starts the agent in its group, and waits until it is ready.
+fn start_agent(arguments: &[&str]) -> std::io::Result<()> {
+    std::fs::create_dir_all(GROUP)?;
+    for controller in ["memory", "cpu", "pids"] {
+        std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}"))?;
+    }
+    // The shell enters the group, so that the program never was outside of it.
+    let script = format!("echo 0 > {GROUP}/cgroup.procs && exec {PROGRAM} \"$@\"");
+    let mut agent = Command::new("/bin/busybox")
+        .args(["sh", "-c", &script, "agent"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut word = String::new();
+    if let Some(output) = agent.stdout.take() {
+        BufReader::new(output).read_line(&mut word)?;
+    }
+    if word.trim() != AGENT_READY {
+        let _ = agent.kill();
+        let text = format!("the agent is not ready: {}", agent.wait()?);
+        return Err(std::io::Error::other(text));
+    }
+    std::thread::Builder::new().spawn(move || end_with(agent))?;
+    Ok(())
+}
+
+/// Ends the service, and so the machine, when the agent ends.
+fn end_with(mut agent: Child) {
+    match agent.wait() {
+        Ok(status) => eprintln!("the agent has ended: {status}"),
+        Err(error) => eprintln!("the agent cannot be waited for: {error}"),
+    }
+    std::process::exit(1)
+}
+
+/// Starts the agent, and carries out orders until the channel fails.
+fn serve(agent: Option<&[&str]>) -> std::io::Result<()> {
+    if let Some(arguments) = agent {
+        start_agent(arguments)?;
+    }
     let path = port::device(CONTROL_PORT)?;
     let mut writer = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
     let mut reader = BufReader::new(writer.try_clone()?);

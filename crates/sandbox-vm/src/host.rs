@@ -76,10 +76,7 @@ impl Engine {
 impl Host {
     /// Looks for QEMU, tries KVM, and measures what the translator must be told.
     pub async fn find(options: Options) -> Result<Self, VmError> {
-        let qemu = on_path(QEMU.0).ok_or(VmError::Missing {
-            program: QEMU.0,
-            package: QEMU.1,
-        })?;
+        let qemu = qemu()?;
         let version = version_of(&qemu).await?;
         let engine = match kvm::probe(&options.program).await {
             Ok(()) => Engine {
@@ -150,8 +147,8 @@ impl Host {
         format!("{} ({})", value("model name"), &features[..16])
     }
 
-    /// A control group that holds a machine of this size.
-    pub(crate) fn group(&self, machine: &Machine) -> Result<Option<Group>, VmError> {
+    /// A control group that holds a machine of this size, which may use this much of the processors if it is said.
+    pub(crate) fn group(&self, machine: &Machine, cpu_millis: Option<u32>) -> Result<Option<Group>, VmError> {
         let mut groups = self.groups.lock();
         let refused = |failure| VmError::Io {
             what: "make a control group".to_owned(),
@@ -162,7 +159,7 @@ impl Host {
             tmp_bytes: 0,
             memory_bytes: machine.memory_max.bytes() + OVERHEAD_BYTES,
             // Devices need some processor time beside the guest's.
-            cpu_millis: machine.processors * 1000 + 250,
+            cpu_millis: cpu_millis.unwrap_or(machine.processors * 1000 + 250),
             pids: THREADS + machine.processors,
         };
         if let Err(failure) = groups.limit(&group, &limits) {
@@ -183,6 +180,14 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.groups.lock().remove();
     }
+}
+
+/// Where QEMU is.
+pub fn qemu() -> Result<PathBuf, VmError> {
+    on_path(QEMU.0).ok_or(VmError::Missing {
+        program: QEMU.0,
+        package: QEMU.1,
+    })
 }
 
 /// Where a program is, as a shell would find it.

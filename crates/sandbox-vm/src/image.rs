@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::VmError;
 
 pub use build::{Build, BuildError, Built, build};
-pub use packages::Source;
+pub use packages::{Source, digest_of};
 pub use root::Interpreter;
 
 /// The version of [`Record`].
@@ -90,6 +90,32 @@ impl Image {
     /// What it is.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// The interpreters in it.
+    pub fn interpreters(&self) -> Vec<Interpreter> {
+        let of = |interpreter: &Interpreter| {
+            let start = format!("{}_", interpreter.package());
+            self.record.packages.iter().any(|file| file.starts_with(&start))
+        };
+        [Interpreter::Python, Interpreter::Node]
+            .into_iter()
+            .filter(of)
+            .collect()
+    }
+
+    /// Removes the other images beside it that were made for other programs than its own.
+    pub fn forget_others(&self) -> io::Result<()> {
+        let Some(folder) = self.folder.parent() else {
+            return Ok(());
+        };
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if Self::open(&path).is_ok_and(|other| other.record.agent != self.record.agent) {
+                std::fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// What names its content.

@@ -26,7 +26,7 @@ mod sys;
 pub mod vm;
 
 pub use golden::Golden;
-pub use guest::{GUEST_ARGUMENT, guest_main};
+pub use guest::{AGENT_READY, GUEST_ARGUMENT, guest_main};
 pub use host::{Host, Options};
 pub use image::Image;
 pub use kvm::{KVM_PROBE_ARGUMENT, kvm_probe_main};

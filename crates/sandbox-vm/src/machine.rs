@@ -17,6 +17,15 @@ pub enum MachineKind {
     Q35,
 }
 
+impl fmt::Display for MachineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Microvm => "microvm",
+            Self::Q35 => "q35",
+        })
+    }
+}
+
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

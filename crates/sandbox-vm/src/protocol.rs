@@ -9,7 +9,7 @@ pub const CONTROL_PORT: &str = "bowline.control";
 /// The name of the port that is a plain stream of bytes, for an agent.
 pub const AGENT_PORT: &str = "bowline.agent";
 /// The version of these lines; an image is made for one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// How much a program's output may be, in bytes; the rest is dropped.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
@@ -38,6 +38,8 @@ pub enum Order {
     Memory,
     /// Draw some randomness from the kernel.
     Draw,
+    /// Let the agent and all that it starts be no more processes and threads than that.
+    Limit { processes: u32 },
     /// Run a program to its end.
     Run {
         argv: Vec<String>,
@@ -107,6 +109,7 @@ mod tests {
             },
             Order::Memory,
             Order::Draw,
+            Order::Limit { processes: 7 },
             Order::Run {
                 argv: vec!["a".to_owned()],
                 milliseconds: 5,
@@ -121,7 +124,7 @@ mod tests {
             id: 0,
             reply: Reply::Ready { version: VERSION },
         };
-        assert_eq!(line(&answer), b"{\"id\":0,\"reply\":\"ready\",\"version\":1}\n");
+        assert_eq!(line(&answer), b"{\"id\":0,\"reply\":\"ready\",\"version\":2}\n");
         assert_eq!(Answer::parse(&line(&answer)).unwrap(), answer);
         for bad in [
             "",

@@ -197,7 +197,7 @@ impl Snapshot {
         &self,
         (host, image): (Arc<Host>, Arc<Image>),
         (memory, backing): (File, Backing),
-        origin: Origin,
+        (origin, cpu_millis): (Origin, Option<u32>),
     ) -> Result<Vm, VmError> {
         let state = self.state().await?;
         let start = Start {
@@ -206,6 +206,7 @@ impl Snapshot {
             beginning: Beginning::Incoming,
             backing,
             origin,
+            cpu_millis,
         };
         let vm = Vm::start(host, image, start).await?;
         vm.capabilities(self.record.memory_in == MemoryIn::File).await?;
@@ -255,7 +256,9 @@ impl Vm {
         let began = host.clock.monotonic();
         let memory = snapshot.memory().await?;
         let origin = Origin::Restored(snapshot.digest());
-        let mut vm = snapshot.begin((host, image), (memory, Backing::Own), origin).await?;
+        let mut vm = snapshot
+            .begin((host, image), (memory, Backing::Own), (origin, None))
+            .await?;
         vm.renew(began).await?;
         Ok(vm)
     }

@@ -100,6 +100,8 @@ pub(crate) struct Start {
     pub beginning: Beginning,
     pub backing: Backing,
     pub origin: Origin,
+    /// What it may use of the processors, in thousandths of one; all of its own and a little more if missing.
+    pub cpu_millis: Option<u32>,
 }
 
 impl Vm {
@@ -122,6 +124,7 @@ impl Vm {
             beginning: Beginning::Boot,
             backing: Backing::Own,
             origin: Origin::Booted,
+            cpu_millis: None,
         };
         let mut vm = Self::start(host, image, start).await?;
         let ready = vm.living(vm.control.ready());
@@ -156,7 +159,7 @@ impl Vm {
                 .machine
                 .arguments(accelerator, host.tsc_khz(), (start.beginning, start.backing)),
             files: files.into_iter().flatten().collect(),
-            group: host.group(&start.machine)?,
+            group: host.group(&start.machine, start.cpu_millis)?,
             user: host.user(),
         })
         .cannot("start QEMU")?;
@@ -235,8 +238,21 @@ impl Vm {
 
     /// Ends it at once; returns when it is gone.
     pub async fn kill(self) -> String {
+        self.end().await
+    }
+
+    /// The same for a machine that others know too.
+    pub async fn end(&self) -> String {
         self.process.kill();
         self.process.ended().await
+    }
+
+    /// Lets the agent and all that it starts be no more processes and threads than that.
+    pub async fn limit_processes(&self, processes: u32) -> Result<(), VmError> {
+        match self.order(Order::Limit { processes }, ANSWER).await? {
+            Reply::Clock { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The guest's clock, in microseconds since the Unix epoch.

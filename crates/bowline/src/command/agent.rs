@@ -1,17 +1,21 @@
 //! `bowline agent`: what runs inside an instance; the node starts it, not a person.
 
+use std::io::Write as _;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use bowline_agent::{Host, HostOptions, UnixAccept};
+use bowline_agent::code::CodeStore;
+use bowline_agent::{Accept, Host, HostOptions, UnixAccept, mux};
 use bowline_foundation::clock::Clock;
 use bowline_sandbox::Backend;
 use bowline_sandbox_linux::LinuxBackend;
 use bowline_sandbox_linux::cell::place::{self, PlaceView};
 use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions};
+use bowline_sandbox_vm::AGENT_READY;
+use bowline_sandbox_vm::guest::port::{self, Port};
 use bowline_sandbox_wasm::{Compiler, WasmBackend};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,12 +23,26 @@ use super::up;
 
 /// Instances that a WebAssembly engine of an agent has room for, for each processor.
 const WASM_SLOTS: u32 = 500;
+/// The arguments of the agent of a virtual machine. What it keeps lies in the guest's memory and goes with it; runtimes that
+/// were started ahead would take processor time from the one that is waited for.
+pub const IN_GUEST: [&str; 7] = [
+    "agent",
+    "--port",
+    bowline_sandbox_vm::protocol::AGENT_PORT,
+    "--state",
+    "/var/lib/bowline",
+    "--prewarmed",
+    "0",
+];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the node finds the agent.
-    #[arg(long, value_name = "SOCKET")]
-    socket: PathBuf,
+    #[arg(long, value_name = "SOCKET", required_unless_present = "port")]
+    socket: Option<PathBuf>,
+    /// The port of a virtual machine by which the node finds it; code comes that way too.
+    #[arg(long, value_name = "NAME", conflicts_with = "socket")]
+    port: Option<String>,
     /// A folder of the agent's own.
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
@@ -48,14 +66,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // From inside the place the program's path may be another.
     let program = std::env::current_exe()?;
     // The socket comes from outside the place, so that the node finds it whatever the agent sees.
-    let listener = listen(&args.socket)?;
+    let listener = args.socket.as_deref().map(listen).transpose()?;
     if let Some(file) = &args.place {
         enter(file, &args)?;
     }
     up::runtime()?.block_on(serve(&args, listener, program))
 }
 
-fn listen(socket: &PathBuf) -> anyhow::Result<UnixListener> {
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     // One that an agent before this one left.
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on `{}`", socket.display()))?;
@@ -71,20 +89,37 @@ fn enter(file: &PathBuf, args: &Args) -> anyhow::Result<()> {
     place::enter(&view, &scratch).context("cannot enter the instance's place")
 }
 
-async fn serve(args: &Args, listener: UnixListener, program: PathBuf) -> anyhow::Result<ExitCode> {
+/// The node's way to the agent, and where code is kept that comes by it.
+fn way(args: &Args, listener: Option<UnixListener>) -> anyhow::Result<(Box<dyn Accept>, Option<CodeStore>)> {
+    if let Some(listener) = listener {
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        return Ok((Box::new(UnixAccept(listener)), None));
+    }
+    let name = args.port.as_deref().unwrap_or_default();
+    let port = port::device(name).and_then(|device| Port::open(&device));
+    let port = port.with_context(|| format!("cannot open the port `{name}`"))?;
+    let code = CodeStore::open(args.state.join("code")).context("cannot make the folder of code")?;
+    Ok((Box::new(mux::acceptor(port)), Some(code)))
+}
+
+async fn serve(args: &Args, listener: Option<UnixListener>, program: PathBuf) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let backends = backends(args, program)?;
     let log_dir = args.state.join("services");
     std::fs::create_dir_all(&log_dir)?;
+    let (mut accept, code) = way(args, listener)?;
     let host = Host::new(HostOptions {
         clock: Clock::system(),
         backends,
-        code: None,
+        code,
         log_dir,
     });
-    let mut accept = UnixAccept(tokio::net::UnixListener::from_std(listener)?);
+    if args.port.is_some() {
+        // Whoever started it in the guest waits for this word.
+        writeln!(std::io::stdout(), "{AGENT_READY}")?;
+    }
     tokio::select! {
-        stopped = host.run(&mut accept) => tracing::info!(%stopped, "the agent ends"),
+        stopped = host.run(&mut *accept) => tracing::info!(%stopped, "the agent ends"),
         _ = terminate.recv() => tracing::info!("the agent was told to end"),
     }
     host.close().await;

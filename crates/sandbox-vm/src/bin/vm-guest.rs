@@ -18,7 +18,7 @@ use bowline_sandbox_vm::{
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [GUEST_ARGUMENT, ..] => guest_main(),
+        [GUEST_ARGUMENT, ..] => guest_main(None),
         [KVM_PROBE_ARGUMENT] => kvm_probe_main(),
         ["node", image, golden] => {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime for a small node");

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{PipeReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -27,6 +28,7 @@ pub fn carry_out(order: Order) -> Result<Reply, String> {
         Order::Renew { micros, entropy } => renew(micros, &entropy),
         Order::Memory => memory(),
         Order::Draw => draw(),
+        Order::Limit { processes } => limit(processes),
         Order::Run { argv, milliseconds } => run(&argv, Duration::from_millis(milliseconds)),
     }
 }
@@ -48,6 +50,13 @@ fn renew(micros: u64, entropy: &str) -> Result<Reply, String> {
         .open("/dev/random")
         .and_then(|pool| sys::add_entropy(&pool.into(), &seed))
         .map_err(|error| format!("cannot renew the randomness: {error}"))?;
+    Ok(clock())
+}
+
+fn limit(processes: u32) -> Result<Reply, String> {
+    let path = Path::new(super::GROUP).join("pids.max");
+    let written = std::fs::write(&path, processes.to_string());
+    written.map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
     Ok(clock())
 }
 

@@ -6,9 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How often it is looked whether somebody has come to the other end.
+const ABSENCE: Duration = Duration::from_millis(10);
 
 /// The device of the port with this name.
 pub fn device(name: &str) -> io::Result<PathBuf> {
@@ -23,9 +28,14 @@ pub fn device(name: &str) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::NotFound, missing))
 }
 
-/// A port that does not block. It must be opened within a runtime.
+/// A port that does not block. It must be opened within a runtime. It never ends: while nobody is at the other end, as
+/// for a moment when a machine goes on from a snapshot, its reader waits.
 #[derive(Debug)]
-pub struct Port(AsyncFd<File>);
+pub struct Port {
+    file: AsyncFd<File>,
+    /// Runs while nobody is there.
+    absence: Option<Pin<Box<Sleep>>>,
+}
 
 impl Port {
     /// Opens the device of a port, or anything that can be waited for.
@@ -36,16 +46,23 @@ impl Port {
         let file = options.open(path)?;
         // SAFETY: a `File` keeps its descriptor open, and the same one, for as long as it lives, and nothing here takes
         // it out of the registration. There is no safe form for a device.
-        Ok(Self(unsafe { AsyncFd::register(file) }?))
+        let file = unsafe { AsyncFd::register(file) }?;
+        Ok(Self { file, absence: None })
     }
 }
 
 impl AsyncRead for Port {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         loop {
-            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            if let Some(absence) = &mut this.absence {
+                ready!(absence.as_mut().poll(cx));
+                this.absence = None;
+            }
+            let mut guard = ready!(this.file.poll_read_ready(cx))?;
             let space = buffer.initialize_unfilled();
             match guard.try_io(|file| file.get_ref().read(space)) {
+                Ok(Ok(0)) => this.absence = Some(Box::pin(sleep(ABSENCE))),
                 Ok(Ok(count)) => {
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
@@ -60,7 +77,7 @@ impl AsyncRead for Port {
 impl AsyncWrite for Port {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            let mut guard = ready!(self.file.poll_write_ready(cx))?;
             match guard.try_io(|file| file.get_ref().write(bytes)) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}

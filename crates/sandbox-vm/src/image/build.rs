@@ -14,7 +14,7 @@ use super::{CURRENT, FORMAT, INITRD, Image, KERNEL, RECORD, ROOT, Record, initrd
 use crate::VmError;
 
 /// Changes when images of the same inputs come out otherwise.
-const BUILDER: &str = "bowline image 2";
+const BUILDER: &str = "bowline image 3";
 /// Largest file that is taken out of a kernel package.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -254,7 +254,9 @@ impl Inputs<'_> {
             root::install(&self.fetched.join(&package.file), tree.path())?;
         }
         root::install_busybox(busybox, tree.path()).map_err(made)?;
+        root::link_applets(tree.path())?;
         root::install_agent(self.agent, self.libraries, tree.path()).map_err(made)?;
+        root::compile_python(tree.path())?;
         root::open_folders(tree.path()).map_err(made)?;
         let tools = tempfile::tempdir_in(place).map_err(made)?;
         let writer = tools.path().join("mkfs.erofs");

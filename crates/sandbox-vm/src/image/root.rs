@@ -190,6 +190,59 @@ pub fn install_busybox(busybox: &[u8], root: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the shell's programs their own names, where no package has brought one of that name.
+pub fn link_applets(root: &Path) -> Result<(), BuildError> {
+    let folder = root.join("usr/bin");
+    let output = Command::new(folder.join("busybox")).arg("--list").output();
+    let output = output.map_err(|source| BuildError::io("run the fetched `busybox`", source))?;
+    for name in String::from_utf8_lossy(&output.stdout).lines() {
+        let link = folder.join(name);
+        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        if plain && fs::symlink_metadata(&link).is_err() {
+            symlink("busybox", &link).map_err(|source| BuildError::io("name the shell's programs", source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Compiles the library of a Python in the root, by itself: a package leaves that to the machine that it is installed on,
+/// but the root is read-only, and without it every start compiles what it imports. What comes out is the same bytes wherever
+/// it is built, and is used whatever time its source has.
+pub fn compile_python(root: &Path) -> Result<(), BuildError> {
+    let cannot = |source| BuildError::io("look for a Python in the root", source);
+    let mut programs = Vec::new();
+    for entry in fs::read_dir(root.join("usr/bin")).map_err(cannot)? {
+        let name = entry.map_err(cannot)?.file_name();
+        let minor = name.to_str().and_then(|name| name.strip_prefix("python3."));
+        if minor.is_some_and(|minor| minor.parse::<u8>().is_ok()) {
+            programs.push(name);
+        }
+    }
+    for program in programs {
+        let library = root.join("usr/lib").join(&program);
+        let mut command = Command::new(root.join("lib64/ld-linux-x86-64.so.2"));
+        command.arg("--library-path").arg(root.join("usr/lib/x86_64-linux-gnu"));
+        command.arg(root.join("usr/bin").join(&program));
+        command.args(["-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]);
+        command.arg("-s").arg(root).args(["-p", "/"]).arg(library);
+        command.env_clear().env("PYTHONHOME", root.join("usr"));
+        let output = command
+            .output()
+            .map_err(|source| BuildError::io("run the root's Python", source))?;
+        if !output.status.success() {
+            return Err(BuildError::Tool {
+                program: "compileall",
+                said: String::from_utf8_lossy(&output.stdout)
+                    .trim()
+                    .chars()
+                    .take(300)
+                    .collect(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The shared libraries that a program is linked with here, its loader among them; none if it is static.
 pub fn libraries(program: &Path) -> Result<Vec<PathBuf>, BuildError> {
     if on_path("ldd").is_none() {
