@@ -21,6 +21,7 @@ fuzz_target!(|text: &str| {
     for role in std::iter::once(None).chain(roles.into_iter().map(Some)) {
         let effective = file.effective(role).expect("the file has the role");
         bounded(&effective);
+        assert!(effective.machine.is_none() || effective.kind == Kind::Vm);
         kept(effective);
     }
 });

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bowline_agent::service::Probe;
+use bowline_sandbox_vm::MachineKind;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -73,6 +74,8 @@ pub struct Resources {
     /// Free room that its volumes must find.
     #[serde(default = "no_storage")]
     pub storage_mib: Spanned<u32>,
+    /// Which machine it is, if it is a virtual one; a microvm if missing.
+    pub machine: Option<Spanned<MachineKind>>,
 }
 
 /// A folder that outlives the server.
@@ -145,6 +148,7 @@ pub struct Overlay {
     pub cpu_millis: Option<Spanned<u32>>,
     pub processes: Option<Spanned<u32>>,
     pub storage_mib: Option<Spanned<u32>>,
+    pub machine: Option<Spanned<MachineKind>>,
 }
 
 /// What is done when the server breaks.

@@ -13,7 +13,7 @@ use bowline_sandbox::Backend;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::file::Kind;
+use crate::file::{Effective, Kind};
 use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
 
 /// Makes servers inside the node.
@@ -48,6 +48,12 @@ impl Provider for InlineProvider {
         self.offer
     }
 
+    fn objection(&self, effective: &Effective) -> Option<String> {
+        let plain = effective.services.is_empty() && effective.volumes.is_empty();
+        let text = "an instance inside the node has neither services nor volumes: choose another kind";
+        (!plain).then(|| text.to_owned())
+    }
+
     async fn configure(&self, _order: &ServerOrder) -> Result<(), ProvideError> {
         Ok(())
     }
@@ -69,6 +75,8 @@ impl Provider for InlineProvider {
             dial: Arc::new(dial),
             code: CodeWay::Shared,
             detail: None,
+            machine: None,
+            room_mib: None,
         })
     }
 

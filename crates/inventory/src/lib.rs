@@ -22,6 +22,7 @@ pub mod process;
 pub mod provider;
 mod roster;
 pub mod service;
+pub mod vm;
 
 pub use placed::Placed;
 pub use provider::{Offer, ProvideError, Provider, Reached, ServerOrder};

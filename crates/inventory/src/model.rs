@@ -3,6 +3,7 @@
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
+use bowline_sandbox_vm::{Accelerator, MachineKind};
 use bowline_store::record::Record;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,27 @@ pub struct Server {
     pub epoch: u64,
     pub repairs: u32,
     pub detail: Option<String>,
+    /// How it runs, if it is a virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineFacts>,
+}
+
+/// How a server runs that is a virtual machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineFacts {
+    pub kind: MachineKind,
+    pub processors: u32,
+    pub accelerator: Accelerator,
+    /// Why the processor does not run its instructions, if it does not.
+    pub why_not_kvm: Option<String>,
+    /// The golden snapshot that it began from.
+    pub golden: Digest,
+    /// Whether that was there before, so that nothing had to boot for it.
+    pub golden_was_kept: bool,
+    /// How long it took from nothing to its first answer, once the snapshot was there.
+    pub ready_ms: u64,
+    /// The process of its QEMU.
+    pub process: u32,
 }
 
 /// How far a replacement has come. Each step is committed before the next begins.

@@ -178,6 +178,8 @@ impl Provider for ProcessProvider {
             dial: Arc::new(UnixDial(socket)),
             code: CodeWay::Shared,
             detail,
+            machine: None,
+            room_mib: None,
         })
     }
 

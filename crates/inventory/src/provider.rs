@@ -8,6 +8,7 @@ use bowline_agent::{CodeWay, Dial};
 use bowline_foundation::id::AccountId;
 
 use crate::file::{Effective, Kind};
+use crate::model::MachineFacts;
 
 /// A server that is to be.
 #[derive(Clone, Debug)]
@@ -34,8 +35,12 @@ pub struct Offer {
 pub struct Reached {
     pub dial: Arc<dyn Dial>,
     pub code: CodeWay,
-    /// What a person should know of how it runs, `kvm` or `tcg` say.
+    /// What a person should know of how it runs, `process 9` say.
     pub detail: Option<String>,
+    /// The same of a virtual machine, piece by piece.
+    pub machine: Option<MachineFacts>,
+    /// What its sandboxes may hold of memory in all, if that is less than the server's.
+    pub room_mib: Option<u64>,
 }
 
 /// Why a provider could not do what it should.
@@ -60,7 +65,7 @@ impl ProvideError {
 }
 
 /// Makes servers of one kind. Each method may be called again for the same server, after a crash say, and then
-/// goes on from whatever is there. What it makes carries the server's identifier, so that [`Self::list`] finds it even if
+/// goes on from whatever is there; given up in the middle, it leaves what [`Self::fence`] and [`Self::destroy`] remove. What it makes carries the server's identifier, so that [`Self::list`] finds it even if
 /// nobody remembers it.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
@@ -68,6 +73,16 @@ pub trait Provider: Send + Sync + 'static {
 
     /// The most that one server may be.
     fn offer(&self) -> Offer;
+
+    /// Why servers of this configuration cannot be made here, whatever room there is; for whoever wrote the file.
+    fn objection(&self, _effective: &Effective) -> Option<String> {
+        None
+    }
+
+    /// What is being done for a server that does not run yet, if that takes long.
+    fn progress(&self, _server: &str) -> Option<String> {
+        None
+    }
 
     /// Sets up a server's resources: limits, volumes, images. Nothing runs yet.
     async fn configure(&self, order: &ServerOrder) -> Result<(), ProvideError>;

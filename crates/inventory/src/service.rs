@@ -91,6 +91,8 @@ pub struct View {
     pub instance: Instance,
     pub sandboxes: u64,
     pub held_mib: u64,
+    /// What is being done for its server, if that takes long.
+    pub progress: Option<String>,
 }
 
 pub(crate) struct Shared {
@@ -139,10 +141,10 @@ impl Shared {
                 return Err(format!("{what} is {wanted}, but this node offers at most {offered}"));
             }
         }
-        if kind == Kind::Inline && !(effective.services.is_empty() && effective.volumes.is_empty()) {
-            return Err("an instance inside the node has neither services nor volumes: choose another kind".to_owned());
+        match provider.objection(effective) {
+            Some(objection) => Err(objection),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     pub fn new_server(&self, file: &FileRecord, effective: Effective, replaces: Option<String>) -> Server {
@@ -159,6 +161,7 @@ impl Shared {
             epoch: 0,
             repairs: 0,
             detail: None,
+            machine: None,
         }
     }
 
@@ -455,6 +458,10 @@ impl Handle {
         View {
             sandboxes: link.as_ref().map_or(0, |link| link.sandboxes()),
             held_mib: link.as_ref().map_or(0, |link| link.held_mib()),
+            progress: self
+                .shared
+                .provider(instance.kind())
+                .and_then(|provider| provider.progress(&instance.current().id)),
             instance,
         }
     }

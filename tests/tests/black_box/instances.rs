@@ -5,6 +5,7 @@ mod basics;
 mod crashes;
 mod failures;
 mod functions;
+mod machines;
 
 use std::io::Read as _;
 use std::net::TcpStream;
@@ -25,6 +26,7 @@ const ACCOUNT: &str = "000000000000";
 /// The node's instances, as a client sees them.
 struct Fleet {
     lambda: Lambda,
+    endpoint: String,
     data: PathBuf,
 }
 
@@ -32,6 +34,7 @@ impl Fleet {
     fn of(node: &Node) -> Self {
         Self {
             lambda: node.lambda(),
+            endpoint: node.endpoint(),
             data: node.data(),
         }
     }
@@ -241,11 +244,13 @@ fn leftovers(data: &std::path::Path) -> Vec<String> {
     let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
     let mark = Digest::of(data.as_os_str().as_encoded_bytes()).to_string();
     let mut found = Vec::new();
-    groups(
-        std::path::Path::new("/sys/fs/cgroup"),
-        &format!("bowline-instance-{}-", &mark[..12]),
-        &mut found,
-    );
+    for prefix in ["bowline-instance-", "bowline-vm-node-"] {
+        groups(
+            std::path::Path::new("/sys/fs/cgroup"),
+            &format!("{prefix}{}-", &mark[..12]),
+            &mut found,
+        );
+    }
     let folder = data.join("instances").display().to_string();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();

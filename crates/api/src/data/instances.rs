@@ -7,7 +7,7 @@ pub mod files;
 
 use bowline_foundation::id::AccountId;
 use bowline_inventory::book::Caller;
-use bowline_inventory::model::{Assignment, Event};
+use bowline_inventory::model::{Assignment, Event, MachineFacts};
 use bowline_inventory::service::{Creation, View};
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -79,6 +79,12 @@ pub struct InstanceView {
     /// How it runs: a process, or a virtual machine with what accelerates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// Of a virtual machine that runs, or ran last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<MachineView>,
+    /// What is being done for its server, if that takes long: an image is built, say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<String>,
     revision: u64,
     digest: String,
     memory_mib: u32,
@@ -95,6 +101,43 @@ pub struct InstanceView {
     held_mib: u64,
     replacements: usize,
     created: String,
+}
+
+/// How a virtual machine runs.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = InstanceMachine)]
+pub struct MachineView {
+    /// `microvm` or `q35`.
+    kind: String,
+    processors: u32,
+    /// `kvm`, or `tcg`: QEMU translates its instructions.
+    accelerator: String,
+    /// Why that is not `kvm`, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not_kvm: Option<String>,
+    /// Names the golden snapshot that it began from.
+    golden_snapshot: String,
+    /// Whether the snapshot was there before; otherwise a machine booted to make it.
+    golden_was_kept: bool,
+    /// From nothing to its first answer, once the snapshot was there.
+    ready_ms: u64,
+    /// The process of its QEMU.
+    process: u32,
+}
+
+impl From<MachineFacts> for MachineView {
+    fn from(facts: MachineFacts) -> Self {
+        Self {
+            kind: facts.kind.to_string(),
+            processors: facts.processors,
+            accelerator: facts.accelerator.to_string(),
+            why_not_kvm: facts.why_not_kvm,
+            golden_snapshot: facts.golden.to_string(),
+            golden_was_kept: facts.golden_was_kept,
+            ready_ms: facts.ready_ms,
+            process: facts.process,
+        }
+    }
 }
 
 /// Something that happened to an instance.
@@ -148,6 +191,8 @@ impl From<View> for InstanceView {
             replaces: server.replaces.clone(),
             address: server.address.clone(),
             detail: server.detail.clone(),
+            machine: server.machine.clone().map(MachineView::from),
+            progress: view.progress,
             revision: server.revision,
             digest: server.digest.to_string(),
             memory_mib: server.effective.memory_mib,
@@ -212,6 +257,7 @@ impl Ask<'_> {
             instance,
             sandboxes: 0,
             held_mib: 0,
+            progress: None,
         }
         .into()
     }

@@ -299,6 +299,7 @@ fn shown(instance: &Value) -> String {
         ("error", "error"),
         ("kind", "kind"),
         ("runs as", "detail"),
+        ("doing", "progress"),
         ("role", "role"),
         ("server", "server"),
         ("replaces", "replaces"),
@@ -310,10 +311,23 @@ fn shown(instance: &Value) -> String {
         ("revision", "revision"),
         ("since", "since"),
     ];
-    fields
-        .iter()
-        .map(|(label, member)| field(label, &instance[*member]))
-        .collect()
+    let fields = fields.iter().map(|(label, member)| field(label, &instance[*member]));
+    fields.chain(machine(&instance["machine"])).collect()
+}
+
+/// How a virtual machine runs.
+fn machine(machine: &Value) -> Option<String> {
+    let fields = [
+        ("machine", "kind"),
+        ("processors", "processors"),
+        ("accelerator", "accelerator"),
+        ("not KVM", "why_not_kvm"),
+        ("snapshot", "golden_snapshot"),
+        ("kept", "golden_was_kept"),
+        ("ready ms", "ready_ms"),
+    ];
+    let shown = || fields.iter().map(|(label, member)| field(label, &machine[*member]));
+    machine.is_object().then(|| shown().collect())
 }
 
 fn happened(history: &Value) -> String {

@@ -13,6 +13,7 @@ use bowline_inventory::file::Kind;
 use bowline_inventory::inline::InlineProvider;
 use bowline_inventory::metrics::Metrics;
 use bowline_inventory::process::{self, ProcessProvider};
+use bowline_inventory::vm::{self, VmProvider};
 use bowline_inventory::{Handle, Options, Placed, Provider, Service};
 use bowline_sandbox::Backend;
 use bowline_store::Store;
@@ -39,18 +40,26 @@ impl Instances {
         inline: Vec<Arc<dyn Backend>>,
         registry: &mut Registry,
     ) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("cannot find the program itself")?;
         let processes = ProcessProvider::new(process::Options {
-            program: std::env::current_exe().context("cannot find the program itself")?,
+            program: program.clone(),
             data: data.to_owned(),
             prewarmed: config.prewarmed,
         });
         let processes = processes.context("cannot make the folder of instances")?;
         let inside = InlineProvider::new(clock.clone(), inline.clone(), processes.offer(), data.join("instances"));
+        let machines = VmProvider::new(vm::Options {
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            program,
+            data: data.to_owned(),
+            offer: processes.offer(),
+        });
         let service = Service::start(Options {
             store,
             clock: clock.clone(),
             entropy: entropy.clone(),
-            providers: vec![Arc::new(processes), Arc::new(inside)],
+            providers: vec![Arc::new(processes), Arc::new(inside), Arc::new(machines)],
             node: node_name(data, entropy)?,
             lease: LEASE,
             metrics: Metrics::register(registry),

@@ -45,7 +45,12 @@ impl Driver {
             }));
         };
         let order = self.order(&server);
-        if let Err(error) = provider.configure(&order).await {
+        let mut removing = self.removing.clone();
+        let configured = tokio::select! {
+            configured = provider.configure(&order) => configured,
+            () = removal(&mut removing) => return Ok(Err(being_removed())),
+        };
+        if let Err(error) = configured {
             return Ok(Err(not_started(&error)));
         }
         let mut server = self.moved(&server, State::SpinningUp);
@@ -53,21 +58,19 @@ impl Driver {
         self.put(server.clone(), Change::default().event("spin_up", &server))
             .await?;
         let deadline = Instant::now() + Duration::from_secs(server.effective.policy.boot_seconds.into());
-        let reached = match provider.spin_up(&order).await {
-            Ok(reached) => reached,
-            Err(error) => return Ok(Err(not_started(&error))),
+        let start = async {
+            let reached = provider.spin_up(&order).await.map_err(|error| not_started(&error))?;
+            let connected = self.start(&server, &reached).await?;
+            Ok((reached, connected))
         };
-        server.detail.clone_from(&reached.detail);
-        let mut removing = self.removing.clone();
         let started = tokio::select! {
-            started = timeout_at(deadline, self.start(&server, &reached)) => started.unwrap_or(Err(Failure::BootDeadline)),
-            () = removal(&mut removing) => Err(Failure::Reported {
-                reason: "it is being removed".to_owned(),
-                repairable: false,
-            }),
+            started = timeout_at(deadline, start) => started.unwrap_or(Err(Failure::BootDeadline)),
+            () = removal(&mut removing) => Err(being_removed()),
         };
-        Ok(started.map(|connected| {
+        Ok(started.map(|(reached, connected)| {
             self.link = Some(connected);
+            server.detail = reached.detail;
+            server.machine = reached.machine;
             server
         }))
     }
@@ -150,7 +153,7 @@ impl Driver {
                 lease: self.shared.lease,
                 clock: self.shared.clock.clone(),
                 code: reached.code,
-                memory_mib: Some(server.effective.memory_mib.into()),
+                memory_mib: Some(reached.room_mib.unwrap_or(server.effective.memory_mib.into())),
             };
             match Link::connect(options).await {
                 Ok(connected) => return Ok(connected),
@@ -163,6 +166,13 @@ impl Driver {
                 }
             }
         }
+    }
+}
+
+fn being_removed() -> Failure {
+    Failure::Reported {
+        reason: "it is being removed".to_owned(),
+        repairable: false,
     }
 }
 

@@ -24,7 +24,15 @@ pub(super) fn check(file: &InstanceFile) -> Result<(), Fault> {
         cpu_millis,
         processes,
         storage_mib,
+        machine,
     } = &file.resources;
+    let machines = file.roles.values().map(|overlay| &overlay.resources.machine);
+    for machine in machines.chain([machine]).flatten() {
+        if *file.kind.get_ref() != Kind::Vm {
+            let reason = "`machine` is for instances of kind `vm`".to_owned();
+            return Err((machine.span(), reason));
+        }
+    }
     resources([Some(memory_mib), Some(cpu_millis), Some(processes), Some(storage_mib)])?;
     volumes(&file.volumes)?;
     services(&file.services)?;

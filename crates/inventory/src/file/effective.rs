@@ -1,6 +1,7 @@
 //! What a server in a role is to be: the file with the role's overlay laid over it.
 
 use bowline_agent::service::{HealthSpec, ServiceSpec};
+use bowline_sandbox_vm::MachineKind;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -18,6 +19,9 @@ pub struct Effective {
     /// In the order in which they start.
     pub services: Vec<ServiceSpec>,
     pub policy: Policy,
+    /// Which machine it is, if it is a virtual one and the file says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineKind>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,11 @@ impl InstanceFile {
             volumes: volumes(&self.volumes, &overlay.volumes),
             services: services(&self.services, &overlay.services),
             policy: self.policy.clone(),
+            machine: given
+                .machine
+                .as_ref()
+                .or(own.machine.as_ref())
+                .map(|kind| *kind.get_ref()),
         })
     }
 }

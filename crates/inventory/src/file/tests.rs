@@ -63,6 +63,20 @@ fn a_role_changes_what_it_says_and_nothing_else() {
 }
 
 #[test]
+fn a_file_of_a_virtual_machine_names_it() {
+    let text = FILE.replacen("\"process\"", "\"vm\"", 1);
+    let plain = InstanceFile::parse(&text).unwrap().effective(None).unwrap();
+    assert_eq!((plain.kind, plain.machine), (Kind::Vm, None));
+    let text = text.replacen("cpu_millis = 500", "machine = \"microvm\"", 1);
+    let text = text.replacen("memory_mib = 512", "machine = \"q35\"", 1);
+    let file = InstanceFile::parse(&text).unwrap();
+    let machine = |role| file.effective(role).unwrap().machine;
+    assert_eq!(machine(None), Some(MachineKind::Microvm));
+    assert_eq!(machine(Some("web")), Some(MachineKind::Q35));
+    assert_eq!(machine(Some("archive")), Some(MachineKind::Microvm));
+}
+
+#[test]
 fn a_fault_is_told_with_its_line_and_column() {
     let fault = |from: &str, to: &str| {
         let text = FILE.replacen(from, to, 1);
@@ -78,6 +92,8 @@ fn a_fault_is_told_with_its_line_and_column() {
         ("kind = \"process\"", "kind = \"barrel\"", 3, "unknown variant"),
         ("cpu_millis = 500", "cpus = 5", 7, "unknown field"),
         ("cpu_millis = 500", "cpu_millis = \"x\"", 7, "invalid type"),
+        ("cpu_millis = 500", "machine = \"q35\"", 7, "kind `vm`"),
+        ("memory_mib = 512", "machine = \"q35\"", 25, "kind `vm`"),
         ("mount = \"/data\"", "mount = \"data\"", 11, "mount point"),
         ("mount = \"/data\"", "mount = \"/proc/x\"", 11, "system"),
         ("mount = \"/data\"", "mount = \"/a/../b\"", 11, "mount point"),

@@ -36,6 +36,26 @@ fn an_instance_reads_as_it_was_written() {
 }
 
 #[test]
+fn a_virtual_machine_reads_as_it_was_written() {
+    let effective = EFFECTIVE.replace("\"process\"", "\"vm\"");
+    let effective = effective.replace(
+        "\"efficiency_min\":0.2}}",
+        "\"efficiency_min\":0.2},\"machine\":\"q35\"}",
+    );
+    let machine = format!(
+        r#"{{"kind":"q35","processors":1,"accelerator":"tcg","why_not_kvm":"there is no `/dev/kvm`","golden":"{DIGEST}","golden_was_kept":true,"ready_ms":90,"process":9}}"#
+    );
+    let server = format!(
+        r#"{{"id":"00000000000000aa","state":"RUNNING","since":7,"address":null,"revision":1,"digest":"{DIGEST}","effective":{effective},"replaces":null,"epoch":2,"repairs":1,"detail":null,"machine":{machine}}}"#
+    );
+    let instance: Instance = check(&format!(
+        r#"{{"account":"000000000000","name":"shop","file":"shop","role":null,"node":"n1","created":5,"server":{server},"failure":null,"replacement":null,"replaced_at":[],"hold":null,"draining":false,"removing":false,"next_event":4}}"#
+    ));
+    let machine = instance.server.machine.expect("it has one");
+    assert_eq!((machine.process, machine.accelerator), (9, Accelerator::Tcg));
+}
+
+#[test]
 fn the_other_records_read_as_they_were_written() {
     check::<FileRecord>(&format!(
         r#"{{"account":"000000000000","id":"shop","revision":3,"digest":"{DIGEST}","text":"id","at":1}}"#

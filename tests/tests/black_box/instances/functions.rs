@@ -267,21 +267,3 @@ fn an_instance_inside_the_node_has_limits_and_is_replaced() -> Result<()> {
     ensure!(fleet.show("shop")?["sandboxes"] == 1);
     Ok(())
 }
-
-#[test]
-fn an_instance_that_is_a_virtual_machine_is_refused_plainly() -> Result<()> {
-    let node = node()?;
-    let fleet = Fleet::of(&node);
-    fleet.put("shop", &file("shop", 256, "").replace("\"process\"", "\"vm\""))?;
-    let refused = fleet
-        .lambda
-        .post("/v1/instances", &json!({ "file": "shop" }))?
-        .expect(409)?;
-    let detail = refused.json()["detail"].to_string();
-    ensure!(
-        refused.error() == "infeasible" && detail.contains("this node makes no instances of kind `vm`"),
-        "{detail}"
-    );
-    ensure!(fleet.lambda.get("/v1/instances")?.json()["items"] == json!([]));
-    Ok(())
-}

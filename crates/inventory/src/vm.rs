@@ -1,0 +1,349 @@
+//! Servers that are virtual machines: QEMU with the agent inside, begun from a golden snapshot.
+//!
+//! ```text
+//!   configure: the image of this very program, built if there is none ─▶ spin up: the golden snapshot of such machines,
+//!   made by one that boots if there is none ─▶ a machine from it ─▶ its port, a channel of many channels, to the agent
+//! ```
+//! A machine has nothing on the host but its process and control groups, and these end with the node. So there is nothing to
+//! be found again after a crash.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_agent::{CodeWay, mux};
+use bowline_foundation::clock::Clock;
+use bowline_foundation::digest::Digest;
+use bowline_foundation::entropy::Entropy;
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox_vm::image::{Build, Source, build, digest_of};
+use bowline_sandbox_vm::{Golden, Host, Image, Machine, MachineKind, Vm, VmError, golden, host};
+use parking_lot::Mutex;
+use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::file::{Effective, Kind};
+use crate::model::MachineFacts;
+use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
+
+/// How long a killed machine may take to be gone.
+const END_MAX: Duration = Duration::from_secs(10);
+/// Golden snapshots whose memory is kept at hand, for the sizes of machines that were used last.
+const GOLDENS_MAX: usize = 4;
+
+/// How to make a [`VmProvider`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub clock: Clock,
+    pub entropy: Entropy,
+    /// The program that is the agent in the guests too.
+    pub program: PathBuf,
+    /// The node's data folder, as an absolute path.
+    pub data: PathBuf,
+    /// What this machine has in all.
+    pub offer: Offer,
+}
+
+/// Makes servers that are virtual machines.
+pub struct VmProvider {
+    options: Options,
+    host: OnceCell<Arc<Host>>,
+    /// The digest of the program.
+    agent: OnceCell<Digest>,
+    /// Held while an image is looked for or built.
+    images: tokio::sync::Mutex<()>,
+    /// The last one first. Held while one is made.
+    goldens: tokio::sync::Mutex<Vec<(Digest, Machine, Arc<Golden>)>>,
+    servers: Mutex<HashMap<String, Arc<Vm>>>,
+    progress: Arc<Mutex<HashMap<String, String>>>,
+}
+
+impl VmProvider {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            host: OnceCell::new(),
+            agent: OnceCell::new(),
+            images: tokio::sync::Mutex::default(),
+            goldens: tokio::sync::Mutex::default(),
+            servers: Mutex::default(),
+            progress: Arc::default(),
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.options.data.join("vm")
+    }
+
+    /// What this machine offers to virtual ones; looked for when the first is wanted.
+    async fn host(&self) -> Result<Arc<Host>, ProvideError> {
+        let find = || async {
+            let mark = Digest::of(self.options.data.as_os_str().as_encoded_bytes()).to_string();
+            let options = host::Options {
+                clock: self.options.clock.clone(),
+                entropy: self.options.entropy.clone(),
+                mark: format!("node-{}", &mark[..12]),
+                program: self.options.program.clone(),
+            };
+            Host::find(options).await.map(Arc::new)
+        };
+        let found = self.host.get_or_try_init(find).await;
+        found.cloned().map_err(failed("looking for QEMU"))
+    }
+
+    async fn agent(&self) -> Result<Digest, ProvideError> {
+        let read = || async {
+            let program = self.options.program.clone();
+            let digest = tokio::task::spawn_blocking(move || digest_of(&program)).await;
+            digest.map_err(io::Error::other)?.map_err(io::Error::other)
+        };
+        let digest = self.agent.get_or_try_init(read).await;
+        digest
+            .copied()
+            .map_err(ProvideError::failed("reading the node's own program"))
+    }
+
+    /// The image of this very program, with the interpreters that the one before had; built if it is missing.
+    async fn image(&self, server: &str) -> Result<Arc<Image>, ProvideError> {
+        let _one = self.images.lock().await;
+        let agent = self.agent().await?;
+        let known = Image::current(&self.folder()).ok();
+        if let Some(image) = known.as_ref().filter(|image| image.record().agent == agent) {
+            return Ok(Arc::new(image.clone()));
+        }
+        let wanted = Build {
+            folder: self.folder(),
+            agent: self.options.program.clone(),
+            packages: Source::Apt,
+            interpreters: known.as_ref().map(Image::interpreters).unwrap_or_default(),
+        };
+        let (progress, of) = (Arc::clone(&self.progress), server.to_owned());
+        let work = tokio::task::spawn_blocking(move || {
+            build(&wanted, &|note| {
+                tracing::info!(note, "an image for virtual machines is built");
+                progress
+                    .lock()
+                    .insert(of.clone(), format!("building the image: {note}"));
+            })
+        });
+        let built = work.await.map_err(io::Error::other);
+        let built = built.map_err(ProvideError::failed("building an image for virtual machines"))?;
+        let image = built.map_err(|error| ProvideError::Infeasible(no_image(&error)))?.image;
+        let forgotten = image
+            .forget_others()
+            .and_then(|()| golden::forget_others(&self.folder().join("golden"), &image));
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "what was made for an earlier program stays");
+        }
+        Ok(Arc::new(image))
+    }
+
+    /// The golden snapshot of such machines; the first one boots.
+    async fn golden(&self, server: &str, machine: Machine) -> Result<Arc<Golden>, ProvideError> {
+        let (host, image) = (self.host().await?, self.image(server).await?);
+        let mut goldens = self.goldens.lock().await;
+        let of = image.digest();
+        let known = goldens
+            .iter()
+            .position(|(image, known, _)| *image == of && *known == machine);
+        if let Some(place) = known {
+            goldens[..=place].rotate_right(1);
+            return Ok(Arc::clone(&goldens[0].2));
+        }
+        self.note(
+            server,
+            "preparing the golden snapshot: the first machine of this size boots",
+        );
+        let folder = self.folder().join("golden");
+        let made = Golden::make(host, image, &machine, &folder).await;
+        let golden = Arc::new(made.map_err(failed("making the golden snapshot"))?);
+        goldens.insert(0, (of, machine, Arc::clone(&golden)));
+        goldens.truncate(GOLDENS_MAX);
+        Ok(golden)
+    }
+
+    fn note(&self, server: &str, text: &str) {
+        self.progress.lock().insert(server.to_owned(), text.to_owned());
+    }
+
+    async fn start(&self, order: &ServerOrder) -> Result<Reached, ProvideError> {
+        let effective = &order.effective;
+        let golden = self.golden(&order.server, machine(effective)).await?;
+        let started = golden.start_within(Some(effective.cpu_millis)).await;
+        let vm = started.map_err(failed("starting a virtual machine"))?;
+        let limited = vm.limit_processes(effective.processes).await;
+        limited.map_err(failed("limiting its processes"))?;
+        let memory = vm.guest_memory().await.map_err(failed("asking for its memory"))?;
+        let stream = vm.take_agent().ok_or(io::ErrorKind::NotConnected.into());
+        let stream = stream.and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        let stream = stream.map_err(ProvideError::failed("opening the agent's port"))?;
+        let facts = self.facts(&vm, &golden).await?;
+        self.servers.lock().insert(order.server.clone(), Arc::new(vm));
+        Ok(Reached {
+            dial: Arc::new(mux::dialer(stream)),
+            code: CodeWay::Carried,
+            detail: Some(format!(
+                "{} by {}, process {}",
+                facts.kind, facts.accelerator, facts.process
+            )),
+            machine: Some(facts),
+            // The kernel and the agent take their part.
+            room_mib: Some((memory.available >> 20).min(effective.memory_mib.into())),
+        })
+    }
+
+    async fn facts(&self, vm: &Vm, golden: &Golden) -> Result<MachineFacts, ProvideError> {
+        let machine = &golden.snapshot().record().machine;
+        Ok(MachineFacts {
+            kind: machine.kind,
+            processors: machine.processors,
+            accelerator: vm.accelerator(),
+            why_not_kvm: self.host().await?.why_not_kvm(),
+            golden: golden.snapshot().digest(),
+            golden_was_kept: golden.was_kept(),
+            ready_ms: u64::try_from(vm.ready_after().as_millis()).unwrap_or(u64::MAX),
+            process: vm.pid(),
+        })
+    }
+}
+
+/// The machine of a configuration.
+fn machine(effective: &Effective) -> Machine {
+    let memory = Mebibytes(effective.memory_mib);
+    Machine {
+        kind: effective.machine.unwrap_or(MachineKind::Microvm),
+        memory,
+        memory_max: memory,
+        processors: effective.cpu_millis.div_ceil(1000),
+    }
+}
+
+fn failed(step: &'static str) -> impl FnOnce(VmError) -> ProvideError {
+    move |error| ProvideError::failed(step)(io::Error::other(error))
+}
+
+/// Why there is no image, with what to do.
+fn no_image(error: &dyn std::error::Error) -> String {
+    let mut text = format!("there is no image for virtual machines, and none can be built: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text.push_str("; `bowline vm image build` builds one, also from a folder of packages");
+    text
+}
+
+#[async_trait]
+impl Provider for VmProvider {
+    fn kind(&self) -> Kind {
+        Kind::Vm
+    }
+
+    fn offer(&self) -> Offer {
+        self.options.offer
+    }
+
+    fn objection(&self, effective: &Effective) -> Option<String> {
+        if !effective.volumes.is_empty() {
+            return Some("an instance that is a virtual machine has no volumes: choose another kind".to_owned());
+        }
+        let fault = machine(effective).fault();
+        fault.or_else(|| host::qemu().err().map(|error| error.to_string()))
+    }
+
+    fn progress(&self, server: &str) -> Option<String> {
+        self.progress.lock().get(server).cloned()
+    }
+
+    async fn configure(&self, order: &ServerOrder) -> Result<(), ProvideError> {
+        self.host().await?;
+        self.image(&order.server).await.map(|_| ())
+    }
+
+    async fn spin_up(&self, order: &ServerOrder) -> Result<Reached, ProvideError> {
+        let reached = self.start(order).await;
+        self.progress.lock().remove(&order.server);
+        reached
+    }
+
+    async fn fence(&self, server: &str) -> Result<(), ProvideError> {
+        self.progress.lock().remove(server);
+        let vm = self.servers.lock().get(server).cloned();
+        if let Some(vm) = vm {
+            let ended = timeout(END_MAX, vm.end()).await;
+            let words = ended.map_err(|late| ProvideError::failed("ending a virtual machine")(late.into()))?;
+            tracing::debug!(server, words, "a virtual machine has ended");
+            self.servers.lock().remove(server);
+        }
+        Ok(())
+    }
+
+    async fn destroy(&self, _server: &str) -> Result<(), ProvideError> {
+        Ok(())
+    }
+
+    async fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.servers.lock().keys().cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::InstanceFile;
+
+    fn objection(rest: &str) -> Option<String> {
+        let text = format!("id = \"shop\"\nkind = \"vm\"\n[resources]\n{rest}");
+        let effective = InstanceFile::parse(&text).unwrap().effective(None).unwrap();
+        let provider = VmProvider::new(Options {
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+            program: "/none".into(),
+            data: "/none".into(),
+            offer: Offer {
+                memory_mib: 1,
+                cpu_millis: 1,
+                storage_mib: 1,
+            },
+        });
+        provider.objection(&effective)
+    }
+
+    #[test]
+    fn a_machine_is_what_its_file_says() {
+        let text =
+            "id = \"shop\"\nkind = \"vm\"\n[resources]\nmemory_mib = 300\ncpu_millis = 1001\nmachine = \"q35\"\n";
+        let effective = InstanceFile::parse(text).unwrap().effective(None).unwrap();
+        let made = machine(&effective);
+        assert_eq!(
+            (made.kind, made.memory, made.processors),
+            (MachineKind::Q35, Mebibytes(300), 2)
+        );
+        let text = text.replace("machine = \"q35\"", "").replace("1001", "500");
+        let made = machine(&InstanceFile::parse(&text).unwrap().effective(None).unwrap());
+        assert_eq!((made.kind, made.processors), (MachineKind::Microvm, 1));
+    }
+
+    #[test]
+    fn what_no_machine_can_be_is_objected_to() {
+        let volume = "memory_mib = 256\n[[volumes]]\nsource = \"orders\"\nmount = \"/data\"\n";
+        assert!(objection(volume).unwrap().contains("no volumes"));
+        assert!(objection("memory_mib = 127").unwrap().contains("127"));
+        assert!(
+            objection("memory_mib = 256\ncpu_millis = 65000")
+                .unwrap()
+                .contains("65")
+        );
+        // The control; where there is no QEMU that is said.
+        let good = objection("memory_mib = 256");
+        assert!(good.is_none_or(|said| said.contains("qemu-system-x86")));
+    }
+}
