@@ -93,7 +93,7 @@ fn a_fault_is_told_with_its_line_and_column() {
         ("cpu_millis = 500", "cpus = 5", 7, "unknown field"),
         ("cpu_millis = 500", "cpu_millis = \"x\"", 7, "invalid type"),
         ("cpu_millis = 500", "machine = \"q35\"", 7, "kind `vm`"),
-        ("memory_mib = 512", "machine = \"q35\"", 25, "kind `vm`"),
+        ("memory_mib = 512", "machine = \"q35\"", 26, "kind `vm`"),
         ("mount = \"/data\"", "mount = \"data\"", 11, "mount point"),
         ("mount = \"/data\"", "mount = \"/proc/x\"", 11, "system"),
         ("mount = \"/data\"", "mount = \"/a/../b\"", 11, "mount point"),
