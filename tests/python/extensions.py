@@ -14,7 +14,8 @@ import http.client, http.server, json, os, threading
 
 def call(method, path, fields, body=None):
     connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
-    connection.request(method, path, body, fields)
+    # As `urllib` does: each request has a connection of its own, which is to close.
+    connection.request(method, path, body, {**fields, "Connection": "close"})
     answer = connection.getresponse()
     return answer.headers, answer.read()
 

@@ -36,7 +36,8 @@ def client(case, key, secret=None, region="us-east-1", token=None):
 def archive(name, text):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as zip:
-        zip.writestr(name, text)
+        # Without a date, so that the same words always make the same archive.
+        zip.writestr(zipfile.ZipInfo(name), text)
     return content.getvalue()
 
 
@@ -166,14 +167,35 @@ def urls(case, owner):
     owner.get_waiter("function_active_v2").wait(FunctionName="web")
     url = owner.create_function_url_config(FunctionName="web", AuthType="NONE")["FunctionUrl"]
     assert url.startswith("https://"), url
-    owner.add_permission(FunctionName="web", StatementId="all", Action="lambda:InvokeFunctionUrl", Principal="*",
-                         FunctionUrlAuthType="NONE")
     # The certificate is for the address, not for names below `localhost`.
     request = urllib.request.Request(f"{case['endpoint']}/", headers={"host": url.split("/")[2]})
+    open_url(owner, "web", request)
     with urllib.request.urlopen(request, timeout=30) as answer:
         headers = json.load(answer)
     assert headers["x-forwarded-proto"] == "https", headers
     assert case["endpoint"].endswith(":" + headers["x-forwarded-port"]), headers
+
+
+def forbidden(request):
+    try:
+        urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as refused:
+        assert (refused.code, refused.headers["x-amzn-errortype"]) == (403, "AccessDeniedException"), refused
+        assert json.load(refused)["Message"].startswith("Forbidden. For troubleshooting Function URL authorization")
+        return
+    raise AssertionError("the URL is open")
+
+
+def open_url(owner, name, request):
+    """Both permissions are needed, and the one for the function holds for calls by its URL alone."""
+    forbidden(request)
+    owner.add_permission(FunctionName=name, StatementId="all", Action="lambda:InvokeFunctionUrl", Principal="*",
+                         FunctionUrlAuthType="NONE")
+    forbidden(request)
+    added = owner.add_permission(FunctionName=name, StatementId="via", Action="lambda:InvokeFunction", Principal="*",
+                                 InvokedViaFunctionUrl=True)
+    condition = json.loads(added["Statement"])["Condition"]
+    assert condition == {"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}, condition
 
 
 def command_line(name):

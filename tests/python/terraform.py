@@ -2,7 +2,9 @@
 
 usage: terraform.py RUNTIME HANDLER ZIP
 """
+import json
 import sys
+import urllib.request
 
 import wire
 from wire import ROLE, expect_error, read
@@ -30,7 +32,8 @@ def refresh(client):
             FunctionName=NAME, PaginationConfig={"PageSize": 1}):
         versions += page["Versions"]
     signing = client.get_function_code_signing_config(FunctionName=NAME)
-    assert signing["CodeSigningConfigArn"] == "" and signing["FunctionName"] == NAME, signing
+    # The provider takes an absent ARN for none.
+    assert not signing.get("CodeSigningConfigArn"), signing
     assert versions[0]["Version"] == "$LATEST", versions
     # The last item of the last page is taken for the newest.
     newest = versions[-1]
@@ -43,9 +46,13 @@ def function(client, case):
     client.create_function(
         FunctionName=NAME, Runtime=case["runtime"], Handler=case["handler"], Role=ROLE, Publish=True,
         Code={"ZipFile": read(case["zip"])}, Tags={"made-by": "terraform"}, TracingConfig={"Mode": "PassThrough"},
-        Environment={"Variables": {"COLOUR": "1"}}, Timeout=3, MemorySize=128)
+        Environment={"Variables": {"COLOUR": "1"}}, Timeout=3, MemorySize=128,
+        LoggingConfig={"LogFormat": "JSON"})
     wait(client, "State")
     found, newest = refresh(client)
+    levels = {"ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO"}
+    logging = {"LogFormat": "JSON", "LogGroup": f"/aws/lambda/{NAME}", **levels}
+    assert found["Configuration"]["LoggingConfig"] == logging, found["Configuration"]
     assert found["Tags"] == {"made-by": "terraform"} and "Concurrency" not in found and newest == "1", (found, newest)
     again = expect_error("ResourceConflictException", 409, client.create_function, FunctionName=NAME,
                          Runtime=case["runtime"], Handler=case["handler"], Role=ROLE,
@@ -116,10 +123,67 @@ def others(client, _):
     assert client.get_runtime_management_config(FunctionName=NAME)["UpdateRuntimeOn"] == "FunctionUpdate"
     client.put_runtime_management_config(FunctionName=NAME, UpdateRuntimeOn="Auto")
 
+    permissions(client, of_alias)
+    mapping(client)
     client.update_alias(FunctionName=NAME, Name="live", FunctionVersion="1")
     assert client.get_alias(FunctionName=NAME, Name="live")["FunctionVersion"] == "1"
     client.delete_alias(FunctionName=NAME, Name="live")
     expect_error(GONE, 404, client.get_alias, FunctionName=NAME, Name="live")
+
+
+def permissions(client, of_alias):
+    """The provider reads a statement back from the policy: every value must be a text, and the qualifier in the ARN."""
+    for sid, settings in {
+        "url": {"Action": "lambda:InvokeFunctionUrl", "Principal": "*", "FunctionUrlAuthType": "NONE"},
+        "via": {"Action": "lambda:InvokeFunction", "Principal": "*", "InvokedViaFunctionUrl": True},
+        "rule": {"Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com",
+                 "SourceArn": "arn:aws:events:us-east-1:123456789012:rule/r", "SourceAccount": "123456789012"},
+    }.items():
+        client.add_permission(**of_alias, StatementId=sid, **settings)
+        statements = json.loads(client.get_policy(**of_alias)["Policy"])["Statement"]
+        found = next(statement for statement in statements if statement["Sid"] == sid)
+        assert found["Action"] == settings["Action"] and found["Resource"].endswith(f":{NAME}:live"), found
+        values = [value for keys in found["Condition"].values() for value in keys.values()]
+        assert values and all(isinstance(value, str) for value in values), found
+        assert ("true" in values) == (sid == "via"), found
+    for sid in ("url", "via", "rule"):
+        client.remove_permission(**of_alias, StatementId=sid)
+    expect_error(GONE, 404, client.get_policy, **of_alias)
+
+
+def mapping(client):
+    """Made with tags, waited for by its state, read with its tags by its ARN, changed, and waited for until it is gone."""
+    stream = urllib.request.Request(f"{client.meta.endpoint_url}/v1/streams", json.dumps({"name": "orders"}).encode(),
+                                    {"content-type": "application/json"})
+    urllib.request.urlopen(stream, timeout=30).close()
+    uuid = client.create_event_source_mapping(
+        FunctionName=NAME, EventSourceArn="arn:aws:kinesis:us-east-1:123456789012:stream/orders", Enabled=True,
+        StartingPosition="LATEST", Tags={"made-by": "terraform"})["UUID"]
+
+    def settled(pending, wanted):
+        while (found := client.get_event_source_mapping(UUID=uuid))["State"] != wanted:
+            assert found["State"] in pending, found
+        return found
+
+    found = settled(("Creating", "Enabling"), "Enabled")
+    defaults = {"BatchSize": 100, "MaximumRetryAttempts": -1, "MaximumRecordAgeInSeconds": -1, "ParallelizationFactor": 1,
+                "TumblingWindowInSeconds": 0, "FunctionResponseTypes": [], "StartingPosition": "LATEST"}
+    assert {name: found[name] for name in defaults} == defaults and "FilterCriteria" not in found, found
+    arn = found["EventSourceMappingArn"]
+    assert client.list_tags(Resource=arn)["Tags"] == {"made-by": "terraform"}
+    client.update_event_source_mapping(UUID=uuid, Enabled=False, BatchSize=7, MaximumRetryAttempts=0,
+                                       FilterCriteria={"Filters": [{"Pattern": '{"data": {"n": [1]}}'}]})
+    found = settled(("Updating", "Disabling"), "Disabled")
+    assert (found["BatchSize"], found["MaximumRetryAttempts"]) == (7, 0) and "FilterCriteria" in found, found
+    client.untag_resource(Resource=arn, TagKeys=["made-by"])
+    client.tag_resource(Resource=arn, Tags={"b": "2"})
+    assert client.list_tags(Resource=arn)["Tags"] == {"b": "2"}
+    # Without filters the provider sends an empty object.
+    client.update_event_source_mapping(UUID=uuid, FilterCriteria={}, Enabled=True)
+    assert "FilterCriteria" not in settled(("Updating", "Enabling"), "Enabled")
+    client.delete_event_source_mapping(UUID=uuid)
+    expect_error(GONE, 404, client.get_event_source_mapping, UUID=uuid)
+    expect_error(GONE, 404, client.list_tags, Resource=arn)
 
 
 def destroy(client, _):

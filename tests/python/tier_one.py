@@ -154,6 +154,8 @@ def urls(client, _):
     permission = client.add_permission(
         FunctionName="one", StatementId="all", Action="lambda:InvokeFunctionUrl", Principal="*",
         FunctionUrlAuthType="NONE")
+    client.add_permission(
+        FunctionName="one", StatementId="via", Action="lambda:InvokeFunction", Principal="*", InvokedViaFunctionUrl=True)
     assert json.loads(permission["Statement"])["Sid"] == "all", permission
     assert json.loads(client.get_policy(FunctionName="one")["Policy"])["Statement"][0]["Sid"] == "all"
     # The resolver of the machine may not know names below `localhost`: the host is told beside the address.
@@ -162,7 +164,8 @@ def urls(client, _):
     with urllib.request.urlopen(request, timeout=30) as answer:
         event = json.load(answer)["echo"]
     assert event["rawPath"] == "/a" and event["queryStringParameters"] == {"b": "c"}, event
-    client.remove_permission(FunctionName="one", StatementId="all")
+    for sid in ("all", "via"):
+        client.remove_permission(FunctionName="one", StatementId=sid)
     client.delete_function_url_config(FunctionName="one")
     client.delete_function_url_config(FunctionName="one", Qualifier="green")
 
@@ -178,9 +181,11 @@ def events(client, _):
     source = "arn:aws:kinesis:us-east-1:123456789012:stream/orders"
     made = [
         client.create_event_source_mapping(
-            FunctionName=name, EventSourceArn=source, StartingPosition="TRIM_HORIZON", Enabled=False)
+            FunctionName=name, EventSourceArn=source, StartingPosition="TRIM_HORIZON", Enabled=False,
+            Tags={"of": name})
         for name in ("one", "two")
     ]
+    tags_of_mapping(client, made[0])
     pages(client, "list_event_source_mappings", "EventSourceMappings", 2)
     for mapping in made:
         uuid = mapping["UUID"]
@@ -190,8 +195,30 @@ def events(client, _):
         client.delete_event_source_mapping(UUID=uuid)
 
 
+def tags_of_mapping(client, made):
+    arn = made["EventSourceMappingArn"]
+    assert arn == f"arn:aws:lambda:us-east-1:123456789012:event-source-mapping:{made['UUID']}", arn
+    shown = lambda: client.list_tags(Resource=arn)["Tags"]
+    assert shown() == {"of": "one"}, shown()
+    client.tag_resource(Resource=arn, Tags={"a": "1", "b": "2"})
+    client.untag_resource(Resource=arn, TagKeys=["of", "a", "nobody"])
+    assert shown() == {"b": "2"}, shown()
+    expect_error("InvalidParameterValueException", 400, client.tag_resource, Resource=arn, Tags={"aws:x": "1"})
+    expect_error("InvalidParameterValueException", 400, client.tag_resource, Resource=arn,
+                 Tags={str(n): "" for n in range(50)})
+    assert shown() == {"b": "2"}, shown()
+    for other in (arn.replace("us-east-1", "eu-west-1"), arn[:-1] + ("0" if arn[-1] != "0" else "1")):
+        refused = expect_error("ResourceNotFoundException", 404, client.list_tags, Resource=other)
+        assert refused["Error"]["Message"] == f"Event source mapping not found: {other}", refused
+    for kind in ("code-signing-config:csc-0123456789abcdef0", "capacity-provider:p", "network-connector:n"):
+        expect_error("ResourceNotFoundException", 404, client.list_tags,
+                     Resource=f"arn:aws:lambda:us-east-1:123456789012:{kind}")
+
+
 def settings(client, _):
-    assert client.get_function_code_signing_config(FunctionName="one")["CodeSigningConfigArn"] == ""
+    # As the service has it for a function without one, whatever the model requires.
+    assert "CodeSigningConfigArn" not in client.get_function_code_signing_config(FunctionName="one")
+    without(client)
     for loop in ("Allow", "Terminate"):
         client.put_function_recursion_config(FunctionName="one", RecursiveLoop=loop)
         assert client.get_function_recursion_config(FunctionName="one")["RecursiveLoop"] == loop
@@ -199,6 +226,36 @@ def settings(client, _):
     client.put_runtime_management_config(FunctionName="one", Qualifier="1", UpdateRuntimeOn="FunctionUpdate")
     assert client.get_runtime_management_config(FunctionName="one", Qualifier="1")["UpdateRuntimeOn"] == "FunctionUpdate"
     assert client.get_account_settings()["AccountUsage"]["FunctionCount"] == 2
+
+
+def without(client):
+    """What an account without code signing and capacity providers is told, in exceptions that the model has."""
+    bad = "InvalidParameterValueException"
+    expect_error(bad, 400, client.create_code_signing_config,
+                 AllowedPublishers={"SigningProfileVersionArns": [f"arn:aws:signer:us-east-1:123456789012:/signing-profiles/p/{'a' * 10}"]})
+    expect_error(bad, 400, client.create_capacity_provider, CapacityProviderName="p",
+                 VpcConfig={"SubnetIds": ["subnet-0123456789abcdef0"], "SecurityGroupIds": ["sg-0123456789abcdef0"]},
+                 PermissionsConfig={"CapacityProviderOperatorRoleArn": "arn:aws:iam::123456789012:role/any"})
+    for qualifier in ("$LATEST.PUBLISHED", "1"):
+        of_version = {"FunctionName": "one", "Qualifier": qualifier}
+        expect_error("ResourceNotFoundException", 404, client.get_function_scaling_config, **of_version)
+        refused = expect_error(bad, 400, client.put_function_scaling_config, **of_version,
+                               FunctionScalingConfig={"MinExecutionEnvironments": 1})
+        assert "capacity provider" in refused["Error"]["Message"], refused
+    expect_error("ValidationException", 400, client.get_function_scaling_config, FunctionName="one", Qualifier="$LATEST")
+
+
+def far_away(client, _):
+    """An ARN of another region leads nowhere, with whatever operation."""
+    arn = client.get_function(FunctionName="one")["Configuration"]["FunctionArn"]
+    far = arn.replace(":us-east-1:", ":eu-west-1:")
+    for call in (client.get_function, client.get_policy, client.list_aliases, client.invoke, client.delete_function,
+                 client.get_function_concurrency, client.list_function_url_configs, client.publish_version):
+        refused = expect_error("ResourceNotFoundException", 404, call, FunctionName=far)
+        words = "Functions from 'eu-west-1' are not reachable in this region ('us-east-1')"
+        assert refused["Error"]["Message"] == words, refused
+    expect_error("ResourceNotFoundException", 404, client.list_tags, Resource=far)
+    assert client.get_function(FunctionName=arn)["Configuration"]["FunctionArn"] == arn
 
 
 def lists(client, _):
@@ -219,7 +276,7 @@ def delete(client, _):
 def main():
     case = dict(zip(("runtime", "handler", "zip"), sys.argv[1:]))
     client = wire.client()
-    for step in (functions, layers, tags, concurrency, urls, events, settings, lists, delete):
+    for step in (functions, layers, tags, concurrency, urls, events, settings, far_away, lists, delete):
         step(client, case)
         print(f"{step.__name__} ok")
     missing = set(TIER_ONE) - wire.CHECKER.operations

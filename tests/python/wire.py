@@ -29,6 +29,8 @@ ALWAYS = {
 }
 # What functions from container images do not have.
 PACKAGE_ONLY = {"Runtime", "Handler", "Location"}
+# What the service leaves out although its model requires it: of a function without code signing, everything.
+LEFT_OUT = {"GetFunctionCodeSigningConfigResponse": {"CodeSigningConfigArn", "FunctionName"}}
 # Exceptions of the service as a whole: the model names them for no operation.
 COMMON_ERRORS = {
     "AccessDeniedException", "IncompleteSignatureException", "InvalidSignatureException",
@@ -138,7 +140,9 @@ class Checker:
                 self.check(operation, in_body[name], item, f"{path}.{name}")
         for name in [*shape.required_members, *ALWAYS.get(shape.name, [])]:
             of_image = value.get("PackageType") == "Image" or "ImageUri" in value
-            if name in in_body and value.get(name) is None and not (of_image and name in PACKAGE_ONLY):
+            absent = name in in_body and value.get(name) is None
+            excused = (of_image and name in PACKAGE_ONLY) or name in LEFT_OUT.get(shape.name, ())
+            if absent and not excused:
                 self.fault(operation, f"{path}.{name} is missing")
 
 

@@ -80,6 +80,22 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Refuses a name of a function that says it is in another region.
+    pub fn reachable(&self, function: &str) -> Result<(), ApiError> {
+        match FunctionRef::region(function) {
+            Some(region) if region != self.region => Err(ApiError::new(
+                Exception::ResourceNotFound,
+                format!(
+                    "Functions from '{region}' are not reachable in this region ('{}')",
+                    self.region
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A request whose operation is known.
 pub struct Call<'a> {
     pub node: &'a Node,
@@ -127,6 +143,7 @@ impl Call<'_> {
     /// A function that the request names somewhere, if the caller may do with it what it asks.
     pub fn named_function(&self, text: &str, qualifier: Option<&str>) -> Result<FunctionRef, ApiError> {
         let target = FunctionRef::parse(text, qualifier, &self.account)?;
+        self.node.reachable(text)?;
         if target.account != self.account {
             let functions = &self.node.functions;
             functions.authorize(&self.account, self.route.operation.action(), &target)?;
@@ -238,9 +255,10 @@ async fn run(node: &Node, asked: Asked<'_>, body: Incoming) -> Result<Response<B
         return Box::pin(native::images::push(node, admitted, body)).await;
     }
     let waits = head.headers.contains_key(EXPECT);
-    let body = body::collect(body, bytes_max(route.operation), waits)
+    let operation = route.operation;
+    let body = body::collect(body, bytes_max(operation), waits)
         .await
-        .map_err(uncollected)?;
+        .map_err(|error| uncollected(operation, error))?;
     let identity = proof.finish(head, &body).await?;
     let call = Call::new(node, head, route, request_id, identity);
     if call.route.operation == Operation::Invoke {
@@ -279,9 +297,9 @@ fn bytes_max(operation: Operation) -> usize {
 }
 
 /// What a body that could not be had means.
-pub fn uncollected(error: CollectError) -> ApiError {
+pub fn uncollected(operation: Operation, error: CollectError) -> ApiError {
     match error {
-        CollectError::TooLarge { bytes_max } => ApiError::too_large(bytes_max),
+        CollectError::TooLarge { bytes_max } => ApiError::too_large(operation, bytes_max),
         CollectError::Broken(_) => ApiError::new(Exception::InvalidRequestContent, error.to_string()),
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::body::Body;
 use crate::reply;
-use crate::route::RouteError;
+use crate::route::{Operation, RouteError};
 
 /// Seconds a throttled caller is asked to wait.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -135,10 +135,13 @@ impl ApiError {
     }
 
     /// `RequestTooLargeException` for a body of more than `bytes_max` bytes.
-    pub fn too_large(bytes_max: usize) -> Self {
+    pub fn too_large(operation: Operation, bytes_max: usize) -> Self {
         Self::new(
             Exception::RequestTooLarge,
-            format!("Request must be smaller than {bytes_max} bytes for the operation"),
+            format!(
+                "Request must be smaller than {bytes_max} bytes for the {} operation",
+                operation.action()
+            ),
         )
     }
 

@@ -111,6 +111,7 @@ fn function(call: &Call<'_>) -> Result<FunctionRef, ApiError> {
     let account = account.as_ref().unwrap_or(&call.account);
     let version = query.get("version");
     let target = FunctionRef::parse(&call.route.resource, version.as_deref(), account)?;
+    call.node.reachable(&call.route.resource)?;
     if call.key.is_some() && target.account != call.account {
         let action = call.route.operation.action();
         call.node.functions.authorize(&call.account, action, &target)?;

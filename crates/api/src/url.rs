@@ -98,7 +98,10 @@ impl UrlRequest<'_> {
         let account = identity.as_ref().map(|identity| &identity.account);
         self.node
             .functions
-            .may_invoke_url(&config.target, account, config.url.auth)?;
+            .may_invoke_url(account, config)
+            .inspect_err(|error| {
+                tracing::info!(request_id = %self.request_id, %error, "a function URL is not open to its caller");
+            })?;
         let trace_id = self.trace_id();
         let request = InvocationRequest {
             request_id: self.request_id,

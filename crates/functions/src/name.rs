@@ -107,6 +107,16 @@ impl FunctionRef {
         })
     }
 
+    /// The region in a text that [`FunctionRef::parse`] can read: that of a full ARN, or one before the account.
+    pub fn region(text: &str) -> Option<&str> {
+        let (head, _) = split_marker(text)?;
+        let region = match head.strip_prefix("arn:") {
+            Some(rest) => rest.splitn(4, ':').nth(2),
+            None => head.split(':').next().filter(|first| is_region(first)),
+        };
+        region.filter(|region| !region.is_empty())
+    }
+
     /// A function's `$LATEST` without a qualifier.
     pub fn unqualified(account: AccountId, name: FunctionName) -> Self {
         Self {

@@ -10,10 +10,6 @@ use bowline_sandbox::Runtime;
 
 /// Folders that are searched even if `PATH` does not name them.
 const USUAL_FOLDERS: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
-/// The first Python the client in the binary runs on.
-const PYTHON_MINOR_MIN: u8 = 9;
-/// The first Node.js the client in the binary runs on.
-const NODE_MAJOR_MIN: u8 = 18;
 const ASK_PYTHON: &str = "import os, sys; print(sys.version_info[1], os.path.realpath(getattr(sys, '_base_executable', sys.executable)), sys.base_prefix, sep='\\n')";
 const ASK_NODE: &str = "console.log(process.versions.node.split('.')[0] + '\\n' + process.execPath)";
 
@@ -51,8 +47,9 @@ pub(crate) fn find(runtime: Runtime) -> Result<Option<Interpreter>, Missing> {
 
 fn find_python(minor: u8) -> Result<Interpreter, Missing> {
     let name = format!("python3.{minor}");
-    if minor < PYTHON_MINOR_MIN {
-        let text = format!("runtime `{name}` is not supported: `python3.{PYTHON_MINOR_MIN}` is the first that is");
+    if minor < Runtime::PYTHON_MINOR_MIN {
+        let first = Runtime::PYTHON_MINOR_MIN;
+        let text = format!("runtime `{name}` is not supported: `python3.{first}` is the first that is");
         return Err(Missing(text));
     }
     let candidates = folders().into_iter().map(|folder| folder.join(&name));
@@ -107,7 +104,7 @@ fn pythons() -> BTreeMap<u8, Interpreter> {
         let entries = fs::read_dir(&folder).into_iter().flatten();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let minors = names.filter_map(|name| name.strip_prefix("python3.")?.parse::<u8>().ok());
-        let minors = minors.filter(|minor| *minor >= PYTHON_MINOR_MIN);
+        let minors = minors.filter(|minor| *minor >= Runtime::PYTHON_MINOR_MIN);
         programs.extend(minors.map(|minor| folder.join(format!("python3.{minor}"))));
     }
     // Some are slow to answer, being shims in shell: ask all at once.
@@ -129,7 +126,7 @@ fn nodes() -> BTreeMap<u8, Interpreter> {
     let mut found = BTreeMap::new();
     for folder in folders() {
         if let Some((major, interpreter)) = ask_node(&folder.join("node"))
-            && major >= NODE_MAJOR_MIN
+            && major >= Runtime::NODE_MAJOR_MIN
         {
             found.entry(major).or_insert(interpreter);
         }

@@ -48,6 +48,22 @@ pub enum Runtime {
 #[error("unknown runtime `{0}`")]
 pub struct UnknownRuntime(pub String);
 
+impl Runtime {
+    /// The first Python that functions run on.
+    pub const PYTHON_MINOR_MIN: u8 = 9;
+    /// The first Node.js that functions run on.
+    pub const NODE_MAJOR_MIN: u8 = 18;
+
+    /// Whether it is too old to be served, whatever is installed.
+    pub fn is_too_old(self) -> bool {
+        match self {
+            Self::ProvidedAl2023 | Self::ProvidedAl2 => false,
+            Self::Python { minor } => minor < Self::PYTHON_MINOR_MIN,
+            Self::NodeJs { major } => major < Self::NODE_MAJOR_MIN,
+        }
+    }
+}
+
 impl FromStr for Runtime {
     type Err = UnknownRuntime;
 

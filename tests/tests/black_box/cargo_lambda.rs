@@ -80,6 +80,12 @@ fn a_program_is_deployed_invoked_and_deployed_anew() -> Result<()> {
         "{made}"
     );
 
+    // It grants both permissions that its URL needs.
+    let url = made["function_url"].as_str().context("no URL")?;
+    let id = url.trim_start_matches("http://").split('.').next().unwrap_or_default();
+    let called = node.lambda().send("GET", &format!("/lambda-url/{id}/"), &[], &[])?;
+    ensure!(called.expect(200)?.json()["name"] == "greeter");
+
     let invoke = ["--remote", "--output-format", "json", "--data-ascii"];
     let event = json!({ "knot": "bowline" });
     let text = event.to_string();

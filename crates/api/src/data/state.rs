@@ -318,6 +318,9 @@ impl Ask<'_> {
     fn function(&self) -> Result<FunctionRef, Problem> {
         let target = FunctionRef::parse(&self.call.route.part, None, &self.call.account);
         let target = target.map_err(|invalid| Problem::new(Code::InvalidIdentifier, invalid.to_string()))?;
+        if let Err(refused) = self.call.node.reachable(&self.call.route.part) {
+            return Err(Problem::new(Code::NoSuchFunction, refused.to_string()));
+        }
         if target.qualifier.is_some() {
             let detail = "shared state is attached to a function with all its versions; leave the qualifier out";
             return Err(Problem::new(Code::InvalidIdentifier, detail));

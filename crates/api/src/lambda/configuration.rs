@@ -249,6 +249,12 @@ fn inert(name: &str, kept: Map<String, Value>) -> Map<String, Value> {
             }
         }
     }
+    if logging["LogFormat"] == "JSON" {
+        for level in ["ApplicationLogLevel", "SystemLogLevel"] {
+            let levels = logging.as_object_mut().expect("built above");
+            levels.entry(level).or_insert_with(|| "INFO".into());
+        }
+    }
     shown.insert("LoggingConfig".to_owned(), logging);
     shown
 }

@@ -125,28 +125,47 @@ impl Members {
         violations.finish()
     }
 
+    /// What a function would miss, with the reason.
     fn refuse(&self) -> Result<(), ApiError> {
         let filled = |map: &Option<Map<String, Value>>| map.as_ref().is_some_and(|map| !map.is_empty());
         let wanted = [
             (
                 "FileSystemConfigs",
                 self.file_system_configs.as_ref().is_some_and(|list| !list.is_empty()),
+                "there are no network file systems to mount, and `/tmp` belongs to one sandbox",
             ),
-            ("CodeSigningConfigArn", self.code_signing_config_arn.is_some()),
-            ("CapacityProviderConfig", filled(&self.capacity_provider_config)),
-            ("TenancyConfig", filled(&self.tenancy_config)),
-            ("PublishTo", self.publish_to.is_some()),
+            (
+                "CodeSigningConfigArn",
+                self.code_signing_config_arn.as_ref().is_some_and(|arn| !arn.is_empty()),
+                "there are no code signing configurations",
+            ),
+            (
+                "CapacityProviderConfig",
+                filled(&self.capacity_provider_config),
+                "there are no capacity providers",
+            ),
+            (
+                "TenancyConfig",
+                filled(&self.tenancy_config),
+                "sandboxes are not kept apart by tenant",
+            ),
+            (
+                "PublishTo",
+                self.publish_to.is_some(),
+                "what it names belongs to functions with a capacity provider",
+            ),
             (
                 "SnapStart",
                 self.snap_start
                     .as_ref()
                     .is_some_and(|config| config.apply_on.as_deref() == Some("PublishedVersions")),
+                "versions start without snapshots; PutProvisionedConcurrencyConfig keeps sandboxes ready",
             ),
         ];
-        match wanted.iter().find(|(_, used)| *used) {
+        match wanted.iter().find(|(_, used, _)| *used) {
             None => Ok(()),
-            Some((member, _)) => Err(ApiError::invalid(format!(
-                "`{member}` is not available on this node, and the function would behave otherwise without it."
+            Some((member, _, reason)) => Err(ApiError::invalid(format!(
+                "{member} is not available on this node: {reason}."
             ))),
         }
     }

@@ -16,6 +16,7 @@ use super::configuration::{ArnForm, FunctionConfiguration};
 use super::destination;
 use super::durable;
 use super::features;
+use super::layer::RUNTIMES;
 use super::link;
 use super::read::{self, Violations};
 use crate::body::Body;
@@ -200,9 +201,13 @@ fn package_runtime(package_type: Option<&str>, code: &Code, named: Option<&str>)
 
 fn runtime(name: &str) -> Result<Runtime, ApiError> {
     name.parse().map_err(|_| {
+        let served = RUNTIMES
+            .iter()
+            .filter(|name| name.parse().is_ok_and(|runtime: Runtime| !runtime.is_too_old()));
         ApiError::invalid(format!(
-            "Value {name} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: \
-             [provided.al2023, provided.al2, python3.N, nodejsN.x] or be a valid ARN"
+            "Value {name} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a \
+             valid ARN",
+            served.copied().collect::<Vec<_>>().join(", ")
         ))
     })
 }

@@ -97,7 +97,7 @@ fn dry_run(call: &Call<'_>, target: &FunctionRef) -> Result<Response<Body>, ApiE
 pub async fn invoke_async(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, ApiError> {
     let target = call.function()?;
     if payload.len() > INVOKE_ASYNC_BYTES_MAX {
-        return Err(ApiError::too_large(INVOKE_ASYNC_BYTES_MAX));
+        return Err(ApiError::too_large(call.route.operation, INVOKE_ASYNC_BYTES_MAX));
     }
     let request = InvocationRequest {
         request_id: call.request_id,

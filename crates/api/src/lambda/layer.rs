@@ -21,7 +21,7 @@ use crate::error::ApiError;
 use crate::reply;
 
 /// Every runtime that the service has ever had: a layer may say that it works with any of them.
-const RUNTIMES: &[&str] = &[
+pub const RUNTIMES: &[&str] = &[
     "nodejs",
     "nodejs4.3",
     "nodejs4.3-edge",
@@ -268,6 +268,7 @@ pub async fn get(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
 pub async fn get_by_arn(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     let arn = call.route.query.get("Arn").unwrap_or_default();
     let arn: LayerVersionArn = arn.parse()?;
+    here(call, Some(&arn.region))?;
     show(call, &arn.layer, arn.number).await
 }
 
@@ -334,7 +335,17 @@ fn filter(call: &Call<'_>) -> Result<LayerFilter, ApiError> {
 
 /// The layer in the path.
 pub fn layer(call: &Call<'_>) -> Result<LayerRef, ApiError> {
-    Ok(LayerRef::parse(&call.route.resource, &call.account)?)
+    let layer = LayerRef::parse(&call.route.resource, &call.account)?;
+    here(call, LayerRef::region(&call.route.resource))?;
+    Ok(layer)
+}
+
+/// A layer of another region is none of this one.
+fn here(call: &Call<'_>, region: Option<&str>) -> Result<(), ApiError> {
+    match region {
+        Some(region) if region != call.node.region => Err(ApiError::no_such_resource()),
+        _ => Ok(()),
+    }
 }
 
 /// The version in the path.

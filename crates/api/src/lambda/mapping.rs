@@ -1,5 +1,7 @@
 //! Event source mappings.
 
+use std::collections::BTreeMap;
+
 use bowline_foundation::clock::Timestamp;
 use bowline_functions::model::events::{
     CreateMapping, Mapping, MappingChange, MappingFilter, MappingStart, MappingState,
@@ -16,22 +18,46 @@ use crate::dispatch::{Call, Node};
 use crate::error::{ApiError, Exception};
 use crate::reply;
 
-/// Members that belong to sources or features that this node does not have.
-const UNKNOWN_MEMBERS: [&str; 13] = [
-    "AmazonManagedKafkaEventSourceConfig",
-    "DocumentDBEventSourceConfig",
-    "KMSKeyArn",
-    "LoggingConfig",
-    "MetricsConfig",
-    "ProvisionedPollerConfig",
-    "Queues",
-    "SelfManagedEventSource",
-    "SelfManagedKafkaEventSourceConfig",
-    "SourceAccessConfigurations",
-    "Tags",
-    "Topics",
-    "TumblingWindowInSeconds",
+/// Members that nothing here acts on, and why not.
+const UNKNOWN_MEMBERS: [(&str, &str); 12] = [
+    ("AmazonManagedKafkaEventSourceConfig", NO_KAFKA),
+    ("SelfManagedEventSource", NO_KAFKA),
+    ("SelfManagedKafkaEventSourceConfig", NO_KAFKA),
+    ("Topics", NO_KAFKA),
+    (
+        "DocumentDBEventSourceConfig",
+        "there are no DocumentDB event sources, only streams of this node and SQS queues",
+    ),
+    (
+        "Queues",
+        "there are no Amazon MQ event sources; an SQS queue is named by `EventSourceArn`",
+    ),
+    (
+        "SourceAccessConfigurations",
+        "streams of this node need no credentials, and those for queues are in the node's configuration",
+    ),
+    (
+        "KMSKeyArn",
+        "there is no key management service here; filter criteria are kept as they are",
+    ),
+    (
+        "LoggingConfig",
+        "pollers write to the node's log, whose level is set for the whole node",
+    ),
+    (
+        "MetricsConfig",
+        "batches and filtered events are counted by function, always, at `/metrics`",
+    ),
+    (
+        "ProvisionedPollerConfig",
+        "pollers are not reserved; `ScalingConfig` limits what a queue's mapping runs at once",
+    ),
+    (
+        "TumblingWindowInSeconds",
+        "a function gets batches without windows and without state between them",
+    ),
 ];
+const NO_KAFKA: &str = "there are no Kafka event sources, only streams of this node and SQS queues";
 const START_POSITIONS: [&str; 3] = ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"];
 const RESPONSE_TYPES: [&str; 1] = ["ReportBatchItemFailures"];
 
@@ -42,6 +68,7 @@ struct CreateRequest {
     function_name: Option<String>,
     starting_position: Option<String>,
     starting_position_timestamp: Option<f64>,
+    tags: Option<BTreeMap<String, String>>,
 }
 
 /// What creating and updating share.
@@ -207,7 +234,8 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
     violations.finish()?;
     let Some(source_arn) = request.event_source_arn.clone() else {
         return Err(ApiError::invalid(
-            "EventSourceArn is required: an event source on this node is a stream or an SQS queue.",
+            "Unrecognized event source. EventSourceArn is required: an event source on this node is a stream or an SQS \
+             queue.",
         ));
     };
     may_read(call, &source_arn)?;
@@ -217,6 +245,7 @@ pub async fn create(call: &Call<'_>, body: &[u8]) -> Result<Response<Body>, ApiE
         source_arn,
         start: start(&request)?,
         settings: change(call, body)?,
+        tags: request.tags.unwrap_or_default(),
     };
     let functions = &call.node.functions;
     let created = functions.create_mapping(&call.caller(), create).await?;
@@ -326,11 +355,10 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
     };
     let unknown = UNKNOWN_MEMBERS
         .iter()
-        .find(|member| given.get(**member).is_some_and(is_set));
-    if let Some(member) = unknown {
+        .find(|(member, _)| given.get(*member).is_some_and(is_set));
+    if let Some((member, reason)) = unknown {
         return Err(ApiError::invalid(format!(
-            "`{member}` is not available on this node: an event source is a stream, read without tumbling windows, or \
-             an SQS queue."
+            "{member} is not available on this node: {reason}."
         )));
     }
     let members: Members = read::json(body)?;

@@ -24,6 +24,7 @@ use crate::dispatch::{Admitted, Call, Node, uncollected};
 use crate::error::{ApiError, Exception};
 use crate::lambda::read;
 use crate::reply;
+use crate::route::Operation;
 
 /// How long a client may send nothing of its archive.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -179,7 +180,7 @@ async fn drain(body: Incoming) {
 /// The next piece. Whoever sends none for long gives its turn up.
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
     match timeout(SILENCE_MAX, body::next(body)).await {
-        Ok(piece) => piece.map_err(uncollected),
+        Ok(piece) => piece.map_err(|error| uncollected(Operation::PushImage, error)),
         Err(_) => Err(ApiError::new(
             Exception::InvalidRequestContent,
             format!("Nothing of the image's archive came for {} s.", SILENCE_MAX.as_secs()),

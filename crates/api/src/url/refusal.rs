@@ -7,6 +7,10 @@ use serde_json::json;
 use crate::body::{Body, CollectError};
 use crate::reply;
 
+/// The service's own words, the page that they name included: what it says holds here too.
+const FORBIDDEN: &str = "Forbidden. For troubleshooting Function URL authorization issues, see: \
+     https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html";
+
 /// Why a request does not reach a function, or its answer not the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -29,7 +33,7 @@ impl Refusal {
                 "ResourceNotFoundException",
                 "No function has this URL.",
             ),
-            Self::Forbidden => (StatusCode::FORBIDDEN, "AccessDeniedException", "Forbidden"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "AccessDeniedException", FORBIDDEN),
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "RequestTooLargeException",

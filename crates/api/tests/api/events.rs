@@ -243,6 +243,60 @@ async fn an_event_source_mapping_lives_from_creation_to_deletion() {
 }
 
 #[tokio::test]
+async fn a_mapping_has_tags() {
+    let node = TestNode::start().await;
+    node.create("hello").await;
+    node.streams.create("orders").await;
+    let create = json!({
+        "FunctionName": "hello", "EventSourceArn": SOURCE, "StartingPosition": "LATEST", "Tags": { "team": "orders" },
+    });
+    let created = node.post(MAPPINGS, &create).await.json();
+    assert!(created.get("Tags").is_none(), "tags are listed, not shown: {created}");
+    let arn = created["EventSourceMappingArn"].as_str().expect("an ARN").to_owned();
+    let path = format!("/2017-03-31/tags/{arn}");
+    let tags = async || node.get(&path).await.json()["Tags"].clone();
+    assert_eq!(tags().await, json!({ "team": "orders" }));
+    let added = node
+        .post(&path, &json!({ "Tags": { "team": "bills", "tier": "1" } }))
+        .await;
+    assert_eq!((added.status, added.text()), (204, ""));
+    assert_eq!(tags().await, json!({ "team": "bills", "tier": "1" }));
+    assert_eq!(node.delete(&format!("{path}?tagKeys=team&tagKeys=x")).await.status, 204);
+    assert_eq!(tags().await, json!({ "tier": "1" }));
+    // The function's own tags are others.
+    let function = node
+        .get("/2017-03-31/tags/arn:aws:lambda:eu-central-1:000000000000:function:hello")
+        .await;
+    assert_eq!(function.json()["Tags"], json!({}));
+
+    let many: serde_json::Map<String, Value> = (0..50).map(|n| (n.to_string(), json!(""))).collect();
+    let invalid = "InvalidParameterValueException";
+    node.post(&path, &json!({ "Tags": many })).await.refused(400, invalid);
+    assert_eq!(tags().await, json!({ "tier": "1" }), "all or nothing");
+    for other in [
+        arn.replace("eu-central-1", "eu-west-1"),
+        arn.replace("000000000000", "111122223333"),
+        format!("{}{}", &arn[..arn.len() - 12], "000000000000"),
+    ] {
+        let message = node.get(&format!("/2017-03-31/tags/{other}")).await;
+        let message = message.refused(404, "ResourceNotFoundException");
+        assert_eq!(message, format!("Event source mapping not found: {other}"));
+    }
+    for bad in [
+        format!("{arn}:live"),
+        "arn:aws:lambda:eu-central-1:000000000000:layer:l".to_owned(),
+    ] {
+        node.get(&format!("/2017-03-31/tags/{bad}"))
+            .await
+            .refused(400, "ValidationException");
+    }
+    let id = created["UUID"].as_str().expect("an id");
+    node.delete(&format!("{MAPPINGS}/{id}")).await;
+    node.get(&path).await.refused(404, "ResourceNotFoundException");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn mappings_are_refused_as_the_service_does() {
     let node = TestNode::start().await;
     node.create("hello").await;
@@ -274,11 +328,20 @@ async fn mappings_are_refused_as_the_service_does() {
     for (member, value) in [
         ("TumblingWindowInSeconds", json!(30)),
         ("Topics", json!(["t"])),
+        ("MetricsConfig", json!({ "Metrics": ["EventCount"] })),
+        ("ProvisionedPollerConfig", json!({ "MinimumPollers": 2 })),
+        ("LoggingConfig", json!({ "SystemLogLevel": "INFO" })),
         ("ScalingConfig", json!({ "MaximumConcurrency": 2 })),
     ] {
         let message = check(member, value, invalid).await;
         assert!(message.contains(member), "{message}");
     }
+    assert_eq!(
+        check("FunctionName", json!("nobody"), invalid).await,
+        "Function does not exist"
+    );
+    let message = check("Tags", json!({ "aws:x": "y" }), invalid).await;
+    assert!(message.contains("reserved"), "{message}");
     let listed = node.get(MAPPINGS).await.json();
     assert_eq!(listed, json!({ "EventSourceMappings": [] }), "nothing is left behind");
     node.stop().await;

@@ -79,6 +79,49 @@ async fn a_function_goes_by_all_its_names() {
 }
 
 #[tokio::test]
+async fn a_function_of_another_region_is_not_reached() {
+    let node = TestNode::start().await;
+    node.create("hello").await;
+    let far = "arn:aws:lambda:eu-west-1:000000000000:function:hello";
+    let words = "Functions from 'eu-west-1' are not reachable in this region ('eu-central-1')";
+    for (method, path) in [
+        ("GET", format!("{FUNCTIONS}/{far}")),
+        ("GET", format!("{FUNCTIONS}/eu-west-1:000000000000:function:hello")),
+        ("DELETE", format!("{FUNCTIONS}/{far}")),
+        ("POST", format!("{FUNCTIONS}/{far}/invocations")),
+        (
+            "POST",
+            format!("/2021-11-15/functions/{far}/response-streaming-invocations"),
+        ),
+        ("GET", format!("{FUNCTIONS}/{far}/policy")),
+        ("GET", format!("/2021-10-31/functions/{far}/url")),
+        ("GET", format!("/2017-03-31/tags/{far}")),
+        ("GET", format!("/2026-07-09/resource-policy/{far}")),
+        ("GET", format!("/2025-12-01/functions/{far}/durable-executions")),
+        ("GET", format!("/2015-03-31/event-source-mappings?FunctionName={far}")),
+        ("GET", format!("/v1/functions/{far}/code")),
+    ] {
+        let answer = node.request(method, &path, "{}".into()).await;
+        assert_eq!(
+            answer.refused(404, "ResourceNotFoundException"),
+            words,
+            "{method} {path}"
+        );
+    }
+    // The control: it was left as it is, and the ARN of this region leads to it.
+    let near = far.replace("eu-west-1", "eu-central-1");
+    assert_eq!(node.get(&format!("{FUNCTIONS}/{near}")).await.status, 200);
+    let layer = "arn:aws:lambda:eu-west-1:000000000000:layer:knots";
+    node.get(&format!("/2018-10-31/layers/{layer}/versions"))
+        .await
+        .refused(404, "ResourceNotFoundException");
+    let near = layer.replace("eu-west-1", "eu-central-1");
+    let listed = node.get(&format!("/2018-10-31/layers/{near}/versions")).await;
+    assert_eq!(listed.status, 200, "{listed:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn the_access_key_chooses_the_account() {
     let node = TestNode::start().await;
     let credential = "AWS4-HMAC-SHA256 Credential=123456789012/20261120/eu-central-1/lambda/aws4_request, Signature=0";

@@ -8,17 +8,27 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, FUNCTIONS, TestNode, request};
 
 const SITE: &str = "https://shop.example";
+const FORBIDDEN: &str = "Forbidden. For troubleshooting Function URL authorization issues, see: \
+                         https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html";
 
 fn config(name: &str) -> String {
     format!("/2021-10-31/functions/{name}/url")
 }
 
-/// Lets everybody call the URL, as long as it asks for no signature.
+/// Lets everybody call the URL, as long as it asks for no signature, and the function only by its URL.
 async fn open_to_all(node: &TestNode) {
-    let permission = json!({
+    let url = json!({
         "StatementId": "all", "Action": "lambda:InvokeFunctionUrl", "Principal": "*", "FunctionUrlAuthType": "NONE",
     });
-    let added = node.post(&format!("{FUNCTIONS}/web/policy"), &permission).await;
+    grant(node, &url).await;
+    let function = json!({
+        "StatementId": "via", "Action": "lambda:InvokeFunction", "Principal": "*", "InvokedViaFunctionUrl": true,
+    });
+    grant(node, &function).await;
+}
+
+async fn grant(node: &TestNode, permission: &Value) {
+    let added = node.post(&format!("{FUNCTIONS}/web/policy"), permission).await;
     assert_eq!(added.status, 201, "{added:?}");
 }
 
@@ -382,7 +392,7 @@ async fn an_iam_url_wants_a_signature() {
     let node = TestNode::start().await;
     let id = deploy(&node, json!({ "AuthType": "AWS_IAM" })).await;
     let unsigned = call(&node, &id, ("GET", "/"), &[], "").await;
-    assert_eq!(refused(&unsigned, 403), "Forbidden");
+    assert_eq!(refused(&unsigned, 403), FORBIDDEN);
     assert_eq!(unsigned.header("x-amzn-errortype"), Some("AccessDeniedException"));
     let signature = "AWS4-HMAC-SHA256 Credential=000000000000/20261120/eu-central-1/lambda/aws4_request, \
                      SignedHeaders=host, Signature=00";
@@ -401,7 +411,17 @@ async fn an_iam_url_wants_a_signature() {
         "StatementId": "partner", "Action": "lambda:InvokeFunctionUrl", "Principal": "111122223333",
         "FunctionUrlAuthType": "AWS_IAM",
     });
-    node.post(&format!("{FUNCTIONS}/web/policy"), &permission).await;
+    grant(&node, &permission).await;
+    assert_eq!(
+        call(&node, &id, ("GET", "/"), &foreign, "").await.status,
+        403,
+        "it may call the URL, but not yet the function behind it"
+    );
+    let permission = json!({
+        "StatementId": "partner-via", "Action": "lambda:InvokeFunction", "Principal": "111122223333",
+        "InvokedViaFunctionUrl": true,
+    });
+    grant(&node, &permission).await;
     let event = call(&node, &id, ("GET", "/"), &foreign, "").await.json();
     assert_eq!(event["requestContext"]["accountId"], "111122223333");
     node.stop().await;
@@ -412,9 +432,40 @@ async fn a_url_without_signatures_is_open_once_its_policy_says_so() {
     let node = TestNode::start().await;
     let id = deploy(&node, json!({ "AuthType": "NONE" })).await;
     assert_eq!(call(&node, &id, ("GET", "/"), &[], "").await.status, 200);
-    let removed = node.delete(&format!("{FUNCTIONS}/web/policy/all")).await;
-    assert_eq!(removed.status, 204, "{removed:?}");
-    let closed = call(&node, &id, ("GET", "/"), &[], "").await;
-    assert_eq!(refused(&closed, 403), "Forbidden");
+    // Either statement alone is not enough.
+    for sid in ["all", "via"] {
+        let removed = node.delete(&format!("{FUNCTIONS}/web/policy/{sid}")).await;
+        assert_eq!(removed.status, 204, "{removed:?}");
+        let closed = call(&node, &id, ("GET", "/"), &[], "").await;
+        assert_eq!(refused(&closed, 403), FORBIDDEN);
+        node.delete(&format!(
+            "{FUNCTIONS}/web/policy/{}",
+            if sid == "all" { "via" } else { "all" }
+        ))
+        .await;
+        open_to_all(&node).await;
+        assert_eq!(call(&node, &id, ("GET", "/"), &[], "").await.status, 200);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_call_only_by_url_may_not_invoke() {
+    let node = TestNode::start().await;
+    let id = deploy(&node, json!({ "AuthType": "NONE" })).await;
+    assert_eq!(call(&node, &id, ("GET", "/"), &[], "").await.status, 200);
+    let credential = "AWS4-HMAC-SHA256 Credential=111122223333/20261120/eu-central-1/lambda/aws4_request, Signature=0";
+    let path = format!("{FUNCTIONS}/000000000000:function:web/invocations");
+    let invoke = async || {
+        let request = request("POST", &path, &[("authorization", credential)], "{}".into());
+        node.send(request).await
+    };
+    invoke().await.refused(403, "AccessDeniedException");
+    grant(
+        &node,
+        &json!({ "StatementId": "plain", "Action": "lambda:InvokeFunction", "Principal": "111122223333" }),
+    )
+    .await;
+    assert_eq!(invoke().await.status, 200);
     node.stop().await;
 }

@@ -38,8 +38,19 @@ pub struct Url {
     pub auth: UrlAuth,
     pub mode: InvokeMode,
     pub cors: Option<Cors>,
+    pub needs: UrlNeeds,
     pub created: Timestamp,
     pub last_modified: Timestamp,
+}
+
+/// What a policy must allow those who call a URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UrlNeeds {
+    /// `InvokeFunctionUrl`: URLs that were made when that was enough.
+    #[default]
+    Url,
+    /// `InvokeFunctionUrl` and `InvokeFunction`.
+    UrlAndFunction,
 }
 
 /// A URL with what it leads to: a function's `$LATEST`, without a qualifier, or an alias.

@@ -1,5 +1,7 @@
 //! What becomes of events: of those a caller leaves with a function, and of those a stream holds.
 
+use std::collections::BTreeMap;
+
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 
@@ -60,6 +62,7 @@ pub struct Mapping {
     pub state: MappingState,
     /// What came of the last batch at this node.
     pub last_result: String,
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Where a mapping begins to read.
@@ -139,6 +142,7 @@ pub struct CreateMapping {
     /// A stream needs one, a queue has none.
     pub start: Option<MappingStart>,
     pub settings: MappingChange,
+    pub tags: BTreeMap<String, String>,
 }
 
 /// What `UpdateEventSourceMapping` takes; `None` leaves a member as it is.

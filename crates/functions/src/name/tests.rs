@@ -23,6 +23,38 @@ fn check(text: &str, qualifier: Option<&str>, expected: Option<(&str, &str, Opti
 }
 
 #[test]
+fn a_name_may_say_its_region() {
+    let check = |text: &str, expected: Option<&str>| {
+        assert!(FunctionRef::parse(text, None, &caller()).is_ok(), "{text}");
+        assert_eq!(FunctionRef::region(text), expected, "{text}");
+    };
+    check("f", None);
+    check("f:live", None);
+    check("function:f", None);
+    check("123456789012:function:f", None);
+    check("us-east-1:123456789012:function:f", Some("us-east-1"));
+    check(
+        "arn:aws:lambda:us-east-1:123456789012:function:f:live",
+        Some("us-east-1"),
+    );
+    check(
+        "arn:aws-us-gov:lambda:us-gov-west-1:123456789012:function:f",
+        Some("us-gov-west-1"),
+    );
+    // Nothing that can be refused here makes it panic.
+    for text in [
+        "",
+        ":",
+        "arn:",
+        "arn:function:f",
+        ":function:",
+        "arn:aws:lambda:function:f",
+    ] {
+        FunctionRef::region(text);
+    }
+}
+
+#[test]
 fn functions_are_named_in_every_form_the_service_takes() {
     const OURS: &str = "000000000000";
     const OTHER: &str = "123456789012";

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bowline_foundation::id::RequestId;
 use bowline_store::Version as StoreVersion;
 
+use super::tags::Edit;
 use super::{list, refusals, validate};
 use crate::error::Error;
 use crate::events::arn::{self, Purpose, QueueName, Source};
@@ -37,9 +38,12 @@ const RECEIVE_MAX: u32 = 10;
 pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, request: CreateMapping) -> Result<Mapping, Error> {
     let source = arn::source(&request.source_arn)?;
     check_start(&source, request.start)?;
-    let function = inner.entry(&request.function)?;
+    check_kind(&source, &request.settings)?;
+    validate::tags(&request.tags)?;
+    let function = inner.entry(&request.function).map_err(|_| refusals::no_function())?;
     let timeout = inner
-        .target(&function, &request.function)?
+        .target(&function, &request.function)
+        .map_err(|_| refusals::no_function())?
         .configuration
         .timeout_seconds;
     check_destination(&inner, &request.settings, &caller).await?;
@@ -55,6 +59,7 @@ pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, request: CreateMap
         last_modified: inner.clock.now(),
         state: MappingState::Creating,
         last_result: "No records processed".to_owned(),
+        tags: request.tags,
     };
     let _alone = inner.mapping_lock.lock().await;
     unique(&inner, &mapping)?;
@@ -79,6 +84,7 @@ pub(crate) async fn update(
     id: String,
     request: MappingChange,
 ) -> Result<Mapping, Error> {
+    check_kind(&arn::source(&find(&inner, &caller, &id)?.mapping.source_arn)?, &request)?;
     check_destination(&inner, &request, &caller).await?;
     let _alone = inner.mapping_lock.lock().await;
     let old = find(&inner, &caller, &id)?;
@@ -117,6 +123,18 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, id: String) -> Res
     let mut shown = old.mapping.clone();
     shown.state = MappingState::Deleting;
     Ok(shown)
+}
+
+/// Changes the tags; whoever reads the source does not notice.
+pub(crate) async fn tag(inner: Arc<Inner>, caller: Caller, id: String, edit: Edit) -> Result<(), Error> {
+    let _alone = inner.mapping_lock.lock().await;
+    let old = find(&inner, &caller, &id)?;
+    let mut entry = MappingEntry::clone(&old);
+    let action = edit.apply(&mut entry.mapping.tags)?;
+    if entry.mapping.tags != old.mapping.tags {
+        commit(&inner, &caller, action, Some(&old), entry).await?;
+    }
+    Ok(())
 }
 
 /// The mappings that read a stream.
@@ -290,6 +308,11 @@ fn check_kind(source: &Source, from: &MappingChange) -> Result<(), Error> {
     };
     match foreign.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),
+        Some(("DestinationConfig", _)) => Err(Error::InvalidParameter(
+            "Unsupported DestinationConfig parameter for given event source mapping type. A queue's messages that fail \
+             go to its own dead-letter queue."
+                .to_owned(),
+        )),
         Some((member, _)) => Err(Error::InvalidParameter(format!(
             "{member} is not supported for {kind} as event source."
         ))),
@@ -312,7 +335,6 @@ fn check_batch(queue: &QueueName, settings: &MappingSettings) -> Result<(), Erro
 
 fn apply(source: &Source, mut to: MappingSettings, from: MappingChange) -> Result<MappingSettings, Error> {
     use validate::within;
-    check_kind(source, &from)?;
     to.is_enabled = from.is_enabled.unwrap_or(to.is_enabled);
     if let Some(size) = from.batch_size {
         to.batch_size = within("batchSize", size, 1, 10_000)?;

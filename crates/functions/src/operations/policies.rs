@@ -7,6 +7,7 @@ use bowline_store::Version as StoreVersion;
 
 use super::{audit, refusals};
 use crate::error::Error;
+use crate::model::attached::{UrlConfig, UrlNeeds};
 use crate::model::{Caller, ResourcePolicy};
 use crate::name::{FunctionRef, Qualifier, Version};
 use crate::policy::{Decision, Grant, InvalidPolicy, POLICY_BYTES_MAX, Policy, Request, Statement, UrlAuth};
@@ -15,6 +16,8 @@ use crate::service::Inner;
 
 /// The action that a function's URL is called by.
 const INVOKE_URL: &str = "InvokeFunctionUrl";
+/// The action that the function behind it is called by.
+const INVOKE: &str = "InvokeFunction";
 
 pub(crate) async fn add(
     inner: Arc<Inner>,
@@ -124,17 +127,17 @@ pub(crate) fn authorize(inner: &Inner, account: &AccountId, action: &str, target
     decide(inner, target, Some(account), (action, None))
 }
 
-/// Whether somebody may call the target's URL.
-pub(crate) fn authorize_url(
-    inner: &Inner,
-    account: Option<&AccountId>,
-    auth: UrlAuth,
-    target: &FunctionRef,
-) -> Result<(), Error> {
+/// Whether somebody may call a URL.
+pub(crate) fn authorize_url(inner: &Inner, account: Option<&AccountId>, config: &UrlConfig) -> Result<(), Error> {
+    let (target, auth) = (&config.target, config.url.auth);
     match (auth, account) {
-        (UrlAuth::AwsIam, Some(account)) if *account == target.account => Ok(()),
-        (UrlAuth::AwsIam, None) => Err(refused(inner, target, None, INVOKE_URL)),
-        _ => decide(inner, target, account, (INVOKE_URL, Some(auth))),
+        (UrlAuth::AwsIam, Some(account)) if *account == target.account => return Ok(()),
+        (UrlAuth::AwsIam, None) => return Err(refused(inner, target, None, INVOKE_URL)),
+        _ => decide(inner, target, account, (INVOKE_URL, Some(auth)))?,
+    }
+    match config.url.needs {
+        UrlNeeds::Url => Ok(()),
+        UrlNeeds::UrlAndFunction => decide(inner, target, account, (INVOKE, Some(auth))),
     }
 }
 

@@ -95,6 +95,11 @@ pub(super) fn mapping_exists(source: &str, function: &str, id: &str) -> Error {
     ))
 }
 
+/// The function of a new mapping.
+pub(super) fn no_function() -> Error {
+    Error::InvalidParameter("Function does not exist".to_owned())
+}
+
 /// The function of a URL, which has words of its own for it.
 pub(super) fn no_function_of_url() -> Error {
     Error::NotFound("Function does not exist".to_owned())

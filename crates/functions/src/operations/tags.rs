@@ -16,21 +16,29 @@ pub(crate) enum Edit {
     Remove(Vec<String>),
 }
 
+impl Edit {
+    /// Changes the tags, within their limits; the action's name is for the audit trail.
+    pub fn apply(self, tags: &mut BTreeMap<String, String>) -> Result<&'static str, Error> {
+        let action = match self {
+            Self::Put(more) => {
+                tags.extend(more);
+                "TagResource"
+            }
+            Self::Remove(keys) => {
+                tags.retain(|key, _| !keys.contains(key));
+                "UntagResource"
+            }
+        };
+        validate::tags(tags)?;
+        Ok(action)
+    }
+}
+
 pub(crate) async fn run(inner: Arc<Inner>, caller: Caller, target: FunctionRef, edit: Edit) -> Result<(), Error> {
     let _alone = inner.lock(&target.account, &target.name).await;
     let old = inner.entry(&target)?;
     let mut entry = old.as_ref().clone();
-    let action = match edit {
-        Edit::Put(tags) => {
-            entry.tags.extend(tags);
-            "TagResource"
-        }
-        Edit::Remove(keys) => {
-            entry.tags.retain(|key, _| !keys.contains(key));
-            "UntagResource"
-        }
-    };
-    validate::tags(&entry.tags)?;
+    let action = edit.apply(&mut entry.tags)?;
     if entry.tags == old.tags {
         return Ok(());
     }

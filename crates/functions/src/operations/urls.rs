@@ -7,7 +7,7 @@ use bowline_foundation::entropy::Entropy;
 use super::attach::{edit, find};
 use super::{list, refusals, validate};
 use crate::error::Error;
-use crate::model::attached::{Cors, PutUrl, Url, UrlConfig};
+use crate::model::attached::{Cors, PutUrl, Url, UrlConfig, UrlNeeds};
 use crate::model::{Caller, Page, PageRequest};
 use crate::name::{FunctionRef, Qualifier, Version};
 use crate::registry::FunctionEntry;
@@ -48,6 +48,7 @@ pub(crate) async fn create(
         auth,
         mode: request.mode.unwrap_or_default(),
         cors: cors.flatten(),
+        needs: UrlNeeds::UrlAndFunction,
         created: now,
         last_modified: now,
     });

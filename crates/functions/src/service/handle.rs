@@ -29,7 +29,7 @@ use crate::operations::{
     aliases, concurrency, create, delete, event_invoke, kept, layer_policy, layers, list, mappings, policies,
     provisioned, publish, sizing, tags, update, urls,
 };
-use crate::policy::{Grant, Statement, UrlAuth};
+use crate::policy::{Grant, Statement};
 
 /// A cheap handle, cloned into every connection.
 #[derive(Clone)]
@@ -462,6 +462,17 @@ impl Handle {
             .await
     }
 
+    pub async fn tag_mapping(&self, caller: &Caller, id: &str, tags: BTreeMap<String, String>) -> Result<(), Error> {
+        let (inner, caller, id) = (self.0.clone(), caller.clone(), id.to_owned());
+        self.finish(mappings::tag(inner, caller, id, Edit::Put(tags))).await
+    }
+
+    pub async fn untag_mapping(&self, caller: &Caller, id: &str, keys: &[String]) -> Result<(), Error> {
+        let (inner, caller, id) = (self.0.clone(), caller.clone(), id.to_owned());
+        self.finish(mappings::tag(inner, caller, id, Edit::Remove(keys.to_vec())))
+            .await
+    }
+
     /// The mappings that read a stream, by identifier, whoever made them.
     pub fn mappings_of(&self, stream: &str) -> Vec<String> {
         mappings::of_stream(&self.0, stream)
@@ -535,16 +546,11 @@ impl Handle {
         policies::authorize(&self.0, account, action, target)
     }
 
-    /// Whether somebody may call the URL of the target, which is guarded by `auth`; `account` is the one whose
-    /// signature was found good, none if the request has no signature. Even where no signature is wanted the policy
-    /// must allow `InvokeFunctionUrl`, to everybody say.
-    pub fn may_invoke_url(
-        &self,
-        target: &FunctionRef,
-        account: Option<&AccountId>,
-        auth: UrlAuth,
-    ) -> Result<(), Error> {
-        policies::authorize_url(&self.0, account, auth, target)
+    /// Whether somebody may call a URL; `account` is the one whose signature was found good, none if the request has no
+    /// signature. Even where no signature is wanted the policy must allow `InvokeFunctionUrl` and, for URLs that were
+    /// not made before that was so, `InvokeFunction`: to everybody say.
+    pub fn may_invoke_url(&self, account: Option<&AccountId>, config: &UrlConfig) -> Result<(), Error> {
+        policies::authorize_url(&self.0, account, config)
     }
 
     pub async fn publish_layer(

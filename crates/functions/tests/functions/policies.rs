@@ -1,7 +1,11 @@
 //! Resource policies: how they come and go, and whom they let in.
 
+use std::sync::Arc;
+
+use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 use bowline_functions::error::Error;
+use bowline_functions::model::attached::{InvokeMode, Url, UrlConfig, UrlNeeds};
 use bowline_functions::model::{CreateAlias, PublishVersion};
 use bowline_functions::name::Version;
 use bowline_functions::policy::{Grant, POLICY_BYTES_MAX, UrlAuth};
@@ -195,11 +199,30 @@ async fn whole_documents_replace_the_policy() {
     assert!(!world.lets_in("f", "UpdateFunctionCode"));
 }
 
+/// The URL of `f`, guarded by `auth`.
+fn url(auth: UrlAuth, needs: UrlNeeds) -> UrlConfig {
+    let url = Url {
+        id: "a".repeat(32),
+        auth,
+        mode: InvokeMode::Buffered,
+        cors: None,
+        needs,
+        created: Timestamp::default(),
+        last_modified: Timestamp::default(),
+    };
+    UrlConfig {
+        target: target("f"),
+        url: Arc::new(url),
+    }
+}
+
 #[tokio::test]
 async fn a_url_is_called_by_whom_the_policy_allows() {
     let world = world().await;
     let owner = AccountId::default_account();
-    let may = |account: Option<&AccountId>, auth| world.handle.may_invoke_url(&target("f"), account, auth).is_ok();
+    let ask =
+        |account: Option<&AccountId>, auth, needs| world.handle.may_invoke_url(account, &url(auth, needs)).is_ok();
+    let may = |account: Option<&AccountId>, auth| ask(account, auth, UrlNeeds::UrlAndFunction);
     assert!(!may(None, UrlAuth::None), "even an open URL needs a policy");
     assert!(!may(None, UrlAuth::AwsIam));
     assert!(may(Some(&owner), UrlAuth::AwsIam));
@@ -209,12 +232,20 @@ async fn a_url_is_called_by_whom_the_policy_allows() {
         ..grant("open", "lambda:InvokeFunctionUrl", "*")
     };
     world.grant("f", open).await.unwrap();
+    assert!(!may(None, UrlAuth::None), "the function has to be open too");
+    assert!(ask(None, UrlAuth::None, UrlNeeds::Url), "URLs from before go on");
+    let function = Grant {
+        via_url: Some(true),
+        ..grant("function", "lambda:InvokeFunction", "*")
+    };
+    world.grant("f", function).await.unwrap();
     assert!(may(None, UrlAuth::None));
     assert!(may(Some(&partner()), UrlAuth::None));
     assert!(
         !may(Some(&partner()), UrlAuth::AwsIam),
         "the statement is about open URLs"
     );
+    assert!(!world.lets_in("f", "InvokeFunction"), "by URL alone");
     let guarded = Grant {
         url_auth: Some(UrlAuth::AwsIam),
         ..grant("guarded", "lambda:InvokeFunctionUrl", "111122223333")

@@ -277,7 +277,7 @@ impl Server {
             if connection.has_unwritten() && !connection.parked && connection.poll_flush(cx)?.is_pending() {
                 return Ok(());
             }
-            if connection.closing && connection.pending.is_none() {
+            if connection.closing && !connection.is_waiting() {
                 return Err(Closed::InOrder);
             }
             if flow == Flow::Held {

@@ -8,7 +8,7 @@ use bowline_foundation::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeManagement, Url, UrlAuth};
+use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeManagement, Url, UrlAuth, UrlNeeds};
 use crate::state::{Attachment, StateName};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ struct UrlRecord {
     cors: Option<CorsRecord>,
     created: Timestamp,
     last_modified: Timestamp,
+    /// Absent from records of URLs that need `InvokeFunctionUrl` alone, as all did once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    needs_function: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +127,7 @@ impl From<&Url> for UrlRecord {
             cors: from.cors.clone().map(CorsRecord::from),
             created: from.created,
             last_modified: from.last_modified,
+            needs_function: from.needs == UrlNeeds::UrlAndFunction,
         }
     }
 }
@@ -141,6 +145,10 @@ impl From<UrlRecord> for Url {
                 ModeRecord::ResponseStream => InvokeMode::ResponseStream,
             },
             cors: from.cors.map(Cors::from),
+            needs: match from.needs_function {
+                true => UrlNeeds::UrlAndFunction,
+                false => UrlNeeds::Url,
+            },
             created: from.created,
             last_modified: from.last_modified,
         }

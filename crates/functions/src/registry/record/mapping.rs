@@ -1,5 +1,7 @@
 //! The record of an event source mapping.
 
+use std::collections::BTreeMap;
+
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,9 @@ pub(in crate::registry) struct MappingRecord {
     last_modified: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrency_max: Option<u32>,
+    /// Absent from records of mappings without a tag.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +77,7 @@ impl MappingRecord {
             on_failure: settings.on_failure,
             last_modified: from.last_modified,
             concurrency_max: settings.concurrency_max,
+            tags: from.tags.clone(),
         }
     }
 
@@ -109,6 +115,7 @@ impl MappingRecord {
             last_modified: self.last_modified,
             state,
             last_result: "No records processed".to_owned(),
+            tags: self.tags,
         };
         Ok((mapping, self.session))
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::access::{AccessKey, Secret};
-use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeManagement, Url, UrlAuth};
+use crate::model::attached::{Attached, Cors, InvokeMode, Provisioned, RuntimeManagement, Url, UrlAuth, UrlNeeds};
 use crate::model::events::{
     EventInvokeConfig, EventInvokeSettings, Mapping, MappingSettings, MappingStart, MappingState,
 };
@@ -329,9 +329,22 @@ fn attachments() {
             max_age: Some(60),
             ..Cors::default()
         }),
+        needs: UrlNeeds::Url,
         created: at,
         last_modified: at,
     };
+    let newer = Url {
+        needs: UrlNeeds::UrlAndFunction,
+        ..url.clone()
+    };
+    let attached = Attached {
+        url: Some(std::sync::Arc::new(newer)),
+        ..Attached::default()
+    };
+    let record = AttachedRecord::from(&attached);
+    check(&record, include_str!("golden/attached-1-url.json"));
+    assert_eq!(Attached::from(record), attached);
+
     let attached = Attached {
         url: Some(std::sync::Arc::new(url)),
         provisioned: Some(Provisioned {
@@ -403,11 +416,22 @@ fn mappings() {
         last_modified: Timestamp::from_micros(1_795_217_079_123_456),
         state: MappingState::Enabled,
         last_result: "No records processed".to_owned(),
+        tags: Default::default(),
     };
     let session = Some("0".repeat(32));
     let record = MappingRecord::new(&mapping, session.clone());
     check(&record, include_str!("golden/mapping-1.json"));
-    assert_eq!(record.into_model(mapping.id.clone()).unwrap(), (mapping, session));
+    assert_eq!(
+        record.into_model(mapping.id.clone()).unwrap(),
+        (mapping.clone(), session.clone())
+    );
+    let tagged = Mapping {
+        tags: [("team".to_owned(), "orders".to_owned())].into(),
+        ..mapping
+    };
+    let record = MappingRecord::new(&tagged, session.clone());
+    check(&record, include_str!("golden/mapping-1-tags.json"));
+    assert_eq!(record.into_model(tagged.id.clone()).unwrap(), (tagged, session));
 }
 
 #[test]

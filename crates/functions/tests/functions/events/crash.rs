@@ -135,6 +135,7 @@ async fn prepare() -> Arc<TempDir> {
         source_arn: super::harness::source("s"),
         start: Some(bowline_functions::model::events::MappingStart::TrimHorizon),
         settings: strict,
+        tags: Default::default(),
     };
     let mapping = events.world.handle.create_mapping(&caller, request).await.unwrap();
     let disabled = bowline_functions::model::events::MappingState::Disabled;

@@ -222,6 +222,7 @@ impl Events {
             source_arn: source(stream),
             start: Some(MappingStart::TrimHorizon),
             settings,
+            tags: Default::default(),
         };
         let mapping = self.world.handle.create_mapping(&caller(), request).await.unwrap();
         self.until_mapping(&mapping.id, MappingState::Enabled).await

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bowline_functions::error::Error;
-use bowline_functions::model::PageRequest;
 use bowline_functions::model::events::{CreateMapping, MappingChange, MappingFilter, MappingStart, MappingState};
+use bowline_functions::model::{Caller, PageRequest};
 use serde_json::{Value, json};
 
 use super::harness::{Events, source};
@@ -246,6 +246,42 @@ async fn a_window_gathers_a_batch() {
 }
 
 #[tokio::test]
+async fn tags_of_a_mapping_survive_a_restart_and_stop_nothing() {
+    let events = Events::new().await;
+    events.world.deploy("f").await;
+    events.stream("s").await;
+    let mapping = events.map("f", "s", MappingChange::default()).await;
+    let tags = [("team".to_owned(), "orders".to_owned())];
+    let handle = &events.world.handle;
+    handle
+        .tag_mapping(&caller(), &mapping.id, tags.clone().into())
+        .await
+        .unwrap();
+    events.append("s", None, "0").await;
+    until_seen(&events, "0").await;
+    let stranger = Caller {
+        account: "111122223333".parse().unwrap(),
+        ..caller()
+    };
+    let refused = handle.untag_mapping(&stranger, &mapping.id, &["team".to_owned()]).await;
+    assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
+
+    let events = events.restart().await;
+    let handle = &events.world.handle;
+    assert_eq!(handle.get_mapping(&caller(), &mapping.id).unwrap().tags, tags.into());
+    handle
+        .untag_mapping(&caller(), &mapping.id, &["team".to_owned()])
+        .await
+        .unwrap();
+    let events = events.restart().await;
+    let shown = events.world.handle.get_mapping(&caller(), &mapping.id).unwrap();
+    assert!(shown.tags.is_empty(), "{shown:?}");
+    events.append("s", None, "1").await;
+    until_seen(&events, "1").await;
+    events.stop().await;
+}
+
+#[tokio::test]
 async fn a_mapping_lives_from_creation_to_deletion() {
     let events = Events::new().await;
     events.world.deploy("f").await;
@@ -257,6 +293,7 @@ async fn a_mapping_lives_from_creation_to_deletion() {
         source_arn: source("s"),
         start: Some(MappingStart::Latest),
         settings: MappingChange::default(),
+        tags: Default::default(),
     };
     let refused = handle.create_mapping(&caller(), again.clone()).await;
     assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
@@ -330,13 +367,14 @@ async fn mappings_that_cannot_work_are_refused() {
             source_arn: arn.to_owned(),
             start: Some(MappingStart::TrimHorizon),
             settings,
+            tags: Default::default(),
         };
         let refused = events.world.handle.create_mapping(&caller(), request).await;
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
     };
     let default = MappingChange::default;
-    check("nobody", &source("s"), default(), "Function not found").await;
+    check("nobody", &source("s"), default(), "Function does not exist").await;
     check("f", &source("nobody"), default(), "Stream not found").await;
     check(
         "f",

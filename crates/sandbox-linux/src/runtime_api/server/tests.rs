@@ -208,6 +208,28 @@ async fn an_event_outlives_the_connection_that_asked_for_it() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_to_close_stays_open_for_its_event() {
+    let (mut server, mut guest, address) = pair().await;
+    let closing = "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    guest.send(closing).await;
+    ready(&mut server).await;
+    let event = event(1, "\"first\"");
+    let id = event.request_id;
+    assert!(server.start(event));
+    let play = async {
+        let (_, body) = guest.receive().await;
+        assert_eq!(body, b"\"first\"");
+        // Only then it is closed, and the answer comes on another one.
+        assert_eq!(guest.0.read(&mut [0]).await.expect("an orderly end"), 0);
+        let mut other = Guest(TcpStream::connect(address).await.expect("the listener listens"));
+        other.send(&post(id, "response", "1")).await;
+        other
+    };
+    let (answer, _other) = tokio::join!(answer(&mut server), play);
+    assert_eq!(body_of(answer), "1");
+}
+
+#[tokio::test]
 async fn an_answer_and_the_next_question_may_come_in_one_breath() {
     let (mut server, mut guest, _) = pair().await;
     guest.send(NEXT).await;
