@@ -11,6 +11,7 @@ fuzz_target!(|text: &str| {
         Some((name, qualifier)) => (name, Some(qualifier)),
         None => (text, None),
     };
+    let region = FunctionRef::region(name);
     let Ok(parsed) = FunctionRef::parse(name, qualifier, &caller) else {
         return;
     };
@@ -30,4 +31,8 @@ fuzz_target!(|text: &str| {
     );
     let again = FunctionRef::parse(&arn, None, &caller).expect("the ARN of an accepted name is accepted");
     assert_eq!(again, parsed);
+    assert_eq!(FunctionRef::region(&arn), Some("us-east-1"));
+    if let Some(region) = region {
+        assert!(name.contains(&format!("{region}:")), "`{region}` is not in `{name}`");
+    }
 });

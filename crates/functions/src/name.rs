@@ -111,7 +111,7 @@ impl FunctionRef {
     pub fn region(text: &str) -> Option<&str> {
         let (head, _) = split_marker(text)?;
         let region = match head.strip_prefix("arn:") {
-            Some(rest) => rest.splitn(4, ':').nth(2),
+            Some(rest) => rest.split(':').nth(2),
             None => head.split(':').next().filter(|first| is_region(first)),
         };
         region.filter(|region| !region.is_empty())

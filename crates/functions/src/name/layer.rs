@@ -41,7 +41,7 @@ impl LayerName {
 impl LayerRef {
     /// The region in a text that [`LayerRef::parse`] can read, or in the ARN of a version.
     pub fn region(text: &str) -> Option<&str> {
-        text.strip_prefix("arn:")?.splitn(4, ':').nth(2)
+        text.strip_prefix("arn:")?.split(':').nth(2)
     }
 
     /// Reads a bare name or a layer's ARN, percent-decoded. An account in the text wins over the caller's.
