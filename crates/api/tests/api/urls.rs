@@ -403,7 +403,8 @@ async fn an_iam_url_wants_a_signature() {
         signed["requestContext"]["authorizer"]["iam"]["accountId"],
         "000000000000"
     );
-    // Another account needs a policy that lets it in.
+    // Another account needs a policy that lets it in, to the URL and to the function.
+    node.delete(&format!("{FUNCTIONS}/web/policy/via")).await;
     let foreign = signature.replace("000000000000", "111122223333");
     let foreign = [("authorization", foreign.as_str())];
     assert_eq!(call(&node, &id, ("GET", "/"), &foreign, "").await.status, 403);
