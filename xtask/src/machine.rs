@@ -56,6 +56,7 @@ const FOR_TESTS: &[Need] = &[
         without: "durable executions are not tested with the SDK for Node.js",
     },
     FOR_C_GUESTS,
+    ASYNCIFY,
     Need {
         program: "skopeo",
         packages: &["skopeo"],
@@ -74,6 +75,13 @@ const FOR_C_GUESTS: Need = Need {
     program: "wasm-ld",
     packages: &["clang", "lld", "wasi-libc", "libclang-rt-dev-wasm32"],
     without: "guests in C and the interpreter among the guests are not stopped and resumed",
+};
+
+/// What suspends modules in another way.
+const ASYNCIFY: Need = Need {
+    program: "wasm-opt",
+    packages: &["binaryen"],
+    without: "checkpoints are not compared with Asyncify",
 };
 
 /// The JavaScript engine that guests of the checkpoint crate are compiled from, as the Python package of that name
@@ -108,11 +116,7 @@ const FOR_BENCHMARKS: &[Need] = &[
     },
     FOR_C_GUESTS,
     PIP,
-    Need {
-        program: "wasm-opt",
-        packages: &["binaryen"],
-        without: "Asyncify is not shown beside checkpoints",
-    },
+    ASYNCIFY,
     QEMU,
 ];
 

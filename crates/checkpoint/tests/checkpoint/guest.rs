@@ -18,10 +18,16 @@ const ENGINE_WORDS: &[&str] = &[
 
 /// Compiles a program in Rust.
 pub fn rust(name: &str) -> Vec<u8> {
+    rust_with(name, &[])
+}
+
+/// The same with words of its own for the compiler.
+pub fn rust_with(name: &str, words: &[&str]) -> Vec<u8> {
     let mut compiler = Command::new("rustc");
     compiler
         .args(["--edition", "2024", "--target", "wasm32-wasip1"])
         .args(["-Copt-level=3", "-Cstrip=symbols"])
+        .args(words)
         .arg(guests().join(name).with_extension("rs"));
     compiled(&mut compiler, name)
 }

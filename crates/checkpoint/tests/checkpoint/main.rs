@@ -1,6 +1,7 @@
 //! Runs that are stopped at every place and go on in new instances must end as if nothing had happened.
 
 mod asked;
+mod asyncify;
 mod chain;
 mod compiled;
 mod features;
