@@ -122,6 +122,9 @@ pub struct Config {
     pub keep_alive: Duration,
     /// What all sandboxes together may have; by the machine's memory if nothing is said.
     pub memory_budget: Option<Mebibytes>,
+    /// How long the node must be short of memory or processors until invocations that can be suspended leave it; never if
+    /// none.
+    pub pressure: Option<Duration>,
     /// The bandwidth of a streamed answer after its first bytes; none if it is not limited.
     pub stream_bytes_per_second: Option<u32>,
     pub log_format: LogFormat,
@@ -205,6 +208,9 @@ impl Config {
                 .with(Key::KeepAliveSeconds, |text| number(text, 1, 86_400))
                 .map(|seconds| Duration::from_secs(seconds.into()))?,
             memory_budget: read.with(Key::MemoryBudget, memory_budget)?,
+            pressure: read
+                .with(Key::PressureSeconds, |text| number(text, 0, 3600))
+                .map(|seconds| (seconds > 0).then(|| Duration::from_secs(seconds.into())))?,
             stream_bytes_per_second: read.with(Key::StreamBytesPerSecond, bandwidth)?,
             log_format: read.with(Key::LogFormat, log_format)?,
             log_level: read.with(Key::LogLevel, log_level)?,

@@ -9,6 +9,7 @@ mod instances;
 pub mod keys;
 pub mod log;
 mod memory;
+mod meter;
 mod remote;
 mod sandboxes;
 
@@ -230,6 +231,8 @@ fn refused(error: BindError) -> anyhow::Error {
 fn suspended_runs(config: &Config, ground: &Ground) -> bowline_functions::suspend::Options {
     bowline_functions::suspend::Options {
         lease: config.lease,
+        rules: config.pressure.map(bowline_functions::suspend::Rules::after),
+        meter: Some(Arc::new(meter::ThreadMeter::default())),
         ..bowline_functions::suspend::Options::new(ground.checkpoints.clone())
     }
 }

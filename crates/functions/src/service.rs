@@ -141,6 +141,7 @@ impl Service {
             tokio::spawn(inner.clone().foresee()),
             tokio::spawn(inner.clone().follow_use()),
             tokio::spawn(inner.clone().recover_runs()),
+            tokio::spawn(inner.clone().watch_pressure()),
         ];
         if inner.registry.sharing == bowline_store::Sharing::Shared {
             background.push(tokio::spawn(follow::run(inner.clone())));

@@ -14,10 +14,17 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A guest says how far it is after so many steps.
 pub const EVERY: u64 = 1 << 22;
 /// Enough that a test can get hold of the guest while it runs.
-const STEPS: u64 = EVERY * 200;
+const LINES: u64 = 200;
+const STEPS: u64 = EVERY * LINES;
 
 /// A chain of numbers, each made from the one before; progress goes to the log, the last one is the answer.
 pub fn chain() -> Result<Artifact> {
+    chain_of(LINES)
+}
+
+/// The same with so many lines of progress.
+pub fn chain_of(lines: u64) -> Result<Artifact> {
+    let steps = EVERY * lines;
     let text = format!(
         r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -43,7 +50,7 @@ pub fn chain() -> Result<Artifact> {
                 (local.set $step (i64.add (local.get $step) (i64.const 1)))
                 (if (i64.eqz (i64.rem_u (local.get $step) (i64.const {EVERY})))
                     (then (call $print (i32.const 2) (local.get $step))))
-                (br_if $chain (i64.lt_u (local.get $step) (i64.const {STEPS}))))
+                (br_if $chain (i64.lt_u (local.get $step) (i64.const {steps}))))
             (call $print (i32.const 1) (i64.shr_u (local.get $number) (i64.const 1)))))"#
     );
     let module = wat::parse_str(text)?;

@@ -26,6 +26,7 @@ mod neighbours;
 mod outages;
 mod permissions;
 mod placement;
+mod pressure;
 mod proxy;
 mod share;
 mod shared_state;

@@ -289,6 +289,7 @@ pub async fn relocate(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Prob
     let request = MoveRequest {
         to: request.to,
         reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+        values: Default::default(),
     };
     let view = ask.call.node.functions.move_run(ask.run(), request).await?;
     Ok(reply::json(StatusCode::OK, &RunBody::of(view)))

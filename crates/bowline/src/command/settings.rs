@@ -51,6 +51,10 @@ pub struct SettingFlags {
     /// `24GiB` [default: 16 times the machine's memory, for functions seldom use what they are allowed].
     #[arg(long, value_name = "AMOUNT")]
     pub memory_budget: Option<String>,
+    /// How long a node of a cluster must be short of memory or processors until invocations that can be suspended move to
+    /// nodes where they find more, those of the lowest priority first; 0: they stay [default: 5].
+    #[arg(long, value_name = "SECONDS")]
+    pub pressure_seconds: Option<String>,
     /// Bytes a second of a streamed answer after its first 6 MiB, or `unlimited` [default: unlimited].
     #[arg(long, value_name = "N")]
     pub stream_bytes_per_second: Option<String>,
@@ -102,6 +106,7 @@ impl SettingFlags {
             (Key::Concurrency, self.concurrency),
             (Key::KeepAliveSeconds, self.keep_alive_seconds),
             (Key::MemoryBudget, self.memory_budget),
+            (Key::PressureSeconds, self.pressure_seconds),
             (Key::StreamBytesPerSecond, self.stream_bytes_per_second),
             (Key::LogFormat, self.log_format),
             (Key::LogLevel, self.log_level),

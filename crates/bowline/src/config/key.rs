@@ -16,6 +16,7 @@ pub enum Key {
     Concurrency,
     KeepAliveSeconds,
     MemoryBudget,
+    PressureSeconds,
     StreamBytesPerSecond,
     LogFormat,
     LogLevel,
@@ -29,7 +30,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -41,6 +42,7 @@ impl Key {
         Self::Concurrency,
         Self::KeepAliveSeconds,
         Self::MemoryBudget,
+        Self::PressureSeconds,
         Self::StreamBytesPerSecond,
         Self::LogFormat,
         Self::LogLevel,
@@ -67,6 +69,7 @@ impl Key {
             Self::Concurrency => "concurrency",
             Self::KeepAliveSeconds => "keep_alive_seconds",
             Self::MemoryBudget => "memory_budget",
+            Self::PressureSeconds => "pressure_seconds",
             Self::StreamBytesPerSecond => "stream_bytes_per_second",
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
@@ -94,6 +97,7 @@ impl Key {
             Self::Concurrency => "1000",
             Self::KeepAliveSeconds => "3600",
             Self::MemoryBudget => "16 times the machine's",
+            Self::PressureSeconds => "5",
             Self::StreamBytesPerSecond => "unlimited",
             Self::LogFormat => "text",
             Self::LogLevel => "info",

@@ -366,10 +366,12 @@ fn put_facts(facts: &Facts, out: &mut BytesMut) {
     out.put_u32(facts.pass_version);
     out.put_u32(facts.memory_free_mib);
     out.put_u32(facts.load_percent);
+    out.put_u32(facts.processors);
+    out.put_u32(facts.wanted_percent);
 }
 
 fn read_facts(bytes: &mut Bytes) -> Read<Facts> {
-    Ok(Facts {
+    let mut facts = Facts {
         is_stopping: match bytes.try_get_u8()? {
             0 => false,
             1 => true,
@@ -379,7 +381,14 @@ fn read_facts(bytes: &mut Bytes) -> Read<Facts> {
         pass_version: bytes.try_get_u32()?,
         memory_free_mib: bytes.try_get_u32()?,
         load_percent: bytes.try_get_u32()?,
-    })
+        ..Facts::default()
+    };
+    // Nodes that do not know the rules say nothing more.
+    if !bytes.is_empty() {
+        facts.processors = bytes.try_get_u32()?;
+        facts.wanted_percent = bytes.try_get_u32()?;
+    }
+    Ok(facts)
 }
 
 impl Ending {

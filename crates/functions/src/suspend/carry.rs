@@ -298,8 +298,10 @@ impl Way<'_> {
                     continue;
                 }
             }
-            // Whoever passes on may have to come back.
-            *self.own_copy.lock() = self.live.passing.load(Ordering::SeqCst).then_some(bytes);
+            // Whoever passes on may have to come back; who makes way or rests has no memory.
+            let passes = self.live.passing.load(Ordering::SeqCst);
+            let rests = self.live.yields.load(Ordering::SeqCst) || self.live.rests.lock().is_some();
+            *self.own_copy.lock() = (passes && !rests).then_some(bytes);
             from = match self.rest(seat, place).await {
                 Ok(from) => Some(from),
                 Err(halt) => return halt,

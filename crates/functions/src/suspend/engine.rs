@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 
 use super::ledger::Ledger;
 use super::live::{Live, Turn};
+use super::pressure::Rules;
 use super::record::{Decision, Phase};
+use super::relieve::Meter;
 
 /// Why a run is suspended when its node stops.
 pub(super) const SHUTDOWN: &str = "shutdown";
@@ -25,14 +27,20 @@ pub struct Options {
     pub blobs: Blobs,
     /// How long a node may be silent before another one goes on with its runs.
     pub lease: Duration,
+    /// How runs leave by themselves; none does without.
+    pub rules: Option<Rules>,
+    /// What measures how much of the processors is wanted; without it nobody is short of them.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 impl Options {
-    /// With blobs and a lease of ten seconds.
+    /// With blobs, a lease of ten seconds, and runs that stay where they are.
     pub fn new(blobs: Blobs) -> Self {
         Self {
             blobs,
             lease: Duration::from_secs(10),
+            rules: None,
+            meter: None,
         }
     }
 }
@@ -44,6 +52,10 @@ pub(crate) struct Suspends {
     /// This process, among all that ever had the store.
     pub(super) node: String,
     pub(super) lease: Duration,
+    pub(super) rules: Option<Rules>,
+    pub(super) meter: Option<Arc<dyn Meter>>,
+    /// What the node's threads want of its processors, as it was measured last.
+    pub(super) wanted_percent: AtomicU32,
     live: Mutex<HashMap<RequestId, Arc<Live>>>,
     stopping: AtomicBool,
     /// Runs are on their way to other nodes, and none comes.
@@ -57,6 +69,9 @@ impl Suspends {
             sharing,
             node,
             lease: options.lease,
+            rules: options.rules,
+            meter: options.meter,
+            wanted_percent: AtomicU32::new(0),
             live: Mutex::default(),
             stopping: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

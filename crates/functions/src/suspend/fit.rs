@@ -33,6 +33,10 @@ pub struct Facts {
     pub memory_free_mib: u32,
     /// Invocations that run on it, in percent of its processors.
     pub load_percent: u32,
+    /// How many it has; zero if it does not say.
+    pub processors: u32,
+    /// What its threads want of them, in percent.
+    pub wanted_percent: u32,
 }
 
 /// Why a run cannot go on on a node.
@@ -122,6 +126,8 @@ mod tests {
             pass_version: 1,
             memory_free_mib: 1024,
             load_percent,
+            processors: 1,
+            wanted_percent: 0,
         }
     }
 

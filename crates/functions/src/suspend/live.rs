@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use bowline_foundation::clock::Timestamp;
+use bowline_foundation::clock::{Monotonic, Timestamp};
 use bowline_foundation::id::RequestId;
 use bowline_sandbox::{Control, Outcome, Wish};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::ledger::Loaded;
+use super::pressure::Resource;
 use super::record::{Decision, Phase};
 use crate::invoke::Pool;
 
@@ -43,6 +44,8 @@ pub(crate) struct Live {
     pub(super) passing: AtomicBool,
     /// It makes way for another: it ends its sandbox, and goes on by itself.
     pub(super) yields: AtomicBool,
+    /// What it rests for, by a rule, and since when; it goes on by itself.
+    pub(super) rests: Mutex<Option<Rest>>,
     /// Where it runs, once that is known.
     pub(super) pool: OnceLock<Arc<Pool>>,
     /// Held while the record is changed.
@@ -50,6 +53,13 @@ pub(crate) struct Live {
     state: Mutex<State>,
     /// Counts the changes of the state.
     changes: watch::Sender<u64>,
+}
+
+/// A rest by a rule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    pub of: Resource,
+    pub since: Monotonic,
 }
 
 struct State {
@@ -84,6 +94,7 @@ impl Live {
             stopping: AtomicBool::new(false),
             passing: AtomicBool::new(false),
             yields: AtomicBool::new(false),
+            rests: Mutex::default(),
             pool: OnceLock::new(),
             loaded: tokio::sync::Mutex::new(loaded),
             state: Mutex::new(State {
@@ -122,6 +133,7 @@ impl Live {
     /// It runs again: what was said of its rest is over, unless the node stops.
     pub(super) fn goes_on(&self) {
         self.passing.store(false, Ordering::SeqCst);
+        *self.rests.lock() = None;
         self.change(|state| {
             state.phase = Phase::Running;
             state.went_on = true;

@@ -28,6 +28,7 @@ use super::ledger::LedgerError;
 use super::live::{Live, Turn};
 use super::operations::Refused;
 use super::record::{Decision, Phase, RunRecord};
+use super::relieve::with_values;
 use crate::cluster::wire::{Offer, Told};
 use crate::service::Inner;
 
@@ -40,6 +41,8 @@ pub struct MoveRequest {
     /// A node by its identifier or its address; by criteria if it is not given.
     pub to: Option<String>,
     pub reason: String,
+    /// What was looked at before, for the record.
+    pub values: BTreeMap<String, String>,
 }
 
 /// What is to be sent where.
@@ -122,6 +125,7 @@ impl Inner {
             });
         }
         let (chosen, values) = choose(&needs, &candidates);
+        let values = with_values(values, &request.values);
         let is_here = chosen == Some(cluster.own_id());
         let what = if chosen.is_some() && !is_here { "move" } else { "stay" };
         let mut decision = self.decision(what, &request.reason, values);
@@ -228,6 +232,8 @@ impl Inner {
             pass_version,
             memory_free_mib: left.saturating_add(u32::try_from(idle).unwrap_or(u32::MAX)),
             load_percent: u32::try_from(running * 100 / processors).unwrap_or(u32::MAX),
+            processors: u32::try_from(processors).unwrap_or(u32::MAX),
+            wanted_percent: self.suspends.wanted_percent.load(Ordering::Relaxed),
         }
     }
 
@@ -251,7 +257,7 @@ impl Inner {
         Ok((needs, record))
     }
 
-    fn decision(&self, what: &str, why: &str, values: BTreeMap<String, String>) -> Decision {
+    pub(super) fn decision(&self, what: &str, why: &str, values: BTreeMap<String, String>) -> Decision {
         Decision {
             at_ms: self.clock.now().as_millis(),
             what: what.to_owned(),
@@ -279,6 +285,7 @@ impl Inner {
         let request = MoveRequest {
             to: None,
             reason: super::engine::SHUTDOWN.to_owned(),
+            values: BTreeMap::new(),
         };
         let mut moving = tokio::task::JoinSet::new();
         for live in self.suspends.all() {

@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    fn priority(&self, pool: &Pool) -> i32 {
+    pub(super) fn priority(&self, pool: &Pool) -> i32 {
         let entry = self.registry.snapshot.get(&pool.parts.spec.account, &pool.parts.name);
         let told = entry.and_then(|entry| entry.tags.get(PRIORITY)?.parse().ok());
         told.unwrap_or(0)

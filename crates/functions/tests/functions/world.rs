@@ -194,8 +194,8 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         stream_bytes_per_second: settings.stream_bytes_per_second,
         events: None,
         suspend: bowline_functions::suspend::Options {
-            blobs: Blobs::in_memory(),
             lease: settings.lease,
+            ..bowline_functions::suspend::Options::new(Blobs::in_memory())
         },
         durable: bowline_functions::durable::Options::default(),
         cluster: None,
