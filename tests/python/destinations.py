@@ -257,6 +257,19 @@ def it_arrives_when_the_queue_is_back():
     assert given_up("patient") == 0
 
 
+def a_stream_is_named_instead():
+    post("/v1/streams", {"name": "instead"})
+    target = {"TargetArn": "arn:aws:kinesis:us-east-1:123456789012:stream/instead"}
+    functions.update_function_configuration(FunctionName="patient", DeadLetterConfig=target)
+
+    def kept():
+        with urllib.request.urlopen(f"{NODE}/v1/streams/instead/events?from=oldest") as reply:
+            return len(json.load(reply)["events"]) == 5
+
+    until("the letters in the stream", kept)
+    assert given_up("patient") == 0
+
+
 PARTS = [
     dead_letters_reach_a_queue,
     outcomes_reach_queues,

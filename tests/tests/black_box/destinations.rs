@@ -44,6 +44,21 @@ fn a_dead_letter_waits_for_a_queue_that_is_away() -> Result<()> {
 }
 
 #[test]
+fn a_dead_letter_follows_its_functions_configuration() -> Result<()> {
+    let Some(python) = Python::find()? else {
+        skip("there is no python3, so boto3 cannot drive the node");
+        return Ok(());
+    };
+    let services = Services::start(&python, None)?;
+    let node = node_beside(&services, None)?;
+    let endpoint = services.endpoint.clone();
+    run(&python, &node, &endpoint, &["a_queue_for_later"])?;
+    drop(services);
+    let parts = ["something_fails_while_the_queue_is_away", "a_stream_is_named_instead"];
+    run(&python, &node, &endpoint, &parts)
+}
+
+#[test]
 fn a_dead_letter_outlives_the_node() -> Result<()> {
     let Some(python) = Python::find()? else {
         skip("there is no python3, so boto3 cannot drive the node");

@@ -3,6 +3,7 @@
 use bowline_foundation::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::read;
 use crate::dispatch::Call;
 use crate::error::ApiError;
 
@@ -33,6 +34,18 @@ impl Destination {
     pub fn arn(self) -> String {
         self.destination.unwrap_or_default()
     }
+}
+
+const PATTERN: &str = "Member must satisfy regular expression pattern: \
+     ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}(-gov)?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)";
+
+/// Refuses what is no ARN at all; none is nobody's.
+pub fn check(member: &str, arn: &str) -> Result<(), ApiError> {
+    if arn.is_empty() || arn.starts_with("arn:") {
+        return Ok(());
+    }
+    let member = format!("destinationConfig.{member}.destination");
+    Err(read::invalid(arn, &member, PATTERN))
 }
 
 /// Refuses a destination that only the node's operator may send to: streams, whatever they are called, and buckets belong to no

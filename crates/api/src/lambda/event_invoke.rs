@@ -5,7 +5,7 @@ use bowline_functions::name::FunctionRef;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::destination::{Destination, DestinationConfig, may_send, seconds};
+use super::destination::{self, Destination, DestinationConfig, may_send, seconds};
 use super::read;
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
@@ -58,9 +58,6 @@ impl Shown {
     }
 }
 
-const DESTINATION_PATTERN: &str = "Member must satisfy regular expression pattern: \
-     ^$|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:([a-z]{2}(-gov)?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)";
-
 /// `PutFunctionEventInvokeConfig` and `UpdateFunctionEventInvokeConfig`.
 pub async fn put(call: &Call<'_>, body: &[u8], mode: PutMode) -> Result<Response<Body>, ApiError> {
     let target = existing(call)?;
@@ -76,10 +73,7 @@ pub async fn put(call: &Call<'_>, body: &[u8], mode: PutMode) -> Result<Response
         let Some(arn) = arn.as_deref().filter(|arn| !arn.is_empty()) else {
             continue;
         };
-        if !arn.starts_with("arn:") {
-            let member = format!("destinationConfig.{member}.destination");
-            return Err(read::invalid(arn, &member, DESTINATION_PATTERN));
-        }
+        destination::check(member, arn)?;
         may_send(call, arn)?;
     }
     let functions = &call.node.functions;

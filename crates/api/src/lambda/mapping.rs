@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::destination::{Destination, DestinationConfig, may_send, seconds};
+use super::destination::{self, Destination, DestinationConfig, may_send, seconds};
 use super::read::{self, Violations};
 use crate::body::Body;
 use crate::dispatch::{Call, Node};
@@ -373,6 +373,7 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
     }
     let on_failure = destinations.on_failure.map(Destination::arn);
     if let Some(arn) = &on_failure {
+        destination::check("onFailure", arn)?;
         may_send(call, arn)?;
     }
     let types = members.function_response_types;

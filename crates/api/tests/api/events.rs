@@ -324,6 +324,11 @@ async fn mappings_are_refused_as_the_service_does() {
     .await;
     check("BatchSize", json!(10_001), "ValidationException").await;
     check("FunctionResponseTypes", json!(["Other"]), "ValidationException").await;
+    let function = "arn:aws:lambda:eu-central-1:000000000000:function:hello";
+    for (destination, name) in [("foo", "ValidationException"), (function, invalid)] {
+        let config = json!({ "OnFailure": { "Destination": destination } });
+        check("DestinationConfig", config, name).await;
+    }
     check("FilterCriteria", json!({ "Filters": [{ "Pattern": "[]" }] }), invalid).await;
     for (member, value) in [
         ("TumblingWindowInSeconds", json!(30)),

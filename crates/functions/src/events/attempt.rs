@@ -217,14 +217,15 @@ impl Inner {
         response: Option<Response>,
     ) -> Ending {
         let head = &way.envelope.head;
-        let settings = settings(entry, &way.target).unwrap_or_default();
-        let destination = match condition {
-            Condition::Success => settings.on_success,
-            _ => settings.on_failure,
+        // Who names another place while the one that was named is away has the record there.
+        let now = || self.entry(&way.target);
+        let destination = || match now() {
+            Ok(entry) => destination(&entry, &way.target, condition),
+            Err(_) => destination(entry, &way.target, condition),
         };
-        let dead_letters = match condition {
-            Condition::Success => None,
-            _ => dead_letters(entry, &way.target),
+        let dead_letters = || match now() {
+            Ok(entry) => dead_letters(&entry, &way.target, condition),
+            Err(_) => dead_letters(entry, &way.target, condition),
         };
         let latest = Qualifier::Version(Version::Latest);
         let qualifier = way.target.qualifier.as_ref().unwrap_or(&latest);
@@ -237,17 +238,15 @@ impl Inner {
             response,
             at: self.clock.now(),
         };
-        let told = destination.is_some() || dead_letters.is_some();
-        if let Some(arn) = destination
-            && self.tell_outcome(&arn, &way.envelope, &outcome).await == Ending::Left
-        {
+        let (is_told, is_kept) = (destination().is_some(), dead_letters().is_some());
+        if is_told && self.tell_outcome(&destination, &way.envelope, &outcome).await == Ending::Left {
             return Ending::Left;
         }
-        if let Some(arn) = dead_letters
-            && self.bury(&arn, &way.envelope, (&way.payload, &way.trouble)).await == Ending::Left
-        {
+        let letter = (&way.payload, &way.trouble);
+        if is_kept && self.bury(&dead_letters, &way.envelope, letter).await == Ending::Left {
             return Ending::Left;
         }
+        let told = is_told || is_kept;
         if condition != Condition::Success && !told {
             tracing::warn!(
                 request_id = head.request_id,
@@ -289,8 +288,20 @@ fn settings(entry: &FunctionEntry, target: &FunctionRef) -> Option<EventInvokeSe
     Some(found.config.settings.clone())
 }
 
+/// Who is told of an outcome.
+fn destination(entry: &FunctionEntry, target: &FunctionRef, condition: Condition) -> Option<String> {
+    let settings = settings(entry, target)?;
+    match condition {
+        Condition::Success => settings.on_success,
+        Condition::RetriesExhausted | Condition::EventAgeExceeded => settings.on_failure,
+    }
+}
+
 /// Where events go that failed, as the version's own configuration says.
-fn dead_letters(entry: &FunctionEntry, target: &FunctionRef) -> Option<String> {
+fn dead_letters(entry: &FunctionEntry, target: &FunctionRef, condition: Condition) -> Option<String> {
+    if condition == Condition::Success {
+        return None;
+    }
     let version = match &target.qualifier {
         None => Version::Latest,
         Some(Qualifier::Version(version)) => *version,

@@ -30,11 +30,14 @@ pub(super) enum Failure {
     Never(String),
 }
 
+/// Says where a record goes as the configuration is now; nothing if it is wanted no more.
+pub(super) type Where<'a> = &'a (dyn Fn() -> Option<String> + Send + Sync);
+
 /// A record on its way.
 struct Delivery<'a> {
     /// Whose outcome it is, for operators.
     function: &'a str,
-    arn: &'a str,
+    place: Where<'a>,
     account: &'a AccountId,
     purpose: Purpose,
     content: Content<'a>,
@@ -47,11 +50,16 @@ struct Delivery<'a> {
 
 impl Inner {
     /// Tells a destination of an event's outcome.
-    pub(super) async fn tell_outcome(self: &Arc<Self>, arn: &str, envelope: &Envelope, outcome: &Outcome) -> Ending {
+    pub(super) async fn tell_outcome(
+        self: &Arc<Self>,
+        place: Where<'_>,
+        envelope: &Envelope,
+        outcome: &Outcome,
+    ) -> Ending {
         let function = &envelope.head.function;
         let delivery = Delivery {
             function,
-            arn,
+            place,
             account: &envelope.head.account,
             purpose: match outcome.condition {
                 Condition::Success => Purpose::Success,
@@ -70,13 +78,13 @@ impl Inner {
     /// Puts an event that failed where its function keeps such.
     pub(super) async fn bury(
         self: &Arc<Self>,
-        arn: &str,
+        place: Where<'_>,
         envelope: &Envelope,
         (payload, trouble): (&Bytes, &Trouble),
     ) -> Ending {
         let delivery = Delivery {
             function: &envelope.head.function,
-            arn,
+            place,
             account: &envelope.head.account,
             purpose: Purpose::DeadLetter,
             content: Content::Event {
@@ -101,7 +109,7 @@ impl Inner {
         let condition = format!("{:?}", lost.condition);
         let delivery = Delivery {
             function: function.name.as_str(),
-            arn,
+            place: &|| Some(arn.to_owned()),
             account: &function.account,
             purpose: Purpose::LostBatch,
             content: Content::Lost(lost),
@@ -156,10 +164,10 @@ impl Inner {
         let Some(engine) = &self.events else {
             return Ending::Left;
         };
-        let (function, arn) = (delivery.function, delivery.arn);
+        let function = delivery.function;
         let mut failures = 0;
-        loop {
-            let reason = match self.deliver_once(delivery).await {
+        while let Some(arn) = (delivery.place)() {
+            let reason = match self.deliver_once(delivery, &arn).await {
                 Ok(()) => return Ending::Over,
                 Err(Failure::Never(reason)) => {
                     self.metrics.events.undelivered(function);
@@ -174,7 +182,15 @@ impl Inner {
                 Err(Failure::Later(reason)) => reason,
             };
             failures += 1;
-            tracing::debug!(function, arn, reason, "a destination is tried again");
+            match failures {
+                1 => tracing::warn!(
+                    function,
+                    arn,
+                    reason,
+                    "a destination does not take a record now; it waits"
+                ),
+                _ => tracing::debug!(function, arn, reason, "a destination is tried again"),
+            }
             let pause = engine.backoff().after(failures);
             let runs = match delivery.until {
                 None => engine.pause(pause).await,
@@ -187,11 +203,14 @@ impl Inner {
                 return Ending::Left;
             }
         }
+        tracing::warn!(function, "a record has no destination any more; it is dropped");
+        self.metrics.events.undelivered(function);
+        Ending::Over
     }
 
-    async fn deliver_once(self: &Arc<Self>, delivery: &Delivery<'_>) -> Result<(), Failure> {
+    async fn deliver_once(self: &Arc<Self>, delivery: &Delivery<'_>, arn: &str) -> Result<(), Failure> {
         let outside = &self.streams().map_err(never)?.outside;
-        let (arn, content) = (delivery.arn, delivery.content);
+        let content = delivery.content;
         match Target::parse(arn, delivery.purpose, delivery.account, outside.beside()).map_err(never)? {
             Target::Stream(name) => self.append_to(&name, content.bytes(BODY_BYTES_MAX), delivery.id).await,
             Target::Function(function) => {
