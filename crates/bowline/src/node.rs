@@ -57,8 +57,7 @@ impl Node {
     /// Opens the data folder, brings back what it holds, and begins to serve.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let data = data_folder(&config.data)?;
-        let tls = certificate::load(config)?;
+        let (data, tls) = (data_folder(&config.data)?, certificate::load(config)?);
         let ground = Ground::open(config, &data, &entropy).await?;
         let auth = Arc::new(auth(config));
         let access = AccessKeys::new(ground.store.clone(), clock.clone(), entropy.clone());
@@ -81,6 +80,7 @@ impl Node {
             store: data_service.store(),
             sharing: ground.sharing,
             blobs: ground.blobs.clone(),
+            node: instances::node_name(&data, &entropy)?,
             data_dir: data.clone(),
             region: config.region.clone(),
             concurrency_max: config.concurrency,

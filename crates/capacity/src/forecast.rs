@@ -11,6 +11,7 @@
 
 mod follower;
 mod gap;
+mod habits;
 mod history;
 mod odds;
 mod rhythm;
@@ -27,6 +28,7 @@ use odds::{Mixer, Table, stretch};
 use rhythm::Rhythm;
 use season::Season;
 
+pub use habits::{Habits, Led, Teaching};
 pub use schedule::{Schedule, ScheduleError};
 
 /// The opinion that never changes, by which the mixer learns what to add to all others.
@@ -212,6 +214,76 @@ impl Forecaster {
         }
     }
 
+    /// What is known of a function up to the slot that is being watched.
+    pub fn habits(&self, function: FunctionIndex) -> Habits {
+        let series = &self.series[function.at()];
+        let (week, rates, watched) = series.history.parts();
+        Habits {
+            until: self.slot,
+            last: series.last,
+            gaps: [&series.gaps[0], &series.gaps[1], &series.all_gaps].map(Gaps::counts),
+            ran_on: series.ran_on,
+            rhythm: series.rhythm.parts(),
+            hours: series.season.parts(),
+            week,
+            rates,
+            watched,
+            leaders: series.following.parts(),
+        }
+    }
+
+    /// A function is expected to be called as it was when its habits were kept; what nobody has watched since then says
+    /// nothing. Whether they are such habits as are known here; if not, all stays as it is.
+    pub fn recall(&mut self, function: FunctionIndex, habits: &Habits) -> bool {
+        let known = self.series.len();
+        let of_known = |led: &Led| led.leader.at() < known;
+        let slot = self.slot;
+        let series = &mut self.series[function.at()];
+        let recalled = Series::recalled(series, habits).filter(|_| habits.leaders.iter().all(of_known));
+        let Some(mut recalled) = recalled else { return false };
+        recalled.history.skip(habits.until, slot);
+        recalled.season.skip(habits.until, slot);
+        recalled.last = habits.last.map(|last| last.min(slot.minus(1)));
+        *series = recalled;
+        true
+    }
+
+    /// What all functions together have taught.
+    pub fn teaching(&self) -> Teaching {
+        let learned = &self.learned;
+        Teaching {
+            odds: learned.tables().map(Table::parts),
+            weights: learned.mixer.parts(),
+        }
+    }
+
+    /// Goes on from what was taught before; whether it is of the kind that is taught here.
+    pub fn learn_from(&mut self, teaching: &Teaching) -> bool {
+        let mut learned = self.learned.clone();
+        let Learned {
+            ages,
+            rhythms,
+            recurrences,
+            followings,
+            mixer,
+        } = &mut learned;
+        let tables = [ages, rhythms, recurrences, followings];
+        let fits = tables
+            .into_iter()
+            .zip(&teaching.odds)
+            .all(|(table, kept)| table.set(kept))
+            && mixer.set(&teaching.weights);
+        if fits {
+            self.learned = learned;
+        }
+        fits
+    }
+
+    /// Forecasts the slot that is being watched anew, from what is known now.
+    pub fn look_again(&mut self) {
+        self.open();
+    }
+
     fn close(&mut self) {
         for index in 0..self.series.len() {
             let is_active = self.series[index].calls > 0;
@@ -309,6 +381,29 @@ impl Series {
         }
     }
 
+    /// The same function with habits that were kept; `None` if they are none.
+    fn recalled(&self, habits: &Habits) -> Option<Self> {
+        let Habits {
+            gaps: [first, second, all],
+            ..
+        } = habits;
+        Some(Self {
+            trigger: self.trigger,
+            calls: self.calls,
+            last: habits.last,
+            gaps: [Gaps::of(first)?, Gaps::of(second)?],
+            all_gaps: Gaps::of(all)?,
+            ran_on: habits.ran_on,
+            rhythm: Rhythm::of(habits.rhythm)?,
+            season: Season::of(&habits.hours)?,
+            history: History::of(&habits.week, habits.rates, habits.watched)?,
+            following: Following::of(&habits.leaders)?,
+            schedule: self.schedule.clone(),
+            view: View::blank(),
+            chance: 0.0,
+        })
+    }
+
     /// How it looks before `slot`, `ahead` slots after the last that was watched.
     fn view(&self, slot: Slot, ahead: u32, following: usize, learned: &Learned) -> View {
         // A call in the slot that is still open counts, when one looks ahead.
@@ -387,6 +482,10 @@ impl Learned {
             followings: Table::new(Following::CONTEXTS, 0.02),
             mixer: Mixer::new([2 * EXPERIENCES, AGES.len() + 1], weights),
         }
+    }
+
+    fn tables(&self) -> [&Table; 4] {
+        [&self.ages, &self.rhythms, &self.recurrences, &self.followings]
     }
 
     fn chance(&self, view: &View) -> f32 {

@@ -19,7 +19,7 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::units::Mebibytes;
 use serde::{Deserialize, Serialize};
 
-use crate::forecast::{Forecaster, FunctionIndex, Outlook, Schedule, Trigger};
+use crate::forecast::{Forecaster, FunctionIndex, Habits, Outlook, Schedule, Teaching, Trigger};
 use crate::slot::Slot;
 use crowd::Crowd;
 use order::Order;
@@ -71,6 +71,14 @@ impl Default for Kept {
             start_cost: 1.0,
         }
     }
+}
+
+/// What is known of a function in a form that can be kept; `L` names other functions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory<L = FunctionIndex> {
+    pub habits: Habits<L>,
+    /// How many use to run at once: shares by level, and behind them the number of slots.
+    pub crowd: Vec<f32>,
 }
 
 /// What is to be done about a function.
@@ -169,6 +177,43 @@ impl Keeper {
     pub fn inherit(&mut self, function: FunctionIndex, from: FunctionIndex) {
         self.forecaster.inherit(function, from);
         self.held[function.0 as usize].crowd = self.held[from.0 as usize].crowd.clone();
+    }
+
+    /// What is known of a function.
+    pub fn memory(&self, function: FunctionIndex) -> Memory {
+        Memory {
+            habits: self.forecaster.habits(function),
+            crowd: self.held[function.0 as usize].crowd.parts(),
+        }
+    }
+
+    /// A function is expected to be called as it was when its memory was kept. Whether it is such as is known here; if not,
+    /// all stays as it is.
+    pub fn recall(&mut self, function: FunctionIndex, memory: &Memory) -> bool {
+        let Some(crowd) = Crowd::of(&memory.crowd) else {
+            return false;
+        };
+        let recalled = self.forecaster.recall(function, &memory.habits);
+        if recalled {
+            self.held[function.0 as usize].crowd = crowd;
+        }
+        recalled
+    }
+
+    /// What all functions together have taught.
+    pub fn teaching(&self) -> Teaching {
+        self.forecaster.teaching()
+    }
+
+    /// Goes on from what was taught before; whether it is of the kind that is taught here.
+    pub fn learn_from(&mut self, teaching: &Teaching) -> bool {
+        self.forecaster.learn_from(teaching)
+    }
+
+    /// Says what is to be done within the slot that is being watched, after memories were recalled.
+    pub fn consider(&mut self) -> Vec<Change> {
+        self.forecaster.look_again();
+        self.decide()
     }
 
     /// Says what a function's sandboxes need from now on.
@@ -324,6 +369,10 @@ impl Keeper {
             return Vec::new();
         }
         self.forecaster.advance(slot);
+        self.decide()
+    }
+
+    fn decide(&mut self) -> Vec<Change> {
         let chosen = self.choose();
         let mut changes = Vec::new();
         for (index, wanted) in self.indices().zip(chosen) {

@@ -38,6 +38,8 @@ pub struct Options {
     /// Whether other nodes use the store and the blobs too.
     pub sharing: bowline_store::Sharing,
     pub blobs: bowline_store::blob::Blobs,
+    /// Names this node for as long as its data folder lasts.
+    pub node: String,
     /// Where packages are unpacked and logs are kept.
     pub data_dir: PathBuf,
     pub region: String,
@@ -128,6 +130,7 @@ impl Service {
         let (inner, log_thread) = Inner::open(options, crash)?;
         inner.load().await?;
         inner.collect_orphans().await?;
+        inner.recall_forecasts().await;
         inner.start_events();
         if let Some(guests) = guests {
             inner.durable.serve(guests(Handle::new(inner.clone())));
@@ -181,6 +184,7 @@ impl Service {
         for task in self.background {
             let _ = task.await;
         }
+        self.inner.keep_forecasts().await;
         self.inner.close().await;
         let joined = tokio::task::spawn_blocking(move || self.log_thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {

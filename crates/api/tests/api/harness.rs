@@ -122,6 +122,7 @@ impl TestNode {
             blobs: Blobs::in_memory(),
             data_dir: data.path().to_owned(),
             region: "eu-central-1".to_owned(),
+            node: "here".to_owned(),
             concurrency_max: 1000,
             keep_alive: Duration::from_secs(60),
             memory_budget: Mebibytes(1 << 20),

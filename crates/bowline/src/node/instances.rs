@@ -93,7 +93,7 @@ impl Instances {
 }
 
 /// A name that the data folder keeps: instances belong to the node that has it.
-fn node_name(data: &Path, entropy: &Entropy) -> anyhow::Result<String> {
+pub fn node_name(data: &Path, entropy: &Entropy) -> anyhow::Result<String> {
     let path = data.join("node");
     if let Ok(name) = std::fs::read_to_string(&path) {
         return Ok(name.trim().to_owned());

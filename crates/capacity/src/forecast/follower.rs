@@ -3,6 +3,8 @@
 //! A follower looks for its leaders itself. At a call after a pause it notes who had begun a little
 //! before; whoever was there the last time too becomes a leader, whose every call is then a trial.
 
+use super::FunctionIndex;
+use super::habits::Led;
 use crate::slot::Slot;
 
 /// A leader is called at most so many slots before its follower.
@@ -59,6 +61,42 @@ pub struct Following {
 impl Following {
     /// How many contexts [`Following::context`] has.
     pub const CONTEXTS: usize = 1 + 2 * (SURENESS.len() + 1) * (TRIED.len() + 1);
+
+    /// The leaders, for whoever keeps them.
+    pub fn parts(&self) -> Vec<Led> {
+        let led = |leader: &Leader| Led {
+            leader: FunctionIndex(leader.suspect.function),
+            lag: leader.suspect.lag,
+            trials: leader.trials,
+            hits: leader.hits,
+            calls: leader.calls,
+        };
+        self.leaders.iter().map(led).collect()
+    }
+
+    /// Of leaders that were kept; `None` if they are none.
+    pub fn of(kept: &[Led]) -> Option<Self> {
+        let is_sound = |led: &Led| {
+            let counts = led.trials.max(led.calls) < TRIALS_MAX && led.hits <= led.trials.min(led.calls);
+            counts && led.lag <= LAG_MAX
+        };
+        if kept.len() > LEADERS_MAX || !kept.iter().all(is_sound) {
+            return None;
+        }
+        let leader = |led: &Led| Leader {
+            suspect: Suspect {
+                function: led.leader.0,
+                lag: led.lag,
+            },
+            trials: led.trials,
+            hits: led.hits,
+            calls: led.calls,
+        };
+        Some(Self {
+            leaders: kept.iter().map(leader).collect(),
+            suspects: Vec::new(),
+        })
+    }
 
     /// Takes note of a beginning of ours, and of those that began shortly `before`.
     pub fn begin(&mut self, before: impl Iterator<Item = Suspect>) {

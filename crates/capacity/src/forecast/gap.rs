@@ -59,6 +59,19 @@ impl Gaps {
         self.total += 1;
     }
 
+    /// The counts, for whoever keeps them.
+    pub fn counts(&self) -> Vec<u16> {
+        self.counts.to_vec()
+    }
+
+    /// Of counts that were kept; `None` if they are none.
+    pub fn of(kept: &[u16]) -> Option<Self> {
+        let counts: [u16; BINS] = kept.try_into().ok()?;
+        let total: u32 = counts.iter().copied().map(u32::from).sum();
+        let total = u16::try_from(total).ok().filter(|total| *total <= TOTAL_MAX)?;
+        Some(Self { counts, total })
+    }
+
     pub fn total(&self) -> u16 {
         self.total
     }

@@ -34,6 +34,27 @@ impl History {
     /// How many contexts [`History::recurrence`] has.
     pub const CONTEXTS: usize = 32 * (DENSITIES.len() + 1);
 
+    /// The bits of the last week, the rates, and for how long it was watched, for whoever keeps them.
+    pub fn parts(&self) -> (Vec<u64>, [f32; RATES], f32) {
+        (self.bits.to_vec(), self.rates, self.watched)
+    }
+
+    /// Of parts that were kept; `None` if they are none.
+    pub fn of(bits: &[u64], rates: [f32; RATES], watched: f32) -> Option<Self> {
+        let bits = Box::new(<[u64; WORDS]>::try_from(bits).ok()?);
+        let are_shares = rates.iter().all(|rate| (0.0..=1.0).contains(rate));
+        let is_count = watched >= 0.0 && watched.is_finite();
+        (are_shares && is_count).then_some(Self { bits, rates, watched })
+    }
+
+    /// Nobody watches the slots from `first` until `next`: they count as without a call, and say nothing of the rates.
+    pub fn skip(&mut self, first: Slot, next: Slot) {
+        for ahead in 0..next.since(first).min(BITS) {
+            let (word, bit) = place(first.plus(ahead));
+            self.bits[word] &= !bit;
+        }
+    }
+
     pub fn add(&mut self, slot: Slot, was_active: bool) {
         let (word, bit) = place(slot);
         self.bits[word] = self.bits[word] & !bit | if was_active { bit } else { 0 };

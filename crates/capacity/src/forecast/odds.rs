@@ -38,6 +38,21 @@ impl Table {
         }
     }
 
+    /// The odds, for whoever keeps them.
+    pub fn parts(&self) -> Vec<[f32; 2]> {
+        self.odds.iter().map(|odds| [odds.p, odds.seen]).collect()
+    }
+
+    /// Takes odds that were kept; whether they are those of such a table.
+    pub fn set(&mut self, kept: &[[f32; 2]]) -> bool {
+        let is_sound = |[p, seen]: &[f32; 2]| (0.0..=1.0).contains(p) && (0.0..=Self::SEEN_MAX).contains(seen);
+        let fits = kept.len() == self.odds.len() && kept.iter().all(is_sound);
+        if fits {
+            self.odds = kept.iter().map(|[p, seen]| Odds { p: *p, seen: *seen }).collect();
+        }
+        fits
+    }
+
     pub fn chance(&self, context: usize) -> f32 {
         self.odds[context].p
     }
@@ -85,6 +100,31 @@ impl<const N: usize> Mixer<N> {
         Self {
             weights: contexts.map(set),
         }
+    }
+
+    /// Each set of weights with the number of its updates behind them, for whoever keeps them.
+    pub fn parts(&self) -> [Vec<Vec<f32>>; 2] {
+        let part = |weights: &Weights<N>| weights.of.iter().copied().chain([weights.updates]).collect();
+        self.weights.each_ref().map(|set| set.iter().map(part).collect())
+    }
+
+    /// Takes weights that were kept; whether they are those of such a mixer.
+    pub fn set(&mut self, kept: &[Vec<Vec<f32>>; 2]) -> bool {
+        let part = |kept: &Vec<f32>| {
+            let (updates, of) = kept.split_last()?;
+            let is_sound = *updates >= 0.0 && kept.iter().all(|value| value.is_finite());
+            let of = of.try_into().ok().filter(|_| is_sound)?;
+            Some(Weights { of, updates: *updates })
+        };
+        let set = |kept: &Vec<Vec<f32>>| kept.iter().map(part).collect::<Option<Vec<_>>>();
+        let [Some(first), Some(second)] = kept.each_ref().map(set) else {
+            return false;
+        };
+        let fits = [first.len(), second.len()] == self.weights.each_ref().map(Vec::len);
+        if fits {
+            self.weights = [first, second];
+        }
+        fits
     }
 
     pub fn chance(&self, contexts: [usize; 2], opinions: &[f32; N]) -> f32 {

@@ -19,6 +19,17 @@ impl Rhythm {
     /// How many contexts [`Rhythm::context`] has.
     pub const CONTEXTS: usize = 2 * SIZES.len() * (CONFIRMED_MAX as usize + 1) * PLACES + 1;
 
+    /// The gap, the one before, and how often it was confirmed, for whoever keeps them.
+    pub fn parts(&self) -> [u32; 3] {
+        [self.gap, self.former, self.confirmed.into()]
+    }
+
+    /// Of parts that were kept; `None` if they are none.
+    pub fn of([gap, former, confirmed]: [u32; 3]) -> Option<Self> {
+        let confirmed = u8::try_from(confirmed).ok().filter(|times| *times <= CONFIRMED_MAX)?;
+        Some(Self { gap, confirmed, former })
+    }
+
     pub fn add(&mut self, gap: u32) {
         if gap == self.gap {
             self.confirmed = (self.confirmed + 1).min(CONFIRMED_MAX);

@@ -1,6 +1,6 @@
 //! The hour of the day and the day of the week: when a function is usually called.
 
-use crate::slot::Slot;
+use crate::slot::{SLOTS_PER_HOUR, Slot};
 
 const HOURS: usize = 24;
 /// What one day leaves of the days before it.
@@ -25,17 +25,62 @@ pub struct Season {
     open: Hour,
 }
 
+impl Hour {
+    fn parts(self) -> [f32; 2] {
+        [self.active, self.seen]
+    }
+
+    fn of([active, seen]: [f32; 2]) -> Option<Self> {
+        let is_share = active >= 0.0 && active <= seen && seen.is_finite();
+        is_share.then_some(Self { active, seen })
+    }
+}
+
 impl Season {
+    /// The hours of working days, those of weekends, and the one that is being watched, for whoever keeps them.
+    pub fn parts(&self) -> Vec<[f32; 2]> {
+        let hours = self.hours.iter().flatten().copied();
+        hours.chain([self.open]).map(Hour::parts).collect()
+    }
+
+    /// Of parts that were kept; `None` if they are none.
+    pub fn of(kept: &[[f32; 2]]) -> Option<Self> {
+        let (open, kept) = kept.split_last()?;
+        if kept.len() != 2 * HOURS {
+            return None;
+        }
+        let mut hours = [[Hour::default(); HOURS]; 2];
+        for (hour, kept) in hours.iter_mut().flatten().zip(kept) {
+            *hour = Hour::of(*kept)?;
+        }
+        Some(Self {
+            hours,
+            open: Hour::of(*open)?,
+        })
+    }
+
+    /// Nobody watches the slots from `first` until `next`.
+    pub fn skip(&mut self, first: Slot, next: Slot) {
+        if next.since(first) >= SLOTS_PER_HOUR || next.hour() != first.hour() {
+            self.close(first.minus(1));
+        }
+    }
+
     /// Takes note of a slot; `was_active` says whether there was a call.
     pub fn add(&mut self, slot: Slot, was_active: bool) {
         self.open.active += f32::from(u8::from(was_active));
         self.open.seen += 1.0;
         if slot.plus(1).hour() != slot.hour() {
-            let hour = &mut self.hours[usize::from(slot.is_weekend())][slot.hour()];
-            hour.active = FADE * hour.active + self.open.active;
-            hour.seen = FADE * hour.seen + self.open.seen;
-            self.open = Hour::default();
+            self.close(slot);
         }
+    }
+
+    /// The hour of `slot` is over.
+    fn close(&mut self, slot: Slot) {
+        let hour = &mut self.hours[usize::from(slot.is_weekend())][slot.hour()];
+        hour.active = FADE * hour.active + self.open.active;
+        hour.seen = FADE * hour.seen + self.open.seen;
+        self.open = Hour::default();
     }
 
     /// The chance of a call in a slot of the hour of `slot`; `usual` is the chance in the long run.

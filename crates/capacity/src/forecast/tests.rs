@@ -138,3 +138,99 @@ proptest! {
         prop_assert!((0.0..=1.0).contains(&chance), "{}", chance);
     }
 }
+
+/// A forecaster that knows what another one knew, and begins to watch at `slot`.
+fn recalled(from: &Forecaster, functions: &[Trigger], slot: Slot) -> Forecaster {
+    let mut forecaster = Forecaster::new(slot);
+    let places: Vec<FunctionIndex> = functions.iter().map(|trigger| forecaster.add(*trigger)).collect();
+    for place in places {
+        assert!(forecaster.recall(place, &from.habits(place)));
+    }
+    assert!(forecaster.learn_from(&from.teaching()));
+    forecaster.look_again();
+    forecaster
+}
+
+#[test]
+fn what_was_kept_gives_the_same_chances_again() {
+    let functions = [Trigger::Timer, Trigger::Other, Trigger::Other];
+    let calls = |index: u32, after: u32| match index {
+        0 => after % 15 == 3,
+        1 => after % 15 == 5,
+        _ => after % SLOTS_PER_DAY / 60 == 9 && after.is_multiple_of(3),
+    };
+    let slots = 5 * SLOTS_PER_DAY + 9 * 60 + 5;
+    let before = watch(&functions, slots, calls);
+    let after = recalled(&before, &functions, before.slot());
+    let fresh = watch(&functions, 0, calls);
+    for index in [0, 1, 2].map(FunctionIndex) {
+        assert_eq!(after.chance(index).to_bits(), before.chance(index).to_bits());
+        assert_eq!(after.outlook(index, 0.1), before.outlook(index, 0.1));
+        assert_eq!(after.leaders(index).count(), before.leaders(index).count());
+        assert_eq!(
+            fresh.chance(index).to_bits(),
+            0,
+            "the control: without it nothing is known"
+        );
+    }
+    assert!(after.chance(FunctionIndex(1)) > 0.5 && after.leaders(FunctionIndex(1)).count() > 0);
+}
+
+#[test]
+fn what_nobody_watched_is_no_silence() {
+    let rarely = |after: u32| after < 2 * SLOTS_PER_DAY && after % 30 == 0;
+    let before = watch(&[Trigger::Other], 2 * SLOTS_PER_DAY, |_, after| rarely(after));
+    let away = 9 * 30;
+    // Away for four hours and a half, and back when a call is due.
+    let mut after = recalled(&before, &[Trigger::Other], before.slot().plus(away));
+    let silent = watch(&[Trigger::Other], 2 * SLOTS_PER_DAY + away, |_, after| rarely(after));
+    assert_eq!(after.slot(), silent.slot());
+    let [known, kept, watched] = [&before, &after, &silent].map(|from| from.habits(FunctionIndex(0)));
+    assert_eq!((kept.rates, kept.watched), (known.rates, known.watched));
+    assert!(
+        watched.rates[0] < kept.rates[0] && watched.watched > kept.watched,
+        "the control: silence that was watched tells"
+    );
+    assert_eq!(kept.last, known.last, "but the gap goes on");
+    assert_eq!(kept.week, watched.week, "and its slots have no calls");
+    after.called(FunctionIndex(0));
+    after.advance(before.slot().plus(away + 1));
+    let all = |habits: &Habits| habits.gaps[2].iter().map(|count| u32::from(*count)).sum::<u32>();
+    assert_eq!(all(&after.habits(FunctionIndex(0))), all(&known) + 1);
+}
+
+#[test]
+fn habits_that_no_forecaster_has_are_refused_as_a_whole() {
+    let before = watch(&[Trigger::Other; 2], 700, |index, after| after % 10 == 2 * index);
+    let sound = before.habits(FunctionIndex(1));
+    assert!(!sound.leaders.is_empty(), "the second follows the first");
+    let spoilt: [fn(&mut Habits); 9] = [
+        |habits| habits.gaps[0].truncate(3),
+        |habits| habits.gaps[2] = vec![u16::MAX; habits.gaps[2].len()],
+        |habits| habits.rhythm[2] = 6,
+        |habits| habits.hours[7] = [2.0, 1.0],
+        |habits| habits.hours.truncate(48),
+        |habits| habits.week.push(1),
+        |habits| habits.rates[0] = f32::NAN,
+        |habits| habits.leaders[0].trials = 65_535,
+        |habits| habits.leaders[0].leader = FunctionIndex(2),
+    ];
+    let mut forecaster = Forecaster::new(before.slot());
+    for trigger in [Trigger::Other; 2] {
+        forecaster.add(trigger);
+    }
+    for spoil in spoilt {
+        let mut habits = sound.clone();
+        spoil(&mut habits);
+        assert!(!forecaster.recall(FunctionIndex(1), &habits), "{habits:?}");
+        forecaster.look_again();
+        assert_eq!(forecaster.chance(FunctionIndex(1)).to_bits(), 0);
+    }
+    let mut teaching = before.teaching();
+    teaching.odds[1].pop();
+    assert!(!forecaster.learn_from(&teaching));
+    teaching = before.teaching();
+    teaching.weights[0][0].pop();
+    assert!(!forecaster.learn_from(&teaching));
+    assert!(forecaster.recall(FunctionIndex(1), &sound) && forecaster.learn_from(&before.teaching()));
+}

@@ -16,6 +16,19 @@ pub struct Crowd {
 }
 
 impl Crowd {
+    /// The shares, and behind them the number of slots, for whoever keeps them.
+    pub fn parts(&self) -> Vec<f32> {
+        self.at_least.iter().copied().chain([self.seen]).collect()
+    }
+
+    /// Of parts that were kept; `None` if they are none.
+    pub fn of(kept: &[f32]) -> Option<Self> {
+        let (seen, shares) = kept.split_last()?;
+        let at_least: [f32; LEVELS.len()] = shares.try_into().ok()?;
+        let is_sound = *seen >= 0.0 && seen.is_finite() && at_least.iter().all(|share| (0.0..=1.0).contains(share));
+        is_sound.then_some(Self { at_least, seen: *seen })
+    }
+
     /// Takes note of a slot with a call; at most `peak` ran at once.
     pub fn add(&mut self, peak: u32) {
         self.seen += 1.0;

@@ -5,9 +5,11 @@
 //!   minute ─▶ turn: the pools' counts ─▶ capacity::keeper ─▶ start ahead │ drop
 //!   no room ─▶ victim: the idle sandbox that is worth least
 //! ```
-//! An invocation that finds a warm sandbox does not come here.
+//! An invocation that finds a warm sandbox does not come here. What was learnt is kept over a restart: see [`kept`].
 
-use std::collections::HashMap;
+mod kept;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -64,6 +66,10 @@ struct State {
     pools: Vec<Weak<Pool>>,
     /// The place of the version that was met last, by the function's ARN.
     latest: HashMap<Box<str>, FunctionIndex>,
+    /// The versions of which the store has a record.
+    kept: HashSet<Box<str>>,
+    /// Whether memories have come that nothing was done about yet.
+    recalled: bool,
 }
 
 /// What a turn asks for.
@@ -80,6 +86,8 @@ impl Foresight {
             known: HashMap::new(),
             pools: Vec::new(),
             latest: HashMap::new(),
+            kept: HashSet::new(),
+            recalled: false,
         };
         Self {
             room,
@@ -139,15 +147,19 @@ impl Foresight {
         state.observe();
         state.keeper.set_terms(terms(&self.room));
         let changes = state.keeper.turn(now);
-        let step = |change| match change {
-            Change::Start(place) => state.pools[place.0 as usize].upgrade().map(Step::Start),
-            Change::Drop(place) => state.pools[place.0 as usize].upgrade().map(Step::Drop),
-        };
-        changes.into_iter().filter_map(step).collect()
+        state.steps(changes)
     }
 }
 
 impl State {
+    fn steps(&self, changes: Vec<Change>) -> Vec<Step> {
+        let step = |change| match change {
+            Change::Start(place) => self.pools[place.0 as usize].upgrade().map(Step::Start),
+            Change::Drop(place) => self.pools[place.0 as usize].upgrade().map(Step::Drop),
+        };
+        changes.into_iter().filter_map(step).collect()
+    }
+
     fn take_note(&mut self, arrivals: &Arrivals) {
         let arrivals = std::mem::take(&mut *arrivals.0.lock());
         for pool in arrivals.iter().filter_map(Weak::upgrade) {
@@ -181,6 +193,7 @@ impl State {
             known,
             pools,
             latest,
+            ..
         } = self;
         known.retain(|_, place| match pools[place.0 as usize].upgrade() {
             Some(pool) => {
@@ -225,6 +238,10 @@ impl Inner {
     /// Takes each minute's turn, for as long as the service lives.
     pub async fn foresee(self: Arc<Self>) {
         let mut seen = Minute::of(self.clock.now());
+        let mut saved = seen;
+        for step in self.foresight.consider() {
+            self.take_step(step);
+        }
         loop {
             tokio::time::sleep(TICK).await;
             let now = self.clock.now();
@@ -237,6 +254,10 @@ impl Inner {
             let steps = tokio::task::spawn_blocking(move || inner.foresight.turn(now)).await;
             for step in steps.unwrap_or_default() {
                 self.take_step(step);
+            }
+            if seen.since(saved) >= kept::SAVED_EVERY {
+                saved = seen;
+                self.keep_forecasts().await;
             }
         }
     }

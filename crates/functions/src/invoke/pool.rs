@@ -326,6 +326,14 @@ impl Pool {
         Duration::from_micros(self.start_micros.load(Ordering::Relaxed).into())
     }
 
+    /// How long the last start took in an earlier life of the node, unless there was one in this.
+    pub fn recall_start_time(&self, micros: u32) {
+        let unknown = self
+            .start_micros
+            .compare_exchange(0, micros, Ordering::Relaxed, Ordering::Relaxed);
+        unknown.ok();
+    }
+
     /// What was seen since this was asked last, and what there is now.
     pub fn observe(&self) -> Observed {
         let mut idle = self.idle.lock();

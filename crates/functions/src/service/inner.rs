@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub logs: Arc<LogWriter>,
     log_root: PathBuf,
     pub data_dir: PathBuf,
+    /// Names this node for as long as its data folder lasts.
+    pub node: String,
     pub metrics: Metrics,
     pub sweeper: Arc<Sweeper>,
     pub keeper: Keeper,
@@ -147,6 +149,7 @@ impl Inner {
             image_permits: Semaphore::new(IMAGES_MAX),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             data_dir: options.data_dir.clone(),
+            node: options.node,
             keeper: Keeper::default(),
             used: Arc::default(),
             foresight: Foresight::new(options.clock.now(), room.clone(), options.metrics.keeper.clone()),

@@ -8,12 +8,12 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
 use bowline_functions::error::{Error, Throttle};
 use bowline_functions::{InvocationResponse, Rung};
-use bowline_store::MemoryStore;
 use bowline_store::blob::Blobs;
+use bowline_store::{Key, MemoryStore, Write};
 use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::world::{World, WorldSettings, request, target};
+use crate::world::{World, WorldSettings, caller, request, target};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Longer than the service takes to see that a minute has begun. The test's time jumps over it.
@@ -113,6 +113,58 @@ async fn a_call_that_is_foreseen_finds_a_sandbox_that_was_started_ahead() {
     // The control: it was not there all the time.
     assert!(world.metric("keeper_dropped_total") >= 9.0);
     world.stop().await;
+}
+
+/// The keys of what the node keeps of its forecasts.
+async fn forecasts(world: &World) -> Vec<Key> {
+    let found = world.store.scan(&"forecasts/".into(), None, 100).await.unwrap();
+    found.into_iter().map(|(key, _)| key).collect()
+}
+
+/// A rhythm is foreseen right after a restart too; without the record it is not.
+#[tokio::test(start_paused = true)]
+async fn a_rhythm_that_was_learnt_is_foreseen_after_a_restart() {
+    for is_kept in [true, false] {
+        let (mut world, clock) = world(1).await;
+        world.deploy("timer").await;
+        for _ in 0..30 {
+            rung(&world, "timer").await;
+            pass(&clock, 30).await;
+        }
+        rung(&world, "timer").await;
+        let saved = forecasts(&world).await;
+        assert_eq!(saved.len(), 2, "a node that is killed has them too: {saved:?}");
+        pass(&clock, 20).await;
+        world.stop().await;
+        if !is_kept {
+            let deleted = forecasts(&world).await.into_iter().map(Write::Delete).collect();
+            world.store.commit(Vec::new(), deleted).await.unwrap();
+        }
+        let mut world = world.restart_at(clock.clone()).await;
+        pass(&clock, 10).await;
+        let expected = if is_kept { Rung::Prewarmed } else { Rung::Created };
+        assert_eq!(rung(&world, "timer").await, expected);
+        world.stop().await;
+    }
+}
+
+/// What is due in the very minute of the start is started at once.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_due_at_the_start_finds_a_sandbox() {
+    let (mut world, clock) = world(1).await;
+    world.deploy("timer").await;
+    for _ in 0..30 {
+        rung(&world, "timer").await;
+        pass(&clock, 30).await;
+    }
+    world.stop().await;
+    let mut world = world.restart_at(clock).await;
+    tokio::time::sleep(SEEN).await;
+    assert_eq!(rung(&world, "timer").await, Rung::Prewarmed);
+    // One that is gone leaves no record behind.
+    world.handle.delete_function(&caller(), &target("timer")).await.unwrap();
+    world.stop().await;
+    assert_eq!(forecasts(&world).await.len(), 1, "what all functions have taught stays");
 }
 
 /// As many as use to run at once are kept, and no more.

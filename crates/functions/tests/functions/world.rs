@@ -127,7 +127,12 @@ impl World {
     }
 
     /// Stops the service and starts another on what it kept.
-    pub async fn restart(mut self) -> Self {
+    pub async fn restart(self) -> Self {
+        self.restart_at(Clock::system()).await
+    }
+
+    /// The same at a time that the test moves.
+    pub async fn restart_at(mut self, clock: Clock) -> Self {
         self.stop().await;
         let Self {
             store,
@@ -136,7 +141,7 @@ impl World {
             settings,
             ..
         } = self;
-        Self::over(store, blobs, folder, settings).await
+        Self::over_streams(store, blobs, folder, settings, (clock, None)).await
     }
 
     /// Creates a function and waits until it can be invoked.
@@ -185,6 +190,7 @@ pub fn options(store: Arc<dyn Store>, blobs: Blobs, folder: &Path, settings: Wor
         store,
         sharing: settings.sharing,
         blobs,
+        node: "here".to_owned(),
         data_dir: folder.to_owned(),
         region: "us-east-1".to_owned(),
         concurrency_max: settings.concurrency_max,
