@@ -14,7 +14,7 @@ use bowline_aws::{Endpoint, InvalidEndpoint};
 use bowline_foundation::limits::{STREAM_BYTES_PER_SECOND_MAX, STREAM_BYTES_PER_SECOND_MIN};
 use bowline_foundation::units::Mebibytes;
 use bowline_functions::cluster::Placing;
-use bowline_inventory::file::Kind;
+use bowline_inventory::file::{Kind, is_name};
 use bowline_oci::registry::{InvalidRegistry, RegistryAddress};
 use bowline_store::PostgresUrl;
 pub use file::FileError;
@@ -25,6 +25,9 @@ pub const FILE_NAME: &str = "bowline.toml";
 
 /// Less than this holds no sandbox.
 const MEMORY_BUDGET_MIB_MIN: u32 = 128;
+
+/// Folders that a node watches.
+const WATCHED_MAX: usize = 16;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +144,8 @@ pub struct Config {
     pub registries: Vec<RegistryAddress>,
     /// Where functions run whose account has no instance: in the node, or on a process instance that it gets.
     pub instances: Kind,
+    /// Folders whose files are uploads, by their names.
+    pub watch: Vec<(String, PathBuf)>,
     values: BTreeMap<Key, Value>,
 }
 
@@ -220,6 +225,7 @@ impl Config {
             sqs_endpoint: read.with(Key::SqsEndpoint, endpoint)?,
             registries: read.with(Key::Registries, registries)?,
             instances: read.with(Key::Instances, instances)?,
+            watch: read.with(Key::Watch, watched)?,
             values,
         })
     }
@@ -410,6 +416,30 @@ fn instances(text: &str) -> Result<Kind, String> {
         "process" => Ok(Kind::Process),
         _ => Err("expected `inline` or `process`".to_owned()),
     }
+}
+
+fn watched(text: &str) -> Result<Vec<(String, PathBuf)>, String> {
+    if text == Key::Watch.default() {
+        return Ok(Vec::new());
+    }
+    let mut folders: Vec<(String, PathBuf)> = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let parts = part.split_once('=').filter(|(_, folder)| !folder.is_empty());
+        let (name, folder) = parts.ok_or("expected `NAME=FOLDER`, with commas between")?;
+        if !is_name(name) {
+            return Err(format!(
+                "`{name}` is no name of a folder: expected 1 to 40 lower-case letters, digits and hyphens, a letter first"
+            ));
+        }
+        if folders.iter().any(|(other, _)| other == name) {
+            return Err(format!("two folders are named `{name}`"));
+        }
+        folders.push((name.to_owned(), folder.into()));
+    }
+    if folders.len() > WATCHED_MAX {
+        return Err(format!("{} folders; at most {WATCHED_MAX} are possible", folders.len()));
+    }
+    Ok(folders)
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

@@ -74,7 +74,7 @@ impl Node {
         let service = bowline_functions::Options {
             durable: durable_executions(),
             suspend: suspended_runs(config, &ground),
-            events: Some(data_service.events(&remote)),
+            events: Some(data_service.events(&remote, watched_folders(config)?)),
             clock: clock.clone(),
             entropy: entropy.clone(),
             store: data_service.store(),
@@ -225,6 +225,28 @@ fn refused(error: BindError) -> anyhow::Error {
         }
         _ => error.into(),
     }
+}
+
+/// The folders whose files are uploads: each is there.
+fn watched_folders(config: &Config) -> anyhow::Result<Vec<bowline_functions::events::Folder>> {
+    let folders = config.watch.iter().map(|(name, folder)| {
+        let path = folder.canonicalize().and_then(|path| {
+            std::fs::read_dir(&path)?;
+            Ok(path)
+        });
+        let hint = || {
+            format!(
+                "`{}` cannot be watched: make the folder, or leave it out of `watch`",
+                folder.display()
+            )
+        };
+        Ok(bowline_functions::events::Folder {
+            name: name.clone(),
+            path: path.with_context(hint)?,
+            account: AccountId::default_account(),
+        })
+    });
+    folders.collect()
 }
 
 /// Where checkpoints of running invocations go.

@@ -6,7 +6,7 @@
 //!                        └── relay, when it is due ◀── bowline.async-delay-1, -2
 //!
 //!   a stream ─▶ session of the mapping, ordered by key ─▶ worker ─▶ invocation ─▶ acknowledged
-//!   a new object ─▶ the functions whose tag names its key ─▶ bowline.async.ACCOUNT.FUNCTION, as above
+//!   a new object, a new file of a watched folder ─▶ the functions whose tag names its key ─▶ bowline.async.ACCOUNT.FUNCTION, as above
 //!
 //!   a queue beside the node ─▶ poller ─▶ invocation ─▶ deleted there
 //!   an outcome, a dead letter ─▶ function, stream, or a queue or bucket beside the node
@@ -29,6 +29,7 @@ mod content;
 mod deliver;
 mod engine;
 mod envelope;
+pub mod folder;
 mod gate;
 mod mapping;
 mod outcome;
@@ -44,6 +45,7 @@ mod turn;
 mod upload;
 
 pub use engine::{Options, Timing};
+pub use folder::Folder;
 pub use upload::Upload;
 
 pub(crate) use engine::Engine;

@@ -255,3 +255,46 @@ fn e_t5_each_uploaded_object_has_one_run() -> Result<()> {
     ensure!(runs() == Some(UPLOADS as u64), "no upload has two runs");
     Ok(())
 }
+
+/// The same for files of a watched folder, over kills of the node.
+#[test]
+fn e_t5_each_file_of_a_watched_folder_has_one_run() -> Result<()> {
+    const FILES: u64 = 60;
+    let folder = tempfile::tempdir()?;
+    let watch = format!("shop={}", folder.path().display());
+    let mut node = Node::start_with(Settings {
+        environment: vec![("BOWLINE_WATCH".into(), watch.into())],
+        ..Settings::default()
+    })?;
+    let settings = json!({"MemorySize": MEMORY_MIB, "Tags": {"bowline:on-upload": "folder:shop/in-"}});
+    node.lambda().deploy("f", &Artifact::native()?, settings)?;
+    std::fs::write(folder.path().join("out"), "pixels")?;
+    let runs = |node: &Node| metric(node, "bowline_invocations_total{function=\"f\"").unwrap_or_default();
+    let mut all = 0;
+    for round in 0..3 {
+        for number in 0..FILES / 3 {
+            let hidden = folder.path().join(".hidden");
+            std::fs::write(&hidden, "pixels")?;
+            std::fs::rename(hidden, folder.path().join(format!("in-{round}-{number}")))?;
+        }
+        let told = patience::until(SETTLED_MAX, || (runs(&node) >= FILES / 3).then_some(()));
+        told.with_context(|| format!("{} runs in round {round}", runs(&node)))?;
+        // An event that is not acknowledged yet would rightly run again after the kill.
+        patience::rest(Duration::from_secs(1));
+        all += runs(&node);
+        node.kill()?;
+        node.start_again()?;
+    }
+    // What is written last is told of last.
+    std::fs::write(folder.path().join("in-last"), "pixels")?;
+    let last = patience::until(SETTLED_MAX, || (runs(&node) > 0).then_some(()));
+    last.context("the last file has no run")?;
+    patience::rest(Duration::from_secs(1));
+    ensure!(
+        all + runs(&node) == FILES + 1,
+        "{all} and {} runs of {} files",
+        runs(&node),
+        FILES + 1
+    );
+    Ok(())
+}

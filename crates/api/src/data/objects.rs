@@ -249,9 +249,11 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
 /// Leaves an event with the functions that are registered for the object.
 async fn tell_functions(ask: &Ask<'_>, made: &Created, (bytes, indexes): (u64, Vec<IndexKey>)) -> Result<(), Problem> {
     let upload = Upload {
+        source: "bowline.objects",
         account: ask.call.account.clone(),
         storage: made.id.store.as_str().to_owned(),
         object: made.id.to_string(),
+        identity: made.id.to_string(),
         version: made.version,
         bytes,
         keys: indexes

@@ -55,6 +55,7 @@ impl Streams {
             timing: Default::default(),
             queues: None,
             buckets: None,
+            folders: Vec::new(),
         }
     }
 

@@ -89,6 +89,10 @@ pub struct SettingFlags {
     /// account gets then [default: inline].
     #[arg(long, value_name = "KIND")]
     pub instances: Option<String>,
+    /// Folders whose new files run functions, `NAME=FOLDER`, with commas between: those of this node's default account
+    /// with a tag `bowline:on-upload=folder:NAME/` and, if wanted, the beginning of the path behind it [default: none].
+    #[arg(long, value_name = "LIST")]
+    pub watch: Option<String>,
 }
 
 impl SettingFlags {
@@ -117,6 +121,7 @@ impl SettingFlags {
             (Key::SqsEndpoint, self.sqs_endpoint),
             (Key::Registries, self.registries),
             (Key::Instances, self.instances),
+            (Key::Watch, self.watch),
         ];
         Config::load(Sources {
             file: self.config,

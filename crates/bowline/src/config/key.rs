@@ -27,10 +27,11 @@ pub enum Key {
     SqsEndpoint,
     Registries,
     Instances,
+    Watch,
 }
 
 impl Key {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -53,6 +54,7 @@ impl Key {
         Self::SqsEndpoint,
         Self::Registries,
         Self::Instances,
+        Self::Watch,
     ];
 
     /// The name in the file.
@@ -80,6 +82,7 @@ impl Key {
             Self::SqsEndpoint => "sqs_endpoint",
             Self::Registries => "registries",
             Self::Instances => "instances",
+            Self::Watch => "watch",
         }
     }
 
@@ -105,6 +108,7 @@ impl Key {
             Self::TlsCert | Self::TlsPrivate => "none",
             Self::S3Endpoint | Self::SqsEndpoint | Self::Registries => "none",
             Self::Instances => "inline",
+            Self::Watch => "none",
         }
     }
 

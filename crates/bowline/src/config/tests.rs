@@ -159,3 +159,25 @@ fn registries_are_several_and_their_passwords_are_not_shown() {
     assert_eq!(shown(Key::Registries, text), "(with a secret)");
     assert_eq!(shown(Key::Registries, "https://h"), "https://h");
 }
+
+#[test]
+fn watched_folders_have_names_of_their_own() {
+    let mut world = world(None);
+    assert!(world.load().unwrap().watch.is_empty());
+    world.flags.push((Key::Watch, "in=/srv/in, scans=out=there".to_owned()));
+    let expected = [("in", "/srv/in"), ("scans", "out=there")].map(|(name, folder)| (name.to_owned(), folder.into()));
+    assert_eq!(world.load().unwrap().watch, expected);
+    let many: Vec<String> = (0..17).map(|number| format!("f{number}=/srv")).collect();
+    for (text, expected) in [
+        ("/srv/in", "expected `NAME=FOLDER`"),
+        ("in=", "expected `NAME=FOLDER`"),
+        ("In=/srv", "no name of a folder"),
+        ("a/b=/srv", "no name of a folder"),
+        ("in=/a,in=/b", "two folders"),
+        (&many.join(","), "at most 16"),
+    ] {
+        world.flags.push((Key::Watch, text.to_owned()));
+        let refusal = world.refusal();
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+}

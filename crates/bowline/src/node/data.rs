@@ -90,13 +90,14 @@ impl DataService {
     }
 
     /// What functions' events are kept in.
-    pub fn events(&self, remote: &Remote) -> events::Options {
+    pub fn events(&self, remote: &Remote, folders: Vec<events::Folder>) -> events::Options {
         events::Options {
             host: self.host.clone(),
             sessions: self.sessions.handle(),
             timing: events::Timing::default(),
             queues: remote.queues.clone(),
             buckets: remote.objects.clone(),
+            folders,
         }
     }
 

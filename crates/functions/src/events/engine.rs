@@ -44,6 +44,8 @@ pub struct Options {
     pub queues: Option<Sqs>,
     /// Where buckets are, if the node is configured with a place.
     pub buckets: Option<S3>,
+    /// Folders of this machine whose files are uploads.
+    pub folders: Vec<super::Folder>,
 }
 
 /// How long things wait.
@@ -82,6 +84,7 @@ pub(crate) struct Engine {
     pub sessions: session::Handle,
     pub timing: Timing,
     pub outside: Outside,
+    folders: Vec<super::Folder>,
     /// Streams that have been seen, by name.
     streams: Mutex<HashMap<String, StreamId>>,
     /// What runs for each function's stream.
@@ -102,6 +105,7 @@ impl Engine {
             sessions: options.sessions,
             timing: options.timing,
             outside: Outside::new(options.queues, options.buckets),
+            folders: options.folders,
             streams: Mutex::default(),
             pumps: Mutex::default(),
             workers: Mutex::default(),
@@ -298,6 +302,9 @@ impl Inner {
         }
         engine.spawn(self.clone().look_for_streams());
         engine.spawn(self.clone().publish_audit());
+        for folder in &engine.folders {
+            engine.spawn(self.clone().watch_folder(folder.clone()));
+        }
         for entry in self.registry.mappings.all() {
             self.mapping_changed(&entry.mapping.id);
         }

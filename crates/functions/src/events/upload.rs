@@ -20,14 +20,18 @@ use crate::service::Inner;
 /// The tag that registers a function.
 const ON_UPLOAD: &str = "bowline:on-upload";
 
-/// A new object.
+/// A new object, or a new file of a watched folder.
 #[derive(Clone, Debug)]
 pub struct Upload {
+    /// What tells of it: `bowline.objects`, `bowline.folders`.
+    pub source: &'static str,
     /// Whose functions may be told.
     pub account: AccountId,
     /// The store that keeps it.
     pub storage: String,
     pub object: String,
+    /// The same for every telling of it, and for nothing else.
+    pub identity: String,
     pub version: u64,
     pub bytes: u64,
     /// The indexes, each with the object's key there.
@@ -57,7 +61,7 @@ impl Inner {
                 continue;
             };
             let event = Event {
-                source: "bowline.objects",
+                source: upload.source,
                 kind: "created",
                 storage: &upload.storage,
                 object: &upload.object,
@@ -101,7 +105,7 @@ fn matching<'a>(entry: &FunctionEntry, upload: &'a Upload) -> Option<(&'a str, &
 
 /// The same for every telling of the same object.
 fn id_of(upload: &Upload) -> EventId {
-    let digest = Digest::of(format!("upload {}", upload.object).as_bytes());
+    let digest = Digest::of(format!("upload {}", upload.identity).as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&digest.as_bytes()[..16]);
     EventId(id)

@@ -2,6 +2,7 @@
 
 mod audit;
 mod crash;
+mod folder;
 mod harness;
 mod invoke;
 mod mapping;

@@ -190,7 +190,7 @@ async fn a_kill_at_any_named_point_loses_no_accepted_event() {
                 .await
                 .unwrap();
             assert!(killed, "the child never reaches {context}");
-            let events = Events::over(folder, Clock::system()).await;
+            let events = Events::over(folder, Clock::system(), Vec::new()).await;
             check(&events, &accepted, &context).await;
             events.stop().await;
         }

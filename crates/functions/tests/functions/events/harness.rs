@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
-use bowline_functions::events::{Options, Timing};
+use bowline_functions::events::{Folder, Options, Timing};
 use bowline_functions::model::events::{
     CreateMapping, Mapping, MappingChange, MappingStart, MappingState, PutEventInvoke, PutMode,
 };
@@ -29,6 +29,7 @@ pub struct Events {
     pub streams: Streams,
     pub clock: Clock,
     folder: Arc<TempDir>,
+    watched: Vec<Folder>,
 }
 
 /// A stream host and a session service.
@@ -72,6 +73,7 @@ impl Streams {
             timing: timing(),
             queues: None,
             buckets: None,
+            folders: Vec::new(),
         }
     }
 
@@ -104,13 +106,22 @@ impl Events {
     }
 
     pub async fn at(clock: Clock) -> Self {
-        Self::over(Arc::new(tempfile::tempdir().unwrap()), clock).await
+        Self::over(Arc::new(tempfile::tempdir().unwrap()), clock, Vec::new()).await
     }
 
-    pub async fn over(folder: Arc<TempDir>, clock: Clock) -> Self {
+    /// A node that watches folders.
+    pub async fn watching(watched: Vec<Folder>) -> Self {
+        Self::over(Arc::new(tempfile::tempdir().unwrap()), Clock::system(), watched).await
+    }
+
+    pub async fn over(folder: Arc<TempDir>, clock: Clock, watched: Vec<Folder>) -> Self {
         let (store, blobs): (Arc<dyn Store>, Blobs) = open(folder.path());
         let streams = Streams::start(store.clone(), clock.clone()).await;
-        let events = (clock.clone(), Some(streams.options()));
+        let options = Options {
+            folders: watched.clone(),
+            ..streams.options()
+        };
+        let events = (clock.clone(), Some(options));
         let settings = WorldSettings::default();
         let world = World::over_streams(store, blobs, folder.clone(), settings, events).await;
         Self {
@@ -118,6 +129,7 @@ impl Events {
             streams,
             clock,
             folder,
+            watched,
         }
     }
 
@@ -129,8 +141,8 @@ impl Events {
 
     /// Stops the node and starts another on what it kept.
     pub async fn restart(self) -> Self {
-        let clock = self.clock.clone();
-        Self::over(self.stop().await, clock).await
+        let (clock, watched) = (self.clock.clone(), self.watched.clone());
+        Self::over(self.stop().await, clock, watched).await
     }
 
     /// Makes a stream; returns its ARN as a destination.

@@ -10,9 +10,11 @@ use crate::world::{caller, creation, target};
 
 fn upload(number: usize, key: &str) -> Upload {
     Upload {
+        source: "bowline.objects",
         account: AccountId::default_account(),
         storage: "a".to_owned(),
         object: format!("v1.a.{number}"),
+        identity: format!("v1.a.{number}"),
         version: 1,
         bytes: 7,
         keys: vec![("name".to_owned(), Bytes::from(key.to_owned()))],
