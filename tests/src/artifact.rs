@@ -63,6 +63,11 @@ impl Artifact {
         Self::wasm(&build_example("rust-hello", Target::WasiModule)?)
     }
 
+    /// `examples/rust-counter`: a reactor that counts in shared state.
+    pub fn counter() -> Result<Self> {
+        Self::wasm(&build_example("rust-counter", Target::WasiModule)?)
+    }
+
     /// `examples/rust-command`: a command, one instance an invocation.
     pub fn command() -> Result<Self> {
         Self::wasm(&build_example("rust-command", Target::WasiModule)?)

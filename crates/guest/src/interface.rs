@@ -5,7 +5,8 @@
 //! (32 bits each, `u32::MAX` for one that is absent), the deadline in milliseconds (64 bits) and the
 //! request id (36 characters). An answer is its address in the high half of 64 bits and its length in the
 //! low 31, with bit 31 set for an error. All numbers are little-endian. A streamed answer goes to the host
-//! by two imports, one for its content type and one for its bytes; only an error is answered after it.
+//! by two imports, one for its content type and one for its bytes; only an error is answered after it. Two more ask the
+//! platform: one gives the status and the length of an answer, the other the answer.
 #![allow(unsafe_code)]
 
 use std::panic::PanicHookInfo;
@@ -24,6 +25,16 @@ unsafe extern "C" {
     fn fail(address: *const u8, bytes: usize) -> !;
     fn begin(address: *const u8, bytes: usize);
     fn write(address: *const u8, bytes: usize);
+    #[link_name = "ask"]
+    fn ask_platform(
+        method: *const u8,
+        method_bytes: usize,
+        target: *const u8,
+        target_bytes: usize,
+        body: *const u8,
+        body_bytes: usize,
+    ) -> u64;
+    fn answer(address: *mut u8);
 }
 
 /// What lives between calls of the host. A module has one thread, and the host never calls into a call.
@@ -95,6 +106,34 @@ pub(crate) fn begin_stream(_content_type: &str) {}
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn write_stream(_bytes: &[u8]) {}
+
+/// Asks the platform; the status and the body of its answer.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn ask(method: &str, target: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    // SAFETY: the host copies the three texts before it returns.
+    let packed = unsafe {
+        ask_platform(
+            method.as_ptr(),
+            method.len(),
+            target.as_ptr(),
+            target.len(),
+            body.as_ptr(),
+            body.len(),
+        )
+    };
+    let mut found = vec![0; packed as u32 as usize];
+    // SAFETY: the host writes as many bytes as it said, and nothing is asked in between.
+    unsafe { answer(found.as_mut_ptr()) };
+    ((packed >> 32) as u16, found)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn ask(_method: &str, _target: &str, _body: &[u8]) -> (u16, Vec<u8>) {
+    (
+        403,
+        br#"{"error":"NoPlatform","message":"only a sandbox has a platform"}"#.to_vec(),
+    )
+}
 
 /// A buffer of at least `bytes`, valid until the next call.
 pub fn reserve(bytes: u32) -> u32 {

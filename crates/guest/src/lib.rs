@@ -22,7 +22,8 @@
 //! printed to standard output or error becomes the function's log. A handler that returns an [`Error`]
 //! serves on; one that panics ends its sandbox, and the caller gets the panic's message.
 //!
-//! A handler may stream its answer: what it writes to [`Event::stream`] goes out at once.
+//! A handler may stream its answer: what it writes to [`Event::stream`] goes out at once. What its owner attached to the
+//! function, it shares with other runs by [`Event::state`].
 //!
 //! Without the feature `json` a handler returns bytes (`Vec<u8>`, `String`, `&'static str`), which must be
 //! JSON all the same.
@@ -31,11 +32,13 @@ mod context;
 mod error;
 mod event;
 pub mod interface;
+mod state;
 mod stream;
 
 pub use context::Context;
 pub use error::Error;
 pub use event::{Answer, Event};
+pub use state::{Entry, Lease, SharedState};
 pub use stream::ResponseStream;
 
 /// Makes a function (and optionally an initialiser) the module's entry points.

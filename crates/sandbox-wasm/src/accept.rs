@@ -17,9 +17,13 @@ pub(crate) const SDK_MODULE: &str = "bowline_v1";
 pub(crate) const SDK_FAIL: &str = "fail";
 pub(crate) const SDK_BEGIN: &str = "begin";
 pub(crate) const SDK_WRITE: &str = "write";
+pub(crate) const SDK_ASK: &str = "ask";
+pub(crate) const SDK_ANSWER: &str = "answer";
 pub(crate) const SDK_RESERVE: &str = "bowline_v1_reserve";
 pub(crate) const SDK_INVOKE: &str = "bowline_v1_invoke";
 pub(crate) const SDK_INIT: &str = "bowline_v1_init";
+/// All that the guest SDK imports.
+const SDK_IMPORTS: [&str; 5] = [SDK_FAIL, SDK_BEGIN, SDK_WRITE, SDK_ASK, SDK_ANSWER];
 /// The component export that serves HTTP requests, without its version.
 const HTTP_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 
@@ -176,7 +180,7 @@ impl Outside {
                 true
             }
             (preview1::MODULE, TypeRef::Func(_)) => preview1::provides(import.name),
-            (SDK_MODULE, TypeRef::Func(_)) => [SDK_FAIL, SDK_BEGIN, SDK_WRITE].contains(&import.name),
+            (SDK_MODULE, TypeRef::Func(_)) => SDK_IMPORTS.contains(&import.name),
             _ => false,
         };
         if !known {

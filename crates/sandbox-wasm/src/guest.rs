@@ -13,6 +13,7 @@ use bytes::Bytes;
 use wasmtime::{Memory, ResourceLimiter, Result};
 
 use crate::outlet::Outlet;
+use crate::reactor::Way;
 
 /// What every instance of one sandbox shares.
 pub(crate) struct Surroundings {
@@ -126,6 +127,10 @@ pub(crate) struct Guest {
     pub(crate) outlet: Outlet,
     /// Variables of this invocation alone.
     pub(crate) call_environment: Option<EnvironmentBlock>,
+    /// Whom the guest may ask meanwhile.
+    pub(crate) way: Option<Way>,
+    /// What it was answered last, until it has it.
+    pub(crate) told: Bytes,
 }
 
 impl Guest {
@@ -138,6 +143,8 @@ impl Guest {
             stdout,
             outlet: Outlet::Whole(None),
             call_environment: None,
+            way: None,
+            told: Bytes::new(),
         }
     }
 

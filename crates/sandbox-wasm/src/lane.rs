@@ -61,6 +61,7 @@ impl Lane {
         preview1::define(&mut modules)?;
         modules.func_wrap(SDK_MODULE, SDK_FAIL, reactor::fail)?;
         reactor::define_streaming(&mut modules)?;
+        reactor::define_asking(&mut modules)?;
         let mut streaming = modules.clone();
         preview1::redefine(&mut streaming)?;
         Ok(Self {

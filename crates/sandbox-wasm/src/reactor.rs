@@ -15,6 +15,10 @@
 //! - import `bowline_v1.begin(address, bytes)`, optional: begins a streamed answer of this content type.
 //! - import `bowline_v1.write(address, bytes)`, optional: bytes of a streamed answer; returns once the
 //!   reader of the answer keeps up. What `bowline_v1_invoke` answers then counts only if it is an error.
+//! - import `bowline_v1.ask(method, bytes, target, bytes, body, bytes) -> answer`, optional: asks the platform what a Linux
+//!   sandbox asks by its loopback. The high 32 bits of the answer are its status, the low ones its length.
+//! - import `bowline_v1.answer(address)`, optional: copies the body of that answer, JSON, to the address. It is there until it
+//!   was copied, or something else is asked.
 //!
 //! An error is JSON: `errorType`, `errorMessage`, `stackTrace`. A request is a head of 64 bytes and four
 //! texts one after the other:
@@ -30,6 +34,7 @@
 //! | 60 | zero |
 //! | 64 | event, ARN, client context, trace id |
 
+mod asking;
 mod streaming;
 
 use std::sync::Arc;
@@ -52,6 +57,7 @@ use crate::outlet::Outlet;
 use crate::runner::{Departure, Unfinished};
 use crate::store;
 
+pub(crate) use asking::{Way, define as define_asking};
 pub(crate) use streaming::define as define_streaming;
 
 const HEAD_BYTES: usize = 64;
@@ -138,10 +144,14 @@ impl Sandbox for Reactor {
         let started = clock.monotonic();
         let budget = invocation.deadline.monotonic.since(started);
         let (request_id, limit) = (invocation.request_id, invocation.deadline.budget);
+        let way = invocation.platform.take().map(Way::new);
         let work = Box::pin(async move {
             instance.store.data_mut().outlet = Outlet::from(invocation.sink.take());
+            instance.store.data_mut().way = way;
             let answer = instance.serve(&invocation).await;
             let outlet = std::mem::replace(&mut instance.store.data_mut().outlet, Outlet::Whole(None));
+            instance.store.data_mut().way = None;
+            instance.store.data_mut().told = Bytes::new();
             let answer = answer.map(|answer| answer.after(outlet));
             (instance, answer)
         });
@@ -346,7 +356,7 @@ fn handler_error(payload: Bytes) -> FunctionError {
     }
 }
 
-/// The SDK's one import: ends the guest with the error at `address`.
+/// An import of the SDK: ends the guest with the error at `address`.
 pub(crate) fn fail(mut caller: Caller<'_, Guest>, address: u32, bytes: u32) -> Result<()> {
     let memory = caller.data().memory;
     let memory = memory.ok_or(ProtocolViolation("the guest failed before it was set up"))?;

@@ -13,6 +13,7 @@ mod demo;
 mod destinations;
 mod durable;
 mod extensions;
+mod guest_state;
 mod handover;
 mod images;
 mod independent;

@@ -1,8 +1,10 @@
-//! The way of a guest to shared state: HTTP on its own loopback, for the resources attached to its function.
+//! The way of a guest to shared state: HTTP on its own loopback, or the same requests by an import of a WebAssembly guest,
+//! for the resources attached to its function.
 //!
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /v1/state/NAME/keys/KEY` | `{"value", "version"}` |
+//! | `GET /v1/state/NAME/keys` | `{"keys"}`, in order |
 //! | `PUT /v1/state/NAME/keys/KEY[?version=N]`, the body JSON | `{"version"}` of the resource; `N` is what the entry must have, 0 for none |
 //! | `DELETE /v1/state/NAME/keys/KEY` | `{"version"}` |
 //! | `POST /v1/state/NAME/lease` | `{"epoch"}`, once nobody else has it; it ends with the invocation |
@@ -36,6 +38,9 @@ pub enum GuestCall {
         state: StateName,
         key: String,
     },
+    List {
+        state: StateName,
+    },
     Put {
         state: StateName,
         key: String,
@@ -59,7 +64,9 @@ pub enum InvalidCall {
     /// The path is another service's.
     #[error("the path does not begin with `{PREFIX}`")]
     Elsewhere,
-    #[error("expected `GET|PUT|DELETE {PREFIX}NAME/keys/KEY` or `POST|DELETE {PREFIX}NAME/lease`")]
+    #[error(
+        "expected `GET|PUT|DELETE {PREFIX}NAME/keys/KEY`, `GET {PREFIX}NAME/keys` or `POST|DELETE {PREFIX}NAME/lease`"
+    )]
     Unknown,
 }
 
@@ -95,6 +102,7 @@ impl GuestCall {
                     _ => Err(InvalidCall::Unknown),
                 }
             }
+            ("GET", "keys", None) if version.is_none() => Ok(Self::List { state }),
             ("POST", "lease", None) if version.is_none() => Ok(Self::Acquire { state }),
             ("DELETE", "lease", None) if version.is_none() => Ok(Self::Release { state }),
             _ => Err(InvalidCall::Unknown),
@@ -104,6 +112,7 @@ impl GuestCall {
     fn state(&self) -> &StateName {
         match self {
             Self::Get { state, .. }
+            | Self::List { state }
             | Self::Put { state, .. }
             | Self::Delete { state, .. }
             | Self::Acquire { state }
@@ -112,7 +121,7 @@ impl GuestCall {
     }
 
     fn writes(&self) -> bool {
-        !matches!(self, Self::Get { .. })
+        !matches!(self, Self::Get { .. } | Self::List { .. })
     }
 }
 
@@ -227,6 +236,10 @@ impl StateAccess {
                 let entry = vault().read(&key).await?;
                 // The value as it was written, to the byte.
                 Ok(format!(r#"{{"value":{},"version":{}}}"#, entry.value, entry.version))
+            }
+            GuestCall::List { .. } => {
+                let keys = vault().keys().await?;
+                Ok(json!({ "keys": keys }).to_string())
             }
             GuestCall::Put { key, version, .. } => {
                 let edit = Edit::Put(json_text(body)?);
@@ -410,6 +423,11 @@ mod tests {
             version,
         };
         for (method, target, expected) in [
+            (
+                "GET",
+                "/v1/state/counter/keys",
+                GuestCall::List { state: state.clone() },
+            ),
             ("PUT", "/v1/state/counter/keys/n", put(None)),
             ("PUT", "/v1/state/counter/keys/n?version=0", put(Some(0))),
             (
@@ -430,6 +448,8 @@ mod tests {
             ("GET", "/v1/state/counter"),
             ("GET", "/v1/state/Counter/keys/n"),
             ("GET", "/v1/state/counter/keys/"),
+            ("GET", "/v1/state/counter/keys?version=1"),
+            ("DELETE", "/v1/state/counter/keys"),
             ("GET", "/v1/state/counter/keys/a/b"),
             ("GET", "/v1/state/counter/keys/a%2fb"),
             ("GET", "/v1/state/counter/keys/n?version=1"),

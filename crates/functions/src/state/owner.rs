@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bowline_foundation::id::{AccountId, RequestId};
-use bowline_sandbox::SandboxKind;
 use bowline_store::record::Record as _;
 use bowline_store::{Sharing, Version as StoreVersion};
 
@@ -127,11 +126,6 @@ pub(crate) async fn attach(
     let _attaching = inner.state_lock.lock().await;
     let found = find(&inner, &caller.account, &name).await?;
     let (_alone, old) = function(&inner, &caller, &target).await?;
-    if old.latest.kind != SandboxKind::Linux {
-        return Err(StateError::Invalid(
-            "shared state is reached by the loopback of a Linux sandbox; functions of other kinds have none".to_owned(),
-        ));
-    }
     let has = old.state();
     if has.is_some_and(|has| has.len() >= ATTACHED_MAX && !has.contains_key(&name)) {
         return Err(StateError::TooMany);

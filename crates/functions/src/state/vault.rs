@@ -54,6 +54,14 @@ impl Vault<'_> {
         Ok(StateEntry { version, value })
     }
 
+    /// The keys of all entries, in order.
+    pub async fn keys(&self) -> Result<Vec<String>, StateError> {
+        let prefix = keys::entries(self.id);
+        let found = self.store.scan(&prefix, None, ENTRIES_MAX as usize).await?;
+        let key = |key: &[u8]| String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+        Ok(found.iter().map(|(found, _)| key(found)).collect())
+    }
+
     /// Changes an entry; returns the resource's version. `expected` is the version that the entry must have,
     /// zero if there must be none.
     pub async fn write(
