@@ -2,6 +2,7 @@
 //! system's description.
 
 mod basics;
+mod chaos;
 mod crashes;
 mod failures;
 mod functions;
