@@ -104,6 +104,9 @@ fn a_t5_and_a_t8_a_killed_server_is_cut_off_then_replaced() -> Result<()> {
     ensure!(place(&events, "fence", server)? < created, "{events:?}");
     ensure!(processes_of(server).is_empty(), "nothing of the old one runs");
 
+    // It runs a moment before it is in place.
+    let in_place = patience::until(PATIENCE, || place(&fleet.events("shop").ok()?, "cmdb", "").ok());
+    in_place.context("the new server is never put in place")?;
     let history = fleet.history("shop")?;
     let rows = history["assignments"].as_array().context("no assignments")?;
     let row = |address: &str| rows.iter().find(|row| row["address"] == address);
