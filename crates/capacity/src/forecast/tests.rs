@@ -178,7 +178,7 @@ fn what_was_kept_gives_the_same_chances_again() {
 
 #[test]
 fn what_nobody_watched_is_no_silence() {
-    let rarely = |after: u32| after < 2 * SLOTS_PER_DAY && after % 30 == 0;
+    let rarely = |after: u32| after < 2 * SLOTS_PER_DAY && after.is_multiple_of(30);
     let before = watch(&[Trigger::Other], 2 * SLOTS_PER_DAY, |_, after| rarely(after));
     let away = 9 * 30;
     // Away for four hours and a half, and back when a call is due.
