@@ -94,8 +94,8 @@ struct Idle {
     kept: Vec<Slot>,
     /// Nothing is kept any more.
     retired: bool,
-    /// When the sweeper looks at this pool at the latest, if it knows of it.
-    looked_at: Option<Monotonic>,
+    /// The sweeper knows of this pool.
+    enlisted: bool,
     /// Invocations since the minute began, apart from those that kept sandboxes served.
     calls: u32,
     /// Sandboxes that serve invocations, apart from those that are kept.
@@ -107,17 +107,6 @@ struct Idle {
 }
 
 impl Idle {
-    /// Has the sweeper look at `due`, if it would not by then.
-    fn expects(&mut self, due: Monotonic) -> Kept {
-        if self.looked_at.is_some_and(|at| at <= due) {
-            return Kept::Yes;
-        }
-        match self.looked_at.replace(due) {
-            None => Kept::AndEnlist,
-            Some(_) => Kept::AndWake,
-        }
-    }
-
     /// The idle ones that are not kept, those that are being told so among them.
     fn resting(&self) -> u32 {
         u32::try_from(self.slots.len())
@@ -187,8 +176,6 @@ pub(crate) enum Kept {
     Yes,
     /// The sweeper must be told of the pool.
     AndEnlist,
-    /// The sweeper knows of the pool, but would look too late.
-    AndWake,
     /// The pool is retired or its size another; the sandbox is to be destroyed.
     No(Slot),
 }
@@ -413,8 +400,8 @@ impl Pool {
         self.idle.lock().retired
     }
 
-    /// Gives a sandbox back after an invocation; at `due` there is something to do if it is idle until then.
-    pub fn give_back(self: &Arc<Self>, mut slot: Slot, (now, due): (Monotonic, Monotonic)) -> Kept {
+    /// Gives a sandbox back after an invocation.
+    pub fn give_back(self: &Arc<Self>, mut slot: Slot, now: Monotonic) -> Kept {
         slot.idle_since = now;
         slot.trimmed = false;
         let mut idle = self.idle.lock();
@@ -430,22 +417,21 @@ impl Pool {
             self.quota.ended();
             self.parts.arrivals.tell(self);
         }
-        let kept = if slot.kept {
+        let enlist = if slot.kept {
             idle.kept.push(slot);
-            Kept::Yes
+            false
         } else {
             idle.slots.push(slot);
-            idle.expects(due)
+            !std::mem::replace(&mut idle.enlisted, true)
         };
         drop(idle);
         self.parts.metrics.busy.dec();
         self.parts.metrics.idle.inc();
-        kept
+        if enlist { Kept::AndEnlist } else { Kept::Yes }
     }
 
-    /// Puts a sandbox back in its place that was taken by [`Self::take_untrimmed`]; it is to end when it has been idle for
-    /// `keep_alive`.
-    pub fn put_back(self: &Arc<Self>, mut slot: Slot, keep_alive: Duration) -> Kept {
+    /// Puts a sandbox back in its place that was taken by [`Self::take_untrimmed`].
+    pub fn put_back(self: &Arc<Self>, mut slot: Slot) -> Kept {
         slot.trimmed = true;
         self.measure(&mut slot);
         let mut idle = self.idle.lock();
@@ -454,14 +440,13 @@ impl Pool {
             return Kept::No(slot);
         }
         let at = idle.slots.partition_point(|other| other.idle_since <= slot.idle_since);
-        let due = slot.idle_since.after(keep_alive);
         idle.slots.insert(at, slot);
-        let kept = idle.expects(due);
+        let enlist = !std::mem::replace(&mut idle.enlisted, true);
         drop(idle);
         self.parts.arrivals.tell(self);
         self.parts.metrics.busy.dec();
         self.parts.metrics.idle.inc();
-        kept
+        if enlist { Kept::AndEnlist } else { Kept::Yes }
     }
 
     /// Takes all that have been idle for `keep_alive`.
@@ -523,7 +508,7 @@ impl Pool {
             slot.idle_since.after(after)
         };
         let next = idle.slots.iter().map(due).min();
-        idle.looked_at = next;
+        idle.enlisted = next.is_some();
         next
     }
 

@@ -52,13 +52,11 @@ impl Sweeper {
 
     /// The same, but leaves it to the caller to end it.
     pub fn keep(&self, pool: &Arc<Pool>, slot: Slot) -> Kept {
-        let now = self.clock.monotonic();
-        let kept = pool.give_back(slot, (now, now.after(QUIET.min(self.keep_alive))));
+        let kept = pool.give_back(slot, self.clock.monotonic());
         match kept {
             Kept::No(_) => return kept,
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(pool),
-            Kept::AndWake => self.wake.notify_one(),
         }
         self.idled(pool);
         Kept::Yes
@@ -124,10 +122,9 @@ impl Sweeper {
 
     async fn trim(self: Arc<Self>, pool: Arc<Pool>, mut slot: Slot) {
         slot.sandbox.idle().await;
-        match pool.put_back(slot, self.keep_alive) {
+        match pool.put_back(slot) {
             Kept::Yes => {}
             Kept::AndEnlist => self.enlist(&pool),
-            Kept::AndWake => self.wake.notify_one(),
             Kept::No(slot) => return pool.destroy(slot).await,
         }
         self.idled(&pool);
