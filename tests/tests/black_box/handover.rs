@@ -76,19 +76,40 @@ impl Scene {
         Ok(fs::write(self.file(at), "")?)
     }
 
+    fn has_stopped(&self, at: (usize, &str)) -> bool {
+        !self.file(at).exists() && self.stage.cluster.nodes[at.0].is_frozen()
+    }
+
     /// Waits until it has.
     fn await_stop(&self, at: (usize, &str)) -> Result<()> {
-        let node = &self.stage.cluster.nodes[at.0];
-        let stopped = patience::until(PATIENCE, || (!self.file(at).exists() && node.is_frozen()).then_some(()));
-        stopped.with_context(|| format!("nobody comes to {at:?}:\n{}", node.log()))
+        let stopped = patience::until(PATIENCE, || self.has_stopped(at).then_some(()));
+        stopped.with_context(|| format!("nobody comes to {at:?}:\n{}", self.stage.cluster.nodes[at.0].log()))
     }
 
     /// A run whose move is about to go wrong at a moment: its caller, its name, and the order.
     fn stand_at(&self, at: (usize, &str)) -> Result<Standing> {
         let (caller, run) = self.begin()?;
         self.stop_at(at)?;
-        let order = self.order(&run, TARGET)?;
-        self.await_stop(at).with_context(|| format!("{at:?}"))?;
+        let mut order = self.order(&run, TARGET)?;
+        let mut refused = String::new();
+        let stopped = patience::until(PATIENCE, || {
+            if self.has_stopped(at) {
+                return Some(Ok(()));
+            }
+            // A node that has just begun anew may be known by what it was.
+            if order.is_finished() {
+                let again = match self.order(&run, TARGET) {
+                    Ok(again) => again,
+                    Err(error) => return Some(Err(error)),
+                };
+                refused = format!(
+                    "{:?}",
+                    reply(std::mem::replace(&mut order, again)).map(|told| told.json())
+                );
+            }
+            None
+        });
+        stopped.with_context(|| format!("nobody comes to {at:?}; the last order was told: {refused}"))??;
         Ok(Standing { caller, run, order })
     }
 
