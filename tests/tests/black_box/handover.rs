@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +20,7 @@ use tempfile::TempDir;
 use crate::checkpoints::{EVERY, PATIENCE, answer, reply};
 use crate::crowd::has_postgres;
 use crate::moves::Stage;
+use crate::outages::ip;
 use crate::placement::Cluster;
 
 const SOURCE: usize = 0;
@@ -205,13 +205,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         let _ = ip(&["netns", "del", &self.namespace]);
     }
-}
-
-fn ip(words: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(words).output().context("cannot start `ip`")?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "`ip {}`: {told}", words.join(" "));
-    Ok(())
 }
 
 /// Before the offer, after the test, during the copy, after the copy and before the commit, after the commit and before

@@ -182,7 +182,8 @@ impl Drop for Cable {
     }
 }
 
-fn ip(words: &[&str]) -> Result<()> {
+/// Lays and takes away cables between namespaces of the test's own.
+pub fn ip(words: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(words).output().context("cannot start `ip`")?;
     let told = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "`ip {}`: {told}", words.join(" "));
