@@ -270,6 +270,17 @@ impl Bench<'_> {
     async fn start(&self, prober: Prober) -> Live {
         self.try_start(prober).await.expect("the prober starts")
     }
+
+    /// The traces that are still there after a while: some go only when the other end has noticed.
+    async fn traces_left(&self) -> Vec<String> {
+        let gone = async {
+            while !self.subject.traces().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(GRACE, gone).await;
+        self.subject.traces()
+    }
 }
 
 /// A sandbox that lives, with its log.

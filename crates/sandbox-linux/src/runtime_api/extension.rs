@@ -337,21 +337,18 @@ impl Extensions {
         std::mem::take(&mut self.new_subscriptions)
     }
 
-    /// Whether every extension that was launched has registered.
+    /// Whether every extension that was launched has registered; one that failed never has.
     pub(crate) fn all_registered(&self) -> bool {
-        self.all
-            .iter()
-            .all(|extension| extension.standing != Standing::Launched)
+        let registered = |standing| standing != Standing::Launched && failure_type(standing).is_none();
+        self.all.iter().all(|extension| registered(extension.standing))
     }
 
     /// The runtime has asked for its first event: nobody registers any more. Whether all extensions
-    /// have asked too; if so, nobody subscribes any more.
+    /// have asked too, and none failed; if so, nobody subscribes any more.
     pub(crate) fn runtime_ready(&mut self) -> bool {
         self.registration_closed = true;
-        let ready = self
-            .all
-            .iter()
-            .all(|extension| !matches!(extension.standing, Standing::Launched | Standing::Registered));
+        let asked = |standing| matches!(standing, Standing::Waiting | Standing::Working);
+        let ready = self.all.iter().all(|extension| asked(extension.standing));
         self.subscription_closed |= ready;
         ready
     }

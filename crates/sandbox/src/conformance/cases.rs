@@ -417,7 +417,7 @@ pub async fn survives_death_in_init(bench: &Bench<'_>) {
             other => panic!("{how}: the creation should fail in init, but: {other:?}"),
         }
     }
-    assert_eq!(bench.subject.traces(), Vec::<String>::new());
+    assert_eq!(bench.traces_left().await, Vec::<String>::new());
     let mut live = bench.start(Prober::named("stillborn")).await;
     live.ask_ok(json!({"do": "echo", "value": 1})).await;
     live.end().await;
@@ -473,7 +473,7 @@ pub async fn ends_a_guest_whose_caller_left(bench: &Bench<'_>) {
         assert!(left.is_err(), "{event} came back: {left:?}");
         let ended = tokio::time::timeout(GRACE, live.end()).await;
         assert!(ended.is_ok(), "{event}: destroying takes too long");
-        assert_eq!(bench.subject.traces(), Vec::<String>::new(), "{event}");
+        assert_eq!(bench.traces_left().await, Vec::<String>::new(), "{event}");
     }
 }
 
@@ -491,10 +491,10 @@ pub async fn leaves_nothing_behind(bench: &Bench<'_>) {
     }
     live.ask_ok(json!({"do": "allocate", "mib": 8})).await;
     live.end().await;
-    assert_eq!(bench.subject.traces(), Vec::<String>::new());
+    assert_eq!(bench.traces_left().await, Vec::<String>::new());
     let idle = bench.start(Prober::named("unused")).await;
     idle.end().await;
-    assert_eq!(bench.subject.traces(), Vec::<String>::new());
+    assert_eq!(bench.traces_left().await, Vec::<String>::new());
 }
 
 fn answer_of(report: &Report) -> Value {

@@ -164,6 +164,12 @@ fn identifiers_are_looked_up() {
 
 #[test]
 fn failures_are_told_apart() {
+    let mut control = extensions();
+    let number = control.launch("knots").expect("there is room");
+    control.register(Some("knots"), BOTH).expect("it registers");
+    control.next(number, false).expect("it may ask");
+    assert!(control.all_registered() && control.runtime_ready());
+
     type Fail = fn(&mut Extensions, usize);
     let cases: [(Fail, &str, &str); 4] = [
         (
@@ -201,6 +207,7 @@ fn failures_are_told_apart() {
         all.register(Some("knots"), BOTH).expect("it registers");
         assert_eq!(all.failure(None), None);
         fail(&mut all, number);
+        assert!(!all.all_registered() && !all.runtime_ready(), "{expected}");
         let error = all.failure(None).expect("it failed");
         assert_eq!(error.error_type, expected);
         let payload = String::from_utf8_lossy(&error.payload).into_owned();
