@@ -26,7 +26,7 @@ use crate::service::Inner;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a run that was resumed asks for its place again.
 const ADMIT_EVERY: Duration = Duration::from_millis(20);
-/// How often one asks for a sandbox that has got none.
+/// How often one asks for a sandbox that has got none, or is taken up again that could not be.
 const SIT_EVERY: Duration = Duration::from_secs(1);
 
 /// What an invocation begins with, every time it is taken up.
@@ -331,14 +331,20 @@ impl Way<'_> {
         let yields = self.live.yields.swap(false, Ordering::SeqCst);
         // Its memory is for whoever waits for it, not for its own next sandbox.
         seat.reusable &= !yields;
+        let mut may = yields;
         loop {
             *place = None;
             seat.leave(self.inner, self.pool);
-            match self.go_up(seat, place, yields).await? {
+            match self.go_up(seat, place, may).await? {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
                     tracing::error!(run = %self.live.run, error = %Chain(&error), "a run cannot be resumed");
                     self.live.taken(Some(Chain(&error).to_string()));
+                    // What nobody wants to rest is tried again by itself; anything else when it is asked for again.
+                    may = yields || self.live.passing.load(Ordering::SeqCst);
+                    seat.leave(self.inner, self.pool);
+                    *place = None;
+                    tokio::time::sleep(SIT_EVERY).await;
                 }
             }
         }

@@ -1,14 +1,21 @@
 //! Runs that are suspended, lost to another node, or left behind.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bowline_foundation::clock::Clock;
 use bowline_foundation::units::Mebibytes;
 use bowline_functions::InvocationResponse;
 use bowline_functions::error::Error;
 use bowline_functions::suspend::{Phase, RunView, TakeRequest};
 use bowline_sandbox::suspension::CHECKPOINT_VARIABLE;
-use bowline_store::{Key, Write};
+use bowline_store::blob::Blobs;
+use bowline_store::{CommitError, Condition, Entry, Key, MemoryStore, ReadError, Store, Version, Write};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::fake::PATIENCE;
 use crate::world::{World, WorldSettings, caller, creation, request, target};
@@ -196,6 +203,76 @@ async fn a_run_of_lower_priority_yields_and_goes_on_by_itself() {
         }
         let answer = response(running).await.unwrap().result.unwrap();
         assert_eq!(&answer[..], b"\"went on\"");
+    }
+}
+
+/// Nobody wants it to rest, so that it goes on by itself; but not in a circle.
+#[tokio::test]
+async fn a_run_that_cannot_be_taken_up_is_tried_again_with_a_pause() {
+    let folder = Arc::new(TempDir::new().unwrap());
+    let store = Arc::new(Refusing::default());
+    let settings = WorldSettings {
+        memory_budget: Mebibytes(128),
+        ..WorldSettings::default()
+    };
+    let world = World::over(store.clone(), Blobs::in_memory(), folder, settings).await;
+    deploy(&world, 60).await;
+    let mut other = creation("other", "two");
+    other.settings.timeout_seconds = Some(60);
+    other.tags = [("bowline:priority".to_owned(), "1".to_owned())].into();
+    world.handle.create_function(&caller(), other).await.unwrap();
+    world.handle.settled(&target("other")).await.unwrap();
+    let running = invoke(&world, json!({"do": "until-asked"}));
+    world.fake.until(|counts| counts.invoked == 1).await;
+    let handle = world.handle.clone();
+    let other: Running =
+        tokio::spawn(async move { handle.invoke(&target("other"), request(json!({"do": "hold"}))).await });
+    world.fake.until(|counts| counts.invoked == 2).await;
+
+    run_in(&world, Phase::Suspended).await;
+    store.refuses.store(true, Ordering::Release);
+    let clock = Clock::system();
+    let begun = clock.monotonic();
+    world.fake.hold_invocations(false);
+    assert!(response(other).await.is_ok());
+    let mut refused = store.refused.subscribe();
+    let thrice = refused.wait_for(|refused| *refused == 3);
+    tokio::time::timeout(PATIENCE, thrice)
+        .await
+        .expect("it is tried again")
+        .unwrap();
+    let took = clock.monotonic().since(begun);
+    assert!(took >= Duration::from_millis(1900), "three tries within {took:?}");
+    store.refuses.store(false, Ordering::Release);
+    let answer = response(running).await.unwrap().result.unwrap();
+    assert_eq!(&answer[..], b"\"went on\"", "the control: it goes on once it can");
+}
+
+/// Refuses to write runs, when told to.
+#[derive(Default)]
+struct Refusing {
+    memory: MemoryStore,
+    refuses: AtomicBool,
+    refused: watch::Sender<usize>,
+}
+
+#[async_trait]
+impl Store for Refusing {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, ReadError> {
+        self.memory.get(key).await
+    }
+
+    async fn scan(&self, prefix: &Key, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Entry)>, ReadError> {
+        self.memory.scan(prefix, after, limit).await
+    }
+
+    async fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<Version, CommitError> {
+        let is_run = |write: &Write| matches!(write, Write::Put(key, _) if key.starts_with(RUNS.as_bytes()));
+        if self.refuses.load(Ordering::Acquire) && writes.iter().any(is_run) {
+            self.refused.send_modify(|refused| *refused += 1);
+            return Err(CommitError::Unavailable("refused".to_owned()));
+        }
+        self.memory.commit(conditions, writes).await
     }
 }
 
