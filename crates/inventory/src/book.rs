@@ -21,6 +21,9 @@ const PAGE: usize = 500;
 /// Events of an instance that are kept.
 pub const EVENTS_MAX: u64 = 500;
 
+/// Cost indications of a role that are kept.
+pub const COSTS_MAX: usize = 1000;
+
 /// Who asked for a change.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -348,11 +351,24 @@ impl Book {
         Ok(found.map(|kept| kept.record))
     }
 
-    pub async fn costs(&self, account: &AccountId, role: &str) -> Result<Vec<CostIndication>, BookError> {
-        let found = self.all(&keys::costs(account, role)).await?;
-        Ok(found.into_iter().map(|kept| kept.record).collect())
+    pub async fn costs(
+        &self,
+        account: &AccountId,
+        role: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, CostIndication)>, BookError> {
+        let prefix = keys::costs(account, role);
+        let after = after.map(|name| Key::from(format!("{prefix}{name}")));
+        let found = self.store.scan(&prefix.clone().into(), after.as_ref(), limit).await?;
+        let named = found.into_iter().map(|(key, entry)| {
+            let name = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+            Ok((name, CostIndication::decode(&entry.value)?))
+        });
+        named.collect()
     }
 
+    /// Keeps what something costs. The oldest of the role's go when there are too many.
     pub async fn add_cost(&self, caller: &Caller, cost: &CostIndication) -> Result<(), BookError> {
         let number = self.rows.fetch_add(1, Ordering::Relaxed);
         let key = keys::cost(&caller.account, &cost.role, cost.at, number);
@@ -363,9 +379,13 @@ impl Book {
             format!("{}/{}", caller.account, cost.role),
             (None, Some(Digest::of(&value))),
         );
-        self.store
-            .commit(vec![Condition::Absent(key.clone())], vec![Write::Put(key, value), row])
-            .await?;
+        let mut writes = vec![Write::Put(key.clone(), value), row];
+        let known = keys::costs(&caller.account, &cost.role).into();
+        // Some that were added at the same time may be too many still: the next one finds them.
+        let known = self.store.scan(&known, None, COSTS_MAX + PAGE).await?;
+        let surplus = (known.len() + 1).saturating_sub(COSTS_MAX);
+        writes.extend(known.into_iter().take(surplus).map(|(old, _)| Write::Delete(old)));
+        self.store.commit(vec![Condition::Absent(key)], writes).await?;
         Ok(())
     }
 

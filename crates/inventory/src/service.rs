@@ -181,18 +181,25 @@ impl Shared {
         self.roster.set(&key.0, &key.1, Some(Standing::Coming));
         self.metrics.instances.inc();
         let mut driver = Driver::new(self.clone(), kept, receiver, removed);
-        let (shared, name) = (self.clone(), key.clone());
+        let (shared, name, own) = (self.clone(), key.clone(), orders.clone());
         let task = tokio::spawn(async move {
             driver.run().await;
             shared.metrics.instances.dec();
-            shared.roster.set(&name.0, &name.1, None);
-            if let Some(drivers) = shared.drivers.lock().as_mut() {
-                drivers.remove(&name);
-            }
+            shared.driven(&name, &own);
             // Whoever waits for the end sees it now, and may use the name again.
             drop(driver);
         });
         drivers.insert(key, Hold { orders, removing, task });
+    }
+
+    /// A driver has ended. Once its record is gone its name may be another's, who is driven already.
+    fn driven(&self, name: &(AccountId, String), own: &mpsc::Sender<Order>) {
+        let mut drivers = self.drivers.lock();
+        let Some(drivers) = drivers.as_mut() else { return };
+        if drivers.get(name).is_some_and(|hold| hold.orders.same_channel(own)) {
+            drivers.remove(name);
+            self.roster.set(&name.0, &name.1, None);
+        }
     }
 }
 
@@ -583,7 +590,17 @@ impl Handle {
         Ok(self.shared.book.add_cost(caller, &cost).await?)
     }
 
-    pub async fn costs(&self, account: &AccountId, role: &str) -> Result<Vec<CostIndication>, Error> {
-        Ok(self.shared.book.costs(account, role).await?)
+    /// What was said of a role's costs, oldest first: at most `limit` after the one that `after` names. Each with its name.
+    pub async fn costs(
+        &self,
+        account: &AccountId,
+        role: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, CostIndication)>, Error> {
+        Ok(self.shared.book.costs(account, role, after, limit).await?)
     }
 }
+
+#[cfg(test)]
+mod tests;

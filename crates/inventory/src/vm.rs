@@ -55,7 +55,7 @@ pub struct VmProvider {
     /// The digest of the program.
     agent: OnceCell<Digest>,
     /// Held while an image is looked for or built.
-    images: tokio::sync::Mutex<()>,
+    images: Arc<tokio::sync::Mutex<()>>,
     /// The last one first. Held while one is made.
     goldens: tokio::sync::Mutex<Vec<(Digest, Machine, Arc<Golden>)>>,
     servers: Mutex<HashMap<String, Arc<Vm>>>,
@@ -68,7 +68,7 @@ impl VmProvider {
             options,
             host: OnceCell::new(),
             agent: OnceCell::new(),
-            images: tokio::sync::Mutex::default(),
+            images: Arc::default(),
             goldens: tokio::sync::Mutex::default(),
             servers: Mutex::default(),
             progress: Arc::default(),
@@ -109,7 +109,7 @@ impl VmProvider {
 
     /// The image of this very program, with the interpreters that the one before had; built if it is missing.
     async fn image(&self, server: &str) -> Result<Arc<Image>, ProvideError> {
-        let _one = self.images.lock().await;
+        let one = self.images.clone().lock_owned().await;
         let agent = self.agent().await?;
         let known = Image::current(&self.folder()).ok();
         if let Some(image) = known.as_ref().filter(|image| image.record().agent == agent) {
@@ -123,15 +123,17 @@ impl VmProvider {
         };
         let (progress, of) = (Arc::clone(&self.progress), server.to_owned());
         let work = tokio::task::spawn_blocking(move || {
-            build(&wanted, &|note| {
+            let built = build(&wanted, &|note| {
                 tracing::info!(note, "an image for virtual machines is built");
                 progress
                     .lock()
                     .insert(of.clone(), format!("building the image: {note}"));
-            })
+            });
+            // It goes on when nobody waits for it any more; until then nobody else begins.
+            (built, one)
         });
         let built = work.await.map_err(io::Error::other);
-        let built = built.map_err(ProvideError::failed("building an image for virtual machines"))?;
+        let (built, _one) = built.map_err(ProvideError::failed("building an image for virtual machines"))?;
         let image = built.map_err(|error| ProvideError::Infeasible(no_image(&error)))?.image;
         let forgotten = image
             .forget_others()

@@ -73,8 +73,8 @@ pub(super) fn token(account: &AccountId, token: &str) -> Key {
     format!("inventory/token/{account}/{token}").into()
 }
 
-/// `inventory/cost/ACCOUNT/ROLE/MICROSECONDS-ROW`: a [`CostIndication`](crate::model::CostIndication). Lives for ever.
-/// Missing: nobody said so.
+/// `inventory/cost/ACCOUNT/ROLE/MICROSECONDS-ROW`: a [`CostIndication`](crate::model::CostIndication). Goes when the role has
+/// [`COSTS_MAX`](super::COSTS_MAX) newer ones. Missing: nobody said so.
 pub(super) fn cost(account: &AccountId, role: &str, at: Timestamp, row: u64) -> Key {
     format!("{}{:020}-{row:020}", costs(account, role), at.as_micros()).into()
 }

@@ -135,6 +135,12 @@ fn a_t9_costs_are_per_unit_and_time() -> Result<()> {
     let rows = listed["items"].as_array().context("no rows")?;
     let prices: Vec<f64> = rows.iter().filter_map(|row| row["price"].as_f64()).collect();
     ensure!(prices == [0.5, 0.25, 0.75], "{listed}");
+    let first = fleet.lambda.get("/v1/roles/web/costs?limit=2")?.expect(200)?.json();
+    let next = first["next"].as_str().context("there is another page")?;
+    let rest = fleet.lambda.get(&format!("/v1/roles/web/costs?limit=2&next={next}"))?;
+    let rest = rest.expect(200)?.json();
+    let joined = [&first, &rest].map(|page| page["items"].as_array().cloned().unwrap_or_default());
+    ensure!(joined.concat() == *rows && rest["next"].is_null(), "{first} {rest}");
     ensure!(
         rows.iter()
             .all(|row| row["per_time"] == "hour" && row["per_unit"] == "vcpu" && row["at"].is_string())

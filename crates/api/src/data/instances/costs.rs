@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::super::list::ListPage;
+use super::super::list::{self, LIMIT_DEFAULT, LIMIT_MAX, ListPage};
 use super::super::params::{self, Params};
 use super::super::problem::{Problem, ProblemView};
 use super::super::{Ask, time};
@@ -84,25 +84,30 @@ pub(in crate::data) async fn put(ask: &Ask<'_>, body: Bytes) -> Result<Response<
     Ok(reply::json(StatusCode::CREATED, &view))
 }
 
-/// What was said of a role's costs, oldest first.
+/// What was said of a role's costs, oldest first: the newest thousand.
 #[utoipa::path(get, path = "/v1/roles/{role}/costs", tag = "instances", operation_id = "ListCosts",
     params(
         ("role" = String, Path, description = "The role"),
         ("account" = Option<String>, Query, description = "Whose; the caller's if missing"),
+        ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if missing"),
+        ("next" = Option<String>, Query, description = "From the page before"),
     ),
     responses(
         (status = 200, body = ListPage<CostView>),
         (status = "default", body = ProblemView, content_type = "application/problem+json"),
     ))]
 pub(in crate::data) async fn list(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
-    let params = Params::read(ask.call.route.query, &["account"])?;
+    let params = Params::read(ask.call.route.query, &["account", "limit", "next"])?;
+    let limit = params.number("limit", LIMIT_DEFAULT, 1..=LIMIT_MAX)?;
+    let (account, role) = (ask.owner(&params)?.account, &ask.call.route.resource);
     let costs = ask
         .instances()?
-        .costs(&ask.owner(&params)?.account, &ask.call.route.resource)
+        .costs(&account, role, params.text("next"), limit + 1)
         .await?;
+    let page = list::cut(costs, limit, None, |(name, _)| name.clone());
     let page = ListPage {
-        items: costs.iter().map(CostView::from).collect(),
-        next: None,
+        items: page.items.iter().map(|(_, cost)| CostView::from(cost)).collect(),
+        next: page.next,
     };
     Ok(reply::json(StatusCode::OK, &page))
 }
