@@ -22,7 +22,7 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let config = args.settings.load()?;
     log::begin(&config);
     raise_descriptor_limit();
-    runtime()?.block_on(serve(&config, output))
+    run_to_end(runtime()?, serve(&config, output))
 }
 
 /// Takes as many descriptors as the system grants when asked: each sandbox and each connection holds some.
@@ -46,6 +46,14 @@ async fn serve(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the threads that serve")
+}
+
+/// Runs a node to its end. What still works in the background then, on a cache that is built say, ends with the process:
+/// all that must last was waited for when the node stopped.
+pub fn run_to_end<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }
 
 /// Says where the node is and how to reach it.
@@ -94,5 +102,29 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn work_in_the_background_does_not_hold_up_the_end() {
+        let (hold, held) = mpsc::channel::<()>();
+        let (told, ended) = mpsc::channel();
+        let done = run_to_end(runtime().expect("threads can be started"), async {
+            tokio::task::spawn_blocking(move || {
+                let _ = held.recv();
+                let _ = told.send(());
+            });
+            7
+        });
+        assert_eq!(done, 7);
+        assert!(ended.try_recv().is_err(), "the control: it works on");
+        drop(hold);
+        assert!(ended.recv().is_ok());
     }
 }
