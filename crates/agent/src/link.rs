@@ -18,13 +18,15 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::channel::{Channel, Dial};
+use crate::channel::Dial;
 use crate::message::{Hello, Keep, Refusal, Welcome};
 use crate::service::{Serve, ServiceNews};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 
 /// How long an agent that is there may take over its first word: it may still be starting.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
+/// How long an agent may take to forget the code that is not in use.
+pub(crate) const KEEP_MAX: Duration = Duration::from_secs(60);
 /// Beats in a lease.
 const BEATS: u32 = 4;
 /// News of services that nobody has read yet; more are held back in the channel.
@@ -138,7 +140,7 @@ impl Inner {
 impl Link {
     /// Connects to an agent that is there. The news end with [`LinkNews::Lost`].
     pub async fn connect(options: LinkOptions) -> Result<(Self, mpsc::Receiver<LinkNews>), LinkError> {
-        let shaken = timeout(HANDSHAKE_MAX, shake_hands(options.dial.dial().await?, &options)).await;
+        let shaken = timeout(HANDSHAKE_MAX, shake_hands(&options)).await;
         let (framed, welcome) = shaken.map_err(|_| LinkError::Silent(HANDSHAKE_MAX))??;
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
         let (orders, orders_receiver) = mpsc::unbounded_channel();
@@ -255,6 +257,11 @@ impl Link {
         if self.inner.code == CodeWay::Shared {
             return Ok(());
         }
+        let kept = timeout(KEEP_MAX, self.try_keep(digests)).await;
+        kept.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {KEEP_MAX:?}")))?
+    }
+
+    async fn try_keep(&self, digests: &[Digest]) -> io::Result<()> {
         let mut framed = self.inner.open().await?;
         let keep = Keep {
             epoch: self.inner.epoch,
@@ -264,13 +271,19 @@ impl Link {
         framed.put_json(Kind::Keep, &keep);
         framed.flush().await?;
         // The agent closes the channel when it is done.
-        while framed.next().await?.is_some() {}
-        Ok(())
+        match framed.next().await? {
+            None => Ok(()),
+            Some(frame) => Err(WireError::Unexpected {
+                kind: frame.kind,
+                wanted: "the end",
+            }
+            .into()),
+        }
     }
 }
 
-async fn shake_hands(channel: Channel, options: &LinkOptions) -> Result<(Framed, Welcome), LinkError> {
-    let mut framed = Framed::new(channel);
+async fn shake_hands(options: &LinkOptions) -> Result<(Framed, Welcome), LinkError> {
+    let mut framed = Framed::new(options.dial.dial().await?);
     let hello = Hello {
         protocol: PROTOCOL,
         epoch: options.epoch,

@@ -15,7 +15,8 @@ pub mod spec;
 use std::io;
 
 use bowline_foundation::digest::Digest;
-use bowline_sandbox::{CreateError, FunctionError, PrepareError, SandboxKind};
+use bowline_sandbox::answer::{STREAM_BUFFER_BYTES, STREAM_PIECE_BYTES};
+use bowline_sandbox::{CreateError, FunctionError, PLATFORM_BODY_BYTES_MAX, PrepareError, SandboxKind};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -167,6 +168,29 @@ impl From<NotCreated> for CreateError {
             NotCreated::Backend { text } => Self::Backend(io::Error::other(text)),
         }
     }
+}
+
+/// What of a streamed answer may be on its way without the node's word.
+pub const ANSWER_WINDOW: u64 = STREAM_PIECE_BYTES as u64;
+/// What a piece of it counts beside its bytes, so that many tiny ones are bounded too.
+pub const PIECE_OVERHEAD_BYTES: u64 = 128;
+/// What may ever be on its way: when a function has ended, its agent sends all that it still holds.
+pub const ANSWER_OWED_MAX: u64 = 2 * STREAM_BUFFER_BYTES as u64;
+const _: () = assert!(ANSWER_OWED_MAX > STREAM_BUFFER_BYTES as u64 + 2 * ANSWER_WINDOW);
+
+/// Requests of one guest that wait for their answers.
+pub const ASKS_MAX: usize = 16;
+/// What they may hold together, unless there is only one.
+pub const ASKS_BYTES_MAX: usize = PLATFORM_BODY_BYTES_MAX;
+
+/// What a request of a guest takes.
+pub fn ask_bytes(first: &str, second: &str, body: &[u8]) -> usize {
+    first.len() + second.len() + body.len()
+}
+
+/// Whether one more request may wait beside those that do.
+pub fn may_ask(waiting: usize, waiting_bytes: usize, bytes: usize) -> bool {
+    waiting == 0 || waiting < ASKS_MAX && waiting_bytes.saturating_add(bytes) <= ASKS_BYTES_MAX
 }
 
 /// A request of a guest to the platform, or its answer: a number, two texts and a body.

@@ -5,7 +5,8 @@
 //!   Open ─▶ Data … ─▶ Credit ◀─ … ─▶ Close (each side once; both: the channel is over)
 //! ```
 //! Each channel has a window of [`WINDOW`] bytes each way: a side sends no more than the other has taken, so that one
-//! slow reader holds nobody else up and nothing is kept without bound. Whoever breaks that ends the whole stream.
+//! slow reader holds nobody else up and nothing is kept without bound. Whoever breaks that ends the whole stream. What
+//! came is kept as bytes, not as the pieces that it came in: however small these are, it takes no more than the window.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::channel::{Accept, ByteStream, Channel, Dial};
 
@@ -161,11 +162,60 @@ struct Shared {
 /// What the reader of the stream needs of a channel.
 struct Ends {
     /// Data for the channel; gone once the other side has closed.
-    data: Option<mpsc::UnboundedSender<Bytes>>,
+    data: Option<Feed>,
     /// What may still come before the other side must wait.
     window: Arc<Semaphore>,
     /// What may still go.
     credit: Arc<Semaphore>,
+}
+
+/// What came for a channel and is not yet in it.
+#[derive(Default)]
+struct Inbox {
+    waiting: Mutex<Waiting>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: BytesMut,
+    ended: bool,
+}
+
+impl Inbox {
+    /// What came next, at most a piece of it; `None` after the last.
+    async fn next(&self) -> Option<Bytes> {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                if !waiting.bytes.is_empty() {
+                    let length = waiting.bytes.len().min(DATA_BYTES_MAX);
+                    return Some(waiting.bytes.split_to(length).freeze());
+                }
+                if waiting.ended {
+                    return None;
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
+/// The stream's end of an [`Inbox`]: nothing more comes when it is dropped.
+struct Feed(Arc<Inbox>);
+
+impl Feed {
+    fn put(&self, data: &[u8]) {
+        self.0.waiting.lock().bytes.extend_from_slice(data);
+        self.0.news.notify_one();
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.0.waiting.lock().ended = true;
+        self.0.news.notify_one();
+    }
 }
 
 fn start(stream: impl ByteStream) -> (Arc<Shared>, mpsc::Receiver<Channel>) {
@@ -238,10 +288,10 @@ impl Shared {
     fn begin(self: &Arc<Self>, number: u32) -> io::Result<DuplexStream> {
         let (near, far) = tokio::io::duplex(DATA_BYTES_MAX);
         let (far_reader, far_writer) = tokio::io::split(far);
-        let (data, incoming) = mpsc::unbounded_channel();
+        let inbox = Arc::new(Inbox::default());
         let (window, credit) = (Arc::new(Semaphore::new(WINDOW)), Arc::new(Semaphore::new(WINDOW)));
         let ends = Ends {
-            data: Some(data),
+            data: Some(Feed(inbox.clone())),
             window: window.clone(),
             credit: credit.clone(),
         };
@@ -256,7 +306,7 @@ impl Shared {
         drop(channels);
         let shared = self.clone();
         tokio::spawn(async move {
-            let inward = shared.bring_in(number, incoming, far_writer, window);
+            let inward = shared.bring_in(number, &inbox, far_writer, window);
             let outward = shared.bring_out(number, far_reader, credit);
             let _ = tokio::join!(inward, outward);
             if let Some(open) = shared.channels.lock().as_mut() {
@@ -280,9 +330,8 @@ impl Shared {
                     .try_acquire_many(length)
                     .map_err(|_| MuxError::Window(number))?;
                 room.forget();
-                if let Some(sender) = &ends.data {
-                    // A reader that went away takes nothing more.
-                    let _ = sender.send(data);
+                if let Some(feed) = &ends.data {
+                    feed.put(&data);
                 }
             }
             Piece::Credit(bytes) => {
@@ -301,11 +350,11 @@ impl Shared {
     async fn bring_in(
         &self,
         number: u32,
-        mut incoming: mpsc::UnboundedReceiver<Bytes>,
+        inbox: &Inbox,
         mut writer: WriteHalf<DuplexStream>,
         window: Arc<Semaphore>,
     ) -> io::Result<()> {
-        while let Some(data) = incoming.recv().await {
+        while let Some(data) = inbox.next().await {
             // If nobody reads, what comes is dropped, but the other side is not held up.
             let _ = writer.write_all(&data).await;
             window.add_permits(data.len());

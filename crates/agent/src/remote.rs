@@ -1,7 +1,8 @@
 //! Sandboxes in an instance, as the node sees them: a [`Backend`] like any other.
 
+mod exchange;
+
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -9,17 +10,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::digest::Digest;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    AnswerSink, Backend, CreateError, Ground, Invocation, LogSink, Outcome, Platform, PlatformRequest,
-    PlatformResponse, PrepareError, Report, Sandbox, SandboxKind, Usage, VersionSpec,
+    Backend, CreateError, Ground, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind, Usage,
+    VersionSpec,
 };
-use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::code;
 use crate::link::{Inner, Link};
-use crate::message::{self, Create, Created, Judge, NotCreated, Question, Verdict, invoke, report};
+use crate::message::{Create, Created, Judge, NotCreated, Question, Verdict, invoke};
 use crate::wire::{self, Framed, Kind, WireError};
 
+use exchange::Exchange;
+
+/// How long the agent may take over a question or a new sandbox: it may have to be sent the code first, and to compile it.
+const WORK_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long it may take beyond the deadline of an invocation.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long it may leave a word unread that nobody waits for.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Lines of output that are read at once of a sandbox that should be idle.
+const IDLE_FRAMES_MAX: usize = 256;
 /// How long the agent may take to remove a sandbox before nobody waits any longer.
 const DESTROY_MAX: Duration = Duration::from_secs(30);
 
@@ -62,7 +74,7 @@ impl Remote {
     }
 
     async fn ask(&self, question: Question, version: &VersionSpec) -> Result<(), PrepareError> {
-        self.judge(question, version)
+        within(WORK_MAX, self.judge(question, version))
             .await
             .map_err(PrepareError::Backend)?
             .into()
@@ -117,13 +129,16 @@ impl Backend for Remote {
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
         let held = Held::take(&self.link, &version)?;
-        let created = self.try_create(&version, &log).await.map_err(CreateError::Backend)?;
+        let created = within(WORK_MAX, self.try_create(&version, &log)).await;
+        let created = created.map_err(CreateError::Backend)?;
         let (framed, created) = created.map_err(CreateError::from)?;
         Ok(Box::new(RemoteSandbox {
             framed,
             log,
-            resident_bytes: created.resident_bytes,
+            resident_bytes: held.at_most(created.resident_bytes),
             settled: true,
+            budget: Duration::ZERO,
+            broken: false,
             held,
             ground: self.ground,
         }))
@@ -137,6 +152,12 @@ impl Backend for Remote {
             tracing::debug!(%error, "an instance keeps code that nobody uses");
         }
     }
+}
+
+/// Waits for an agent, but not for ever: it may be a hostile one.
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("the agent took longer than {limit:?}"));
+    timeout(limit, work).await.map_err(late)?
 }
 
 /// A sandbox's share of its instance, for as long as it lives.
@@ -163,6 +184,12 @@ impl Held {
             mib,
         })
     }
+
+    /// What an agent says that a sandbox holds, as far as it can be true.
+    fn at_most(&self, bytes: u64) -> u64 {
+        let mebibytes = u32::try_from(self.mib).unwrap_or(u32::MAX);
+        bytes.min(Mebibytes(mebibytes).bytes())
+    }
 }
 
 impl Drop for Held {
@@ -178,6 +205,10 @@ struct RemoteSandbox {
     log: Arc<dyn LogSink>,
     resident_bytes: u64,
     settled: bool,
+    /// What the last invocation had: no longer is it settled.
+    budget: Duration,
+    /// The channel does not do what it should: the sandbox is not used again.
+    broken: bool,
     held: Held,
     ground: Ground,
 }
@@ -186,13 +217,15 @@ impl RemoteSandbox {
     /// Reads what came while nobody waited; whether the channel is well.
     fn attend(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        loop {
+        // What more there is waits: one that only ever prints must not hold up whoever looks.
+        for _ in 0..IDLE_FRAMES_MAX {
             match self.framed.poll_next(&mut cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Ok(Some(frame))) if frame.kind == Kind::Log => self.log.write(&frame.body),
                 Poll::Ready(_) => return false,
             }
         }
+        true
     }
 
     async fn try_settle(&mut self) -> io::Result<bool> {
@@ -207,7 +240,8 @@ impl RemoteSandbox {
         }
     }
 
-    fn broken(&self, error: &io::Error) -> Report {
+    fn broken(&mut self, error: &io::Error) -> Report {
+        self.broken = true;
         Report {
             outcome: Outcome::Broken(format!("the instance's agent broke off: {error}")),
             usage: Usage::default(),
@@ -220,21 +254,14 @@ impl RemoteSandbox {
 impl Sandbox for RemoteSandbox {
     async fn invoke(&mut self, invocation: Invocation) -> Report {
         wire::put(&mut self.framed.out, Kind::Invoke, |out| invoke::put(out, &invocation));
-        let exchange = Exchange {
-            framed: &mut self.framed,
-            log: &*self.log,
-            sink: invocation.sink,
-            owed: 0,
-            platform: invocation.platform,
-            asks: None,
-            done: false,
-        };
-        match exchange.await {
+        self.budget = invocation.deadline.budget;
+        let exchange = Exchange::new(&mut self.framed, &*self.log, invocation.sink, invocation.platform);
+        match within(self.budget.saturating_add(GRACE), exchange).await {
             // What a fenced instance still answers does not count.
             Ok(_) if self.held.link.is_closed() => self.broken(&io::Error::other("it was fenced")),
             Ok(message) => {
                 self.settled = message.settled;
-                self.resident_bytes = message.resident_bytes;
+                self.resident_bytes = self.held.at_most(message.resident_bytes);
                 message.report
             }
             Err(error) => self.broken(&error),
@@ -247,17 +274,17 @@ impl Sandbox for RemoteSandbox {
 
     async fn settle(&mut self) -> bool {
         self.settled = true;
-        self.try_settle().await.unwrap_or(false)
+        let limit = self.budget.saturating_add(GRACE);
+        within(limit, self.try_settle()).await.unwrap_or(false)
     }
 
     fn is_alive(&mut self) -> bool {
-        self.held.link.serves() && self.attend()
+        !self.broken && self.held.link.serves() && self.attend()
     }
 
     async fn idle(&mut self) {
         self.framed.put(Kind::Idle, b"");
-        // A channel that broke is noticed before the sandbox is used again.
-        let _ = self.framed.flush().await;
+        self.broken |= within(IDLE_MAX, self.framed.flush()).await.is_err();
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -279,115 +306,11 @@ impl Sandbox for RemoteSandbox {
             }
             Ok::<(), io::Error>(())
         };
-        if tokio::time::timeout(DESTROY_MAX, ended).await.is_err() {
+        if timeout(DESTROY_MAX, ended).await.is_err() {
             tracing::warn!("an instance takes longer than {DESTROY_MAX:?} to remove a sandbox");
         }
     }
 }
 
-/// One invocation at the node's end of a channel. Dropped before its end it ends the guest's run.
-struct Exchange<'a> {
-    framed: &'a mut Framed,
-    log: &'a dyn LogSink,
-    sink: Option<AnswerSink>,
-    /// Bytes of the answer that were taken and not yet credited.
-    owed: u64,
-    platform: Option<Arc<dyn Platform>>,
-    /// Requests of the guest that wait for the platform, once there is one.
-    asks: Option<JoinSet<(u32, PlatformResponse)>>,
-    done: bool,
-}
-
-impl Exchange<'_> {
-    /// Takes a frame; the report ends the exchange.
-    fn take(&mut self, frame: wire::Frame) -> Result<Option<report::ReportMessage>, WireError> {
-        match frame.kind {
-            Kind::Report => return report::take(frame.body).map(Some),
-            Kind::Log => self.log.write(&frame.body),
-            Kind::Begin | Kind::Piece => self.take_answer(frame)?,
-            Kind::Ask => {
-                let (number, method, target, body) = message::take_ask(frame.body)?;
-                let platform = self
-                    .platform
-                    .clone()
-                    .ok_or(WireError::Body("a request of a guest that may not ask"))?;
-                self.asks.get_or_insert_default().spawn(async move {
-                    let request = PlatformRequest { method, target, body };
-                    (number, platform.ask(request).await)
-                });
-            }
-            kind => {
-                let wanted = "a report";
-                return Err(WireError::Unexpected { kind, wanted });
-            }
-        }
-        Ok(None)
-    }
-
-    fn take_answer(&mut self, frame: wire::Frame) -> Result<(), WireError> {
-        let sink = self
-            .sink
-            .as_mut()
-            .ok_or(WireError::Body("a streamed answer that nobody takes"))?;
-        if frame.kind == Kind::Begin {
-            sink.begin(&String::from_utf8_lossy(&frame.body));
-            return Ok(());
-        }
-        self.owed += frame.body.len() as u64;
-        // The agent holds the guest to the same limit, and tells of it in the report.
-        sink.push(frame.body)
-            .map_err(|_| WireError::Body("an answer over its limit"))
-    }
-
-    /// Does what the invocation needs beside its report; whether there is something to send.
-    fn attend(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.owed > 0
-            && let Some(sink) = &mut self.sink
-            && sink.poll_ready(cx).is_ready()
-        {
-            self.framed.put(Kind::Credit, &self.owed.to_le_bytes());
-            self.owed = 0;
-        }
-        while let Some(asks) = &mut self.asks
-            && let Poll::Ready(Some(answered)) = asks.poll_join_next(cx)
-        {
-            let Ok((number, answer)) = answered else { continue };
-            wire::put(&mut self.framed.out, Kind::Answer, |out| {
-                let exception = answer.exception.as_deref().unwrap_or_default();
-                message::put_ask(out, number, &answer.status.to_string(), exception, &answer.body);
-            });
-        }
-        self.framed.has_queued()
-    }
-}
-
-impl Future for Exchange<'_> {
-    type Output = io::Result<report::ReportMessage>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        loop {
-            // An agent that takes nothing more may still have something to say.
-            let flushed = this.framed.poll_flush(cx)?;
-            while let Poll::Ready(frame) = this.framed.poll_next(cx)? {
-                let frame = frame.ok_or(WireError::Ended("an invocation"))?;
-                if let Some(report) = this.take(frame)? {
-                    this.done = true;
-                    return Poll::Ready(Ok(report));
-                }
-            }
-            if !this.attend(cx) || flushed.is_pending() {
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
-impl Drop for Exchange<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            let mut cx = Context::from_waker(Waker::noop());
-            let _ = self.framed.poll_end(&mut cx);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

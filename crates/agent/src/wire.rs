@@ -248,6 +248,10 @@ impl Framed {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Frame>>> {
         loop {
             if let Some(frame) = take(&mut self.read)? {
+                if frame.body.len() > KEPT_BYTES {
+                    // A small frame that is kept must not keep the buffer of a large one.
+                    self.read = BytesMut::from(&self.read[..]);
+                }
                 return Poll::Ready(Ok(Some(frame)));
             }
             if self.ended {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_sandbox::answer::{self, AnswerStream, STREAM_PIECE_BYTES};
+use bowline_sandbox::answer::{self, AnswerStream};
 use bowline_sandbox::{CreateError, LogSink, Platform, PlatformRequest, PlatformResponse, Sandbox};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -18,13 +18,13 @@ use tokio::time::MissedTickBehavior;
 use super::Shared;
 use crate::message::invoke::{self, InvokeMessage};
 use crate::message::report::{self, ReportMessage};
-use crate::message::{Create, Created, NotCreated, put_ask, take_ask};
+use crate::message::{
+    ANSWER_WINDOW, ASKS_MAX, Create, Created, NotCreated, PIECE_OVERHEAD_BYTES, ask_bytes, may_ask, put_ask, take_ask,
+};
 use crate::wire::{self, Framed, Kind, WireError};
 
 /// Output that waits for the channel; more is dropped.
 const LOG_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Requests of a guest that wait for the channel.
-const ASKS_MAX: usize = 16;
 /// How often an idle sandbox is asked whether it lives.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
@@ -144,6 +144,8 @@ impl Place {
             stream,
             asks,
             asked: HashMap::new(),
+            asked_bytes: 0,
+            next: None,
             number: 0,
         };
         let report = exchange.run(sandbox.invoke(invocation)).await?;
@@ -167,6 +169,8 @@ impl Place {
             stream: None,
             asks: None,
             asked: HashMap::new(),
+            asked_bytes: 0,
+            next: None,
             number: 0,
         };
         exchange.run(work).await
@@ -178,7 +182,11 @@ struct Exchange<'a> {
     place: &'a mut Place,
     stream: Option<Stream>,
     asks: Option<mpsc::Receiver<Asked>>,
-    asked: HashMap<u32, oneshot::Sender<PlatformResponse>>,
+    /// Requests that wait for their answers, with what they take.
+    asked: HashMap<u32, (usize, oneshot::Sender<PlatformResponse>)>,
+    asked_bytes: usize,
+    /// The next request, for which there was no room beside them.
+    next: Option<Asked>,
     number: u32,
 }
 
@@ -238,7 +246,10 @@ impl Exchange<'_> {
                     .try_into()
                     .map_err(|_| WireError::Body("a credit"))?;
                 if let Some(stream) = &mut self.stream {
-                    stream.credit = stream.credit.saturating_add(u64::from_le_bytes(credit)).min(WINDOW);
+                    stream.credit = stream
+                        .credit
+                        .saturating_add(u64::from_le_bytes(credit))
+                        .min(ANSWER_WINDOW);
                 }
             }
             Kind::Answer => {
@@ -248,7 +259,8 @@ impl Exchange<'_> {
                     exception: (!exception.is_empty()).then(|| exception.into()),
                     body,
                 };
-                if let Some(asked) = self.asked.remove(&number) {
+                if let Some((bytes, asked)) = self.asked.remove(&number) {
+                    self.asked_bytes -= bytes;
                     let _ = asked.send(answer);
                 }
             }
@@ -260,21 +272,34 @@ impl Exchange<'_> {
         Ok(())
     }
 
+    /// Passes requests on, as many as the node takes at once.
     fn pass_asks(&mut self, cx: &mut Context<'_>) {
-        let Some(asks) = &mut self.asks else { return };
-        while let Poll::Ready(Some((request, back))) = asks.poll_recv(cx) {
+        while let Some((request, back)) = self.next_ask(cx) {
+            let bytes = ask_bytes(&request.method, &request.target, &request.body);
+            if !may_ask(self.asked.len(), self.asked_bytes, bytes) {
+                self.next = Some((request, back));
+                return;
+            }
             self.number += 1;
-            self.asked.insert(self.number, back);
+            self.asked_bytes += bytes;
+            self.asked.insert(self.number, (bytes, back));
             let number = self.number;
             wire::put(&mut self.place.framed.out, Kind::Ask, |out| {
                 put_ask(out, number, &request.method, &request.target, &request.body);
             });
         }
     }
-}
 
-/// Bytes of an answer that may be on their way without the node's word.
-const WINDOW: u64 = STREAM_PIECE_BYTES as u64;
+    fn next_ask(&mut self, cx: &mut Context<'_>) -> Option<Asked> {
+        if self.next.is_some() {
+            return self.next.take();
+        }
+        match self.asks.as_mut()?.poll_recv(cx) {
+            Poll::Ready(asked) => asked,
+            Poll::Pending => None,
+        }
+    }
+}
 
 /// A streamed answer on its way to the node.
 struct Stream {
@@ -290,7 +315,7 @@ impl Stream {
         Self {
             stream,
             begun: false,
-            credit: WINDOW,
+            credit: ANSWER_WINDOW,
             rest: Bytes::new(),
         }
     }
@@ -314,7 +339,7 @@ impl Stream {
             }
             let length = usize::try_from(self.credit).unwrap_or(usize::MAX).min(self.rest.len());
             framed.put(Kind::Piece, &self.rest.split_to(length));
-            self.credit -= length as u64;
+            self.credit = self.credit.saturating_sub(length as u64 + PIECE_OVERHEAD_BYTES);
         }
     }
 

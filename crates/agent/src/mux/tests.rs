@@ -101,3 +101,38 @@ async fn a_side_that_sends_more_than_its_window_is_cut_off() {
         .expect("it is cut off");
     assert!(accept.accept().await.is_err());
 }
+
+/// Bytes that are in memory as long as somebody holds them.
+struct Held {
+    _buffer: Arc<()>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        b"7"
+    }
+}
+
+#[tokio::test]
+async fn what_comes_in_tiny_pieces_holds_no_more_than_its_bytes() {
+    let (near, _far) = tokio::io::duplex(1024);
+    let (shared, _opened) = start(near);
+    let mut channel = shared.begin(1).unwrap();
+    let buffer = Arc::new(());
+    let piece = || {
+        Piece::Data(Bytes::from_owner(Held {
+            _buffer: buffer.clone(),
+        }))
+    };
+    let control = piece();
+    assert_eq!(Arc::strong_count(&buffer), 2, "the control: a piece holds its buffer");
+    drop(control);
+    for _ in 0..WINDOW {
+        shared.take(1, piece()).unwrap();
+    }
+    assert_eq!(Arc::strong_count(&buffer), 1, "no buffer is held");
+    assert_eq!(shared.take(1, piece()), Err(MuxError::Window(1)));
+    let mut read = vec![0; WINDOW];
+    channel.read_exact(&mut read).await.unwrap();
+    assert!(read.iter().all(|byte| *byte == b'7'), "all of it comes");
+}
