@@ -32,6 +32,7 @@ pub enum Exception {
     PolicyLengthExceeded,
     PreconditionFailed,
     ProvisionedConcurrencyConfigNotFound,
+    RequestEntityTooLarge,
     RequestTooLarge,
     ResourceConflict,
     ResourceNotFound,
@@ -45,6 +46,12 @@ pub enum Exception {
 }
 
 impl Exception {
+    /// The status, and the name in `x-amzn-ErrorType`.
+    pub fn told(self) -> (StatusCode, &'static str) {
+        let (status, name, _) = self.shape();
+        (status, name)
+    }
+
     /// The status, the name in `x-amzn-ErrorType`, and whether the body's key is `Message`.
     fn shape(self) -> (StatusCode, &'static str, bool) {
         const LOWER: bool = false;
@@ -71,6 +78,7 @@ impl Exception {
                 "ProvisionedConcurrencyConfigNotFoundException",
                 LOWER,
             ),
+            Self::RequestEntityTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLargeException", LOWER),
             Self::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", LOWER),
             Self::ResourceConflict => (StatusCode::CONFLICT, "ResourceConflictException", LOWER),
             Self::ResourceNotFound => (StatusCode::NOT_FOUND, "ResourceNotFoundException", UPPER),
@@ -134,10 +142,14 @@ impl ApiError {
         )
     }
 
-    /// `RequestTooLargeException` for a body of more than `bytes_max` bytes.
+    /// For a body of more than `bytes_max` bytes: the model has a name of its own for invocations.
     pub fn too_large(operation: Operation, bytes_max: usize) -> Self {
+        let exception = match operation {
+            Operation::Invoke | Operation::InvokeWithResponseStream => Exception::RequestTooLarge,
+            _ => Exception::RequestEntityTooLarge,
+        };
         Self::new(
-            Exception::RequestTooLarge,
+            exception,
             format!(
                 "Request must be smaller than {bytes_max} bytes for the {} operation",
                 operation.action()

@@ -113,8 +113,9 @@ impl Cli {
             Command::Agent(args) => agent::run(args),
             Command::Config(args) => config::run(args, output),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "bowline", &mut std::io::stdout());
-                Ok(ExitCode::SUCCESS)
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "bowline", &mut script);
+                crate::output::bytes(&script).map(|()| ExitCode::SUCCESS)
             }
         };
         result.unwrap_or_else(|error| {

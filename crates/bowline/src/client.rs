@@ -281,6 +281,8 @@ impl Client {
     pub fn put_file(&self, path: &str, mut file: File) -> anyhow::Result<Value> {
         let mut headers = header("content-type", "application/x-tar")?;
         headers.extend(header("content-length", &file.metadata()?.len().to_string())?);
+        // What is refused is refused before it is sent; who sends on would not hear why.
+        headers.extend(header("expect", "100-continue")?);
         let payload = match &self.credentials {
             Some(_) => digest_of(&mut file)?.to_string(),
             None => String::new(),

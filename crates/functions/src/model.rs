@@ -95,6 +95,15 @@ pub enum Architecture {
     Arm64,
 }
 
+impl Architecture {
+    /// This node's own, and so that of the images that it runs.
+    pub const HERE: Self = if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else {
+        Self::X86_64
+    };
+}
+
 /// A deployment package in the blob store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodePackage {

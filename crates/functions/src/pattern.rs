@@ -108,6 +108,13 @@ impl Pattern {
         event.as_object().is_some_and(|event| self.0.matches(event))
     }
 
+    /// Whether a record fits whose content lies at this key. Content that is a text, or no JSON, does not fit what looks
+    /// into it, not even what asks for something that is not there.
+    pub fn matches_record(&self, record: &Value, content: &str) -> bool {
+        let record = record.as_object();
+        record.is_some_and(|record| self.0.matches_record(record, content))
+    }
+
     /// The keys that the pattern looks at first, alternatives included.
     pub fn keys(&self) -> Vec<&str> {
         self.0.keys()
@@ -128,6 +135,16 @@ impl Node {
             .iter()
             .all(|(key, condition)| condition.matches(object.get(key)));
         let fits = |group: &Vec<Self>| group.iter().any(|node| node.matches(object));
+        fields && self.groups.iter().all(fits)
+    }
+
+    fn matches_record(&self, record: &Map<String, Value>, content: &str) -> bool {
+        let is_seen_into = matches!(record.get(content), Some(Value::Object(_) | Value::Array(_)));
+        let fields = self.fields.iter().all(|(key, condition)| {
+            let is_blind = !is_seen_into && key == content && matches!(condition, Condition::Object(_));
+            !is_blind && condition.matches(record.get(key))
+        });
+        let fits = |group: &Vec<Self>| group.iter().any(|node| node.matches_record(record, content));
         fields && self.groups.iter().all(fits)
     }
 

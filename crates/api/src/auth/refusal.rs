@@ -24,14 +24,20 @@ pub enum Refusal {
     SessionToken,
 }
 
+impl Refusal {
+    /// What the service calls it.
+    pub fn exception(&self) -> Exception {
+        match self {
+            Self::Missing => Exception::MissingAuthenticationToken,
+            Self::Incomplete(_) => Exception::IncompleteSignature,
+            Self::Invalid(_) | Self::Mismatch => Exception::InvalidSignature,
+            Self::UnknownKey | Self::SessionToken => Exception::UnrecognizedClient,
+        }
+    }
+}
+
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        let exception = match refusal {
-            Refusal::Missing => Exception::MissingAuthenticationToken,
-            Refusal::Incomplete(_) => Exception::IncompleteSignature,
-            Refusal::Invalid(_) | Refusal::Mismatch => Exception::InvalidSignature,
-            Refusal::UnknownKey | Refusal::SessionToken => Exception::UnrecognizedClient,
-        };
-        Self::new(exception, refusal.to_string())
+        Self::new(refusal.exception(), refusal.to_string())
     }
 }

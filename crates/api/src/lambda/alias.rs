@@ -82,7 +82,9 @@ impl RoutingConfig {
             return Ok(None);
         };
         if weights.next().is_some() {
-            return Err(ApiError::invalid("An alias routes to one additional version at most."));
+            return Err(ApiError::invalid(
+                "Number of items in AdditionalVersionWeights cannot be greater than 1",
+            ));
         }
         if !(0.0..=1.0).contains(&weight) {
             return Err(read::invalid(

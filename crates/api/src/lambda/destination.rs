@@ -8,7 +8,7 @@ use crate::dispatch::Call;
 use crate::error::ApiError;
 
 /// Where outcomes go.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DestinationConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -18,7 +18,7 @@ pub struct DestinationConfig {
 }
 
 /// One of them; without an ARN there is none.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Destination {
     #[serde(skip_serializing_if = "Option::is_none")]

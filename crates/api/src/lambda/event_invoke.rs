@@ -12,7 +12,7 @@ use crate::dispatch::{Call, Node};
 use crate::error::ApiError;
 use crate::reply;
 
-#[derive(Deserialize)]
+#[derive(Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct PutRequest {
     maximum_retry_attempts: Option<i64>,
@@ -62,6 +62,11 @@ impl Shown {
 pub async fn put(call: &Call<'_>, body: &[u8], mode: PutMode) -> Result<Response<Body>, ApiError> {
     let target = existing(call)?;
     let request: PutRequest = read::json(body)?;
+    if request == PutRequest::default() {
+        return Err(ApiError::invalid(
+            "You must specify at least one of error handling or destination setting.",
+        ));
+    }
     let destinations = request.destination_config.unwrap_or_default();
     let put = PutEventInvoke {
         retries_max: request.maximum_retry_attempts,

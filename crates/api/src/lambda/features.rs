@@ -116,11 +116,17 @@ impl Members {
             violations.one_of("loggingConfig.logFormat", format, &["JSON", "Text"]);
         }
         let dead_letters = self.dead_letter_config.as_ref();
-        if let Some(arn) = dead_letters.and_then(|config| config.target_arn.as_deref())
-            && !is_resource(arn)
-        {
-            let member = "deadLetterConfig.targetArn";
-            violations.broken(&format!("'{arn}'"), member, RESOURCE_PATTERN);
+        let resources = [
+            ("kMSKeyArn", self.kms_key_arn.as_deref()),
+            (
+                "deadLetterConfig.targetArn",
+                dead_letters.and_then(|config| config.target_arn.as_deref()),
+            ),
+        ];
+        for (member, arn) in resources {
+            if let Some(arn) = arn.filter(|arn| !is_resource(arn)) {
+                violations.broken(&format!("'{arn}'"), member, RESOURCE_PATTERN);
+            }
         }
         violations.finish()
     }

@@ -16,19 +16,19 @@ pub struct Identity {
     pub account: AccountId,
 }
 
-/// Judges the head of a request; why it is refused is not told.
+/// Judges the head of a request.
 pub fn begin(request: &UrlRequest<'_>) -> Result<Proof, Refusal> {
     let node = request.node;
     let proof = node
         .auth
         .identify(&request.head.headers, query(request), node.clock.now());
-    proof.map_err(|_| Refusal::Forbidden)
+    proof.map_err(Refusal::from)
 }
 
 /// Judges the signature over head and body. Somebody must have signed, on an open node too.
 pub async fn finish(request: &UrlRequest<'_>, proof: Proof, body: &Bytes) -> Result<Identity, Refusal> {
     let identity = proof.finish(request.head, body).await;
-    let identity = identity.map_err(|_| Refusal::Forbidden)?;
+    let identity = identity.map_err(Refusal::from)?;
     let account = identity.account.ok_or(Refusal::Forbidden)?;
     let credential = account::credential(&request.head.headers, query(request)).ok_or(Refusal::Forbidden)?;
     let access_key = credential.split('/').next().unwrap_or_default().trim().to_owned();

@@ -4,6 +4,7 @@ use bowline_functions::error::{Error, Throttle};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
+use crate::auth;
 use crate::body::{Body, CollectError};
 use crate::reply;
 
@@ -12,12 +13,14 @@ const FORBIDDEN: &str = "Forbidden. For troubleshooting Function URL authorizati
      https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html";
 
 /// Why a request does not reach a function, or its answer not the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No function has this URL.
     NotFound,
-    /// The caller may not.
+    /// The caller may not, or is nobody.
     Forbidden,
+    /// Whoever signed cannot be believed.
+    Unsigned(auth::Refusal),
     TooLarge,
     Throttled(Throttle),
     /// The function failed, or its answer is not one of HTTP.
@@ -44,6 +47,7 @@ impl Refusal {
                 "TooManyRequestsException",
                 "Rate Exceeded.",
             ),
+            Self::Unsigned(refusal) => return unsigned(&refusal),
             Self::BadGateway => return bad_gateway(),
         };
         let mut response = reply::json(status, &json!({ "Message": message }));
@@ -53,6 +57,24 @@ impl Refusal {
             headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+/// What is wrong with a signature, as the API says it.
+fn unsigned(refusal: &auth::Refusal) -> Response<Body> {
+    let (status, name) = refusal.exception().told();
+    let mut response = reply::json(status, &json!({ "message": refusal.to_string() }));
+    let headers = response.headers_mut();
+    headers.insert(reply::ERROR_TYPE, HeaderValue::from_static(name));
+    response
+}
+
+impl From<auth::Refusal> for Refusal {
+    fn from(refusal: auth::Refusal) -> Self {
+        match refusal {
+            auth::Refusal::Missing => Self::Forbidden,
+            refusal => Self::Unsigned(refusal),
+        }
     }
 }
 

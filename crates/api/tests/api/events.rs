@@ -166,6 +166,7 @@ async fn an_event_invoke_configuration_lives_from_put_to_delete() {
     let listed = node.get(&format!("{path}/list")).await.json();
     assert_eq!(listed["FunctionEventInvokeConfigs"], json!([replaced]));
     for (body, name) in [
+        (json!({}), "InvalidParameterValueException"),
         (json!({ "MaximumRetryAttempts": 3 }), "ValidationException"),
         (json!({ "MaximumEventAgeInSeconds": 59 }), "ValidationException"),
         (

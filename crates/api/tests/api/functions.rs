@@ -173,6 +173,8 @@ async fn creation_refuses_what_the_service_refuses() {
         let message = check(member, value, 400, invalid).await;
         assert!(message.contains(member), "{message}");
     }
+    let message = check("KMSKeyArn", json!("nope"), 400, "ValidationException").await;
+    assert!(message.contains("'kMSKeyArn'"), "{message}");
     for bad in [
         "foo",
         "arn:aws:SQS:us-east-1:000000000000:q",

@@ -1,5 +1,10 @@
 //! Function URLs: their configurations, and requests to them.
 
+use bowline_api::auth::keys::AccessKey;
+use bowline_api::auth::sigv4::{Credentials, authorization};
+use bowline_foundation::clock::Timestamp;
+use bowline_foundation::id::AccountId;
+use bowline_functions::access::Secret;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use http_body_util::Full;
@@ -425,6 +430,42 @@ async fn an_iam_url_wants_a_signature() {
     grant(&node, &permission).await;
     let event = call(&node, &id, ("GET", "/"), &foreign, "").await.json();
     assert_eq!(event["requestContext"]["accountId"], "111122223333");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_iam_url_says_what_is_wrong_with_a_signature() {
+    let node = TestNode::start().await;
+    let id = deploy(&node, json!({ "AuthType": "AWS_IAM" })).await;
+    let key = AccessKey::new("KEY".to_owned(), AccountId::default_account(), Secret::new("secret"));
+    node.auth.set_keys([key].into_iter().collect());
+    let now = Timestamp::from_micros(1_795_217_079_123_456);
+    let ask = async |access_key: &str, secret: &str, at: Timestamp| {
+        let credentials = Credentials {
+            access_key: access_key.to_owned(),
+            secret: secret.to_owned(),
+            region: "eu-central-1".to_owned(),
+        };
+        let mut request = to_host(&node, &id, request("GET", "/", &[], Bytes::new()));
+        let (date, value) = authorization(&credentials, ("GET", "/"), request.headers(), b"", at);
+        let headers = request.headers_mut();
+        headers.insert("x-amz-date", date.parse().expect("a value"));
+        headers.insert("authorization", value.parse().expect("a value"));
+        node.send(request).await
+    };
+    assert_eq!(ask("KEY", "secret", now).await.status, 200, "the control");
+    let early = Timestamp::from_micros(now.as_micros() - 400_000_000);
+    for (access_key, secret, at, name, says) in [
+        ("KEY", "wrong", now, "InvalidSignatureException", "does not match"),
+        ("KEY", "secret", early, "InvalidSignatureException", "Signature expired"),
+        ("YEK", "secret", now, "UnrecognizedClientException", "security token"),
+    ] {
+        let answer = ask(access_key, secret, at).await;
+        assert_eq!((answer.status, answer.header("x-amzn-errortype")), (403, Some(name)));
+        let message = answer.json()["message"].to_string();
+        assert!(message.contains(says), "{message}");
+    }
+    assert_eq!(refused(&call(&node, &id, ("GET", "/"), &[], "").await, 403), FORBIDDEN);
     node.stop().await;
 }
 

@@ -130,7 +130,7 @@ pub(crate) fn passes(filters: &[Pattern], event: &Event) -> bool {
         .or_else(|_| std::str::from_utf8(&event.body).map(|text| Value::String(text.to_owned())))
         .unwrap_or(Value::Null);
     let seen = json!({ "data": data, "partitionKey": partition_key(event) });
-    filters.iter().any(|filter| filter.matches(&seen))
+    filters.iter().any(|filter| filter.matches_record(&seen, "data"))
 }
 
 /// What the function says about its batch.

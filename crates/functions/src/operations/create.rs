@@ -12,7 +12,7 @@ use super::code::{NewCode, Steps};
 use super::{audit, refusals, validate};
 use crate::durable::DEFAULT_CONFIG;
 use crate::error::Error;
-use crate::model::{Caller, Code, CodePackage, Configuration, CreateFunction, LastUpdate, State};
+use crate::model::{Architecture, Caller, Code, CodePackage, Configuration, CreateFunction, LastUpdate, State};
 use crate::name::Version;
 use crate::registry::{Change, FunctionEntry, VersionEntry};
 use crate::service::Inner;
@@ -39,6 +39,7 @@ pub(crate) fn check(inner: &Inner, caller: &Caller, request: &CreateFunction) ->
             .is_some_and(|layers| !layers.is_empty());
         validate::refuse_with_image([false, request.handler.is_some(), has_layers])?;
     }
+    validate::architecture(request.architecture, &request.code)?;
     configuration(inner, caller, request, None).map(drop)
 }
 
@@ -86,7 +87,10 @@ fn configuration(
         memory: MEMORY_DEFAULT,
         ephemeral_storage: EPHEMERAL_STORAGE_DEFAULT,
         environment: BTreeMap::new(),
-        architecture: request.architecture.unwrap_or_default(),
+        architecture: request.architecture.unwrap_or(match &request.code {
+            Code::Package(_) => Architecture::default(),
+            Code::Image(_) => Architecture::HERE,
+        }),
         code: CodePackage {
             digest: Digest::of(b""),
             bytes: 0,

@@ -177,6 +177,12 @@ impl From<NotFetched> for Failure {
                 Self::lasting("ImageAccessDenied", reason)
             }
             NotFetched::Image(error) if error.is_of_the_image() => Self::lasting("InvalidImage", reason),
+            // It may have been damaged on its way.
+            NotFetched::Registry(RegistryError::Unusable { .. }) => Self {
+                code: "InvalidImage",
+                reason,
+                may_pass: true,
+            },
             _ => Self::passing(reason),
         }
     }

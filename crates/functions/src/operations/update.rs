@@ -28,6 +28,7 @@ pub(crate) fn check_code(inner: &Inner, target: &FunctionRef, request: &UpdateCo
     latest_only(target)?;
     let entry = inner.entry(target)?;
     same_package_type(&entry.latest, &request.code)?;
+    validate::architecture(request.architecture, &request.code)?;
     updatable(inner, &entry, request.revision_id.as_deref())
 }
 

@@ -11,7 +11,7 @@ use bowline_sandbox::Runtime;
 
 use crate::durable::limits::{EXECUTION_SECONDS_MAX, RETENTION_DAYS_MAX};
 use crate::error::Error;
-use crate::model::{Configuration, Settings};
+use crate::model::{Architecture, Code, Configuration, Settings};
 
 const HANDLER_CHARS_MAX: usize = 128;
 const DESCRIPTION_CHARS_MAX: usize = 256;
@@ -72,21 +72,31 @@ struct Sizes {
 }
 
 fn sizes(settings: &Settings) -> Result<Sizes, Error> {
-    let mebibytes = |member, value: Option<i64>, (min, max): (Mebibytes, Mebibytes)| {
-        let size = value.map(|mib| within(member, mib, min.0, max.0).map(Mebibytes));
-        size.transpose()
+    let mut broken = Vec::new();
+    let mut limited = |member, value: Option<i64>, (min, max): (u32, u32)| match range(member, value?, min, max) {
+        Ok(value) => Some(value),
+        Err(violation) => {
+            broken.push(violation);
+            None
+        }
     };
-    let timeout = settings.timeout_seconds;
-    let timeout = timeout.map(|seconds| within("timeout", seconds, 1, TIMEOUT_SECONDS_MAX));
-    Ok(Sizes {
-        timeout_seconds: timeout.transpose()?,
-        memory: mebibytes("memorySize", settings.memory_mib, (MEMORY_MIN, MEMORY_MAX))?,
-        ephemeral_storage: mebibytes(
-            "ephemeralStorage.size",
-            settings.ephemeral_storage_mib,
-            (EPHEMERAL_STORAGE_MIN, EPHEMERAL_STORAGE_MAX),
-        )?,
-    })
+    let (memory, storage) = (
+        (MEMORY_MIN.0, MEMORY_MAX.0),
+        (EPHEMERAL_STORAGE_MIN.0, EPHEMERAL_STORAGE_MAX.0),
+    );
+    let sizes = Sizes {
+        timeout_seconds: limited("timeout", settings.timeout_seconds, (1, TIMEOUT_SECONDS_MAX)),
+        memory: limited("memorySize", settings.memory_mib, memory).map(Mebibytes),
+        ephemeral_storage: limited("ephemeralStorage.size", settings.ephemeral_storage_mib, storage).map(Mebibytes),
+    };
+    match broken.len() {
+        0 => Ok(sizes),
+        1 => Err(detected(&broken[0])),
+        count => Err(Error::Validation(format!(
+            "{count} validation errors detected: {}",
+            broken.join("; ")
+        ))),
+    }
 }
 
 impl Settings {
@@ -141,6 +151,16 @@ fn image(settings: &Settings, to: &mut Configuration) -> Result<(), Error> {
     at_most("imageConfig.workingDirectory", folder, WORKING_DIRECTORY_CHARS_MAX)?;
     image.config.clone_from(config);
     Ok(())
+}
+
+/// Images are fetched for this node's processor: they cannot be told another one.
+pub(super) fn architecture(given: Option<Architecture>, code: &Code) -> Result<(), Error> {
+    match (code, given) {
+        (Code::Image(_), Some(given)) if given != Architecture::HERE => Err(Error::InvalidParameter(
+            "Architectures names another processor than this node's, for which its images are.".to_owned(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// An image brings what a package is told: whether a runtime, a handler or layers are given.
@@ -284,18 +304,27 @@ pub(super) fn weight(weight: f64) -> Result<(), Error> {
 }
 
 pub(super) fn within(member: &str, value: i64, min: u32, max: u32) -> Result<u32, Error> {
-    let refused = |relation: &str, limit: u32| {
-        Error::Validation(format!(
-            "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must have \
-             value {relation} than or equal to {limit}"
-        ))
+    range(member, value, min, max).map_err(|violation| detected(&violation))
+}
+
+fn detected(violation: &str) -> Error {
+    Error::Validation(format!("1 validation error detected: {violation}"))
+}
+
+/// The number, or which constraint it breaks.
+fn range(member: &str, value: i64, min: u32, max: u32) -> Result<u32, String> {
+    let broken = |relation: &str, limit: u32| {
+        format!(
+            "Value '{value}' at '{member}' failed to satisfy constraint: Member must have value {relation} than or \
+             equal to {limit}"
+        )
     };
     if value < i64::from(min) {
-        return Err(refused("greater", min));
+        return Err(broken("greater", min));
     }
     match u32::try_from(value) {
         Ok(value) if value <= max => Ok(value),
-        _ => Err(refused("less", max)),
+        _ => Err(broken("less", max)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use bowline_functions::error::Error;
 use bowline_functions::model::image::{PushImage, StoredImage};
-use bowline_functions::model::{Code, CreateFunction, PublishVersion, UpdateCode};
+use bowline_functions::model::{Architecture, Code, CreateFunction, PublishVersion, UpdateCode};
 use bowline_functions::name::image::Tag;
 use bowline_oci::sample::{LayerSample, Packing, Sample};
 use bowline_sandbox::Runtime;
@@ -201,6 +201,31 @@ async fn a_refused_image_leaves_nothing() {
     }
     push(&world, "a", &image("one").archive()).await.unwrap();
     until_kept(&world, 4, 1).await;
+}
+
+#[tokio::test]
+async fn an_image_is_not_for_another_processor() {
+    let world = World::durable().await;
+    push(&world, "a", &image("one").archive()).await.unwrap();
+    let other = match Architecture::HERE {
+        Architecture::X86_64 => Architecture::Arm64,
+        Architecture::Arm64 => Architecture::X86_64,
+    };
+    let create = async |name: &str, architecture| {
+        let request = CreateFunction {
+            architecture,
+            ..from_image(name, "a:latest")
+        };
+        world.handle.create_function(&caller(), request).await
+    };
+    let refused = create("f", Some(other)).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::InvalidParameter(text) if text.contains("another processor")),
+        "{refused:?}"
+    );
+    let created = create("f", None).await.unwrap();
+    assert_eq!(created.architecture, Architecture::HERE);
+    create("g", Some(Architecture::HERE)).await.unwrap();
 }
 
 #[tokio::test]

@@ -58,6 +58,13 @@ async fn numbers_have_limits() {
     ] {
         check(settings(|settings| settings.timeout_seconds = Some(seconds)), expected).await;
     }
+    let several = settings(|settings| (settings.timeout_seconds, settings.memory_mib) = (Some(0), Some(1)));
+    check(
+        several.clone(),
+        Some("2 validation errors detected: Value '0' at 'timeout'"),
+    )
+    .await;
+    check(several, Some("; Value '1' at 'memorySize'")).await;
     for (mib, expected) in [
         (512, None),
         (511, Some("'ephemeralStorage.size'")),

@@ -102,7 +102,7 @@ pub(super) fn passes(filters: &[Pattern], message: &Message) -> bool {
         "messageAttributes": attributes,
         "md5OfBody": message.md5_of_body,
     });
-    filters.iter().any(|filter| filter.matches(&seen))
+    filters.iter().any(|filter| filter.matches_record(&seen, "body"))
 }
 
 #[cfg(test)]
@@ -157,6 +157,13 @@ mod tests {
         check(r#"{"body": {"n": [1]}}"#, r#"{"n": 1}"#, true);
         check(r#"{"body": {"n": [1]}}"#, r#"{"n": 2}"#, false);
         check(r#"{"body": ["plain"]}"#, "plain", true);
+        let absent = r#"{"body": {"n": [{"exists": false}]}}"#;
+        check(absent, r#"{"m": 1}"#, true);
+        for body in ["plain", "5", r#""text""#, "[]"] {
+            check(absent, body, false);
+        }
+        let either = r#"{"$or": [{"body": {"n": [{"exists": false}]}}, {"messageId": ["m-1"]}]}"#;
+        check(either, "plain", true);
         check(
             r#"{"messageAttributes": {"colour": {"stringValue": ["blue"]}}}"#,
             "x",
