@@ -13,7 +13,7 @@ HANDLER = """
 def handler(event, context):
     print("SEEN")
     if event.get("fails") or "Records" in event:
-        raise RuntimeError(event.get("fails", "no record is good"))
+        raise RuntimeError(event.get("fails", "no record is good") * event.get("times", 1))
     return {"seen": event}
 """
 
@@ -240,18 +240,36 @@ def a_queue_for_later():
     deploy("patient", DeadLetterConfig={"TargetArn": arn})
 
 
+def runs(name):
+    """How often a function has run."""
+    request = urllib.request.Request(f"{NODE}/v1/functions/{name}/logs",
+                                     headers={"Authorization": "AWS4-HMAC-SHA256 Credential=123456789012/any"})
+    return answers(lambda: urllib.request.urlopen(request).read().decode().count("SEEN"))
+
+
+def waiting(name, count):
+    """Waits until so many records of a function lie on disk."""
+
+    def laid_by():
+        with urllib.request.urlopen(f"{NODE}/metrics") as reply:
+            lines = reply.read().decode().splitlines()
+        counts = [line.split()[1] for line in lines if "event_destination_waits_total" in line and f'"{name}"' in line]
+        return sum(map(float, counts)) == count
+
+    until(f"{count} records of {name} that wait", laid_by)
+
+
 def something_fails_while_the_queue_is_away():
     for number in range(5):
         send("patient", {"n": number, "fails": "no good"})
-    request = urllib.request.Request(f"{NODE}/v1/functions/patient/logs",
-                                     headers={"Authorization": "AWS4-HMAC-SHA256 Credential=123456789012/any"})
-    runs = lambda: urllib.request.urlopen(request).read().decode().count("SEEN")
-    until("all runs", lambda: answers(runs) == 5)
+    until("all runs", lambda: runs("patient") == 5)
+    waiting("patient", 5)
 
 
 def it_arrives_when_the_queue_is_back():
     url, _ = queue("away")
     letters = messages(url, 5)
+    assert runs("patient") == 5, "what waits is not done again"
     assert {json.loads(letter["Body"])["n"] for letter in letters} == set(range(5)), letters
     assert all(letter["MessageAttributes"]["ErrorMessage"]["StringValue"] == "no good" for letter in letters), letters
     assert given_up("patient") == 0
@@ -268,6 +286,62 @@ def a_stream_is_named_instead():
 
     until("the letters in the stream", kept)
     assert given_up("patient") == 0
+
+
+def destinations_for_later():
+    _, arn = queue("apart", MaximumMessageSize="262144")
+    objects.create_bucket(Bucket="apart")
+    deploy("distant", DeadLetterConfig={"TargetArn": arn})
+    told("distant", OnFailure="arn:aws:s3:::apart")
+
+
+def failures_where_nobody_knows_the_services():
+    send("distant", {"n": 0, "fails": "x" * 1000, "times": 1500, "text": "y" * 900_000})
+    for number in (1, 2):
+        send("distant", {"n": number, "fails": "no good"})
+    # Each has an outcome for the bucket and a letter for the queue.
+    waiting("distant", 6)
+    # Control: what goes to a function does not wait.
+    deploy("near")
+    deploy("close")
+    told("close", OnFailure="arn:aws:lambda:us-east-1:123456789012:function:near")
+    send("close", {"n": 3, "fails": "no good"})
+    until("the record at the function", lambda: runs("near") == 1)
+    waiting("close", 0)
+    assert given_up("distant") == 0
+
+
+def they_arrive_where_somebody_does():
+    listed = lambda: objects.list_objects_v2(Bucket="apart").get("Contents", [])
+    until("three objects", lambda: len(listed()) == 3)
+    bodies = [json.load(objects.get_object(Bucket="apart", Key=found["Key"])["Body"]) for found in listed()]
+    records = {record["requestPayload"]["n"]: record for record in bodies}
+    assert set(records) == {0, 1, 2}, set(records)
+    # More than an event of a stream holds comes whole out of what waited.
+    assert records[0]["requestPayload"]["text"] == "y" * 900_000
+    assert records[0]["responsePayload"]["errorMessage"] == "x" * 1_500_000
+    assert records[1]["responsePayload"]["errorMessage"] == "no good", records[1]
+    url = queues.get_queue_url(QueueName="apart")["QueueUrl"]
+    assert {json.loads(letter["Body"])["n"] for letter in messages(url, 2)} == {1, 2}
+    until("the letter that no queue takes", lambda: given_up("distant") == 1)
+
+
+def a_bucket_for_later():
+    objects.create_bucket(Bucket="away")
+    deploy("patient")
+    told("patient", OnFailure="arn:aws:s3:::away")
+
+
+def something_fails():
+    send("patient", {"n": 1, "fails": "no good"})
+    waiting("patient", 1)
+
+
+def it_is_in_the_bucket_and_has_run_once():
+    objects.create_bucket(Bucket="away")
+    _, record = stored("away", "aws/lambda/async/patient/")
+    assert record["requestPayload"]["n"] == 1, record
+    assert runs("patient") == 1 and given_up("patient") == 0
 
 
 PARTS = [

@@ -49,6 +49,8 @@ impl CrashPoints {
         "event.deferred",
         "event.relayed",
         "event.told",
+        "event.laid-by",
+        "waiting.sent",
         "event.concluded",
         "event.acknowledged",
         "batch.invoked",

@@ -1,6 +1,5 @@
 //! Code from buckets and events from queues, at a server beside the node.
 
-use std::ffi::OsString;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -58,23 +57,26 @@ impl Drop for Services {
 
 /// A node that takes code and events from these services, and trusts an authority if it is told of one.
 pub fn node_beside(services: &Services, authority: Option<&Authority>) -> Result<Node> {
-    node_with(services, authority, Vec::new())
+    let trusted = authority.map(|authority| ("AWS_CA_BUNDLE".into(), authority.itself().into()));
+    node_with(
+        services,
+        Settings {
+            environment: trusted.into_iter().collect(),
+            ..Settings::default()
+        },
+    )
 }
 
-fn node_with(services: &Services, authority: Option<&Authority>, more: Vec<(OsString, OsString)>) -> Result<Node> {
+/// The same with more settings.
+pub fn node_with(services: &Services, mut settings: Settings) -> Result<Node> {
     let variable = |name: &str, value: &str| (name.into(), value.into());
-    let mut environment = vec![
+    settings.environment.extend([
         variable("BOWLINE_S3_ENDPOINT", &services.endpoint),
         variable("BOWLINE_SQS_ENDPOINT", &services.endpoint),
         variable("AWS_ACCESS_KEY_ID", "test"),
         variable("AWS_SECRET_ACCESS_KEY", "test"),
-    ];
-    environment.extend(authority.map(|authority| ("AWS_CA_BUNDLE".into(), authority.itself().into())));
-    environment.extend(more);
-    Node::start_with(Settings {
-        environment,
-        ..Settings::default()
-    })
+    ]);
+    Node::start_with(settings)
 }
 
 #[test]
@@ -142,7 +144,11 @@ fn a_limit_on_a_queues_invocations_holds_over_all_nodes() -> Result<()> {
             ("BOWLINE_STORE".into(), server.url().into()),
             ("BOWLINE_BLOBS".into(), shared.path().into()),
         ];
-        node_with(&services, None, environment)
+        let settings = Settings {
+            environment,
+            ..Settings::default()
+        };
+        node_with(&services, settings)
     };
     let (mut first, second) = (member()?, member()?);
     let run = |node: &Node, other: &Node, part: &str| -> Result<()> {

@@ -145,6 +145,19 @@ pub(crate) fn is_bucket(arn: &str) -> bool {
     arn.split(':').nth(2) == Some("s3")
 }
 
+/// What to do where an ARN names something of a service that this node was not told of; another node may have been.
+pub(super) fn unknown_service(arn: &str, beside: Beside) -> Option<&'static str> {
+    match arn.split(':').nth(2) {
+        Some("s3") if !beside.buckets => {
+            Some("this node was told of no buckets; start it with --s3-endpoint http://HOST:PORT")
+        }
+        Some("sqs") if !beside.queues => {
+            Some("this node was told of no queues; start it with --sqs-endpoint http://HOST:PORT")
+        }
+        _ => None,
+    }
+}
+
 fn bucket(name: &str, purpose: Purpose, beside: Beside) -> Result<Target, Refusal> {
     match purpose {
         Purpose::Success => return Err("a bucket can be told of failures only".into()),

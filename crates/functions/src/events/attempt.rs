@@ -16,13 +16,14 @@ use bowline_foundation::id::RequestId;
 use bowline_sandbox::FunctionError;
 use bytes::Bytes;
 
+use super::addressee::settings;
 use super::envelope::Envelope;
 use super::outcome::{Condition, Outcome, Response, Verdict};
+use super::parcel::{Parcel, Sender, What};
 use super::policy::{AfterError, EventPolicy};
 use super::pump::{CONCURRENT_MAX, Pump};
 use super::trouble::Trouble;
 use crate::error::Error;
-use crate::model::events::EventInvokeSettings;
 use crate::name::{FunctionRef, Qualifier, Version};
 use crate::registry::FunctionEntry;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
@@ -217,16 +218,6 @@ impl Inner {
         response: Option<Response>,
     ) -> Ending {
         let head = &way.envelope.head;
-        // Who names another place while the one that was named is away has the record there.
-        let now = || self.entry(&way.target);
-        let destination = || match now() {
-            Ok(entry) => destination(&entry, &way.target, condition),
-            Err(_) => destination(entry, &way.target, condition),
-        };
-        let dead_letters = || match now() {
-            Ok(entry) => dead_letters(&entry, &way.target, condition),
-            Err(_) => dead_letters(entry, &way.target, condition),
-        };
         let latest = Qualifier::Version(Version::Latest);
         let qualifier = way.target.qualifier.as_ref().unwrap_or(&latest);
         let outcome = Outcome {
@@ -238,15 +229,21 @@ impl Inner {
             response,
             at: self.clock.now(),
         };
-        let (is_told, is_kept) = (destination().is_some(), dead_letters().is_some());
-        if is_told && self.tell_outcome(&destination, &way.envelope, &outcome).await == Ending::Left {
-            return Ending::Left;
+        let mut told = false;
+        for what in [What::Outcome, What::Letter] {
+            let Some(arn) = what.place(entry, &way.target, condition) else {
+                continue;
+            };
+            told = true;
+            let sender = Sender {
+                target: &way.target,
+                hops: head.hops,
+                trouble: way.trouble.clone(),
+            };
+            if self.hand_over(Parcel::new(what, arn, &outcome, sender)).await == Ending::Left {
+                return Ending::Left;
+            }
         }
-        let letter = (&way.payload, &way.trouble);
-        if is_kept && self.bury(&dead_letters, &way.envelope, letter).await == Ending::Left {
-            return Ending::Left;
-        }
-        let told = is_told || is_kept;
         if condition != Condition::Success && !told {
             tracing::warn!(
                 request_id = head.request_id,
@@ -278,43 +275,4 @@ impl Inner {
             self.registry.delete_overflow(overflow).await;
         }
     }
-}
-
-/// The configuration of what the caller named; that of the function for `$LATEST`.
-fn settings(entry: &FunctionEntry, target: &FunctionRef) -> Option<EventInvokeSettings> {
-    let latest = Qualifier::Version(Version::Latest);
-    let qualifier = target.qualifier.as_ref().unwrap_or(&latest);
-    let found = entry.event_invokes.get(&qualifier.to_string())?;
-    Some(found.config.settings.clone())
-}
-
-/// Who is told of an outcome.
-fn destination(entry: &FunctionEntry, target: &FunctionRef, condition: Condition) -> Option<String> {
-    let settings = settings(entry, target)?;
-    match condition {
-        Condition::Success => settings.on_success,
-        Condition::RetriesExhausted | Condition::EventAgeExceeded => settings.on_failure,
-    }
-}
-
-/// Where events go that failed, as the version's own configuration says.
-fn dead_letters(entry: &FunctionEntry, target: &FunctionRef, condition: Condition) -> Option<String> {
-    if condition == Condition::Success {
-        return None;
-    }
-    let version = match &target.qualifier {
-        None => Version::Latest,
-        Some(Qualifier::Version(version)) => *version,
-        Some(Qualifier::Alias(alias)) => entry.aliases.get(alias)?.alias.version,
-    };
-    let configuration = match version {
-        Version::Latest => &entry.latest,
-        Version::Number(number) => &entry.versions.get(&number)?.configuration,
-    };
-    let arn = configuration
-        .inert
-        .get("DeadLetterConfig")?
-        .get("TargetArn")?
-        .as_str()?;
-    Some(arn.to_owned()).filter(|arn| !arn.is_empty())
 }

@@ -1,8 +1,8 @@
 //! Putting records where they belong: outcomes to destinations, events to dead-letter targets, events that
 //! failed into a delay line.
 //!
-//! What cannot be delivered now is tried again until the node stops; what never can be is counted, logged
-//! and given up, as the service does.
+//! What never can be delivered is counted, logged and given up, as the service does. What cannot be now is tried again:
+//! an event's record waits on disk ([`super::post`]), a batch of a mapping stays in its stream and with its worker.
 
 use std::sync::Arc;
 
@@ -11,15 +11,14 @@ use bowline_foundation::limits::ASYNC_PAYLOAD_BYTES_MAX;
 use bowline_stream::{AppendError, BODY_BYTES_MAX, EventId, Record};
 use bytes::Bytes;
 
-use super::arn::{Purpose, Target};
+use super::arn::{self, Purpose, Target};
 use super::attempt::Ending;
 use super::content::Content;
 use super::envelope::{Envelope, Origin, step_id};
 use super::mapping::Until;
-use super::outcome::{Condition, LostBatch, Outcome};
+use super::outcome::LostBatch;
 use super::policy::HOPS_MAX;
 use super::relay::line_name;
-use super::trouble::Trouble;
 use crate::error::Error;
 use crate::name::FunctionRef;
 use crate::service::Inner;
@@ -30,75 +29,17 @@ pub(super) enum Failure {
     Never(String),
 }
 
-/// Says where a record goes as the configuration is now; nothing if it is wanted no more.
-pub(super) type Where<'a> = &'a (dyn Fn() -> Option<String> + Send + Sync);
-
 /// A record on its way.
-struct Delivery<'a> {
-    /// Whose outcome it is, for operators.
-    function: &'a str,
-    place: Where<'a>,
-    account: &'a AccountId,
-    purpose: Purpose,
-    content: Content<'a>,
-    id: EventId,
+pub(super) struct Sending<'a> {
+    pub account: &'a AccountId,
+    pub purpose: Purpose,
+    pub content: Content<'a>,
+    pub id: EventId,
     /// Outcomes that have led to this one.
-    hops: u32,
-    /// How long it is of use, if it ends before the node does.
-    until: Option<&'a Until>,
+    pub hops: u32,
 }
 
 impl Inner {
-    /// Tells a destination of an event's outcome.
-    pub(super) async fn tell_outcome(
-        self: &Arc<Self>,
-        place: Where<'_>,
-        envelope: &Envelope,
-        outcome: &Outcome,
-    ) -> Ending {
-        let function = &envelope.head.function;
-        let delivery = Delivery {
-            function,
-            place,
-            account: &envelope.head.account,
-            purpose: match outcome.condition {
-                Condition::Success => Purpose::Success,
-                Condition::RetriesExhausted | Condition::EventAgeExceeded => Purpose::Failure,
-            },
-            content: Content::Outcome(outcome, function),
-            id: envelope.end_id("outcome"),
-            hops: envelope.head.hops + 1,
-            until: None,
-        };
-        let ending = self.deliver(&delivery).await;
-        self.crash.reach("event.told");
-        ending
-    }
-
-    /// Puts an event that failed where its function keeps such.
-    pub(super) async fn bury(
-        self: &Arc<Self>,
-        place: Where<'_>,
-        envelope: &Envelope,
-        (payload, trouble): (&Bytes, &Trouble),
-    ) -> Ending {
-        let delivery = Delivery {
-            function: &envelope.head.function,
-            place,
-            account: &envelope.head.account,
-            purpose: Purpose::DeadLetter,
-            content: Content::Event {
-                request_id: &envelope.head.request_id,
-                payload,
-                trouble,
-            },
-            id: envelope.end_id("dead-letter"),
-            hops: 0,
-            until: None,
-        };
-        self.deliver(&delivery).await
-    }
-
     /// Tells a mapping's destination of a batch that is given up, as long as the mapping is what it is.
     pub(super) async fn tell_lost(
         self: &Arc<Self>,
@@ -107,17 +48,48 @@ impl Inner {
         lost: &LostBatch,
     ) -> Ending {
         let condition = format!("{:?}", lost.condition);
-        let delivery = Delivery {
-            function: function.name.as_str(),
-            place: &|| Some(arn.to_owned()),
+        let sending = Sending {
             account: &function.account,
             purpose: Purpose::LostBatch,
             content: Content::Lost(lost),
             id: step_id(&["lost", &lost.function_arn, &lost.first.0, &lost.last.0, &condition]),
             hops: 0,
-            until: Some(until),
         };
-        self.deliver(&delivery).await
+        let function = function.name.as_str();
+        let mut failures = 0;
+        while until.runs() {
+            let delivered = tokio::select! {
+                biased;
+                () = until.stopped() => break,
+                delivered = self.deliver_once(&sending, arn) => delivered,
+            };
+            let reason = match delivered {
+                Ok(()) => return Ending::Over,
+                Err(Failure::Never(reason)) => {
+                    self.metrics.events.undelivered(function);
+                    tracing::warn!(
+                        function,
+                        arn,
+                        reason,
+                        "a destination does not take a record; it is given up"
+                    );
+                    return Ending::Over;
+                }
+                Err(Failure::Later(reason)) => reason,
+            };
+            failures += 1;
+            match failures {
+                1 => tracing::warn!(
+                    function,
+                    arn,
+                    reason,
+                    "a destination does not take a record now; it waits"
+                ),
+                _ => tracing::debug!(function, arn, reason, "a destination is tried again"),
+            }
+            until.pause(until.engine.backoff().after(failures)).await;
+        }
+        Ending::Left
     }
 
     /// Puts an event into the delay line of its retry.
@@ -160,82 +132,52 @@ impl Inner {
         }
     }
 
-    async fn deliver(self: &Arc<Self>, delivery: &Delivery<'_>) -> Ending {
-        let Some(engine) = &self.events else {
-            return Ending::Left;
-        };
-        let function = delivery.function;
-        let mut failures = 0;
-        while let Some(arn) = (delivery.place)() {
-            let reason = match self.deliver_once(delivery, &arn).await {
-                Ok(()) => return Ending::Over,
-                Err(Failure::Never(reason)) => {
-                    self.metrics.events.undelivered(function);
-                    tracing::warn!(
-                        function,
-                        arn,
-                        reason,
-                        "a destination does not take a record; it is given up"
-                    );
-                    return Ending::Over;
-                }
-                Err(Failure::Later(reason)) => reason,
-            };
-            failures += 1;
-            match failures {
-                1 => tracing::warn!(
-                    function,
-                    arn,
-                    reason,
-                    "a destination does not take a record now; it waits"
-                ),
-                _ => tracing::debug!(function, arn, reason, "a destination is tried again"),
-            }
-            let pause = engine.backoff().after(failures);
-            let runs = match delivery.until {
-                None => engine.pause(pause).await,
-                Some(until) => {
-                    until.pause(pause).await;
-                    until.runs()
-                }
-            };
-            if !runs {
-                return Ending::Left;
-            }
-        }
-        tracing::warn!(function, "a record has no destination any more; it is dropped");
-        self.metrics.events.undelivered(function);
-        Ending::Over
-    }
-
-    async fn deliver_once(self: &Arc<Self>, delivery: &Delivery<'_>, arn: &str) -> Result<(), Failure> {
+    /// Brings a record where an ARN says.
+    pub(super) async fn deliver_once(self: &Arc<Self>, sending: &Sending<'_>, arn: &str) -> Result<(), Failure> {
         let outside = &self.streams().map_err(never)?.outside;
-        let content = delivery.content;
-        match Target::parse(arn, delivery.purpose, delivery.account, outside.beside()).map_err(never)? {
-            Target::Stream(name) => self.append_to(&name, content.bytes(BODY_BYTES_MAX), delivery.id).await,
+        let content = sending.content;
+        let beside = outside.beside();
+        // What such an ARN names is known once this node, or another one, is told of the service.
+        let missing = |reason: String| match arn::unknown_service(arn, beside) {
+            Some(unknown) => Failure::Later(unknown.to_owned()),
+            None => Failure::Never(reason),
+        };
+        let target = Target::parse(arn, sending.purpose, sending.account, beside);
+        match target.map_err(|error| missing(error.to_string()))? {
+            Target::Stream(name) => {
+                let record = Record {
+                    id: Some(sending.id),
+                    key: None,
+                    body: content.bytes(BODY_BYTES_MAX),
+                };
+                self.append_to(&name, record, missing).await
+            }
             Target::Function(function) => {
                 let record = content.bytes(ASYNC_PAYLOAD_BYTES_MAX);
-                self.pass_on(&function, record, (delivery.id, delivery.hops)).await
+                self.pass_on(&function, record, (sending.id, sending.hops)).await
             }
             Target::Queue(queue) => outside.send(arn, &queue, content).await,
-            Target::Bucket(bucket) => match content.object(delivery.id) {
+            Target::Bucket(bucket) => match content.object(sending.id) {
                 Some(object) => outside.put(arn, &bucket, object).await,
                 None => Err(Failure::Never("a bucket takes no dead letters".to_owned())),
             },
         }
     }
 
-    async fn append_to(&self, name: &str, body: Bytes, id: EventId) -> Result<(), Failure> {
-        let stream = self.stream(name).await.map_err(later_or_never)?;
-        let record = Record {
-            id: Some(id),
-            key: None,
-            body,
-        };
+    async fn append_to(&self, name: &str, record: Record, missing: impl Fn(String) -> Failure) -> Result<(), Failure> {
+        let stream = self.stream(name).await.map_err(|error| match error {
+            Error::Service(cause) => Failure::Later(cause.to_string()),
+            error => missing(error.to_string()),
+        })?;
         self.append(&stream, record).await.map_err(|error| match error {
-            AppendError::NoSuchStream(_) | AppendError::TooLarge { .. } | AppendError::Empty => {
-                Failure::Never(error.to_string())
+            AppendError::NoSuchStream(_) => {
+                // It may be made anew.
+                if let Some(engine) = &self.events {
+                    engine.forget(name);
+                }
+                missing(error.to_string())
             }
+            AppendError::TooLarge { .. } | AppendError::Empty => Failure::Never(error.to_string()),
             error => Failure::Later(error.to_string()),
         })
     }
@@ -270,11 +212,4 @@ impl Inner {
 
 fn never(error: Error) -> Failure {
     Failure::Never(error.to_string())
-}
-
-fn later_or_never(error: Error) -> Failure {
-    match error {
-        Error::Service(cause) => Failure::Later(cause.to_string()),
-        error => Failure::Never(error.to_string()),
-    }
 }

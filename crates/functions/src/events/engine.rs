@@ -1,6 +1,6 @@
 //! What the work on events shares: the streams, the sessions, and the tasks that run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,14 @@ use bowline_stream::session::{self, CreateError as SessionCreateError, SessionId
 use bowline_stream::{CreateError, Handle, Settings as StreamSettings, StreamId};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as RuntimeHandle;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::arn::{AUDIT_STREAM, Purpose, Target};
+use super::away::Away;
 use super::outside::Outside;
 use super::policy::Backoff;
+use super::post::IN_HAND_BYTES_MAX;
 use super::pump::Pump;
 use crate::error::Error;
 use crate::model::Settings;
@@ -89,6 +91,11 @@ pub(crate) struct Engine {
     streams: Mutex<HashMap<String, StreamId>>,
     /// What runs for each function's stream.
     pub pumps: Mutex<BTreeMap<String, Arc<Pump>>>,
+    /// Streams of records that wait for a destination, on which somebody works.
+    pub lines: Mutex<HashSet<String>>,
+    pub away: Away,
+    /// Bytes of payloads that may be in hand for destinations.
+    pub in_hand: Semaphore,
     /// What stops the workers of each mapping.
     pub workers: Mutex<HashMap<String, watch::Sender<bool>>>,
     /// Keep the pollers of each mapping apart.
@@ -108,6 +115,9 @@ impl Engine {
             folders: options.folders,
             streams: Mutex::default(),
             pumps: Mutex::default(),
+            lines: Mutex::default(),
+            away: Away::default(),
+            in_hand: Semaphore::new(IN_HAND_BYTES_MAX as usize),
             workers: Mutex::default(),
             turns: Mutex::default(),
             stopping: watch::Sender::new(false),
@@ -172,6 +182,11 @@ impl Engine {
             self.streams.lock().insert(name.to_owned(), stream.clone());
         }
         Ok(found)
+    }
+
+    /// A stream that was there is there no more, or is another one.
+    pub fn forget(&self, name: &str) {
+        self.streams.lock().remove(name);
     }
 
     /// A stream of the platform, made if it is missing.
@@ -310,14 +325,16 @@ impl Inner {
         }
     }
 
-    /// Starts pumps for functions whose streams exist, and measures those that run.
+    /// Starts what works on functions' events and on records that wait, and measures pumps.
     async fn look_for_streams(self: Arc<Self>) {
         let Some(engine) = self.events.clone() else { return };
         loop {
             match engine.host.list().await {
                 Ok(streams) => {
-                    let names = streams.iter().map(StreamId::name);
-                    names.for_each(|name| self.pump_if_function(name));
+                    for name in streams.iter().map(StreamId::name) {
+                        self.pump_if_function(name);
+                        self.post_if_line(name);
+                    }
                 }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;

@@ -114,12 +114,6 @@ impl Envelope {
         })
     }
 
-    /// An identifier of the event's end, whichever try leads there: a crash between deferring an event and
-    /// acknowledging it leaves two of it, which have one end.
-    pub fn end_id(&self, step: &str) -> EventId {
-        step_id(&[&self.head.request_id, step])
-    }
-
     /// An identifier that is the same whoever does this step of this try of this event, and however often.
     pub fn step_id(&self, step: &str) -> EventId {
         step_id(&[&self.head.request_id, &self.head.tries.to_string(), step])
@@ -179,6 +173,5 @@ mod tests {
         assert_ne!(first.step_id("retry"), second.step_id("outcome"));
         second.head.tries = 1;
         assert_ne!(first.step_id("retry"), second.step_id("retry"));
-        assert_eq!(first.end_id("outcome"), second.end_id("outcome"));
     }
 }

@@ -1,7 +1,8 @@
 //! Records for the services beside the node: messages for queues, objects for buckets.
 //!
 //! What a service does not take now is tried again for as long as it takes. A queue or a bucket that is not there is
-//! waited for a minute, as somebody may be making it anew; then what comes for it is given up until it is there.
+//! waited for a minute, as somebody may be making it anew; then what comes for it is given up until it is there, or
+//! nobody has asked for it for a while.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::error::{Error, with_causes};
 
 /// How long records wait for a queue or a bucket that is not there.
 const ABSENT_MAX: Duration = Duration::from_secs(60);
+/// Longer than records pause between tries: who asks later than that waits anew.
+const MISSED_ANEW: Duration = Duration::from_secs(15 * 60);
 /// What a service says of a record that it will never take.
 const NEVER: [&str; 5] = [
     "InvalidMessageContents",
@@ -37,8 +40,7 @@ pub(crate) struct Outside {
     buckets: Option<S3>,
     /// Queues that have been found.
     places: Mutex<HashMap<QueueName, Place>>,
-    /// Since when what an ARN names is missed.
-    missed: Mutex<HashMap<String, Instant>>,
+    missed: Missed,
 }
 
 /// Where a queue is, and the largest message that it takes.
@@ -54,7 +56,7 @@ impl Outside {
             queues,
             buckets,
             places: Mutex::default(),
-            missed: Mutex::default(),
+            missed: Missed::default(),
         }
     }
 
@@ -79,7 +81,8 @@ impl Outside {
     /// Refuses a queue that is not there.
     pub async fn check_queue(&self, arn: &str, name: &QueueName) -> Result<(), Error> {
         let sqs = self.queues()?;
-        self.find(sqs, name).await.map(drop).map_err(|error| {
+        let found = self.find(sqs, name).await;
+        found.map(|_| self.missed.found(arn)).map_err(|error| {
             refused(
                 arn,
                 &error,
@@ -92,7 +95,10 @@ impl Outside {
     pub async fn check_bucket(&self, arn: &str, name: &str) -> Result<(), Error> {
         let Some(s3) = &self.buckets else { return Ok(()) };
         match s3.has_bucket(name).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                self.missed.found(arn);
+                Ok(())
+            }
             Ok(false) => Err(Error::InvalidParameter(format!(
                 "The destination ARN {arn} is invalid: there is no bucket `{name}` at {}. Make it there first.",
                 s3.endpoint()
@@ -122,6 +128,7 @@ impl Outside {
         }
         let found = self.find(sqs, name).await;
         let place = found.map_err(|error| self.failure(arn, &error))?;
+        self.missed.found(arn);
         self.places.lock().insert(name.clone(), place.clone());
         let room = place.bytes_max.saturating_sub(taken);
         let body = if whole.len() <= room {
@@ -151,7 +158,7 @@ impl Outside {
         };
         let sent = sqs.send_message(&place.queue, body, attributes).await;
         sent.map_err(|error| self.failure(arn, &error))?;
-        self.missed.lock().remove(arn);
+        self.missed.found(arn);
         Ok(())
     }
 
@@ -162,7 +169,7 @@ impl Outside {
         };
         let put = s3.put_json(bucket, &key, body).await;
         put.map_err(|error| self.failure(arn, &error))?;
-        self.missed.lock().remove(arn);
+        self.missed.found(arn);
         Ok(())
     }
 
@@ -176,11 +183,10 @@ impl Outside {
         let reason = with_causes(error);
         match error {
             CallError::Refused(refusal) if ABSENT.contains(&refusal.code.as_str()) => {
-                let now = Instant::now();
-                let since = *self.missed.lock().entry(arn.to_owned()).or_insert(now);
-                match now.duration_since(since) < ABSENT_MAX {
-                    true => Failure::Later(reason),
-                    false => Failure::Never(reason),
+                if self.missed.for_too_long(arn) {
+                    Failure::Never(reason)
+                } else {
+                    Failure::Later(reason)
                 }
             }
             CallError::Refused(refusal) if NEVER.contains(&refusal.code.as_str()) => Failure::Never(reason),
@@ -190,10 +196,55 @@ impl Outside {
     }
 }
 
+/// What is not there, by ARN: since when, and when somebody asked last.
+#[derive(Default)]
+struct Missed(Mutex<HashMap<String, (Instant, Instant)>>);
+
+impl Missed {
+    /// It is missed once more; says whether it has been long enough.
+    fn for_too_long(&self, arn: &str) -> bool {
+        let now = Instant::now();
+        let mut missed = self.0.lock();
+        missed.retain(|_, (_, last)| now.duration_since(*last) < MISSED_ANEW);
+        let (first, last) = missed.entry(arn.to_owned()).or_insert((now, now));
+        *last = now;
+        now.duration_since(*first) >= ABSENT_MAX
+    }
+
+    fn found(&self, arn: &str) {
+        self.0.lock().remove(arn);
+    }
+}
+
 fn refused(arn: &str, error: &CallError, advice: &str) -> Error {
     let reason = with_causes(error);
     Error::InvalidParameter(match error {
         CallError::Refused(_) => format!("The destination ARN {arn} is invalid: {reason} {advice}"),
         _ => format!("The destination ARN {arn} cannot be checked: {reason}. Try again when the service answers."),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_missed_is_waited_for_a_minute_each_time() {
+        let (missed, second) = (Missed::default(), Duration::from_secs(1));
+        assert!(!missed.for_too_long("q"));
+        tokio::time::advance(ABSENT_MAX - second).await;
+        assert!(!missed.for_too_long("q"));
+        tokio::time::advance(second).await;
+        assert!(missed.for_too_long("q"), "a minute is over");
+        assert!(!missed.for_too_long("other"));
+        // It was there meanwhile.
+        missed.found("q");
+        assert!(!missed.for_too_long("q"));
+        // Nobody asked for it for long, so nobody knows whether it was there.
+        tokio::time::advance(MISSED_ANEW - second).await;
+        assert!(missed.for_too_long("q"));
+        tokio::time::advance(MISSED_ANEW).await;
+        assert!(!missed.for_too_long("q"));
+        assert_eq!(missed.0.lock().len(), 1, "the other one is forgotten");
+    }
 }

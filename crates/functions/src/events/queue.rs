@@ -15,7 +15,7 @@ use crate::name::FunctionRef;
 use crate::service::{Inner, InvocationRequest};
 
 /// Bytes of an event that are left for its head when its payload is cut.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The name of the stream of a function's events.
 pub(super) fn stream_name(account: &str, function: &str) -> String {

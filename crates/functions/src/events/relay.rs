@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bowline_stream::session::{Batch, Order, ReadRequest, SessionId, Start};
+use bowline_stream::session::{Batch, SessionId};
 use bowline_stream::{Event, Position};
 use tokio::task::JoinSet;
 
@@ -13,11 +13,15 @@ use super::arn::INTERNAL;
 use super::attempt::Ending;
 use super::engine::Engine;
 use super::envelope::Envelope;
+use super::set::Reader;
 use crate::service::Inner;
 
-const SET_EVENTS: usize = 256;
-const SET_BYTES: usize = 4 * 1024 * 1024;
-const SESSION: &str = "bowline-relay";
+const READER: Reader = Reader {
+    session: "bowline-relay",
+    worker: "relay",
+    events_max: 256,
+    bytes_max: 4 * 1024 * 1024,
+};
 
 /// The name of the delay line of a retry, from 0.
 pub(super) fn line_name(lane: usize) -> String {
@@ -35,7 +39,6 @@ impl Inner {
                 Ok(()) => failures = 0,
                 Err(reason) => {
                     failures += 1;
-                    session = None;
                     tracing::warn!(lane, reason, "a delay line cannot be read");
                     engine.pause(engine.backoff().after(failures)).await;
                 }
@@ -49,26 +52,8 @@ impl Inner {
         lane: usize,
         session: &mut Option<SessionId>,
     ) -> Result<(), String> {
-        let id = match session {
-            Some(session) => session.clone(),
-            None => {
-                let stream = engine.own_stream(&line_name(lane)).await.map_err(text)?;
-                let made = engine.session(&stream, SESSION, Start::Oldest, Order::Free).await;
-                session.insert(made.map_err(|error| error.to_string())?).clone()
-            }
-        };
-        let request = ReadRequest {
-            events_max: SET_EVENTS,
-            bytes_max: SET_BYTES,
-            wait: engine.timing.wait,
-            request_id: None,
-            worker: "relay".to_owned(),
-        };
-        let read = tokio::select! {
-            () = engine.stopped() => return Ok(()),
-            read = engine.sessions.read(&id, request) => read,
-        };
-        let Some(batch) = read.map_err(|error| error.to_string())? else {
+        let stream = engine.own_stream(&line_name(lane)).await.map_err(text)?;
+        let Some((id, batch)) = engine.next_set(session, &stream, READER).await? else {
             return Ok(());
         };
         let left = engine.holding(&id, &batch, self.pass_back(engine, &batch)).await;

@@ -2,15 +2,55 @@
 
 use std::time::Duration;
 
-use bowline_stream::Position;
-use bowline_stream::session::{Batch, Failed, Outcome, Retry, SessionId, SettleError};
+use bowline_stream::session::{Batch, Failed, Order, Outcome, ReadRequest, Retry, SessionId, SettleError, Start};
+use bowline_stream::{Position, StreamId};
 
 use super::engine::Engine;
 
 /// Tries to tell the session before the set is left to its lease.
 const SETTLE_TRIES: u32 = 5;
 
+/// What reads a stream of the platform.
+#[derive(Clone, Copy)]
+pub(super) struct Reader {
+    /// The name of its one session.
+    pub session: &'static str,
+    pub worker: &'static str,
+    pub events_max: usize,
+    pub bytes_max: usize,
+}
+
 impl Engine {
+    /// Takes the next set of a stream, in any order, if there is one within a reader's patience. A session that fails is
+    /// looked for again.
+    pub(super) async fn next_set(
+        &self,
+        session: &mut Option<SessionId>,
+        stream: &StreamId,
+        reader: Reader,
+    ) -> Result<Option<(SessionId, Batch)>, String> {
+        let id = match session.take() {
+            Some(id) => id,
+            None => {
+                let made = self.session(stream, reader.session, Start::Oldest, Order::Free);
+                made.await.map_err(|error| error.to_string())?
+            }
+        };
+        let request = ReadRequest {
+            events_max: reader.events_max,
+            bytes_max: reader.bytes_max,
+            wait: self.timing.wait,
+            request_id: None,
+            worker: reader.worker.to_owned(),
+        };
+        let read = tokio::select! {
+            () = self.stopped() => return Ok(None),
+            read = self.sessions.read(&id, request) => read.map_err(|error| error.to_string())?,
+        };
+        *session = Some(id.clone());
+        Ok(read.map(|batch| (id, batch)))
+    }
+
     /// Does work on a set, whose lease is kept up meanwhile.
     pub(super) async fn holding<T>(&self, session: &SessionId, batch: &Batch, work: impl Future<Output = T>) -> T {
         let Some(token) = batch.token else { return work.await };

@@ -1,7 +1,7 @@
 //! Why an event came to its dead-letter queue, as the attributes of the message say it.
 
 use bowline_aws::sqs::Attribute;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// The last thing that went wrong with an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trouble {
     /// The status that Invoke would have answered.
     code: u16,

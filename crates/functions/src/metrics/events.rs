@@ -14,6 +14,7 @@ pub(crate) struct EventMetrics {
     retries: Family<Labels, Counter>,
     dropped: Family<DropLabels, Counter>,
     undelivered: Family<Labels, Counter>,
+    laid_by: Family<Labels, Counter>,
     batches: Family<Labels, Counter>,
     filtered: Family<Labels, Counter>,
     in_flight: Family<Labels, Gauge>,
@@ -56,6 +57,11 @@ impl EventMetrics {
                 "event_destination_errors",
                 "Records that a destination or dead-letter target did not take",
                 &self.undelivered,
+            ),
+            (
+                "event_destination_waits",
+                "Records that were stored as their destination or dead-letter target was away",
+                &self.laid_by,
             ),
             (
                 "event_batches",
@@ -107,6 +113,10 @@ impl EventMetrics {
         self.undelivered.get_or_create(&labels(function)).inc();
     }
 
+    pub fn laid_by(&self, function: &str) {
+        self.laid_by.get_or_create(&labels(function)).inc();
+    }
+
     pub fn batch(&self, function: &str, filtered: usize) {
         self.batches.get_or_create(&labels(function)).inc();
         self.filtered.get_or_create(&labels(function)).inc_by(filtered as u64);
@@ -127,6 +137,7 @@ impl EventMetrics {
             &self.accepted,
             &self.retries,
             &self.undelivered,
+            &self.laid_by,
             &self.batches,
             &self.filtered,
         ];

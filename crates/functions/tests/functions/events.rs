@@ -7,3 +7,4 @@ mod harness;
 mod invoke;
 mod mapping;
 mod upload;
+mod waiting;

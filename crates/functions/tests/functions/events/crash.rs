@@ -21,13 +21,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::harness::{Events, Streams};
-use crate::fake::{Fake, FakeBackend};
+use crate::fake::{Fake, FakeBackend, PATIENCE};
 use crate::world::{WorldSettings, caller, open, options, request, target};
 
 const FOLDER: &str = "BOWLINE_EVENT_CRASH_FOLDER";
 /// `NAME:COUNT`: the child kills itself when it reaches the point for that time.
 const POINT: &str = "BOWLINE_EVENT_CRASH_POINT";
 const EVENTS: usize = 12;
+/// Numbers from here on are of events whose destination is not there.
+const WAITING: usize = 100;
 
 /// Not a test of its own: the child of the test below, which ends at once if nobody asked for it.
 #[test]
@@ -59,15 +61,19 @@ async fn work(folder: &Path, crash: CrashPoints) {
     options.backends = vec![Arc::new(FakeBackend(fake.clone()))];
     let service = Service::start_with(options, crash).await.unwrap();
     let handle = service.handle();
-    for n in 0..EVENTS {
-        let event = request(event(n));
-        handle.accept(&target("f"), event).await.unwrap();
+    let waiting = (WAITING..WAITING + EVENTS / 2).map(|n| ("g", n));
+    for (function, n) in (0..EVENTS).map(|n| ("f", n)).chain(waiting) {
+        let event = match function {
+            "f" => event(n),
+            _ => json!({ "n": n }),
+        };
+        handle.accept(&target(function), request(event)).await.unwrap();
         let mut out = std::io::stdout().lock();
         writeln!(out, "accepted {n}").unwrap();
         out.flush().unwrap();
     }
     // Long enough for everything to be over, if the point is not reached.
-    fake.until(|counts| counts.ended >= EVENTS * 2).await;
+    fake.until(|counts| counts.ended >= EVENTS * 5 / 2).await;
     let lost = StreamId::new("lost", 2).unwrap();
     let mut after = Position::START;
     let mut given_up = 0;
@@ -81,6 +87,8 @@ async fn work(folder: &Path, crash: CrashPoints) {
         after = page.next;
         streams.host.wait(&lost, after).await;
     }
+    // What waits for a destination is tried again and again.
+    let _ = tokio::time::timeout(PATIENCE, std::future::pending::<()>()).await;
     service.shut_down().await;
     streams.stop().await;
 }
@@ -94,11 +102,14 @@ fn event(n: usize) -> Value {
     }
 }
 
-/// A folder with a function `f`, whose outcomes go to streams, and a mapping.
+/// A folder with a function `f`, whose outcomes go to streams, a function `g`, whose outcomes go to one that is not there,
+/// and a mapping.
 async fn prepare() -> Arc<TempDir> {
     let events = Events::new().await;
     events.world.deploy("f").await;
+    events.world.deploy("g").await;
     events.world.deploy("reader").await;
+    events.goes_to_one_that_is_away("g", "later").await;
     let (good, bad) = (events.stream("good").await, events.stream("bad").await);
     let put = PutEventInvoke {
         on_success: Some(good),
@@ -199,8 +210,10 @@ async fn a_kill_at_any_named_point_loses_no_accepted_event() {
 
 /// Everything accepted has come to its end, once; everything in the stream was processed or given up.
 async fn check(events: &Events, accepted: &BTreeSet<usize>, context: &str) {
-    let (bad, good): (Vec<usize>, Vec<usize>) = accepted.iter().partition(|n| **n % 3 == 0);
-    for (stream, expected) in [("good", good), ("bad", bad)] {
+    let (waiting, sent): (Vec<usize>, Vec<usize>) = accepted.iter().partition(|n| **n >= WAITING);
+    let (bad, good): (Vec<usize>, Vec<usize>) = sent.into_iter().partition(|n| n % 3 == 0);
+    events.stream("later").await;
+    for (stream, expected) in [("good", good), ("bad", bad), ("later", waiting)] {
         let mut wanted = expected.len();
         loop {
             let told = events.read_until(stream, wanted).await;

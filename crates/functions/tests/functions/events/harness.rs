@@ -166,6 +166,21 @@ impl Events {
         put.await.unwrap();
     }
 
+    /// Has a function tell of its successes a stream that is gone, by the ARN of a queue: it may yet be one.
+    pub async fn goes_to_one_that_is_away(&self, name: &str, stream: &str) {
+        let on_success = PutEventInvoke {
+            on_success: Some(self.stream(stream).await),
+            ..PutEventInvoke::default()
+        };
+        self.configure(name, on_success).await;
+        let caller = session::Caller {
+            who: "test".to_owned(),
+            request_id: "test".to_owned(),
+        };
+        let id = StreamId::new(stream, 2).unwrap();
+        self.streams.host.delete(&caller, &id).await.unwrap();
+    }
+
     pub async fn append(&self, stream: &str, key: Option<&str>, body: &str) -> Position {
         let record = Record {
             id: None,
