@@ -1,8 +1,13 @@
 //! Stopping programs and generated modules a great many times, each run compared with one that is never stopped.
 
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 use crate::{fuzz, machine, shell};
 
@@ -10,19 +15,31 @@ use crate::{fuzz, machine, shell};
 pub struct Arguments {
     /// How many checkpoints to take and go on with
     #[arg(long, default_value_t = 1_000_000)]
-    hops: u64,
+    checkpoints: u64,
+    /// End after so many seconds, however many there were
+    #[arg(long, default_value_t = 86_400)]
+    seconds: u64,
     /// The first seed; the same seeds give the same runs
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// In one run of so many each hop goes on in a process of its own; never if zero
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 250)]
     fresh: u64,
-    /// How many processes share the work
-    #[arg(long, default_value_t = 1)]
+    /// How many processes share the work; as many as there are processors if zero
+    #[arg(long, default_value_t = 0)]
     jobs: u64,
     /// Let a build for another processor, run by qemu, make every other hop of those in processes of their own
     #[arg(long, value_enum)]
     processor: Option<Processor>,
+    /// Let this go wrong once in each run: it ends well only if that is found
+    #[arg(long, value_enum)]
+    plant: Option<Fault>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Fault {
+    WrongSpill,
+    LostPage,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -35,6 +52,17 @@ const EXAMPLE: [&str; 5] = ["build", "--release", "--workspace", "--example", "c
 /// Far enough apart that no process comes to the seeds of the next one.
 const SEEDS_APART: u64 = 1 << 40;
 
+/// What is added up over all processes.
+const COUNTS: [&str; 7] = [
+    "checkpoints",
+    "in_place",
+    "moved",
+    "written",
+    "fresh",
+    "runs",
+    "modules",
+];
+
 pub fn run(arguments: &Arguments) -> Result<()> {
     machine::prepare_for_checkpoints()?;
     shell::run(shell::cargo().args(EXAMPLE))?;
@@ -42,25 +70,96 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Processor::Aarch64) => build_for_aarch64()?,
         None => Vec::new(),
     };
-    let program = fuzz::target_dir().join("release/examples/checkpoint_hops");
-    let jobs = arguments.jobs.max(1);
+    let jobs = match arguments.jobs {
+        0 => thread::available_parallelism()?.get() as u64,
+        jobs => jobs,
+    };
+    let (lines, told) = mpsc::channel();
     let mut running = Vec::new();
     for job in 0..jobs {
-        let mut command = Command::new(&program);
-        let seed = arguments.seed + job * SEEDS_APART;
-        let numbers = [arguments.hops.div_ceil(jobs), seed, arguments.fresh];
-        command.args(numbers.map(|number| number.to_string())).args(&other);
-        let child = command.spawn();
-        running.push(child.with_context(|| format!("cannot start `{}`", program.display()))?);
+        running.push(start(arguments, &other, (job, jobs), lines.clone())?);
     }
+    drop(lines);
+    report(jobs, told);
     let mut failed = 0;
     for mut child in running {
         failed += u64::from(!child.wait()?.success());
     }
-    if failed > 0 {
-        bail!("{failed} of {jobs} processes found a difference, printed above with its seed");
+    match (arguments.plant, failed) {
+        (None, 0) => Ok(()),
+        (None, _) => bail!("{failed} of {jobs} processes found a difference, printed above with its seed"),
+        (Some(_), 0) => bail!("what was planted was not found"),
+        (Some(_), _) => {
+            println!("what was planted was found, as printed above");
+            Ok(())
+        }
     }
-    Ok(())
+}
+
+/// Starts one of so many processes; its lines are passed on.
+fn start(
+    arguments: &Arguments,
+    other: &[String],
+    (job, jobs): (u64, u64),
+    lines: Sender<(u64, String)>,
+) -> Result<Child> {
+    let program = fuzz::target_dir().join("release/examples/checkpoint_hops");
+    let fault = match arguments.plant {
+        None => "none",
+        Some(Fault::WrongSpill) => "wrong-spill",
+        Some(Fault::LostPage) => "lost-page",
+    };
+    let numbers = [
+        arguments.checkpoints.div_ceil(jobs),
+        arguments.seconds,
+        arguments.seed + job * SEEDS_APART,
+        arguments.fresh,
+    ];
+    let mut child = Command::new(&program)
+        .args(numbers.map(|number| number.to_string()))
+        .arg(fault)
+        .args(other)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", program.display()))?;
+    let output = child.stdout.take().context("the process has no output")?;
+    thread::spawn(move || {
+        let read = BufReader::new(output).lines().map_while(Result::ok);
+        read.for_each(|line| _ = lines.send((job, line)));
+    });
+    Ok(child)
+}
+
+/// Adds up what the processes say, until the last one has ended.
+fn report(jobs: u64, told: mpsc::Receiver<(u64, String)>) {
+    let mut latest: BTreeMap<u64, Value> = BTreeMap::new();
+    let mut since_printed = 0;
+    for (job, line) in told {
+        match serde_json::from_str::<Value>(&line) {
+            Ok(counts) if counts["checkpoints"].is_u64() => {
+                latest.insert(job, counts);
+                since_printed += 1;
+                if since_printed >= jobs {
+                    since_printed = 0;
+                    println!("{}", sum(&latest));
+                }
+            }
+            _ => println!("{line}"),
+        }
+    }
+    println!("in all {}", sum(&latest));
+}
+
+fn sum(latest: &BTreeMap<u64, Value>) -> Value {
+    let of = |name: &'static str| latest.values().filter_map(move |counts| counts[name].as_u64());
+    let seconds = of("seconds").max().unwrap_or_default();
+    let mut all: Value = COUNTS
+        .iter()
+        .map(|&name| (name.to_owned(), of(name).sum::<u64>()))
+        .collect();
+    all["seconds"] = json!(seconds);
+    all["a_second"] = json!(of("checkpoints").sum::<u64>() / seconds.max(1));
+    all
 }
 
 /// Builds the program for the other processor; the words that run it come back.

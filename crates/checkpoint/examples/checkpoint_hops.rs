@@ -1,70 +1,101 @@
 //! Stops programs and generated modules a great many times and compares each run with one that was never stopped.
 //!
-//! `checkpoint_hops HOPS SEED FRESH [OTHER...]` goes on until so many checkpoints were taken and gone on with; in one run of
-//! `FRESH`, each hop goes on in a process of its own. A line of JSON each ten seconds and at the end says how many there
-//! were. The first difference ends it with the seed that shows it. Every other one of the hops in processes of their own is
-//! made by `OTHER`, a build of this program with what runs it, if there is one.
+//! `checkpoint_hops CHECKPOINTS SECONDS SEED FRESH FAULT [OTHER...]` goes on until so many checkpoints were taken and gone on
+//! with, or for so many seconds. In one run of `FRESH`, each hop goes on in a process of its own; every other one of these is
+//! made by `OTHER`, a build of this program with what runs it, if there is one. A line of JSON each five seconds and at the
+//! end says how many there were of each kind. The first difference ends it with the seed that shows it. `FAULT` is `none`, or
+//! what goes wrong on purpose once in each run.
 //!
 //! `checkpoint_hops --leg MODULE EXPORT CHECKPOINT POLLS` is such a process, for which any build of this program will
 //! do: that of another processor, too. It writes the next checkpoint over the one it got, or prints how the run ended.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_checkpoint::{Options, Plan};
 use bowline_foundation::clock::{Clock, Monotonic};
 use serde_json::json;
-use wasmtime::{ExternType, Module};
+use wasmtime::{Config, Engine, OptLevel, RegallocAlgorithm};
 
+#[path = "checkpoint_hops/fresh.rs"]
+mod fresh;
 #[path = "../tests/checkpoint/generate.rs"]
 mod generate;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/checkpoint/guest.rs"]
 mod guest;
+#[path = "../tests/checkpoint/hops.rs"]
+mod hops;
+#[path = "checkpoint_hops/programs.rs"]
+mod programs;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/checkpoint/run.rs"]
 mod run;
 #[path = "../tests/checkpoint/world.rs"]
 mod world;
 
-use run::{Leg, Subject, engine};
+use fresh::Fresh;
+use hops::{Fault, Hops, Itinerary, Way, travel};
+use programs::Programs;
+use run::{Compiled, Seen, Subject};
 
-/// Programs of `tests/guests`.
-const PROGRAMS: &[&str] = &["bodies", "mandelbrot", "hashes", "trees", "text", "codec"];
 /// Blocks and calls after which a generated function gives up.
-const FUEL: u32 = 500;
+const FUEL: u32 = 2_000;
+/// How often each function of a generated module is called, with other arguments each time.
+const CALLS: u64 = 4;
 /// Checkpoints of one run in a row; then it runs to its end.
-const HOPS_IN_A_ROW: usize = 2_000;
-const FRESH_HOPS_IN_A_ROW: usize = 12;
-/// Polls that a program makes before it is stopped for the first time, at most.
-const POLLS_BEFORE_MAX: u64 = 60_000;
-/// And between two stops of a run that is stopped at random times.
-const POLLS_BETWEEN_MAX: u64 = 2_000;
-/// All but one run in so many go on in place, which is quicker; the others in new instances.
-const STAYING_OF: u64 = 3;
-/// One run in so many is of a program, the others are of generated modules.
-const PROGRAM_EVERY: u64 = 4;
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+const HOPS_IN_A_ROW: u64 = 10_000;
+/// Polls that a program makes before it is stopped for the first time are fewer than two to this power.
+const POLLS_BEFORE_LOG: u64 = 18;
+/// Polls between two stops of a run that is stopped at random times, at most.
+const POLLS_BETWEEN_MAX: u64 = 500;
+/// One hop in so many goes on in a new instance, and one in so many of these through bytes.
+const MOVED_OF: u64 = 8;
+const WRITTEN_OF: u64 = 8;
+/// One seed in so many is of a program, the others are of generated modules.
+const PROGRAM_EVERY: u64 = 16;
+/// A fault that is planted comes at one of the first stops of a run.
+const FAULT_BEFORE: u64 = 50;
+/// One generated module in so many is compiled as thoroughly as a node compiles.
+const THOROUGH_OF: u64 = 5;
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["--leg", module, export, checkpoint, polls] => {
-            leg(module, export, checkpoint, number(polls) as u32);
+            fresh::leg(module, export, checkpoint, number(polls) as u32);
             ExitCode::SUCCESS
         }
-        [hops, seed, fresh, ref other @ ..] => {
-            let way = Way {
-                fresh: number(fresh),
-                other: other.iter().map(|&word| word.to_owned()).collect(),
+        [checkpoints, seconds, seed, every, fault, ref other @ ..] => {
+            let seed = number(seed);
+            let mut work = Work {
+                engines: Engines::new(),
+                programs: Programs::default(),
+                fresh: Fresh {
+                    every: number(every),
+                    other: other.iter().map(|&word| word.to_owned()).collect(),
+                },
+                fault: Fault::ALL
+                    .iter()
+                    .find(|(name, _)| *name == fault)
+                    .map(|&(_, fault)| fault),
+                count: Count::new(number(checkpoints), Duration::from_secs(number(seconds))),
             };
-            hop(number(hops), number(seed), &way)
+            let over = (seed..).find_map(|seed| work.is_over_after(seed));
+            work.count.tell();
+            match over {
+                Some(Over::Differs) => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            }
         }
         _ => {
-            eprintln!("error: give HOPS, SEED and FRESH, and then another build of this program, or not");
+            eprintln!(
+                "error: give CHECKPOINTS, SECONDS, SEED, FRESH and FAULT, and then another build of this program, or not"
+            );
             ExitCode::FAILURE
         }
     }
@@ -74,12 +105,66 @@ fn number(text: &str) -> u64 {
     text.parse().expect("the argument is a number")
 }
 
-/// How runs hop.
-struct Way {
-    /// One run in so many hops in processes of its own.
-    fresh: u64,
-    /// The program, with its first words, that makes every other one of these hops; this one if there are no words.
-    other: Vec<String>,
+struct Work {
+    engines: Engines,
+    programs: Programs,
+    fresh: Fresh,
+    fault: Option<Fault>,
+    count: Count,
+}
+
+/// Engines for generated modules. They keep to one thread: others have the rest of the machine.
+struct Engines {
+    /// Which compile as for a node.
+    thorough: Pair,
+    /// Which compile other code of the same meaning in half the time.
+    quick: Pair,
+}
+
+struct Pair {
+    engine: Engine,
+    /// For the run that is never stopped, with less stack: one that fits it fits the other engine, too, although frames of
+    /// code that can be stopped may be larger.
+    plain: Engine,
+}
+
+impl Pair {
+    fn new(config: &mut Config) -> Self {
+        let engine = Engine::new(config.max_wasm_stack(run::STACK_BYTES as usize));
+        let plain = Engine::new(config.max_wasm_stack(run::STACK_BYTES as usize / 4));
+        Self {
+            engine: engine.expect("the configuration is good"),
+            plain: plain.expect("the configuration is good"),
+        }
+    }
+}
+
+impl Engines {
+    fn new() -> Self {
+        let mut config = run::config();
+        let thorough = Pair::new(config.parallel_compilation(false));
+        config
+            .cranelift_opt_level(OptLevel::None)
+            .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
+        Self {
+            thorough,
+            quick: Pair::new(&mut config),
+        }
+    }
+
+    fn compile(&self, seed: u64, module: Vec<u8>) -> Option<Compiled> {
+        let Pair { engine, plain } = match seed.is_multiple_of(THOROUGH_OF) {
+            true => &self.thorough,
+            false => &self.quick,
+        };
+        Compiled::if_valid(engine, plain, module)
+    }
+}
+
+/// Why it ends.
+enum Over {
+    Enough,
+    Differs,
 }
 
 /// What was done so far.
@@ -87,203 +172,183 @@ struct Count {
     clock: Clock,
     began: Monotonic,
     told: Monotonic,
-    hops: u64,
+    /// When to end.
+    checkpoints: u64,
+    time: Duration,
+    hops: Hops,
+    /// Hops in processes of their own.
     fresh: u64,
-    in_place: u64,
     runs: u64,
+    modules: u64,
     /// Hops of each program.
     programs: BTreeMap<String, u64>,
 }
 
 impl Count {
+    fn new(checkpoints: u64, time: Duration) -> Self {
+        let clock = Clock::system();
+        let began = clock.monotonic();
+        Self {
+            clock,
+            began,
+            told: began,
+            checkpoints,
+            time,
+            hops: Hops::default(),
+            fresh: 0,
+            runs: 0,
+            modules: 0,
+            programs: BTreeMap::new(),
+        }
+    }
+
+    fn all(&self) -> u64 {
+        self.hops.all() + self.fresh
+    }
+
+    fn is_enough(&self) -> bool {
+        self.all() >= self.checkpoints || self.clock.monotonic().since(self.began) >= self.time
+    }
+
+    fn tell_at_times(&mut self) {
+        let now = self.clock.monotonic();
+        if now.since(self.told) >= REPORT_EVERY {
+            self.told = now;
+            self.tell();
+        }
+    }
+
     fn tell(&self) {
-        let seconds = self.clock.monotonic().since(self.began).as_secs_f64();
-        let rate = (self.hops as f64 / seconds).round();
         let told = json!({
-            "hops": self.hops,
+            "checkpoints": self.all(),
+            "in_place": self.hops.in_place,
+            "moved": self.hops.moved,
+            "written": self.hops.written,
             "fresh": self.fresh,
-            "in_place": self.in_place,
             "runs": self.runs,
+            "modules": self.modules,
             "programs": self.programs,
-            "seconds": seconds.round(),
-            "hops_per_second": rate,
+            "seconds": self.clock.monotonic().since(self.began).as_secs(),
         });
         println!("{told}");
     }
 }
 
-impl Way {
-    fn program(&self, hop: usize) -> Command {
-        match self.other.split_first() {
-            Some((program, words)) if hop % 2 == 1 => {
-                let mut command = Command::new(program);
-                command.args(words);
-                command
-            }
-            _ => Command::new(std::env::current_exe().expect("this program has a file")),
-        }
-    }
-}
-
-fn hop(wanted: u64, seed: u64, way: &Way) -> ExitCode {
-    let programs: Vec<(String, Subject)> = programs();
-    let clock = Clock::system();
-    let began = clock.monotonic();
-    let mut count = Count {
-        began,
-        told: began,
-        clock,
-        hops: 0,
-        fresh: 0,
-        in_place: 0,
-        runs: 0,
-        programs: BTreeMap::new(),
-    };
-    for seed in seed.. {
-        if count.hops >= wanted {
-            break;
+impl Work {
+    /// Does what belongs to a seed.
+    fn is_over_after(&mut self, seed: u64) -> Option<Over> {
+        if self.count.is_enough() {
+            return Some(Over::Enough);
         }
         let equal = if seed.is_multiple_of(PROGRAM_EVERY) {
-            let (name, subject) = &programs[(seed / PROGRAM_EVERY) as usize % programs.len()];
-            let before = count.hops;
-            let equal = check(subject, name, seed, way, &mut count);
-            *count.programs.entry(name.clone()).or_default() += count.hops - before;
-            equal
+            self.check_program(seed)
         } else {
-            check_generated(seed, way, &mut count)
+            self.check_generated(seed)
         };
-        if !equal {
-            return ExitCode::FAILURE;
-        }
-        if count.clock.monotonic().since(count.told) >= REPORT_EVERY {
-            count.told = count.clock.monotonic();
-            count.tell();
-        }
+        self.count.tell_at_times();
+        (!equal).then_some(Over::Differs)
     }
-    count.tell();
-    ExitCode::SUCCESS
-}
 
-fn programs() -> Vec<(String, Subject)> {
-    let rust = PROGRAMS.iter().map(|&name| (name, Some(guest::rust(name))));
-    let others = [("sort", guest::c("sort"))];
-    rust.chain(others)
-        .filter_map(|(name, module)| Some((name.to_owned(), Subject::binary(module?, "_start", &[]))))
-        .collect()
-}
-
-fn check_generated(seed: u64, way: &Way, count: &mut Count) -> bool {
-    let Some(bytes) = generate::module(seed, FUEL) else {
-        return true;
-    };
-    if Plan::new(bytes.as_slice(), Options::default()).is_err() {
-        return true;
+    fn check_program(&mut self, seed: u64) -> bool {
+        let program = self.programs.get(seed / PROGRAM_EVERY);
+        let before = self.count.all();
+        let course = Course { seed, late: true };
+        let equal = self.check(&program.subject, &program.plain, course);
+        let hops = self.count.all() - before;
+        *self.count.programs.entry(program.name.clone()).or_default() += hops;
+        equal
     }
-    let Ok(compiled) = Module::from_binary(engine(), &bytes) else {
-        return true;
-    };
-    compiled.exports().all(|export| {
-        let ExternType::Func(function) = export.ty() else {
+
+    fn check_generated(&mut self, seed: u64) -> bool {
+        let Some(bytes) = generate::module(seed, FUEL) else {
             return true;
         };
-        let Some(arguments) = generate::arguments(&function, seed) else {
+        if Plan::new(bytes.as_slice(), Options::default()).is_err() {
+            return true;
+        }
+        let Some(compiled) = self.engines.compile(seed, bytes).map(Arc::new) else {
             return true;
         };
-        let subject = Subject::binary(bytes.clone(), export.name(), &arguments);
-        check(&subject, export.name(), seed, way, count)
-    })
-}
-
-/// Whether a run that is stopped again and again ends as one that is not.
-fn check(subject: &Subject, name: &str, seed: u64, way: &Way, count: &mut Count) -> bool {
-    let plain = subject.plain();
-    if plain.end == Err("wasm trap: call stack exhausted".to_owned()) {
-        return true;
-    }
-    count.runs += 1;
-    let in_processes = way.fresh > 0 && seed.is_multiple_of(way.fresh);
-    let in_place = !seed.is_multiple_of(STAYING_OF) && !in_processes;
-    let polls = |hop| polls(seed, hop, HOPS_IN_A_ROW);
-    let (seen, hops) = if in_processes {
-        in_fresh_processes(subject, seed, way)
-    } else if in_place {
-        let (seen, hops) = subject.staying_by(polls, |guest, store| {
-            let checkpoint = subject.prepared().capture(guest, &mut *store, Vec::new());
-            checkpoint.expect("it has stopped");
+        self.count.modules += 1;
+        let calls = compiled.plain().exports().flat_map(|export| {
+            let function = export.ty().func().cloned();
+            let calls = function.into_iter().flat_map(|function| {
+                (0..CALLS).filter_map(move |call| generate::arguments(&function, seed + call * call))
+            });
+            calls
+                .map(|arguments| Subject::of(&compiled, export.name(), &arguments))
+                .collect::<Vec<_>>()
         });
-        (format!("{seen:?}"), hops)
-    } else {
-        let (seen, hops) = subject.hopping_by(polls, |_, _| {});
-        (format!("{seen:?}"), hops)
-    };
-    count.in_place += if in_place { hops as u64 } else { 0 };
-    count.hops += hops as u64;
-    count.fresh += if in_processes { hops as u64 } else { 0 };
-    if seen == format!("{plain:?}") {
-        return true;
+        (0..).zip(calls).all(|(call, subject)| {
+            let plain = subject.plain();
+            let course = Course {
+                seed: mixed(seed, call),
+                late: false,
+            };
+            plain.end == Err("wasm trap: call stack exhausted".to_owned()) || self.check(&subject, &plain, course)
+        })
     }
-    println!(
-        "{}",
-        json!({ "differs": name, "seed": seed, "hops": hops, "plain": format!("{plain:?}"), "seen": seen })
-    );
-    false
-}
 
-/// How many polls to let pass before a hop.
-fn polls(seed: u64, hop: usize, in_a_row: usize) -> u32 {
-    let mixed = (seed ^ (hop as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-    match hop {
-        0 if seed.is_multiple_of(PROGRAM_EVERY) => (1 + mixed % POLLS_BEFORE_MAX) as u32,
-        _ if hop < in_a_row && is_spread(seed) => (1 + mixed % POLLS_BETWEEN_MAX) as u32,
-        _ if hop < in_a_row => 1 + (mixed % 8 / 6) as u32,
-        _ => u32::MAX,
-    }
-}
-
-/// Whether a run is stopped at random times, and not at one poll after the other.
-fn is_spread(seed: u64) -> bool {
-    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1
-}
-
-/// The same run, each hop in a process of its own.
-fn in_fresh_processes(subject: &Subject, seed: u64, way: &Way) -> (String, usize) {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let (module, file) = (folder.path().join("module.wasm"), folder.path().join("checkpoint"));
-    std::fs::write(&module, &subject.module).expect("the folder can be written to");
-    let mut checkpoint = match subject.first_leg(polls(seed, 0, FRESH_HOPS_IN_A_ROW)) {
-        Leg::Ended(seen) => return (format!("{seen:?}"), 0),
-        Leg::Stopped(checkpoint) => checkpoint,
-    };
-    for hop in 1.. {
-        std::fs::write(&file, &checkpoint).expect("the folder can be written to");
-        let polls = polls(seed, hop, FRESH_HOPS_IN_A_ROW).to_string();
-        let output = way
-            .program(hop)
-            .arg("--leg")
-            .arg(&module)
-            .arg(&subject.export)
-            .arg(&file)
-            .arg(polls)
-            .output()
-            .expect("this program can be started again");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let ended = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        if !ended.is_empty() {
-            return (ended, hop);
+    /// Whether a run that is stopped again and again ends as one that is not.
+    fn check(&mut self, subject: &Subject, plain: &Seen, course: Course) -> bool {
+        self.count.runs += 1;
+        let plain = format!("{plain:?}");
+        let seen = if self.fresh.takes(course.seed) {
+            let (seen, hops) = self.fresh.travel(subject, |hop, in_a_row| course.polls(hop, in_a_row));
+            self.count.fresh += hops;
+            seen
+        } else {
+            let itinerary = Itinerary {
+                polls: |hop| course.polls(hop, HOPS_IN_A_ROW),
+                way: |hop| course.way(hop),
+                fault: self.fault.map(|fault| (fault, course.seed % FAULT_BEFORE)),
+            };
+            format!("{:?}", travel(subject, &itinerary, &mut self.count.hops))
+        };
+        if seen != plain {
+            println!("{}", json!({ "differs": subject.export, "plain": plain, "seen": seen }));
         }
-        checkpoint = std::fs::read(&file).expect("the process left a checkpoint");
+        seen == plain
     }
-    unreachable!("the range has no end")
 }
 
-/// One hop of [`in_fresh_processes`], in its process.
-fn leg(module: &str, export: &str, checkpoint: &str, polls: u32) {
-    let bytes = std::fs::read(Path::new(module)).expect("the module can be read");
-    // A call that goes on needs no arguments.
-    let subject = Subject::binary(bytes, export, &[]);
-    let from = std::fs::read(checkpoint).expect("the checkpoint can be read");
-    match subject.next_leg(&from, polls) {
-        Leg::Stopped(next) => std::fs::write(checkpoint, next).expect("the checkpoint can be written"),
-        Leg::Ended(seen) => println!("{seen:?}"),
+/// Where a run is stopped and how it goes on, all of which follows from a seed.
+#[derive(Clone, Copy)]
+struct Course {
+    seed: u64,
+    /// The first stop comes some way into the run.
+    late: bool,
+}
+
+impl Course {
+    /// How many polls to let pass before a stop.
+    fn polls(self, hop: u64, in_a_row: u64) -> u32 {
+        let number = mixed(self.seed, hop);
+        let polls = match hop {
+            0 if self.late => 1 + number % (1 << ((number >> 32) % POLLS_BEFORE_LOG)),
+            _ if hop >= in_a_row => return u32::MAX,
+            // Some runs are stopped at random times, the others at nearly each poll.
+            _ if mixed(self.seed, u64::MAX).is_multiple_of(2) => 1 + number % POLLS_BETWEEN_MAX,
+            _ => 1 + number % 8 / 6,
+        };
+        polls as u32
     }
+
+    fn way(self, hop: u64) -> Way {
+        let number = mixed(self.seed, !hop);
+        match (
+            number.is_multiple_of(MOVED_OF),
+            (number >> 16).is_multiple_of(WRITTEN_OF),
+        ) {
+            (false, _) => Way::InPlace,
+            (true, false) => Way::Moved,
+            (true, true) => Way::Written,
+        }
+    }
+}
+
+/// A number that follows from two.
+fn mixed(seed: u64, other: u64) -> u64 {
+    let number = (seed ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (number ^ number >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 16
 }

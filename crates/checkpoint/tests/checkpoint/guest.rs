@@ -34,8 +34,13 @@ pub fn rust_with(name: &str, words: &[&str]) -> Vec<u8> {
 
 /// Compiles a program in C; nothing where `clang` cannot.
 pub fn c(name: &str) -> Option<Vec<u8>> {
+    c_with(name, &[])
+}
+
+/// The same with words of its own for the compiler.
+pub fn c_with(name: &str, words: &[&str]) -> Option<Vec<u8>> {
     let mut compiler = clang()?;
-    compiler.arg(guests().join(name).with_extension("c"));
+    compiler.args(words).arg(guests().join(name).with_extension("c"));
     Some(compiled(&mut compiler, name))
 }
 

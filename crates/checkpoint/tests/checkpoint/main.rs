@@ -8,8 +8,12 @@ mod features;
 mod forged;
 mod generate;
 mod guest;
+#[allow(dead_code, reason = "the fuzzing uses more of it")]
+mod hops;
 mod limits;
+mod planted;
 mod random;
+#[allow(dead_code, reason = "the fuzzing uses more of it")]
 mod run;
 mod tampered;
 mod world;

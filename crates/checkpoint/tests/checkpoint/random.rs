@@ -2,13 +2,14 @@
 //! `FIRST..LAST` for more of them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bowline_checkpoint::{Options, Plan};
 use wasmparser::{Validator, WasmFeatures};
-use wasmtime::{ExternType, Module};
+use wasmtime::ExternType;
 
 use crate::generate;
-use crate::run::{Subject, engine};
+use crate::run::{Compiled, Subject, engine};
 
 const SEEDS: Range<u64> = 0..120;
 /// Blocks and calls after which a generated function gives up.
@@ -55,10 +56,10 @@ fn generated_modules_end_alike_however_they_are_stopped() {
                 continue;
             }
         }
-        let Ok(compiled) = Module::from_binary(engine(), &bytes) else {
+        let Some(compiled) = Compiled::if_valid(engine(), engine(), bytes).map(Arc::new) else {
             continue;
         };
-        for export in compiled.exports() {
+        for export in compiled.plain().exports() {
             let ExternType::Func(function) = export.ty() else {
                 continue;
             };
@@ -66,7 +67,7 @@ fn generated_modules_end_alike_however_they_are_stopped() {
                 continue;
             };
             println!("seed {seed}, `{}`", export.name());
-            let subject = Subject::binary(bytes.clone(), export.name(), &arguments);
+            let subject = Subject::of(&compiled, export.name(), &arguments);
             if subject.plain().end == Err("wasm trap: call stack exhausted".to_owned()) {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! Runs a module plainly and in hops, and compares what can be seen of both.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bowline_checkpoint::engine::{Guest, Handle, Outcome, Prepared, configure};
 use bowline_checkpoint::{Checkpoint, Options, Poll, ReadLimits, SigningKey};
@@ -28,15 +28,18 @@ pub struct Seen {
 
 pub fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| {
-        let mut config = Config::new();
-        configure(&mut config)
-            .max_wasm_stack(STACK_BYTES as usize)
-            .async_stack_size(2 * STACK_BYTES as usize)
-            .wasm_memory64(true)
-            .wasm_tail_call(true);
-        Engine::new(&config).expect("the configuration is good")
-    })
+    ENGINE.get_or_init(|| Engine::new(&config()).expect("the configuration is good"))
+}
+
+/// What every engine here has in common.
+pub fn config() -> Config {
+    let mut config = Config::new();
+    configure(&mut config)
+        .max_wasm_stack(STACK_BYTES as usize)
+        .async_stack_size(2 * STACK_BYTES as usize)
+        .wasm_memory64(true)
+        .wasm_tail_call(true);
+    config
 }
 
 pub fn options(poll: Poll) -> Options {
@@ -50,12 +53,6 @@ pub fn key() -> SigningKey {
     SigningKey::new(&[3; 32])
 }
 
-fn linker() -> Linker<World> {
-    let mut linker = Linker::new(engine());
-    world::link(&mut linker).expect("names are distinct");
-    linker
-}
-
 /// How a part of a run came to its end.
 pub enum Leg {
     /// With a checkpoint.
@@ -64,13 +61,63 @@ pub enum Leg {
     Ended(Seen),
 }
 
-/// A module and the call that is made.
-pub struct Subject {
+/// A module, compiled as it is and instrumented.
+pub struct Compiled {
     pub module: Vec<u8>,
-    pub export: String,
-    pub arguments: Vec<Val>,
     prepared: Prepared,
     linker: Linker<World>,
+    plain: Plain,
+}
+
+/// A module as it is, compiled when it is asked for, and what it imports.
+struct Plain {
+    linker: Linker<World>,
+    module: OnceLock<Module>,
+}
+
+fn linker(engine: &Engine) -> Linker<World> {
+    let mut linker = Linker::new(engine);
+    world::link(&mut linker).expect("names are distinct");
+    linker
+}
+
+impl Compiled {
+    pub fn new(engine: &Engine, module: Vec<u8>) -> Self {
+        let prepared = Prepared::new(engine, &module, options(Poll::Countdown));
+        Self {
+            prepared: prepared.expect("the module can be checkpointed"),
+            linker: linker(engine),
+            plain: Plain {
+                linker: linker(engine),
+                module: OnceLock::new(),
+            },
+            module,
+        }
+    }
+
+    /// The same of a module that engines may not take as it is; it runs so in an engine of its own.
+    pub fn if_valid(engine: &Engine, plain_engine: &Engine, module: Vec<u8>) -> Option<Self> {
+        let plain = Plain {
+            module: Module::from_binary(plain_engine, &module).ok()?.into(),
+            linker: linker(plain_engine),
+        };
+        Some(Self {
+            plain,
+            ..Self::new(engine, module)
+        })
+    }
+
+    pub fn plain(&self) -> &Module {
+        let compile = || Module::from_binary(self.plain.linker.engine(), &self.module).expect("the module is valid");
+        self.plain.module.get_or_init(compile)
+    }
+}
+
+/// A module and the call that is made.
+pub struct Subject {
+    compiled: Arc<Compiled>,
+    pub export: String,
+    pub arguments: Vec<Val>,
 }
 
 impl Subject {
@@ -80,26 +127,40 @@ impl Subject {
     }
 
     pub fn binary(module: Vec<u8>, export: &str, arguments: &[Val]) -> Self {
-        let prepared = Prepared::new(engine(), &module, options(Poll::Countdown));
+        Self::of(&Arc::new(Compiled::new(engine(), module)), export, arguments)
+    }
+
+    pub fn of(compiled: &Arc<Compiled>, export: &str, arguments: &[Val]) -> Self {
         Self {
-            prepared: prepared.expect("the module can be checkpointed"),
-            module,
+            compiled: compiled.clone(),
             export: export.to_owned(),
             arguments: arguments.to_vec(),
-            linker: linker(),
         }
     }
 
+    pub fn module(&self) -> &[u8] {
+        &self.compiled.module
+    }
+
     pub fn prepared(&self) -> &Prepared {
-        &self.prepared
+        &self.compiled.prepared
+    }
+
+    pub fn linker(&self) -> &Linker<World> {
+        &self.compiled.linker
+    }
+
+    /// A new store for the guest.
+    pub fn store(&self, world: World) -> Store<World> {
+        Store::new(self.compiled.linker.engine(), world)
     }
 
     /// Runs the original module.
     pub fn plain(&self) -> Seen {
-        let module = Module::from_binary(engine(), &self.module).expect("the module is valid");
-        let mut store = Store::new(engine(), World::default());
+        let linker = &self.compiled.plain.linker;
+        let mut store = Store::new(linker.engine(), World::default());
         let run = |store: &mut Store<World>| -> wasmtime::Result<(Instance, wasmtime::Result<Vec<Val>>)> {
-            let instance = self.linker.instantiate(&mut *store, &module)?;
+            let instance = linker.instantiate(&mut *store, self.compiled.plain())?;
             let function = instance
                 .get_func(&mut *store, &self.export)
                 .expect("the export is a function");
@@ -125,8 +186,8 @@ impl Subject {
         polls: impl Fn(usize) -> u32,
         mut between: impl FnMut(usize, &mut Checkpoint),
     ) -> (Seen, usize) {
-        let mut store = Store::new(engine(), World::default());
-        let guest = self.prepared.instantiate(&mut store, &self.linker);
+        let mut store = self.store(World::default());
+        let guest = self.prepared().instantiate(&mut store, self.linker());
         let mut guest = match guest {
             Ok(guest) => guest,
             Err(error) => return (seen(&mut store, None, Err(error)), 0),
@@ -141,8 +202,8 @@ impl Subject {
                     let bytes = self.pack(&guest, &mut store);
                     let mut checkpoint = Checkpoint::read(&bytes, &key(), LIMITS).expect("it was just written");
                     between(hop, &mut checkpoint);
-                    store = Store::new(engine(), World::restore(&checkpoint.host));
-                    guest = match self.prepared.restore(&mut store, &self.linker, &checkpoint) {
+                    store = self.store(World::restore(&checkpoint.host));
+                    guest = match self.prepared().restore(&mut store, self.linker(), &checkpoint) {
                         Ok(guest) => guest,
                         Err(error) => return (seen(&mut store, None, Err(wasmtime::format_err!("{error}"))), hop),
                     };
@@ -174,8 +235,8 @@ impl Subject {
         polls: impl Fn(usize) -> u32,
         mut at_stop: impl FnMut(&Guest, &mut Store<World>),
     ) -> (Seen, usize) {
-        let mut store = Store::new(engine(), World::default());
-        let mut guest = match self.prepared.instantiate(&mut store, &self.linker) {
+        let mut store = self.store(World::default());
+        let mut guest = match self.prepared().instantiate(&mut store, self.linker()) {
             Ok(guest) => guest,
             Err(error) => return (seen(&mut store, None, Err(error)), 0),
         };
@@ -187,7 +248,10 @@ impl Subject {
             match outcome {
                 Ok(Outcome::Stopped) => {
                     at_stop(&guest, &mut store);
-                    self.prepared.go_on(&mut guest, &mut store).expect("it has stopped");
+                    self.compiled
+                        .prepared
+                        .go_on(&mut guest, &mut store)
+                        .expect("it has stopped");
                     hop += 1;
                     guest.stop_after(&mut store, polls(hop));
                     outcome = guest.resume(&mut store);
@@ -206,8 +270,8 @@ impl Subject {
 
     /// Calls the export and stops at the `polls`th poll, a start function being passed over.
     pub fn first_leg(&self, polls: u32) -> Leg {
-        let mut store = Store::new(engine(), World::default());
-        let guest = match self.prepared.instantiate(&mut store, &self.linker) {
+        let mut store = self.store(World::default());
+        let guest = match self.prepared().instantiate(&mut store, self.linker()) {
             Ok(guest) => guest,
             Err(error) => return Leg::Ended(seen(&mut store, None, Err(error))),
         };
@@ -223,8 +287,8 @@ impl Subject {
     /// Goes on from the bytes of a checkpoint to the `polls`th poll.
     pub fn next_leg(&self, checkpoint: &[u8], polls: u32) -> Leg {
         let checkpoint = Checkpoint::read(checkpoint, &key(), LIMITS).expect("it was written by another leg");
-        let mut store = Store::new(engine(), World::restore(&checkpoint.host));
-        let guest = self.prepared.restore(&mut store, &self.linker, &checkpoint);
+        let mut store = self.store(World::restore(&checkpoint.host));
+        let guest = self.prepared().restore(&mut store, self.linker(), &checkpoint);
         let mut guest = guest.expect("it fits");
         guest.stop_after(&mut store, polls);
         let outcome = guest.resume(&mut store);
@@ -243,7 +307,7 @@ impl Subject {
     fn pack(&self, guest: &Guest, store: &mut Store<World>) -> Vec<u8> {
         let host = store.data().save();
         let checkpoint = self
-            .prepared
+            .prepared()
             .capture(guest, store, host)
             .expect("the guest has stopped");
         checkpoint.write(&key())
@@ -269,7 +333,7 @@ impl Subject {
     }
 }
 
-fn seen(store: &mut Store<World>, instance: Option<Instance>, end: wasmtime::Result<Vec<Val>>) -> Seen {
+pub fn seen(store: &mut Store<World>, instance: Option<Instance>, end: wasmtime::Result<Vec<Val>>) -> Seen {
     let end = match end {
         Ok(results) => Ok(results.iter().map(|value| show(store, value)).collect()),
         Err(error) => Err(match error.downcast_ref::<Trap>() {

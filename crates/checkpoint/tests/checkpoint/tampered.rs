@@ -6,7 +6,7 @@ use wasmtime::Val;
 use crate::run::Subject;
 
 /// Everything that is saved matters to its end.
-const TEXT: &str = "(module (import \"host\" \"log\" (func $log (param i32)))
+pub const TEXT: &str = "(module (import \"host\" \"log\" (func $log (param i32)))
     (memory (export \"memory\") 1)
     (global $g (export \"g\") (mut i64) (i64.const 1))
     (type $t (func (result i32)))
