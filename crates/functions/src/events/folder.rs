@@ -18,7 +18,7 @@ mod mark;
 mod scan;
 mod watch;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,14 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::upload::Upload;
 use crate::error::Error;
 use crate::service::Inner;
+use mark::MarkRecord;
 use scan::Look;
-use watch::{News, Watch};
+use watch::{News, Watch, What};
 
 /// The index by which files of folders have keys.
 const INDEX: &str = "folder";
@@ -60,7 +62,7 @@ pub struct Folder {
 #[derive(Default)]
 struct Files {
     /// By the digest of the path.
-    marks: HashMap<Digest, Look>,
+    marks: HashMap<Digest, MarkRecord>,
     /// Those that were closed or moved here, and not told of yet.
     closed: HashSet<PathBuf>,
     /// Those that somebody was seen writing, and not closing yet.
@@ -69,24 +71,33 @@ struct Files {
 
 impl Files {
     /// Takes note of what happened.
-    fn note(&mut self, news: &mut News) {
-        for path in news.written.drain(..) {
-            self.closed.remove(&path);
-            self.open.insert(path);
+    fn note(&mut self, path: &Path, what: What) {
+        self.open.remove(path);
+        self.closed.remove(path);
+        match what {
+            What::Written => drop(self.open.insert(path.to_owned())),
+            What::Complete => drop(self.closed.insert(path.to_owned())),
+            What::Gone => {}
         }
-        for path in news.complete.drain(..) {
-            self.open.remove(&path);
-            self.closed.insert(path);
-        }
-        for path in news.gone.drain(..) {
-            self.open.remove(&path);
-            self.closed.remove(&path);
-        }
+    }
+
+    /// Forgets files that a walk has not found, but for those where it could not look; returns whose marks are to go.
+    fn forget(&mut self, found: &HashSet<Digest>, unseen: &BTreeSet<PathBuf>) -> Vec<Digest> {
+        // Marks have paths as text.
+        let unseen: BTreeSet<String> = unseen.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let is_known = |path: &Path| !path.ancestors().any(|above| unseen.contains(&*above.to_string_lossy()));
+        let stays = |path: &PathBuf| found.contains(&digest(path)) || !is_known(path);
+        self.open.retain(stays);
+        self.closed.retain(stays);
+        let gone = self
+            .marks
+            .extract_if(|path, mark| !found.contains(path) && is_known(Path::new(&mark.path)));
+        gone.map(|(path, _)| path).collect()
     }
 
     /// Whether a file that looks so is to be told of now.
     fn is_due(&self, path: &Path, look: &Look, now: Timestamp) -> bool {
-        if self.marks.get(&digest(path)) == Some(look) {
+        if self.marks.get(&digest(path)).is_some_and(|mark| mark.look == *look) {
             return false;
         }
         let rested = now.since(look.modified());
@@ -116,7 +127,7 @@ impl Inner {
             let watched = tokio::select! {
                 biased;
                 () = engine.stopped() => return,
-                watched = self.watch_files(&folder) => watched,
+                watched = self.watch_files(&folder, &mut failures) => watched,
             };
             failures += 1;
             if let Err(error) = watched {
@@ -130,8 +141,8 @@ impl Inner {
         }
     }
 
-    /// Watches until something fails. Dropped between a file's events and its mark, it tells of the file again.
-    async fn watch_files(self: &Arc<Self>, folder: &Folder) -> Result<(), Failure> {
+    /// Watches until something fails; all that failed before counts no more once a walk is over. Dropped between a file's events and its mark, it tells of the file again.
+    async fn watch_files(self: &Arc<Self>, folder: &Folder, failures: &mut u32) -> Result<(), Failure> {
         let mut watch = Watch::new(folder.path.clone())?;
         let mut files = Files {
             marks: self.marks(folder).await?,
@@ -139,22 +150,40 @@ impl Inner {
         };
         loop {
             self.walk(folder, &mut watch, &mut files).await?;
-            let next = tokio::time::Instant::now() + WALKED_EVERY;
-            while let Ok(news) = tokio::time::timeout_at(next, watch.next()).await {
-                let mut news = news?;
-                let complete = news.complete.clone();
-                files.note(&mut news);
+            *failures = 0;
+            let next = Instant::now() + WALKED_EVERY;
+            // News that never end must not keep the walk from its turn.
+            while Instant::now() < next {
+                let Ok(news) = tokio::time::timeout_at(next, watch.next()).await else {
+                    break;
+                };
+                let news = news?;
+                for (path, what) in &news.files {
+                    files.note(path, *what);
+                }
                 if news.look_around || !files.has_room() {
                     break;
                 }
-                for path in complete {
-                    // It may be gone, or no file; what is there at the next walk is seen then.
-                    if let Ok(Some(look)) = scan::look(&folder.path.join(&path)) {
-                        self.take(folder, &mut files, (path, look)).await?;
-                    }
-                }
+                self.take_news(folder, &mut files, news).await?;
             }
         }
+    }
+
+    /// Tells of files that are complete, and forgets those that are gone.
+    async fn take_news(self: &Arc<Self>, folder: &Folder, files: &mut Files, news: News) -> Result<(), Failure> {
+        let mut gone = Vec::new();
+        for (path, what) in news.files {
+            // It may be another one by now, gone, or no file; what is there at the next walk is seen then.
+            match (what, scan::look(&folder.path.join(&path))) {
+                (What::Complete, Ok(Some(look))) => self.take(folder, files, (path, look)).await?,
+                (What::Gone, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                    gone.extend(files.marks.remove_entry(&digest(&path)).map(|(path, _)| path));
+                }
+                _ => {}
+            }
+        }
+        self.unmark(folder, &gone).await?;
+        Ok(())
     }
 
     /// Looks at every file, and forgets those that are gone.
@@ -164,7 +193,7 @@ impl Inner {
         for below in &found.folders {
             watch.add(below)?;
         }
-        if !found.is_whole {
+        if !found.unseen.is_empty() {
             tracing::warn!(
                 folder = folder.name,
                 files = scan::FILES_MAX,
@@ -176,16 +205,8 @@ impl Inner {
         for file in found.files {
             self.take(folder, files, file).await?;
         }
-        if found.is_whole {
-            files.open.retain(|path| there.contains(&digest(path)));
-            files.closed.retain(|path| there.contains(&digest(path)));
-            let gone: Vec<Digest> = files
-                .marks
-                .extract_if(|path, _| !there.contains(path))
-                .map(|(path, _)| path)
-                .collect();
-            self.unmark(folder, &gone).await?;
-        }
+        let gone = files.forget(&there, &found.unseen);
+        self.unmark(folder, &gone).await?;
         Ok(())
     }
 
@@ -200,10 +221,10 @@ impl Inner {
             return Ok(());
         }
         self.told_of(folder, &path, &look).await?;
-        self.mark(folder, &path, look).await?;
+        let mark = self.mark(folder, &path, look).await?;
         files.closed.remove(&path);
         files.open.remove(&path);
-        files.marks.insert(digest(&path), look);
+        files.marks.insert(digest(&path), mark);
         Ok(())
     }
 
@@ -238,10 +259,9 @@ mod tests {
         }
     }
 
-    fn news(change: impl FnOnce(&mut News)) -> News {
-        let mut news = News::default();
-        change(&mut news);
-        news
+    fn mark(path: &str, look: Look) -> (Digest, MarkRecord) {
+        let path = path.to_owned();
+        (digest(Path::new(&path)), MarkRecord { path, look })
     }
 
     #[test]
@@ -253,16 +273,38 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(!files.is_due(path, &written, after(QUIET - second)));
         assert!(files.is_due(path, &written, after(QUIET)), "nobody writes it");
-        files.note(&mut news(|news| news.written.push(path.into())));
+        files.note(path, What::Written);
         assert!(!files.is_due(path, &written, after(ABANDONED - second)));
         assert!(files.is_due(path, &written, after(ABANDONED)), "its writer is gone");
-        files.note(&mut news(|news| news.complete.push(path.into())));
+        files.note(path, What::Complete);
         assert!(files.is_due(path, &written, after(Duration::ZERO)), "it was closed");
-        files.marks.insert(digest(path), written);
+        files.marks.extend([mark("a/b.png", written)]);
         assert!(!files.is_due(path, &written, after(ABANDONED)), "it was told of");
         assert!(
             files.is_due(path, &look(1_000_000_001), after(second)),
             "it is another one"
         );
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_but_not_what_cannot_be_seen() {
+        let look = look(1);
+        let marked = ["a", "in/b", "in/deep/c", "in/deeper/d", "deep/e"];
+        let mut files = Files {
+            marks: marked.into_iter().map(|path| mark(path, look)).collect(),
+            open: ["f", "in/deep/g"].map(PathBuf::from).into(),
+            ..Files::default()
+        };
+        let there = HashSet::from([digest(Path::new("in/b"))]);
+        let gone: HashSet<Digest> = files
+            .forget(&there, &BTreeSet::from(["in/deep".into()]))
+            .into_iter()
+            .collect();
+        let expected = ["a", "in/deeper/d", "deep/e"].map(|path| digest(Path::new(path)));
+        assert_eq!(gone, expected.into());
+        assert_eq!(files.open, HashSet::from(["in/deep/g".into()]));
+        // The control: once it can be seen, what is not there is gone.
+        assert_eq!(files.forget(&there, &BTreeSet::new()), [digest(Path::new("in/deep/c"))]);
+        assert!(files.open.is_empty() && files.marks.len() == 1);
     }
 }

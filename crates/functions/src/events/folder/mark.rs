@@ -39,7 +39,7 @@ impl Inner {
     }
 
     /// All marks of a folder. One that cannot be read counts as missing.
-    pub(super) async fn marks(&self, folder: &Folder) -> Result<HashMap<Digest, Look>, ReadError> {
+    pub(super) async fn marks(&self, folder: &Folder) -> Result<HashMap<Digest, MarkRecord>, ReadError> {
         let prefix = self.mark_prefix(folder);
         let wanted = prefix.clone().into();
         let (mut marks, mut after) = (HashMap::new(), None);
@@ -50,7 +50,7 @@ impl Inner {
                 let text = String::from_utf8_lossy(key);
                 let path = text.strip_prefix(&*prefix).and_then(|path| path.parse().ok());
                 match (path, MarkRecord::decode(&entry.value)) {
-                    (Some(path), Ok(record)) => drop(marks.insert(path, record.look)),
+                    (Some(path), Ok(record)) => drop(marks.insert(path, record)),
                     (_, read) => tracing::warn!(key = %text, error = ?read.err(), "a mark of a file cannot be read"),
                 }
             }
@@ -62,13 +62,14 @@ impl Inner {
     }
 
     /// Marks a file; durable once this returns.
-    pub(super) async fn mark(&self, folder: &Folder, path: &Path, look: Look) -> Result<(), CommitError> {
+    pub(super) async fn mark(&self, folder: &Folder, path: &Path, look: Look) -> Result<MarkRecord, CommitError> {
         let record = MarkRecord {
             path: path.to_string_lossy().into_owned(),
             look,
         };
         let write = Write::Put(self.mark_key(folder, &digest(path)), record.encode());
-        self.registry.store().commit(Vec::new(), vec![write]).await.map(drop)
+        self.registry.store().commit(Vec::new(), vec![write]).await?;
+        Ok(record)
     }
 
     /// Removes the marks of files that are gone.

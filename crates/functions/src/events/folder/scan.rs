@@ -1,5 +1,6 @@
 //! What lies in a folder and the folders below.
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -47,8 +48,8 @@ pub struct Found {
     pub files: Vec<(PathBuf, Look)>,
     /// The folder itself, an empty path, among them.
     pub folders: Vec<PathBuf>,
-    /// Whether that is all.
-    pub is_whole: bool,
+    /// Where it could not look, or beyond its limits: nothing is known of what lies there and below.
+    pub unseen: BTreeSet<PathBuf>,
 }
 
 /// Whether a name is a writer's own, until it gives the file another.
@@ -65,17 +66,14 @@ pub fn look(path: &Path) -> io::Result<Option<Look>> {
 
 /// Looks at everything below `root`. What is gone before it is looked at is passed over.
 pub fn walk(root: &Path) -> io::Result<Found> {
-    let mut found = Found {
-        is_whole: true,
-        ..Found::default()
-    };
+    let mut found = Found::default();
     let mut ahead = vec![(PathBuf::new(), 0)];
     while let Some((folder, depth)) = ahead.pop() {
         let entries = match std::fs::read_dir(root.join(&folder)) {
             Ok(entries) => entries,
             Err(error) if depth == 0 => return Err(error),
             Err(error) => {
-                found.is_whole &= error.kind() == io::ErrorKind::NotFound;
+                found.unseen.extend((!is_gone(&error)).then_some(folder));
                 continue;
             }
         };
@@ -84,13 +82,19 @@ pub fn walk(root: &Path) -> io::Result<Found> {
             let path = folder.join(entry.file_name());
             let Ok(kind) = entry.file_type() else { continue };
             if kind.is_dir() && !is_unfinished(entry.file_name().as_encoded_bytes()) {
-                let fits = depth < DEPTH_MAX && found.folders.len() + ahead.len() < FOLDERS_MAX;
-                found.is_whole &= fits;
-                ahead.extend(fits.then_some((path, depth + 1)));
-            } else if let Ok(Some(look)) = look(&root.join(&path)) {
-                let fits = found.files.len() < FILES_MAX;
-                found.is_whole &= fits;
-                found.files.extend(fits.then_some((path, look)));
+                if depth < DEPTH_MAX && found.folders.len() + ahead.len() < FOLDERS_MAX {
+                    ahead.push((path, depth + 1));
+                } else {
+                    found.unseen.insert(path);
+                }
+                continue;
+            }
+            match look(&root.join(&path)) {
+                Ok(Some(look)) if found.files.len() < FILES_MAX => found.files.push((path, look)),
+                // Others of this folder may be beyond the limit, too.
+                Ok(Some(_)) => drop(found.unseen.insert(folder.clone())),
+                Ok(None) => {}
+                Err(error) => found.unseen.extend((!is_gone(&error)).then_some(path)),
             }
         }
         found.folders.push(folder);
@@ -99,6 +103,10 @@ pub fn walk(root: &Path) -> io::Result<Found> {
         .files
         .sort_unstable_by(|(a, one), (b, other)| (one.modified_us, a).cmp(&(other.modified_us, b)));
     Ok(found)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 #[cfg(test)]
@@ -129,7 +137,7 @@ mod tests {
         let mut names: Vec<&str> = found.files.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         names.sort_unstable();
         assert_eq!(names, ["a.png", "in/b.png", "in/deep/c"]);
-        assert!(found.is_whole && found.folders.len() == 3);
+        assert!(found.unseen.is_empty() && found.folders.len() == 3);
         assert!(found.files.iter().all(|(_, look)| look.bytes == 5));
         assert!(walk(&root.path().join("none")).is_err());
     }
@@ -142,14 +150,16 @@ mod tests {
         }
         let found = walk(root.path()).unwrap();
         assert!(
-            !found.is_whole && found.folders.len() == FOLDERS_MAX + 1,
+            found.unseen.len() == 5 && found.folders.len() == FOLDERS_MAX + 1,
             "{}",
             found.folders.len()
         );
-        let deep: PathBuf = (0..20).map(|_| "d").collect();
+        let below = |depth: usize| -> PathBuf { (0..depth).map(|_| "d").collect() };
         let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join(deep)).unwrap();
+        std::fs::create_dir_all(root.path().join(below(20))).unwrap();
+        std::fs::write(root.path().join("seen"), b"bytes").unwrap();
         let found = walk(root.path()).unwrap();
-        assert!(!found.is_whole && found.folders.len() == DEPTH_MAX + 1);
+        assert_eq!((found.folders.len(), found.files.len()), (DEPTH_MAX + 1, 1));
+        assert_eq!(found.unseen, BTreeSet::from([below(DEPTH_MAX + 1)]));
     }
 }

@@ -14,19 +14,27 @@ use rustix::io::Errno;
 
 /// Room for some hundred events.
 const BUFFER_BYTES: usize = 16 * 1024;
+/// Events that are taken from the kernel in one go; the others stay there until these are worked off.
+const EVENTS_MAX: usize = 4096;
 
 /// How often the kernel is asked: it keeps what happens meanwhile.
 const LOOKED_EVERY: Duration = Duration::from_millis(50);
 
+/// What happened to a file last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Somebody has begun to write.
+    Written,
+    /// A writer has closed it, or it was moved here.
+    Complete,
+    /// It was removed, or moved away.
+    Gone,
+}
+
 /// What happened to files; paths begin below the watched folder.
 #[derive(Debug, Default)]
 pub struct News {
-    /// Somebody has begun to write.
-    pub written: Vec<PathBuf>,
-    /// A writer has closed it, or it was moved here.
-    pub complete: Vec<PathBuf>,
-    /// It was removed, or moved away.
-    pub gone: Vec<PathBuf>,
+    pub files: HashMap<PathBuf, What>,
     /// There is more than can be told: a new folder, or what was missed.
     pub look_around: bool,
 }
@@ -84,23 +92,24 @@ impl Watch {
         }
     }
 
-    /// What has happened since this was asked last, if anything.
+    /// What has happened since this was asked last, or the first part of it, if anything.
     fn read(&mut self) -> io::Result<Option<News>> {
-        let (mut news, mut any) = (News::default(), false);
+        let (mut news, mut events) = (News::default(), 0);
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut reader = inotify::Reader::new(&self.kernel, &mut buffer);
-        loop {
+        while events < EVENTS_MAX || !reader.is_buffer_empty() {
             match reader.next() {
                 Ok(event) => {
-                    any = true;
+                    events += 1;
                     let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
                     tell(&mut news, &mut self.folders, (event.wd(), event.events()), name);
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(any.then_some(news)),
+                Err(Errno::AGAIN) => break,
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok((events > 0).then_some(news))
     }
 }
 
@@ -120,18 +129,17 @@ fn tell(news: &mut News, folders: &mut HashMap<i32, PathBuf>, (watch, events): (
         news.look_around |= events.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::MOVED_FROM);
         return;
     }
-    let path = folder.join(name);
-    // What happened last counts.
-    for before in [&mut news.written, &mut news.complete, &mut news.gone] {
-        before.retain(|other| *other != path);
-    }
-    if events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
-        news.complete.push(path);
+    let what = if events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO) {
+        What::Complete
     } else if events.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
-        news.gone.push(path);
+        What::Gone
     } else if events.intersects(ReadFlags::CREATE | ReadFlags::MODIFY) {
-        news.written.push(path);
-    }
+        What::Written
+    } else {
+        return;
+    };
+    // What happened last counts.
+    news.files.insert(folder.join(name), what);
 }
 
 #[cfg(test)]
@@ -148,16 +156,37 @@ mod tests {
         watch.add(Path::new("")).unwrap();
         let mut file = std::fs::File::create(root.path().join("a")).unwrap();
         file.write_all(b"half").unwrap();
-        let news = watch.next().await.unwrap();
-        assert_eq!((news.written, news.complete.len()), (vec![PathBuf::from("a")], 0));
+        let news = async |watch: &mut Watch| watch.next().await.unwrap().files;
+        let one = |name: &str, what| HashMap::from([(PathBuf::from(name), what)]);
+        assert_eq!(news(&mut watch).await, one("a", What::Written));
         drop(file);
-        assert_eq!(watch.next().await.unwrap().complete, [PathBuf::from("a")]);
+        assert_eq!(news(&mut watch).await, one("a", What::Complete));
         std::fs::write(elsewhere.path().join("b"), b"whole").unwrap();
         std::fs::rename(elsewhere.path().join("b"), root.path().join("b")).unwrap();
-        assert_eq!(watch.next().await.unwrap().complete, [PathBuf::from("b")]);
+        assert_eq!(news(&mut watch).await, one("b", What::Complete));
         std::fs::remove_file(root.path().join("b")).unwrap();
-        assert_eq!(watch.next().await.unwrap().gone, [PathBuf::from("b")]);
+        assert_eq!(news(&mut watch).await, one("b", What::Gone));
         std::fs::create_dir(root.path().join("new")).unwrap();
         assert!(watch.next().await.unwrap().look_around);
+    }
+
+    #[tokio::test]
+    async fn what_happens_is_taken_in_parts() {
+        let root = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(root.path().to_owned()).unwrap();
+        watch.add(Path::new("")).unwrap();
+        // Each is made and closed: two events, fewer than the kernel keeps.
+        for number in 0..EVENTS_MAX {
+            std::fs::write(root.path().join(number.to_string()), b"").unwrap();
+        }
+        let mut seen = HashMap::new();
+        let (mut parts, mut largest) = (0, 0);
+        while seen.len() < EVENTS_MAX || seen.values().any(|what| *what != What::Complete) {
+            let news = watch.next().await.unwrap();
+            assert!(!news.look_around, "none is lost");
+            (parts, largest) = (parts + 1, largest.max(news.files.len()));
+            seen.extend(news.files);
+        }
+        assert!(parts >= 2 && largest < EVENTS_MAX, "{parts} parts of {largest}");
     }
 }

@@ -152,3 +152,24 @@ async fn a_restart_tells_of_nothing_twice() {
     );
     events.stop().await;
 }
+
+/// Part of the folder lies too deep to be looked at; the marks of files elsewhere go with their files all the same.
+#[tokio::test]
+async fn marks_go_with_their_files_where_not_everything_is_seen() {
+    let root = tempfile::tempdir().unwrap();
+    let deep: std::path::PathBuf = std::iter::repeat_n("d", 20).collect();
+    fs::create_dir_all(root.path().join(deep)).unwrap();
+    let events = watching(root.path()).await;
+    for number in 0..3 {
+        put_aged(&root.path().join(format!("incoming/{number}")), "one");
+    }
+    until_marked(&events, 4).await;
+    fs::remove_file(root.path().join("incoming/0")).unwrap();
+    until_marked(&events, 3).await;
+    // While nobody watches, too, when a walk alone can tell.
+    let data = events.stop().await;
+    fs::remove_file(root.path().join("incoming/1")).unwrap();
+    let events = Events::over(data, Clock::system(), watched(root.path())).await;
+    until_marked(&events, 2).await;
+    events.stop().await;
+}
