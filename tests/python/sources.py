@@ -309,6 +309,34 @@ def run(parts):
 
 
 RUNTIME = f"python3.{sys.version_info[1]}"
+def counted(mapping):
+    """What a mapping counts, but for zeros."""
+    with urllib.request.urlopen(f"{NODE}/metrics") as reply:
+        lines = [line for line in reply.read().decode().splitlines() if f'mapping="{mapping}"' in line]
+    counts = {line.split('event="')[1].split('"')[0]: float(line.split()[1]) for line in lines}
+    return {event: count for event, count in counts.items() if count}
+
+
+def messages_are_counted_where_they_are_to_be():
+    counting = {"Metrics": ["EventCount"]}
+    url, arn = queue("counted", VisibilityTimeout="600")
+    mapping = mapped("counter", arn, MetricsConfig=counting, FunctionResponseTypes=["ReportBatchItemFailures"],
+                     FilterCriteria={"Filters": [{"Pattern": json.dumps({"body": [{"anything-but": ["unwanted"]}]})}]})
+    assert functions.get_event_source_mapping(UUID=mapping)["MetricsConfig"] == counting
+    for body in ("good", "unwanted", "bad"):
+        queues.send_message(QueueUrl=url, MessageBody=body)
+    expected = {"polled": 3, "filtered_out": 1, "invoked": 2, "failed": 1, "deleted": 1}
+    until("the counts", lambda: counted(mapping) == expected)
+    # Control: a mapping that is to count nothing does not.
+    url, arn = queue("uncounted", VisibilityTimeout="600")
+    silent = mapped("silent", arn)
+    queues.send_message(QueueUrl=url, MessageBody="good")
+    until("the message", lambda: seen("silent"))
+    assert counted(silent) == {} and counted(mapping) == expected
+    functions.delete_event_source_mapping(UUID=mapping)
+    until("no counts of a mapping that is gone", lambda: counted(mapping) == {})
+
+
 PARTS = [
     code_from_a_bucket,
     layers_from_a_bucket,
@@ -316,6 +344,7 @@ PARTS = [
     a_function_that_fails_leaves_its_messages,
     filters_windows_and_limits,
     a_fifo_queue_keeps_its_order,
+    messages_are_counted_where_they_are_to_be,
     what_is_wrong_is_named,
     a_mapping_is_stopped_and_deleted,
 ]

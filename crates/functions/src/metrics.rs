@@ -3,6 +3,7 @@
 mod cluster;
 mod events;
 mod keeper;
+mod mappings;
 
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::SandboxKind;
@@ -16,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub(crate) use cluster::{ClusterMetrics, Fallback};
 pub(crate) use events::EventMetrics;
 pub(crate) use keeper::KeeperMetrics;
+pub(crate) use mappings::{Counted, EventCounts, MappingMetrics};
 
 use crate::error::Throttle;
 use crate::invoke::Rung;
@@ -33,6 +35,7 @@ pub struct Metrics {
     sandbox_memory: Family<KindLabels, Gauge>,
     pub(crate) log_bytes_dropped: Counter,
     pub(crate) events: EventMetrics,
+    pub(crate) mappings: MappingMetrics,
     pub(crate) cluster: ClusterMetrics,
     pub(crate) keeper: KeeperMetrics,
 }
@@ -124,6 +127,7 @@ impl Default for Metrics {
             sandbox_memory: Family::default(),
             log_bytes_dropped: Counter::default(),
             events: EventMetrics::default(),
+            mappings: MappingMetrics::default(),
             cluster: ClusterMetrics::default(),
             keeper: KeeperMetrics::default(),
         }
@@ -179,6 +183,7 @@ impl Metrics {
             memory,
         );
         metrics.events.register(registry);
+        metrics.mappings.register(registry);
         metrics.cluster.register(registry);
         metrics.keeper.register(registry);
         let dropped = metrics.log_bytes_dropped.clone();

@@ -19,7 +19,7 @@ use crate::error::{ApiError, Exception};
 use crate::reply;
 
 /// Members that nothing here acts on, and why not.
-const UNKNOWN_MEMBERS: [(&str, &str); 12] = [
+const UNKNOWN_MEMBERS: [(&str, &str); 11] = [
     ("AmazonManagedKafkaEventSourceConfig", NO_KAFKA),
     ("SelfManagedEventSource", NO_KAFKA),
     ("SelfManagedKafkaEventSourceConfig", NO_KAFKA),
@@ -45,10 +45,6 @@ const UNKNOWN_MEMBERS: [(&str, &str); 12] = [
         "pollers write to the node's log, whose level is set for the whole node",
     ),
     (
-        "MetricsConfig",
-        "batches and filtered events are counted by function, always, at `/metrics`",
-    ),
-    (
         "ProvisionedPollerConfig",
         "pollers are not reserved; `ScalingConfig` limits what a queue's mapping runs at once",
     ),
@@ -60,6 +56,8 @@ const UNKNOWN_MEMBERS: [(&str, &str); 12] = [
 const NO_KAFKA: &str = "there are no Kafka event sources, only streams of this node and SQS queues";
 const START_POSITIONS: [&str; 3] = ["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"];
 const RESPONSE_TYPES: [&str; 1] = ["ReportBatchItemFailures"];
+/// The first one is of all sources, the others are of Kafka alone.
+const METRICS: [&str; 3] = ["EventCount", "ErrorCount", "KafkaMetrics"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -87,6 +85,13 @@ struct Members {
     filter_criteria: Option<FilterCriteria>,
     destination_config: Option<DestinationConfig>,
     scaling_config: Option<ScalingConfig>,
+    metrics_config: Option<MetricsConfig>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct MetricsConfig {
+    metrics: Option<Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,6 +134,8 @@ struct Shown {
     of_stream: Option<OfStream>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scaling_config: Option<ScalingConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_config: Option<MetricsConfig>,
 }
 
 /// What only a mapping of a stream shows.
@@ -211,6 +218,9 @@ impl Shown {
             of_stream,
             scaling_config: settings.concurrency_max.map(|max| ScalingConfig {
                 maximum_concurrency: Some(max.into()),
+            }),
+            metrics_config: settings.counts_events.then(|| MetricsConfig {
+                metrics: Some(vec![METRICS[0].to_owned()]),
             }),
         }
     }
@@ -382,6 +392,7 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
         violations.one_of("functionResponseTypes", kind, &RESPONSE_TYPES);
         violations.finish()?;
     }
+    let counts_events = members.metrics_config.map(counts_events).transpose()?;
     let filters = members.filter_criteria.map(|criteria| {
         let filters = criteria.filters.unwrap_or_default().into_iter();
         filters.map(|filter| filter.pattern.unwrap_or_default()).collect()
@@ -399,5 +410,27 @@ fn change(call: &Call<'_>, body: &[u8]) -> Result<MappingChange, ApiError> {
         filters,
         on_failure,
         concurrency_max: members.scaling_config.map(|config| config.maximum_concurrency),
+        counts_events,
     })
+}
+
+/// Whether a mapping is to count its events; metrics of sources that are not here are refused.
+fn counts_events(config: MetricsConfig) -> Result<bool, ApiError> {
+    let metrics = config.metrics.unwrap_or_default();
+    let mut violations = Violations::default();
+    if metrics.len() > METRICS.len() {
+        let value = format!("'[{}]'", metrics.join(", "));
+        let constraint = format!("Member must have length less than or equal to {}", METRICS.len());
+        violations.broken(&value, "metricsConfig.metrics", &constraint);
+    }
+    for metric in &metrics {
+        violations.one_of("metricsConfig.metrics", metric, &METRICS);
+    }
+    violations.finish()?;
+    match metrics.iter().find(|metric| *metric != METRICS[0]) {
+        Some(metric) => Err(ApiError::invalid(format!(
+            "The metric {metric} of MetricsConfig is for Kafka: {NO_KAFKA}."
+        ))),
+        None => Ok(!metrics.is_empty()),
+    }
 }

@@ -245,6 +245,32 @@ async fn an_event_source_mapping_lives_from_creation_to_deletion() {
 }
 
 #[tokio::test]
+async fn a_mapping_shows_whether_it_counts_events() {
+    let node = TestNode::start().await;
+    node.create("hello").await;
+    node.streams.create("orders").await;
+    let counting = json!({ "Metrics": ["EventCount"] });
+    let create = json!({
+        "FunctionName": "hello", "EventSourceArn": SOURCE, "StartingPosition": "LATEST", "MetricsConfig": counting,
+    });
+    let created = node.post(MAPPINGS, &create).await;
+    assert_eq!(created.status, 202, "{created:?}");
+    let created = created.json();
+    assert_eq!(created["MetricsConfig"], counting);
+    let path = format!("{MAPPINGS}/{}", created["UUID"].as_str().expect("an id"));
+    let updated = node.put(&path, &json!({ "BatchSize": 7 })).await.json();
+    assert_eq!(updated["MetricsConfig"], counting, "what is not named stays");
+    assert_eq!(node.get(&path).await.json()["MetricsConfig"], counting);
+    let updated = node
+        .put(&path, &json!({ "MetricsConfig": { "Metrics": [] } }))
+        .await
+        .json();
+    assert!(updated.get("MetricsConfig").is_none(), "{updated}");
+    assert!(node.get(&path).await.json().get("MetricsConfig").is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_mapping_has_tags() {
     let node = TestNode::start().await;
     node.create("hello").await;
@@ -331,11 +357,15 @@ async fn mappings_are_refused_as_the_service_does() {
         let config = json!({ "OnFailure": { "Destination": destination } });
         check("DestinationConfig", config, name).await;
     }
+    for metrics in [json!(["Others"]), json!(vec!["EventCount"; 4])] {
+        check("MetricsConfig", json!({ "Metrics": metrics }), "ValidationException").await;
+    }
     check("FilterCriteria", json!({ "Filters": [{ "Pattern": "[]" }] }), invalid).await;
     for (member, value) in [
         ("TumblingWindowInSeconds", json!(30)),
         ("Topics", json!(["t"])),
-        ("MetricsConfig", json!({ "Metrics": ["EventCount"] })),
+        ("MetricsConfig", json!({ "Metrics": ["EventCount", "KafkaMetrics"] })),
+        ("MetricsConfig", json!({ "Metrics": ["ErrorCount"] })),
         ("ProvisionedPollerConfig", json!({ "MinimumPollers": 2 })),
         ("LoggingConfig", json!({ "SystemLogLevel": "INFO" })),
         ("ScalingConfig", json!({ "MaximumConcurrency": 2 })),

@@ -29,6 +29,7 @@ use super::engine::Engine;
 use super::outcome::{BatchCondition, LostBatch, Response, Verdict};
 use super::policy::{self, AfterBatchError};
 use crate::error::Error;
+use crate::metrics::{Counted, EventCounts};
 use crate::model::events::{Mapping, MappingSettings, MappingStart};
 use crate::name::FunctionRef;
 use crate::operations::mappings;
@@ -56,6 +57,7 @@ struct Worker {
     frame: Frame,
     stream: StreamId,
     session: SessionId,
+    counts: EventCounts,
     until: Until,
 }
 
@@ -96,6 +98,7 @@ impl Inner {
             stop.send_replace(true);
         }
         engine.turns.lock().remove(&old.mapping.id);
+        self.metrics.mappings.forget(&old.mapping.id);
         let Some(session) = old
             .session
             .as_ref()
@@ -118,6 +121,7 @@ impl Inner {
         loop {
             let Some(entry) = self.registry.mappings.get(&id) else {
                 engine.turns.lock().remove(&id);
+                self.metrics.mappings.forget(&id);
                 return;
             };
             let until = Until {
@@ -212,6 +216,7 @@ impl Inner {
             },
             stream,
             session,
+            counts: self.metrics.mappings.of(&mapping.id, mapping.settings.counts_events),
             until,
         })
     }
@@ -260,6 +265,8 @@ impl Inner {
             .collect();
         let filtered = batch.events.len() - passing.len();
         self.metrics.events.batch(worker.function.name.as_str(), filtered);
+        worker.counts.add(Counted::Polled, batch.events.len());
+        worker.counts.add(Counted::FilteredOut, filtered);
         let mut parts = VecDeque::new();
         if !passing.is_empty() {
             parts.push_back(Part {
@@ -281,7 +288,9 @@ impl Inner {
             if part.events.is_empty() {
                 continue;
             }
-            match self.try_part(worker, &passing[part.events.clone()]).await {
+            let tried = self.try_part(worker, &passing[part.events.clone()]).await;
+            worker.count(&tried, part.events.len());
+            match tried {
                 Tried::Processed(rest) => {
                     throttles = 0;
                     self.registry.mappings.note(&worker.id, "OK");
@@ -413,6 +422,9 @@ impl Inner {
             Some(arn) => self.tell_lost(arn, (function, &worker.until), &lost).await,
         };
         self.crash.reach("batch.told");
+        if told == Ending::Over {
+            worker.counts.add(Counted::Dropped, events.len());
+        }
         told
     }
 
@@ -506,6 +518,18 @@ impl Until {
 }
 
 impl Worker {
+    /// Counts what a try of so many events gave.
+    fn count(&self, tried: &Tried, events: usize) {
+        let (invoked, failed) = match tried {
+            Tried::Processed(rest) => (events, rest.map_or(0, |from| events - from)),
+            Tried::Failed(_) => (events, events),
+            Tried::NotNow(_) => (0, events),
+            Tried::TooLarge => (0, 0),
+        };
+        self.counts.add(Counted::Invoked, invoked);
+        self.counts.add(Counted::Failed, failed);
+    }
+
     async fn read(&self) -> Result<Option<Batch>, ReadError> {
         let request = ReadRequest {
             events_max: self.settings.batch_size.min(BATCH_EVENTS_MAX) as usize,

@@ -27,6 +27,7 @@ use super::batch;
 use super::mapping::{self, Until};
 use super::turn::Candidate;
 use crate::error::Error;
+use crate::metrics::{Counted, EventCounts};
 use crate::model::events::MappingSettings;
 use crate::name::FunctionRef;
 use crate::operations::mappings;
@@ -55,6 +56,7 @@ pub(super) struct Poller {
     is_ordered: bool,
     /// How long messages are withheld from others.
     visibility: Duration,
+    counts: EventCounts,
     until: Until,
 }
 
@@ -95,6 +97,7 @@ impl Inner {
             queue,
             is_ordered: name.is_ordered(),
             visibility,
+            counts: self.metrics.mappings.of(&mapping.id, mapping.settings.counts_events),
             until,
         })
     }
@@ -225,6 +228,8 @@ impl Inner {
             .partition(|message| record::passes(&poller.filters, message));
         let function = poller.function.name.as_str();
         self.metrics.events.batch(function, others.len());
+        poller.counts.add(Counted::Polled, messages.len());
+        poller.counts.add(Counted::FilteredOut, others.len());
         poller.delete(&others).await;
         let mut parts = vec![&passing[..]];
         let mut throttles = 0;
@@ -232,13 +237,15 @@ impl Inner {
             if part.is_empty() || !poller.until.runs() {
                 continue;
             }
-            match self.try_messages(&poller, part).await {
+            let tried = self.try_messages(&poller, part).await;
+            poller.count(&tried, part.len());
+            match tried {
                 Tried::Processed(failed) => {
                     self.registry.mappings.note(&poller.id, "OK");
                     let is_done = |message: &&&Message| !failed.contains(&message.message_id);
-                    poller
-                        .delete(&part.iter().filter(is_done).copied().collect::<Vec<_>>())
-                        .await;
+                    let done: Vec<_> = part.iter().filter(is_done).copied().collect();
+                    let deleted = poller.delete(&done).await;
+                    poller.counts.add(Counted::Deleted, deleted);
                 }
                 Tried::Failed => self.registry.mappings.note(&poller.id, mapping::FAILED),
                 Tried::TooLarge => {
@@ -344,16 +351,35 @@ impl Poller {
         }
     }
 
-    async fn delete(&self, messages: &[&Message]) {
+    /// Counts what a try of so many messages gave.
+    fn count(&self, tried: &Tried, messages: usize) {
+        let (invoked, failed) = match tried {
+            Tried::Processed(failed) => (messages, failed.len().min(messages)),
+            Tried::Failed => (messages, messages),
+            Tried::NotNow => (0, messages),
+            Tried::TooLarge => (0, 0),
+        };
+        self.counts.add(Counted::Invoked, invoked);
+        self.counts.add(Counted::Failed, failed);
+    }
+
+    /// Deletes messages from the queue; returns how many of them.
+    async fn delete(&self, messages: &[&Message]) -> usize {
         let receipts: Vec<&str> = messages.iter().map(|message| message.receipt_handle.as_str()).collect();
         match self.sqs.delete(&self.queue, &receipts).await {
-            Ok(0) => {}
-            Ok(left) => tracing::warn!(mapping = self.id, left, "messages that are done come again"),
-            Err(error) => tracing::warn!(
-                mapping = self.id,
-                error = &error as &dyn std::error::Error,
-                "messages that are done come again"
-            ),
+            Ok(0) => messages.len(),
+            Ok(left) => {
+                tracing::warn!(mapping = self.id, left, "messages that are done come again");
+                messages.len().saturating_sub(left)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    mapping = self.id,
+                    error = &error as &dyn std::error::Error,
+                    "messages that are done come again"
+                );
+                0
+            }
         }
     }
 }

@@ -114,6 +114,8 @@ pub struct MappingSettings {
     pub on_failure: Option<String>,
     /// Of a queue: invocations at once, 2 to 1,000; none: no limit of its own.
     pub concurrency_max: Option<u32>,
+    /// Whether its events are counted by what became of them.
+    pub counts_events: bool,
 }
 
 impl Default for MappingSettings {
@@ -130,6 +132,7 @@ impl Default for MappingSettings {
             filters: Vec::new(),
             on_failure: None,
             concurrency_max: None,
+            counts_events: false,
         }
     }
 }
@@ -164,6 +167,7 @@ pub struct MappingChange {
     pub on_failure: Option<String>,
     /// `Some(None)` removes the limit.
     pub concurrency_max: Option<Option<i64>>,
+    pub counts_events: Option<bool>,
 }
 
 /// Which mappings a list shows.

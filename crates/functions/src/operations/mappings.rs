@@ -359,6 +359,7 @@ fn apply(source: &Source, mut to: MappingSettings, from: MappingChange) -> Resul
     }
     to.bisects = from.bisects.unwrap_or(to.bisects);
     to.reports_failures = from.reports_failures.unwrap_or(to.reports_failures);
+    to.counts_events = from.counts_events.unwrap_or(to.counts_events);
     if let Some(filters) = from.filters {
         check_filters(source, &filters)?;
         to.filters = filters;

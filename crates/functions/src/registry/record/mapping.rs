@@ -32,6 +32,9 @@ pub(in crate::registry) struct MappingRecord {
     last_modified: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     concurrency_max: Option<u32>,
+    /// Absent from records of mappings that count nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    counts_events: bool,
     /// Absent from records of mappings without a tag.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     tags: BTreeMap<String, String>,
@@ -77,6 +80,7 @@ impl MappingRecord {
             on_failure: settings.on_failure,
             last_modified: from.last_modified,
             concurrency_max: settings.concurrency_max,
+            counts_events: settings.counts_events,
             tags: from.tags.clone(),
         }
     }
@@ -111,6 +115,7 @@ impl MappingRecord {
                 filters: self.filters,
                 on_failure: self.on_failure,
                 concurrency_max: self.concurrency_max,
+                counts_events: self.counts_events,
             },
             last_modified: self.last_modified,
             state,

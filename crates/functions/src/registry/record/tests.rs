@@ -431,7 +431,15 @@ fn mappings() {
     };
     let record = MappingRecord::new(&tagged, session.clone());
     check(&record, include_str!("golden/mapping-1-tags.json"));
-    assert_eq!(record.into_model(tagged.id.clone()).unwrap(), (tagged, session));
+    assert_eq!(
+        record.into_model(tagged.id.clone()).unwrap(),
+        (tagged.clone(), session.clone())
+    );
+    let mut counting = tagged;
+    counting.settings.counts_events = true;
+    let record = MappingRecord::new(&counting, session.clone());
+    check(&record, include_str!("golden/mapping-1-counts.json"));
+    assert_eq!(record.into_model(counting.id.clone()).unwrap(), (counting, session));
 }
 
 #[test]

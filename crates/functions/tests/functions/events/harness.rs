@@ -166,6 +166,17 @@ impl Events {
         put.await.unwrap();
     }
 
+    /// Waits until a metric has reached a value.
+    pub async fn until_metric(&self, begin: &str, value: f64) {
+        let reached = tokio::time::timeout(PATIENCE * 3, async {
+            while self.world.metric(begin) < value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let reached = reached.await;
+        assert!(reached.is_ok(), "{begin} is {}", self.world.metric(begin));
+    }
+
     /// Has a function tell of its successes a stream that is gone, by the ARN of a queue: it may yet be one.
     pub async fn goes_to_one_that_is_away(&self, name: &str, stream: &str) {
         let on_success = PutEventInvoke {

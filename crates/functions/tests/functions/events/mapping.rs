@@ -191,6 +191,63 @@ async fn only_events_that_pass_a_filter_come() {
 }
 
 #[tokio::test]
+async fn a_mapping_counts_what_becomes_of_its_events_if_it_is_to() {
+    let events = Events::new().await;
+    for name in ["f", "g"] {
+        events.world.deploy(name).await;
+    }
+    events.stream("s").await;
+    for n in 0..10 {
+        events.append("s", Some("k"), &json!({ "n": n }).to_string()).await;
+    }
+    events
+        .append("s", Some("k"), &json!({ "n": 20, "do": "fail" }).to_string())
+        .await;
+    let settings = |counts_events| MappingChange {
+        batch_size: Some(1),
+        retries_max: Some(0),
+        filters: Some(vec![r#"{"data": {"n": [{"numeric": [">=", 5]}]}}"#.to_owned()]),
+        counts_events: Some(counts_events),
+        ..MappingChange::default()
+    };
+    let counting = events.map("f", "s", settings(true)).await.id;
+    let silent = events.map("g", "s", settings(false)).await.id;
+    let begin = |mapping: &str, event: &str| format!("mapping_events_total{{mapping=\"{mapping}\",event=\"{event}\"}}");
+    // The bad one comes last.
+    events.until_metric(&begin(&counting, "dropped"), 1.0).await;
+    events
+        .until_metric("events_dropped_total{function=\"g\",reason=\"batch\"}", 1.0)
+        .await;
+    let counted = |mapping: &str, event: &str| events.world.metric(&begin(mapping, event));
+    let kinds = ["polled", "filtered_out", "invoked", "failed", "dropped", "deleted"];
+    assert_eq!(
+        kinds.map(|kind| counted(&counting, kind)),
+        [11.0, 5.0, 6.0, 1.0, 1.0, 0.0]
+    );
+    assert_eq!(kinds.map(|kind| counted(&silent, kind)), [0.0; 6]);
+    // What is on stays on over a restart; once it is off, nothing is shown.
+    let events = events.restart().await;
+    events.append("s", Some("k"), r#"{"n":1}"#).await;
+    events.until_metric(&begin(&counting, "filtered_out"), 1.0).await;
+    let off = MappingChange {
+        counts_events: Some(false),
+        ..MappingChange::default()
+    };
+    let handle = &events.world.handle;
+    handle.update_mapping(&caller(), &counting, off).await.unwrap();
+    let gone = tokio::time::timeout(crate::fake::PATIENCE, async {
+        while events.world.metric(&begin(&counting, "polled")) > 0.0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+    gone.await.unwrap();
+    events.append("s", Some("k"), r#"{"n":2}"#).await;
+    events.until_metric("events_filtered_total{function=\"f\"}", 2.0).await;
+    assert_eq!(events.world.metric(&begin(&counting, "polled")), 0.0);
+    events.stop().await;
+}
+
+#[tokio::test]
 async fn keys_are_processed_side_by_side_but_each_in_order() {
     let events = Events::new().await;
     events.world.deploy("f").await;

@@ -11,16 +11,6 @@ use crate::world::{caller, target};
 /// More than one node takes up at once for one function.
 const EVENTS: usize = 600;
 
-async fn until(events: &Events, metric: &str, value: f64) {
-    let reached = tokio::time::timeout(crate::fake::PATIENCE * 3, async {
-        while events.world.metric(metric) < value {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    });
-    let found = reached.await;
-    assert!(found.is_ok(), "{metric} is {}", events.world.metric(metric));
-}
-
 fn numbers(told: &[Value]) -> BTreeSet<u64> {
     let number = |told: &Value| told["requestPayload"]["n"].as_u64().unwrap();
     told.iter().map(number).collect()
@@ -43,7 +33,9 @@ async fn a_destination_that_is_away_holds_up_nobody_and_is_told_later() {
     for n in 0..EVENTS {
         events.send("f", json!({ "n": n })).await;
     }
-    until(&events, "event_destination_waits_total{function=\"f\"}", EVENTS as f64).await;
+    events
+        .until_metric("event_destination_waits_total{function=\"f\"}", EVENTS as f64)
+        .await;
     // Other events of the same function go on, and other destinations are told at once.
     events.send("f", json!({ "n": 1, "do": "fail" })).await;
     assert_eq!(numbers(&events.read_until("bad", 1).await), BTreeSet::from([1]));
@@ -76,14 +68,18 @@ async fn what_waits_goes_where_the_configuration_says_by_then() {
     for n in 0..3 {
         events.send("f", json!({ "n": n })).await;
     }
-    until(&events, "event_destination_waits_total{function=\"f\"}", 3.0).await;
+    events
+        .until_metric("event_destination_waits_total{function=\"f\"}", 3.0)
+        .await;
     // Another one that is away, which the node has not noticed yet; and then one that is not.
     let away = PutEventInvoke {
         on_success: Some("arn:aws:sqs:us-east-1:000000000000:even-later".to_owned()),
         ..PutEventInvoke::default()
     };
     events.configure("f", away).await;
-    until(&events, "event_destination_waits_total{function=\"f\"}", 6.0).await;
+    events
+        .until_metric("event_destination_waits_total{function=\"f\"}", 6.0)
+        .await;
     let here = PutEventInvoke {
         on_success: Some(events.stream("here").await),
         ..PutEventInvoke::default()
@@ -93,9 +89,13 @@ async fn what_waits_goes_where_the_configuration_says_by_then() {
     // What nobody wants any more is dropped and counted.
     events.goes_to_one_that_is_away("f", "later").await;
     events.send("f", json!({ "n": 3 })).await;
-    until(&events, "event_destination_waits_total{function=\"f\"}", 7.0).await;
+    events
+        .until_metric("event_destination_waits_total{function=\"f\"}", 7.0)
+        .await;
     events.configure("f", PutEventInvoke::default()).await;
-    until(&events, "event_destination_errors_total{function=\"f\"}", 1.0).await;
+    events
+        .until_metric("event_destination_errors_total{function=\"f\"}", 1.0)
+        .await;
     events.stop().await;
 }
 
@@ -105,7 +105,9 @@ async fn what_waits_for_a_function_that_is_gone_goes_where_it_was_to_go() {
     events.world.deploy("f").await;
     events.goes_to_one_that_is_away("f", "later").await;
     events.send("f", json!({ "n": 1 })).await;
-    until(&events, "event_destination_waits_total{function=\"f\"}", 1.0).await;
+    events
+        .until_metric("event_destination_waits_total{function=\"f\"}", 1.0)
+        .await;
     events
         .world
         .handle
