@@ -134,6 +134,36 @@ impl ActiveSet {
         }
     }
 
+    /// An instance is gone, whoever stopped it.
+    pub fn remove(&mut self, instance: InstanceId) {
+        self.instances.remove(&instance);
+    }
+
+    /// Says how much of an instance is used, where that is counted elsewhere; a marked instance that is empty is to be
+    /// stopped.
+    pub fn set_allocated(&mut self, instance: InstanceId, allocated: u64) -> Option<Event> {
+        let active = self.instances.get_mut(&instance)?;
+        active.allocated = allocated.min(active.capacity);
+        let is_done = active.draining.is_some() && active.allocated == 0;
+        is_done.then(|| self.terminate(instance))
+    }
+
+    /// Demand has returned and no other has room: the marked instance with the most room takes work again, if that is
+    /// enough.
+    pub fn take_back(&mut self, amount: u64) -> Option<InstanceId> {
+        let marked = self
+            .instances
+            .iter_mut()
+            .filter(|(_, active)| active.draining.is_some() && !active.is_forced());
+        let (id, active) = marked.max_by_key(|(_, active)| active.room())?;
+        if active.room() < amount {
+            return None;
+        }
+        active.draining = None;
+        self.below_since = None;
+        Some(*id)
+    }
+
     /// Says how long the runs of an instance are expected to take yet.
     pub fn set_remaining(&mut self, instance: InstanceId, remaining: Duration) {
         if let Some(active) = self.instances.get_mut(&instance) {

@@ -123,6 +123,24 @@ fn t_d13_returning_demand_clears_the_mark() {
     assert_eq!(set.ended(A, 4), None, "and does not go when it is empty");
 }
 
+/// The same where the use is counted elsewhere.
+#[test]
+fn what_is_counted_elsewhere_ends_and_takes_back_the_same_way() {
+    let mut set = set(rules(), &[(A, 2), (B, 6)]);
+    assert_eq!(set.take_back(1), None, "the control: none is marked");
+    assert_eq!(marked(&mut set), Some(A));
+    assert_eq!(set.take_back(7), None, "it has room for less");
+    assert_eq!(set.take_back(6), Some(A));
+    assert_eq!(set.set_allocated(A, 0), None, "it is not marked any more");
+    set.set_allocated(A, 2);
+    assert_eq!(marked(&mut set), Some(A));
+    assert_eq!(set.set_allocated(A, 1), None);
+    assert_eq!(set.set_allocated(A, 0), Some(Event::Terminate { instance: A }));
+    assert!(!set.contains(A));
+    set.remove(B);
+    assert!(!set.contains(B));
+}
+
 /// 04/T-D14: an instance that holds shared state is passed over, until the state is detached.
 #[test]
 fn t_d14_shared_state_is_never_drained() {
