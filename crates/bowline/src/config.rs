@@ -414,7 +414,8 @@ fn instances(text: &str) -> Result<Kind, String> {
     match text {
         "inline" => Ok(Kind::Inline),
         "process" => Ok(Kind::Process),
-        _ => Err("expected `inline` or `process`".to_owned()),
+        "vm" => Ok(Kind::Vm),
+        _ => Err("expected `inline`, `process` or `vm`".to_owned()),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::book::{BookError, Caller, Change, Kept};
 use crate::decide::{self, Failure, Verdict};
 use crate::model::{Hold, Instance, Replacement, Server, State, Step};
 use crate::provider::ProvideError;
-use crate::roster::Standing;
+use crate::roster::{Origin, Standing};
 use crate::service::Shared;
 
 /// The wait after the store or the provider failed.
@@ -77,6 +77,8 @@ pub(crate) struct Driver {
     orders: mpsc::Receiver<Order>,
     removing: watch::Receiver<bool>,
     link: Option<(Link, mpsc::Receiver<LinkNews>)>,
+    /// Where the server behind the link came from.
+    origin: Origin,
     /// Whether it counts among those that run.
     counted: AtomicBool,
 }
@@ -99,6 +101,7 @@ impl Driver {
             orders,
             removing,
             link: None,
+            origin: Origin::Made,
             counted: AtomicBool::new(false),
         }
     }
@@ -158,7 +161,7 @@ impl Driver {
 
     fn stand(&self, standing: Standing) {
         let instance = &self.kept.record;
-        self.count(matches!(standing, Standing::Ready(_) | Standing::Draining(_)));
+        self.count(matches!(standing, Standing::Ready(..) | Standing::Draining(_)));
         self.shared
             .roster
             .set(&instance.account, &instance.name, Some(standing));
@@ -229,7 +232,7 @@ impl Driver {
         if let Some((link, _)) = &self.link {
             self.stand(match self.kept.record.draining {
                 true => Standing::Draining(link.clone()),
-                false => Standing::Ready(link.clone()),
+                false => Standing::Ready(link.clone(), self.origin),
             });
         }
     }
@@ -270,14 +273,7 @@ impl Driver {
                 let what = if draining { "drain" } else { "undrain" };
                 self.commit_for(&caller, "DrainInstance", new, Change::default().event(what, &server))
                     .await?;
-                if let Some((link, _)) = &self.link {
-                    let link = link.clone();
-                    self.stand(if draining {
-                        Standing::Draining(link)
-                    } else {
-                        Standing::Ready(link)
-                    });
-                }
+                self.serve();
                 done
             }
             Order::Report {

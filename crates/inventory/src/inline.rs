@@ -76,6 +76,7 @@ impl Provider for InlineProvider {
             code: CodeWay::Shared,
             detail: None,
             machine: None,
+            has_waited: false,
             room_mib: None,
         })
     }

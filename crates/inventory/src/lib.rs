@@ -22,8 +22,10 @@ pub mod process;
 pub mod provider;
 mod roster;
 pub mod service;
+mod tend;
 pub mod vm;
+pub mod warming;
 
 pub use placed::Placed;
 pub use provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
-pub use service::{Handle, Options, Service};
+pub use service::{Handle, Options, Service, default_server};

@@ -1,8 +1,12 @@
 //! What is counted of instances.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::file::Kind;
 
 /// Counts and gauges; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -14,9 +18,28 @@ pub struct Metrics {
     pub held: Counter,
     /// Requests for a sandbox that went on to another place.
     pub passed: Counter,
+    /// Instances that were drained because little was used.
+    pub drained: Counter,
+    warming: Family<KindLabels, Gauge>,
+    warmed: Family<KindLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: String,
 }
 
 impl Metrics {
+    /// Servers of a kind that wait for an owner.
+    pub fn warming(&self, kind: Kind) -> Gauge {
+        self.warming.get_or_create_owned(&KindLabels { kind: kind.to_string() })
+    }
+
+    /// Servers of a kind that had waited when somebody wanted one.
+    pub fn warmed(&self, kind: Kind) -> Counter {
+        self.warmed.get_or_create_owned(&KindLabels { kind: kind.to_string() })
+    }
+
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("instances", "Instances of this node", metrics.instances.clone());
@@ -44,6 +67,21 @@ impl Metrics {
             "instances_passed",
             "Requests for a sandbox that went past an instance which failed, did not answer or had no room",
             metrics.passed.clone(),
+        );
+        registry.register(
+            "instances_drained",
+            "Instances that were drained because little of an account's was used",
+            metrics.drained.clone(),
+        );
+        registry.register(
+            "instances_warming",
+            "Servers without an owner that are ready for one",
+            metrics.warming.clone(),
+        );
+        registry.register(
+            "instances_warmed",
+            "Servers that were ready when an account needed its own",
+            metrics.warmed.clone(),
         );
         metrics
     }

@@ -3,8 +3,8 @@
 //! ```text
 //!   create ─▶ the account's instance with the most room ─▶ Remote ── it fails, is silent or full: the next one
 //!          ├─▶ one is coming, or the one that failed is replaced: wait for it
-//!          ├─▶ all are full: no room
-//!          └─▶ it has none that works: make one (`process`), or the node itself (`inline`)
+//!          ├─▶ all are full: one that was to go is taken back, or one more is made (`process`, `vm`), or there is no room
+//!          └─▶ it has none that works: one of the warming pool, or a new one (`process`, `vm`), or the node itself (`inline`)
 //! ```
 //! A version is checked and prepared by the node; instances see what that made, or are sent it. One whose invocations can
 //! be suspended runs in the node: it alone keeps checkpoints, and goes on with them.
@@ -19,8 +19,10 @@ use bowline_sandbox::suspension::{CheckpointFacts, Suspendable};
 use bowline_sandbox::{Backend, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
 use tokio::time::{Instant, timeout_at};
 
-use crate::roster::{Choice, Passed};
+use crate::file::Kind;
+use crate::roster::{Choice, Origin, Passed};
 use crate::service::Handle;
+use crate::tend::Room;
 
 /// How long a creation waits for instances that are coming.
 const COMING_MAX: Duration = Duration::from_secs(60);
@@ -31,12 +33,12 @@ const PASSED_MAX: usize = 4;
 pub struct Placed {
     inline: Arc<dyn Backend>,
     instances: Handle,
-    /// Whether an account without an instance gets one, rather than the node.
-    always: bool,
+    /// What an account without an instance gets, if it is not the node itself.
+    always: Option<Kind>,
 }
 
 impl Placed {
-    pub fn new(inline: Arc<dyn Backend>, instances: Handle, always: bool) -> Self {
+    pub fn new(inline: Arc<dyn Backend>, instances: Handle, always: Option<Kind>) -> Self {
         Self {
             inline,
             instances,
@@ -51,24 +53,45 @@ impl Placed {
         let mut changes = roster.changes();
         loop {
             match roster.choose(&version.account, wanted, &walk.passed) {
-                Choice::Here(link) => return Ok(Some(link)),
-                Choice::Full => return Err(walk.failure.take().unwrap_or_else(|| full(version, wanted))),
+                Choice::Here(link, origin) => {
+                    if (walk.ground, origin) == (Ground::NewInstance, Origin::Waited) {
+                        walk.ground = Ground::WarmingPool;
+                    }
+                    return Ok(Some(link));
+                }
+                Choice::Full => match self.more_room(version, (wanted, walk)).await? {
+                    Room::None => return Err(walk.failure.take().unwrap_or_else(|| full(version, wanted))),
+                    Room::Here => {}
+                    Room::Coming => walk.ground = Ground::NewInstance,
+                },
                 Choice::Coming => {
                     walk.ground = Ground::NewInstance;
                     // Its drivers live as long as the node.
                     let _ = changes.changed().await;
                 }
-                Choice::Nowhere if self.always => {
+                Choice::Nowhere => {
+                    let Some(kind) = self.always else { return Ok(None) };
                     if let Some(failure) = walk.failure.take() {
                         return Err(failure);
                     }
                     walk.ground = Ground::NewInstance;
-                    let made = self.instances.ensure_default(&version.account).await;
+                    let made = self.instances.ensure_default(&version.account, kind).await;
                     made.map_err(|error| CreateError::Backend(std::io::Error::other(error)))?;
                 }
-                Choice::Nowhere => return Ok(None),
             }
         }
+    }
+
+    /// Has an account whose instances are full get another one, where it gets them without asking.
+    async fn more_room(
+        &self,
+        version: &VersionSpec,
+        (wanted, walk): ((SandboxKind, u64), &Walk),
+    ) -> Result<Room, CreateError> {
+        let Some(kind) = self.always else { return Ok(Room::None) };
+        let asked = (wanted, &walk.passed[..]);
+        let room = self.instances.ensure_room(&version.account, kind, asked).await;
+        room.map_err(|error| CreateError::Backend(std::io::Error::other(error)))
     }
 
     /// Asks one instance for a sandbox. One that is lost meanwhile is not waited for.

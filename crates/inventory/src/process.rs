@@ -142,7 +142,8 @@ impl ProcessProvider {
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/")
-            .stdin(Stdio::null())
+            // Its end tells the agent that the node is gone, also before the two have spoken.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
             .process_group(0)
@@ -179,6 +180,7 @@ impl Provider for ProcessProvider {
             code: CodeWay::Shared,
             detail,
             machine: None,
+            has_waited: false,
             room_mib: None,
         })
     }

@@ -39,6 +39,8 @@ pub struct Reached {
     pub detail: Option<String>,
     /// The same of a virtual machine, piece by piece.
     pub machine: Option<MachineFacts>,
+    /// Whether it was ready before anybody asked for it.
+    pub has_waited: bool,
     /// What its sandboxes may hold of memory in all, if that is less than the server's.
     pub room_mib: Option<u64>,
 }

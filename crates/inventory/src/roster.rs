@@ -13,16 +13,25 @@ use tokio::sync::watch;
 pub(crate) enum Standing {
     /// It will be ready, if all goes well.
     Coming,
-    Ready(Link),
+    Ready(Link, Origin),
     /// It takes nothing new.
     Draining(Link),
     /// Somebody must look after it first.
     Held,
 }
 
+/// Where an instance's server came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was made when it was wanted.
+    Made,
+    /// It had waited for whoever wants one.
+    Waited,
+}
+
 /// Where a sandbox may be made.
 pub(crate) enum Choice {
-    Here(Link),
+    Here(Link, Origin),
     /// Those that are ready have too little room, or make no such sandboxes.
     Full,
     /// One will be ready.
@@ -40,6 +49,14 @@ pub(crate) enum Passed {
     Failed,
 }
 
+/// An instance that has a link.
+pub(crate) struct Seen {
+    pub account: AccountId,
+    pub name: String,
+    pub link: Link,
+    pub drained: bool,
+}
+
 #[derive(Default)]
 pub(crate) struct Roster {
     accounts: Mutex<HashMap<AccountId, HashMap<String, Standing>>>,
@@ -53,7 +70,7 @@ impl Roster {
         let instances = accounts.entry(account.clone()).or_default();
         match standing {
             Some(standing) => {
-                if let Standing::Draining(link) | Standing::Ready(link) = &standing {
+                if let Standing::Draining(link) | Standing::Ready(link, _) = &standing {
                     link.drain(matches!(standing, Standing::Draining(_)));
                 }
                 instances.insert(instance.to_owned(), standing);
@@ -81,10 +98,12 @@ impl Roster {
             return Choice::Nowhere;
         };
         let (mut ready, mut coming) = (false, false);
-        let mut best: Option<&Link> = None;
+        let mut best: Option<(&Link, Origin)> = None;
         for standing in instances.values() {
             coming |= matches!(standing, Standing::Coming);
-            let Standing::Ready(link) = standing else { continue };
+            let Standing::Ready(link, origin) = standing else {
+                continue;
+            };
             if link.is_closed() {
                 // Its driver is about to replace it.
                 coming = true;
@@ -96,12 +115,12 @@ impl Roster {
             }
             ready = true;
             let fits = why.is_none() && link.kinds().contains(&kind) && link.room_mib() >= mib;
-            if fits && best.is_none_or(|best| link.room_mib() > best.room_mib()) {
-                best = Some(link);
+            if fits && best.is_none_or(|(best, _)| link.room_mib() > best.room_mib()) {
+                best = Some((link, *origin));
             }
         }
         match best {
-            Some(link) => Choice::Here(link.clone()),
+            Some((link, origin)) => Choice::Here(link.clone(), origin),
             None if coming => Choice::Coming,
             None if ready => Choice::Full,
             None => Choice::Nowhere,
@@ -112,15 +131,33 @@ impl Roster {
     pub fn is_hopeful(&self, account: &AccountId) -> bool {
         let accounts = self.accounts.lock();
         let mut standings = accounts.get(account).into_iter().flat_map(HashMap::values);
-        standings.any(|standing| matches!(standing, Standing::Coming | Standing::Ready(_)))
+        standings.any(|standing| matches!(standing, Standing::Coming | Standing::Ready(..)))
     }
 
     /// The link of an instance, if it has one.
     pub fn link(&self, account: &AccountId, instance: &str) -> Option<Link> {
         match self.accounts.lock().get(account)?.get(instance)? {
-            Standing::Ready(link) | Standing::Draining(link) => Some(link.clone()),
+            Standing::Ready(link, _) | Standing::Draining(link) => Some(link.clone()),
             Standing::Coming | Standing::Held => None,
         }
+    }
+
+    /// Those with such names that have a link.
+    pub fn seen(&self, is: impl Fn(&str) -> bool) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        for (account, instances) in &*self.accounts.lock() {
+            for (name, standing) in instances.iter().filter(|(name, _)| is(name)) {
+                if let Standing::Ready(link, _) | Standing::Draining(link) = standing {
+                    seen.push(Seen {
+                        account: account.clone(),
+                        name: name.clone(),
+                        link: link.clone(),
+                        drained: matches!(standing, Standing::Draining(_)),
+                    });
+                }
+            }
+        }
+        seen
     }
 
     /// All links.
@@ -128,7 +165,7 @@ impl Roster {
         let accounts = self.accounts.lock();
         let standings = accounts.values().flat_map(HashMap::values);
         let links = standings.filter_map(|standing| match standing {
-            Standing::Ready(link) | Standing::Draining(link) => Some(link.clone()),
+            Standing::Ready(link, _) | Standing::Draining(link) => Some(link.clone()),
             Standing::Coming | Standing::Held => None,
         });
         links.collect()

@@ -22,11 +22,14 @@ use crate::metrics::Metrics;
 use crate::model::{Assignment, CostIndication, Event, FileRecord, Instance, Server, State, TokenRecord};
 use crate::provider::{Offer, Provider};
 use crate::roster::{Roster, Standing};
+use crate::tend::{self, Tended};
 
 /// Orders that wait for a driver.
 const ORDERS_MAX: usize = 16;
 /// The instance of an account that got one without asking.
 pub const DEFAULT_INSTANCE: &str = "default";
+/// The least and the most memory of one that is a virtual machine, in MiB.
+const DEFAULT_VM_MIB: (u64, u64) = (512, 2048);
 /// The longest client token.
 const TOKEN_BYTES_MAX: usize = 64;
 /// Instances of one account.
@@ -105,8 +108,10 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub crash: CrashPoints,
     pub roster: Roster,
-    /// Held while the default instance of an account is made.
-    defaults: tokio::sync::Mutex<()>,
+    /// Held while the default instance of an account is made, or one more.
+    pub defaults: tokio::sync::Mutex<()>,
+    /// Those that accounts got without asking.
+    pub tended: Mutex<Tended>,
     drivers: Mutex<Option<HashMap<(AccountId, String), Hold>>>,
 }
 
@@ -223,6 +228,7 @@ impl Service {
             crash: options.crash,
             roster: Roster::default(),
             defaults: tokio::sync::Mutex::default(),
+            tended: Mutex::default(),
             drivers: Mutex::new(Some(HashMap::new())),
         });
         let mut own = shared.book.instances(None).await?;
@@ -270,10 +276,30 @@ async fn remove_orphans(shared: &Shared) {
     }
 }
 
+/// The file of an account's instance that nobody asked for.
+fn default_file(kind: Kind, offer: &Offer) -> String {
+    let memory_mib = match kind {
+        // All of it is the guest's from the start.
+        Kind::Vm => (offer.memory_mib / 4).clamp(DEFAULT_VM_MIB.0, DEFAULT_VM_MIB.1),
+        _ => (offer.memory_mib / 2).max(64),
+    };
+    format!(
+        "# Made because the account had no instance; change it as you like.\nid = \"{DEFAULT_INSTANCE}\"\n\
+         kind = \"{kind}\"\n\n[resources]\nmemory_mib = {memory_mib}\ncpu_millis = {}\nprocesses = 4096\n",
+        offer.cpu_millis,
+    )
+}
+
+/// What the server of such an instance is.
+pub fn default_server(kind: Kind, offer: &Offer) -> Effective {
+    let file = InstanceFile::parse(&default_file(kind, offer)).expect("the file of defaults is good");
+    file.effective(None).expect("every file is good without a role")
+}
+
 /// The way to the instances of a node; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Handle {
@@ -333,6 +359,15 @@ impl Handle {
 
     /// Makes an instance from a file that is kept. Its server is on its way when this returns.
     pub async fn create(&self, caller: &Caller, creation: &Creation) -> Result<Instance, Error> {
+        if let Some(name) = creation.name.as_deref().filter(|name| tend::is_more(name)) {
+            return Err(Error::Invalid(format!(
+                "names like `{name}` are those of instances that an account gets without asking"
+            )));
+        }
+        self.create_named(caller, creation).await
+    }
+
+    pub(crate) async fn create_named(&self, caller: &Caller, creation: &Creation) -> Result<Instance, Error> {
         let request = Digest::of(format!("{:?}", (&creation.file, &creation.name, &creation.role)).as_bytes());
         if let Some(token) = &creation.token {
             if token.is_empty() || token.len() > TOKEN_BYTES_MAX || token.contains('/') {
@@ -418,7 +453,7 @@ impl Handle {
     }
 
     /// An account's instance that nobody asked for, made from a file of defaults if it is missing.
-    pub(crate) async fn ensure_default(&self, account: &AccountId) -> Result<(), Error> {
+    pub(crate) async fn ensure_default(&self, account: &AccountId, kind: Kind) -> Result<(), Error> {
         let _one = self.shared.defaults.lock().await;
         if self.shared.roster.is_hopeful(account) {
             return Ok(());
@@ -428,15 +463,10 @@ impl Handle {
             request_id: "default-instance".to_owned(),
         };
         if self.shared.book.file(account, DEFAULT_INSTANCE).await?.is_none() {
-            let offer = self.shared.provider(Kind::Process).map(|provider| provider.offer());
-            let offer = offer.ok_or_else(|| Error::Infeasible("this node makes no process instances".to_owned()))?;
-            let text = format!(
-                "# Made because the account had no instance; change it as you like.\nid = \"{DEFAULT_INSTANCE}\"\n\
-                 kind = \"process\"\n\n[resources]\nmemory_mib = {}\ncpu_millis = {}\nprocesses = 4096\n",
-                (offer.memory_mib / 2).max(64),
-                offer.cpu_millis,
-            );
-            self.put_file(&caller, &text).await?;
+            let offer = self.shared.provider(kind).map(|provider| provider.offer());
+            let offer =
+                offer.ok_or_else(|| Error::Infeasible(format!("this node makes no instances of kind `{kind}`")))?;
+            self.put_file(&caller, &default_file(kind, &offer)).await?;
         }
         let creation = Creation {
             file: DEFAULT_INSTANCE.to_owned(),

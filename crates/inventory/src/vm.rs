@@ -196,6 +196,7 @@ impl VmProvider {
                 facts.kind, facts.accelerator, facts.process
             )),
             machine: Some(facts),
+            has_waited: false,
             // The kernel and the agent take their part.
             room_mib: Some((memory.available >> 20).min(effective.memory_mib.into())),
         })

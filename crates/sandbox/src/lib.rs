@@ -124,6 +124,8 @@ pub enum Ground {
     Node,
     /// An instance of the account that was there.
     Instance,
+    /// An instance that the account got for this: its server had waited for whoever wants one.
+    WarmingPool,
     /// An instance of the account that was waited for: it was made, or replaced one that had failed.
     NewInstance,
 }

@@ -1,6 +1,7 @@
 //! `bowline agent`: what runs inside an instance; the node starts it, not a person.
 
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions};
 use bowline_sandbox_vm::AGENT_READY;
 use bowline_sandbox_vm::guest::port::{self, Port};
 use bowline_sandbox_wasm::{Compiler, WasmBackend};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::up;
@@ -121,9 +124,21 @@ async fn serve(args: &Args, listener: Option<UnixListener>, program: PathBuf) ->
     tokio::select! {
         stopped = host.run(&mut *accept) => tracing::info!(%stopped, "the agent ends"),
         _ = terminate.recv() => tracing::info!("the agent was told to end"),
+        () = node_gone() => tracing::info!("the node is gone"),
     }
     host.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when the other end of standard input is gone; never if that is no pipe.
+async fn node_gone() {
+    let pipe = std::io::stdin().as_fd().try_clone_to_owned();
+    let Ok(mut pipe) = pipe.and_then(pipe::Receiver::from_owned_fd) else {
+        return std::future::pending().await;
+    };
+    let mut word = [0];
+    // Nobody writes there.
+    while let Ok(1..) = pipe.read(&mut word).await {}
 }
 
 /// One backend for each kind of sandbox that can be made here.

@@ -85,8 +85,8 @@ pub struct SettingFlags {
     /// on this machine, with commas between [default: none].
     #[arg(long, value_name = "LIST")]
     pub registries: Option<String>,
-    /// Where functions run whose account has no instance: `inline`, in the node, or `process`, on an instance that the
-    /// account gets then [default: inline].
+    /// Where functions run whose account has no instance: `inline`, in the node, or `process` or `vm`, on an instance of
+    /// that kind which the account gets then; one waits ready for the next account [default: inline].
     #[arg(long, value_name = "KIND")]
     pub instances: Option<String>,
     /// Folders whose new files run functions, `NAME=FOLDER`, with commas between: those of this node's default account

@@ -14,10 +14,12 @@ use bowline_inventory::inline::InlineProvider;
 use bowline_inventory::metrics::Metrics;
 use bowline_inventory::process::{self, ProcessProvider};
 use bowline_inventory::vm::{self, VmProvider};
-use bowline_inventory::{Handle, Options, Placed, Provider, Service};
+use bowline_inventory::warming::{Filling, Warming};
+use bowline_inventory::{Handle, Options, Placed, Provider, Service, default_server};
 use bowline_sandbox::Backend;
 use bowline_store::Store;
 use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 
@@ -30,6 +32,10 @@ const CRASH_VARIABLE: &str = "BOWLINE_TEST_CRASH";
 pub struct Instances {
     service: Service,
     backends: Vec<Arc<dyn Backend>>,
+    /// What keeps servers ready for accounts to come.
+    filling: [Filling; 2],
+    /// What looks after instances that accounts got without asking.
+    tending: JoinHandle<()>,
 }
 
 impl Instances {
@@ -55,25 +61,39 @@ impl Instances {
             data: data.to_owned(),
             offer: processes.offer(),
         });
+        let metrics = Metrics::register(registry);
+        let offer = processes.offer();
+        // What every account gets, if it is not a place in the node itself.
+        let always = Some(config.instances).filter(|kind| *kind != Kind::Inline);
+        let warming = |behind: Arc<dyn Provider>| {
+            let standing = always.filter(|kind| *kind == behind.kind());
+            let standing = standing.map(|kind| default_server(kind, &offer));
+            Arc::new(Warming::new((clock, entropy), behind, standing, metrics.clone()))
+        };
+        let pools = [warming(Arc::new(processes)), warming(Arc::new(machines))];
+        let mut providers: Vec<Arc<dyn Provider>> = vec![Arc::new(inside)];
+        providers.extend(pools.iter().map(|pool| pool.clone() as Arc<dyn Provider>));
         let service = Service::start(Options {
             store,
             clock: clock.clone(),
             entropy: entropy.clone(),
-            providers: vec![Arc::new(processes), Arc::new(inside), Arc::new(machines)],
+            providers,
             node: node_name(data, entropy)?,
             lease: LEASE,
-            metrics: Metrics::register(registry),
+            metrics,
             crash: crash_points(),
         })
         .await
         .context("cannot bring back the instances")?;
         let handle = service.handle();
-        let always = config.instances == Kind::Process;
+        let filling = pools.map(Warming::fill);
         let place =
             |inline: Arc<dyn Backend>| Arc::new(Placed::new(inline, handle.clone(), always)) as Arc<dyn Backend>;
         Ok(Self {
             backends: inline.into_iter().map(place).collect(),
             service,
+            filling,
+            tending: tokio::spawn(handle.tend()),
         })
     }
 
@@ -88,6 +108,11 @@ impl Instances {
 
     /// Ends all servers.
     pub async fn shut_down(self) {
+        self.tending.abort();
+        let _ = self.tending.await;
+        for filling in self.filling {
+            filling.stop().await;
+        }
         self.service.shut_down().await;
     }
 }

@@ -15,17 +15,20 @@ pub enum Rung {
     Created,
     /// The same on an instance of the account that was there.
     Instance,
+    /// The same on one that the account got for it, whose server was ready before.
+    WarmingPool,
     /// The same on one that had to come first: the account had none that works.
     NewInstance,
 }
 
 impl Rung {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Provisioned,
         Self::Warm,
         Self::Prewarmed,
         Self::Created,
         Self::Instance,
+        Self::WarmingPool,
         Self::NewInstance,
     ];
 
@@ -34,6 +37,7 @@ impl Rung {
         match ground {
             Ground::Node => Self::Created,
             Ground::Instance => Self::Instance,
+            Ground::WarmingPool => Self::WarmingPool,
             Ground::NewInstance => Self::NewInstance,
         }
     }
@@ -46,6 +50,7 @@ impl Rung {
             Self::Prewarmed => "prewarmed",
             Self::Created => "created",
             Self::Instance => "instance",
+            Self::WarmingPool => "warming-pool",
             Self::NewInstance => "new-instance",
         }
     }

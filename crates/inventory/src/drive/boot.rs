@@ -13,6 +13,7 @@ use crate::book::Change;
 use crate::decide::Failure;
 use crate::model::{Hold, Instance, Server, State};
 use crate::provider::{Reached, ServerOrder};
+use crate::roster::Origin;
 
 /// How often an agent that is not there yet is looked for.
 const CONNECT_TICK: Duration = Duration::from_millis(20);
@@ -69,6 +70,10 @@ impl Driver {
         };
         Ok(started.map(|(reached, connected)| {
             self.link = Some(connected);
+            self.origin = match reached.has_waited {
+                true => Origin::Waited,
+                false => Origin::Made,
+            };
             server.detail = reached.detail;
             server.machine = reached.machine;
             server

@@ -157,7 +157,7 @@ impl World {
     /// An instance that is ready.
     async fn instance(&mut self, name: &str, way: Way, memory_mib: u64) -> (Link, Arc<Fake>) {
         let (link, fake) = self.agent(way, memory_mib).await;
-        self.stand(name, Standing::Ready(link.clone()));
+        self.stand(name, Standing::Ready(link.clone(), Origin::Made));
         (link, fake)
     }
 
@@ -170,7 +170,7 @@ impl World {
 
     fn placed(&self, always: bool) -> Placed {
         let inline = Arc::new(FakeBackend(self.node.clone()));
-        Placed::new(inline, self.service.handle(), always)
+        Placed::new(inline, self.service.handle(), always.then_some(Kind::Process))
     }
 
     async fn create(&self, always: bool) -> Result<Ground, CreateError> {
@@ -271,9 +271,29 @@ async fn the_one_that_replaces_a_lost_instance_is_waited_for() {
         world.hosts[0].abort();
         link.ended().await;
         world.stand("shop", Standing::Coming);
-        world.stand("shop", Standing::Ready(again.clone()));
+        world.stand("shop", Standing::Ready(again.clone(), Origin::Made));
     };
     let (created, ()) = tokio::join!(world.create(false), replaced);
     assert_eq!(created.unwrap(), Ground::NewInstance);
     assert_eq!(world.node.asked(), 0);
+}
+
+#[tokio::test]
+async fn the_rung_of_a_server_that_waited_is_told() {
+    for (origin, ground) in [
+        (Origin::Waited, Ground::WarmingPool),
+        (Origin::Made, Ground::NewInstance),
+    ] {
+        let mut world = World::new().await;
+        let (link, _) = world.agent(Way::Well, 1024).await;
+        world.stand("shop", Standing::Coming);
+        let comes = async {
+            tokio::task::yield_now().await;
+            world.stand("shop", Standing::Ready(link.clone(), origin));
+        };
+        let (created, ()) = tokio::join!(world.create(false), comes);
+        assert_eq!(created.unwrap(), ground);
+        // From then on it is the account's.
+        assert_eq!(world.create(false).await.unwrap(), Ground::Instance);
+    }
 }

@@ -124,11 +124,59 @@ fn a_node_of_process_instances_makes_one_for_each_account() -> Result<()> {
     let none = fleet.lambda.get("/v1/instances")?.json();
     ensure!(none["items"] == json!([]), "the control: nobody has one before: {none}");
     fleet.lambda.deploy("hello", &Artifact::reactor()?, json!({}))?;
-    for _ in 0..3 {
-        fleet.lambda.invoke("hello", &json!({"name": "ada"}))?.expect(200)?;
-    }
+    waiting(&node, "process", 1)?;
+    let rungs = || -> Result<String> {
+        let reply = fleet.lambda.invoke("hello", &json!({"name": "ada"}))?.expect(200)?;
+        Ok(reply.header("x-bowline-provisioned").to_owned())
+    };
+    let rungs = [rungs()?, rungs()?, rungs()?];
+    ensure!(rungs == ["warming-pool", "warm", "warm"], "{rungs:?}");
     let shown = fleet.show("default")?;
     ensure!(shown["state"] == "RUNNING" && shown["sandboxes"] == 1, "{shown}");
+    let metrics = String::from_utf8(fleet.lambda.get("/metrics")?.expect(200)?.body)?;
+    for line in [
+        "bowline_instances_warmed_total{kind=\"process\"} 1\n",
+        "bowline_provisioned_total{rung=\"warming-pool\"} 1\n",
+    ] {
+        ensure!(metrics.contains(line), "no `{line}` in {metrics}");
+    }
+    // Another one waits for the next account.
+    waiting(&node, "process", 1)
+}
+
+/// Waits until so many servers of a kind wait for an account.
+pub(super) fn waiting(node: &Node, kind: &str, count: u64) -> Result<()> {
+    let line = format!("bowline_instances_warming{{kind=\"{kind}\"}} {count}\n");
+    let waits = patience::until(PATIENCE, || {
+        let reply = node.lambda().get("/metrics").ok()?;
+        String::from_utf8_lossy(&reply.body).contains(&line).then_some(())
+    });
+    waits.with_context(|| format!("there never were {count} servers that wait: {}", node.log()))
+}
+
+#[test]
+fn servers_that_wait_end_with_a_killed_node() -> Result<()> {
+    let mut node = node_with(&[("BOWLINE_INSTANCES", "process")])?;
+    waiting(&node, "process", 1)?;
+    let folder = node.data().canonicalize()?.join("instances").display().to_string();
+    let agents = || {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        lines
+            .filter(|line| String::from_utf8_lossy(line).contains(&folder))
+            .count()
+    };
+    ensure!(agents() > 0, "the control: an agent runs");
+    node.kill()?;
+    let ended = patience::until(PATIENCE, || (agents() == 0).then_some(()));
+    ended.context("an agent that waits outlives its node")?;
+    node.start_again()?;
+    waiting(&node, "process", 1)?;
+    // The first call of an account finds it.
+    let fleet = Fleet::of(&node);
+    fleet.lambda.deploy("hello", &Artifact::reactor()?, json!({}))?;
+    let reply = fleet.lambda.invoke("hello", &json!({"name": "ada"}))?.expect(200)?;
+    ensure!(reply.header("x-bowline-provisioned") == "warming-pool");
     Ok(())
 }
 

@@ -276,3 +276,25 @@ fn without_qemu_a_virtual_machine_is_refused_with_the_package_that_brings_it() -
     ensure!(fleet.lambda.get("/v1/instances")?.json()["items"] == json!([]));
     Ok(())
 }
+
+/// 05/E7 with machines: one waits before anybody has called, and the first call runs on it.
+#[test]
+fn e_e7_a_machine_that_waited_serves_an_accounts_first_call() -> Result<()> {
+    let data = data()?;
+    let node = Ground::start(Settings {
+        data: Some(data.path().to_owned()),
+        environment: vec![("BOWLINE_INSTANCES".into(), "vm".into())],
+        ..Settings::default()
+    })?;
+    let fleet = Fleet::of(&node);
+    fleet
+        .lambda
+        .deploy("hello", &Artifact::answering("\"ahoy\"")?, json!({}))?;
+    super::functions::waiting(&node, "vm", 1)?;
+    let reply = fleet.lambda.invoke("hello", &json!({}))?.expect(200)?;
+    ensure!(reply.header("x-bowline-provisioned") == "warming-pool" && reply.json() == "ahoy");
+    let shown = fleet.running("default")?;
+    ensure!(shown["kind"] == "vm" && shown["sandboxes"] == 1, "{shown}");
+    ensure!(runs(qemu(&shown)?), "the control: a machine runs it");
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Instances that accounts got without asking: one more when they are full, one fewer when they stand idle.
+//!
+//! ```text
+//!   full ─▶ one that is drained is taken back ─▶ otherwise one more, `default-N`, from a server that waits
+//!   for a minute little of them used ─▶ one more than `default`: drained, though it runs ─▶ empty: removed
+//! ```
+//! Which of them was drained for that reason is soft state; one that an earlier life of the node drained, or a person, goes
+//! as well when nothing runs on it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bowline_agent::Link;
+use bowline_capacity::draining::{ActiveSet, DrainRules, Event};
+use bowline_capacity::identity::InstanceId;
+use bowline_foundation::clock::Timestamp;
+use bowline_foundation::id::AccountId;
+use bowline_sandbox::SandboxKind;
+
+use crate::file::Kind;
+use crate::roster::{Choice, Passed, Seen};
+use crate::service::{Caller, Creation, DEFAULT_INSTANCE, Error, Handle, default_server};
+
+/// How often it is looked how much of them is used.
+const TICK: Duration = Duration::from_secs(1);
+/// The most that an account gets without asking, where the machine has the memory.
+const DEFAULTS_MAX: u64 = 4;
+
+/// Where there is room after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Nowhere.
+    None,
+    /// On an instance that is there.
+    Here,
+    /// On one that is coming.
+    Coming,
+}
+
+/// The instances of each account that it got without asking.
+#[derive(Default)]
+pub(crate) struct Tended(HashMap<AccountId, Group>);
+
+/// Those of one account.
+struct Group {
+    active: ActiveSet,
+    ids: BTreeMap<String, InstanceId>,
+    next: u64,
+}
+
+/// What is to be done about an instance.
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Drain { utilisation: f64 },
+    Remove,
+}
+
+/// Whether an instance of this name was made because the others were full.
+pub(crate) fn is_more(name: &str) -> bool {
+    let number = name
+        .strip_prefix(DEFAULT_INSTANCE)
+        .and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|number| number.parse::<u8>().is_ok())
+}
+
+fn is_unasked(name: &str) -> bool {
+    name == DEFAULT_INSTANCE || is_more(name)
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            active: ActiveSet::new(DrainRules::default()),
+            ids: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Takes in how the instances are; says which are to go.
+    fn observe(&mut self, there: &[Seen], now: Timestamp) -> Vec<(String, Step)> {
+        let gone: Vec<String> = self
+            .ids
+            .keys()
+            .filter(|name| !there.iter().any(|seen| seen.name == **name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.ids.remove(&name).into_iter().for_each(|id| self.active.remove(id));
+        }
+        let mut events = Vec::new();
+        for Seen {
+            name, link, drained, ..
+        } in there
+        {
+            let id = *self.ids.entry(name.clone()).or_insert_with(|| {
+                self.next += 1;
+                InstanceId(self.next)
+            });
+            if !self.active.contains(id) {
+                self.active.add(id, link.held_mib() + link.room_mib());
+            }
+            // The first one stays, and what a person drained is that person's to take back.
+            let stays = name == DEFAULT_INSTANCE || *drained && !self.active.is_draining(id);
+            self.active.set_holds_state(id, stays);
+            events.extend(self.active.set_allocated(id, link.held_mib()));
+        }
+        events.extend(self.active.observe(now));
+        let named = events.into_iter().filter_map(|event| {
+            let (id, step) = match event {
+                Event::Marked { instance, utilisation } => (instance, Step::Drain { utilisation }),
+                Event::Force { instance } | Event::Terminate { instance } => (instance, Step::Remove),
+                Event::Unmarked { .. } => return None,
+            };
+            let name = self.ids.iter().find(|(_, other)| **other == id)?.0.clone();
+            Some((name, step))
+        });
+        named.collect()
+    }
+}
+
+impl Tended {
+    /// Takes one of the account's back that was to go and has this much room.
+    fn take_back(&mut self, account: &AccountId, mib: u64) -> Option<String> {
+        let group = self.0.get_mut(account)?;
+        let id = group.active.take_back(mib)?;
+        Some(group.ids.iter().find(|(_, other)| **other == id)?.0.clone())
+    }
+
+    fn observe(&mut self, there: Vec<Seen>, now: Timestamp) -> Vec<(AccountId, String, Step)> {
+        let mut accounts: HashMap<AccountId, Vec<Seen>> = HashMap::new();
+        for seen in there {
+            accounts.entry(seen.account.clone()).or_default().push(seen);
+        }
+        self.0.retain(|account, _| accounts.contains_key(account));
+        let mut steps = Vec::new();
+        for (account, instances) in accounts {
+            let group = self.0.entry(account.clone()).or_insert_with(Group::new);
+            let due = group.observe(&instances, now);
+            steps.extend(due.into_iter().map(|(name, step)| (account.clone(), name, step)));
+        }
+        steps
+    }
+}
+
+fn caller(account: &AccountId) -> Caller {
+    Caller {
+        account: account.clone(),
+        request_id: "tender".to_owned(),
+    }
+}
+
+impl Handle {
+    /// Makes room for a sandbox of an account whose instances are full, if it may have more.
+    pub(crate) async fn ensure_room(
+        &self,
+        account: &AccountId,
+        kind: Kind,
+        (wanted, passed): ((SandboxKind, u64), &[(Link, Passed)]),
+    ) -> Result<Room, Error> {
+        let _one = self.shared.defaults.lock().await;
+        match self.roster().choose(account, wanted, passed) {
+            Choice::Full => {}
+            Choice::Here(..) => return Ok(Room::Here),
+            Choice::Coming | Choice::Nowhere => return Ok(Room::Coming),
+        }
+        let there = self.roster().seen(is_unasked);
+        let own: Vec<&Link> = there
+            .iter()
+            .filter(|seen| seen.account == *account)
+            .map(|seen| &seen.link)
+            .collect();
+        // Another one would be as they are.
+        if !own
+            .iter()
+            .any(|link| link.kinds().contains(&wanted.0) && link.held_mib() + link.room_mib() >= wanted.1)
+        {
+            return Ok(Room::None);
+        }
+        let back = self.shared.tended.lock().take_back(account, wanted.1);
+        if let Some(name) = back {
+            tracing::info!(%account, instance = name, "an instance that was to go is wanted again");
+            self.drain(&caller(account), &name, false).await?;
+            return Ok(Room::Here);
+        }
+        let Some(name) = self.next_name(account, kind).await? else {
+            return Ok(Room::None);
+        };
+        let creation = Creation {
+            file: DEFAULT_INSTANCE.to_owned(),
+            name: Some(name),
+            role: None,
+            token: None,
+        };
+        self.create_named(&caller(account), &creation).await?;
+        Ok(Room::Coming)
+    }
+
+    /// The name of one more instance, if the account may have it.
+    async fn next_name(&self, account: &AccountId, kind: Kind) -> Result<Option<String>, Error> {
+        let Some(provider) = self.shared.provider(kind) else {
+            return Ok(None);
+        };
+        let offer = provider.offer();
+        let most = offer.memory_mib / u64::from(default_server(kind, &offer).memory_mib);
+        let taken: Vec<String> = self
+            .list(account)
+            .await?
+            .into_iter()
+            .map(|view| view.instance.name)
+            .collect();
+        let mut names = (2..=most.min(DEFAULTS_MAX)).map(|number| format!("{DEFAULT_INSTANCE}-{number}"));
+        Ok(names.find(|name| !taken.contains(name)))
+    }
+
+    /// Looks after these instances for as long as the node runs.
+    pub async fn tend(self) {
+        loop {
+            self.tend_once().await;
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn tend_once(&self) {
+        let there = self.roster().seen(is_unasked);
+        let empty = there
+            .iter()
+            .filter(|seen| seen.drained && is_more(&seen.name) && seen.link.sandboxes() == 0);
+        let mut removed: Vec<(AccountId, String)> =
+            empty.map(|seen| (seen.account.clone(), seen.name.clone())).collect();
+        let steps = self.shared.tended.lock().observe(there, self.shared.clock.now());
+        for (account, name, step) in steps {
+            match step {
+                Step::Drain { utilisation } => {
+                    tracing::info!(%account, instance = name, utilisation, "little is used: an instance is drained");
+                    self.metrics().drained.inc();
+                    if let Err(error) = self.drain(&caller(&account), &name, true).await {
+                        tracing::warn!(%account, instance = name, %error, "an instance is not drained");
+                    }
+                }
+                Step::Remove => removed.push((account, name)),
+            }
+        }
+        removed.sort();
+        removed.dedup();
+        for (account, name) in removed {
+            tracing::info!(%account, instance = name, "nothing runs on a drained instance: it is removed");
+            if let Err(error) = self.remove(&caller(&account), &name).await {
+                tracing::warn!(%account, instance = name, %error, "an instance is not removed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
