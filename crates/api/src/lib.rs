@@ -21,6 +21,7 @@ mod metrics;
 mod native;
 mod origin;
 mod reply;
+mod trace;
 
 pub use data::Data;
 pub use data::metrics::DataMetrics;

@@ -29,6 +29,7 @@ use hyper::body::Incoming;
 
 use crate::body::{self, Body};
 use crate::dispatch::Node;
+use crate::trace;
 use event::EventParts;
 use iam::Identity;
 use refusal::Refusal;
@@ -163,10 +164,6 @@ impl UrlRequest<'_> {
     /// The caller's, or a new one, as the service makes one for every request.
     fn trace_id(&self) -> String {
         let given = self.head.headers.get(TRACE_ID).and_then(|value| value.to_str().ok());
-        given.map(str::to_owned).unwrap_or_else(|| {
-            let seconds = self.node.clock.now().as_millis() / 1000;
-            let (one, two) = (self.node.entropy.number(), self.node.entropy.number());
-            format!("Root=1-{seconds:08x}-{one:016x}{:08x}", two >> 32)
-        })
+        given.map_or_else(|| trace::new_id(self.node), str::to_owned)
     }
 }

@@ -159,7 +159,9 @@ impl ServiceError {
             "ResourceNotFoundException" if self.message.contains(":function:") => {
                 Some("`bowline functions ls` shows what exists; `versions ls NAME` and `aliases ls NAME` likewise")
             }
-            "ResourceConflictException" => Some("wait until the change under way has ended, then repeat the command"),
+            "ResourceConflictException" if self.message.contains("in progress") || self.message.contains("Pending") => {
+                Some("wait until the change under way has ended, then repeat the command")
+            }
             "TooManyRequestsException" => {
                 Some("wait for running invocations to end, or raise `concurrency` in bowline.toml")
             }

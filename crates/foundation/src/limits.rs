@@ -50,7 +50,7 @@ pub const OPEN_FILES_MAX: u64 = 1024;
 pub const PROCESSES_MAX: u32 = 1024;
 /// The tail of the log that `LogType=Tail` returns.
 pub const LOG_TAIL_BYTES: usize = 4096;
-/// Seconds a function may take to initialise.
+/// Seconds a function may take to initialise, unless an invocation of it may take longer.
 pub const INIT_SECONDS_MAX: u32 = 10;
 /// Tags on one function.
 pub const TAGS_MAX: usize = 50;

@@ -243,9 +243,9 @@ impl Backend for LinuxBackend {
         if let Some(image) = &version.image {
             return image::check(image);
         }
-        match version.runtime {
-            Runtime::ProvidedAl2023 | Runtime::ProvidedAl2 => check_bootstrap(&version.code.path)?,
-            Runtime::Python { .. } | Runtime::NodeJs { .. } => check_handler(&version.handler)?,
+        // Whether there is such a handler, the runtime finds out.
+        if matches!(version.runtime, Runtime::ProvidedAl2023 | Runtime::ProvidedAl2) {
+            check_bootstrap(&version.code.path)?;
         }
         let recipe = self.recipe(version).await?;
         if !recipe.fresh {
@@ -360,17 +360,6 @@ fn bootstrap_command(environment: &BTreeMap<String, String>) -> Command {
 fn os_strings(environment: &BTreeMap<String, String>) -> Vec<(OsString, OsString)> {
     let pair = |(name, value): (&String, &String)| (name.into(), value.into());
     environment.iter().map(pair).collect()
-}
-
-fn check_handler(handler: &str) -> Result<(), PrepareError> {
-    let well_formed = handler.rsplit_once('.').is_some_and(|(module, function)| {
-        !module.is_empty() && !function.is_empty() && !handler.contains(char::is_whitespace)
-    });
-    if well_formed {
-        return Ok(());
-    }
-    let text = format!("handler `{handler}` should read `file.function`, `app.handler` say");
-    Err(PrepareError::InvalidCode(text))
 }
 
 fn check_bootstrap(code: &Path) -> Result<(), PrepareError> {

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bowline_foundation::clock::{Clock, Monotonic, Timestamp};
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::RequestId;
-use bowline_foundation::limits::{INIT_SECONDS_MAX, SYNC_PAYLOAD_BYTES_MAX};
+use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     CreateError, Deadline, FunctionError, Invocation, LogSink, Outcome, Report, Sandbox, Usage, VersionSpec,
@@ -145,7 +145,7 @@ impl LinuxSandbox {
     }
 
     async fn bring_up(&mut self, departure: Departure, begun: Monotonic) -> Result<(), CreateError> {
-        let limit = Duration::from_secs(u64::from(INIT_SECONDS_MAX));
+        let limit = self.context.spec.init_limit();
         if !self.cell.companions().is_empty() {
             self.launch_extensions().await?;
             match self.wait(limit, Server::poll_registered).await {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_foundation::entropy::Entropy;
@@ -23,6 +24,8 @@ pub(crate) struct Surroundings {
     pub(crate) entropy: Entropy,
     pub(crate) started: Monotonic,
     pub(crate) memory: Mebibytes,
+    /// How long the initialisation may take.
+    pub(crate) init_limit: Duration,
     /// The highest memory use of any instance so far.
     pub(crate) peak_bytes: AtomicU64,
 }
@@ -36,6 +39,7 @@ impl Surroundings {
             entropy: Entropy::system(),
             started: clock.monotonic(),
             memory: version.memory,
+            init_limit: version.init_limit(),
             peak_bytes: AtomicU64::new(0),
         })
     }

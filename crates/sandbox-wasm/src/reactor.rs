@@ -42,7 +42,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::RequestId;
-use bowline_foundation::limits::{INIT_SECONDS_MAX, SYNC_PAYLOAD_BYTES_MAX};
+use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_sandbox::{CreateError, FunctionError, Invocation, Outcome, Report, Sandbox, Usage};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -101,7 +101,7 @@ impl Reactor {
         surroundings: Arc<Surroundings>,
     ) -> Result<Self, CreateError> {
         let mut departure = Departure::default();
-        let budget = std::time::Duration::from_secs(INIT_SECONDS_MAX.into());
+        let budget = surroundings.init_limit;
         let around = surroundings.clone();
         let work = Box::pin(async move { Instance::create(&program, around).await });
         let finished = shared.runner.run(work, budget, &mut departure).await;

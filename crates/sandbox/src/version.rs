@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
+use bowline_foundation::limits::INIT_SECONDS_MAX;
 use bowline_foundation::units::Mebibytes;
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +162,12 @@ pub struct VersionSpec {
 }
 
 impl VersionSpec {
+    /// How long a sandbox may take to initialise. The service begins anew after ten seconds, with the time of an
+    /// invocation; here the initialisation goes on.
+    pub fn init_limit(&self) -> Duration {
+        Duration::from_secs(INIT_SECONDS_MAX.into()).max(self.timeout)
+    }
+
     /// The environment every Lambda runtime promises, with the owner's variables; what depends on the
     /// sandbox's kind (`AWS_LAMBDA_RUNTIME_API`, `PATH` and the like) is added by the backend.
     pub fn lambda_environment(&self) -> BTreeMap<String, String> {

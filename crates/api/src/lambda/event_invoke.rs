@@ -101,7 +101,7 @@ pub async fn delete(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
 
 /// `ListFunctionEventInvokeConfigs`.
 pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
-    let page = read::page(call.route.query)?;
+    let page = read::short_page(call.route.query)?;
     let found = call.node.functions.list_event_invokes(&call.function()?, &page)?;
     let configs = found.items.into_iter();
     let shown = ListResponse {

@@ -16,6 +16,7 @@ use crate::body::Body;
 use crate::dispatch::Call;
 use crate::error::{ApiError, Exception};
 use crate::reply;
+use crate::trace;
 
 const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
 const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
@@ -56,6 +57,7 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     let kind = invocation_type(headers)?;
     refuse_modes(headers)?;
     let request = request(call, payload)?;
+    let trace_id = trace_header(&request);
     if kind == InvocationType::DryRun {
         return dry_run(call, &target);
     }
@@ -66,13 +68,13 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
             None => functions.accept(&target, request).await?,
             Some(name) => Some(functions.accept_execution(&target, request, name).await?),
         };
-        return Ok(accepted(execution, headers.get(TRACE_ID)));
+        return Ok(accepted(execution, trace_id));
     }
     let answered = match name {
         None => functions.invoke(&target, request).await?,
         Some(name) => functions.invoke_execution(&target, request, name).await?,
     };
-    Ok(respond(answered, headers.get(TRACE_ID)))
+    Ok(respond(answered, trace_id))
 }
 
 fn request(call: &Call<'_>, payload: Bytes) -> Result<InvocationRequest, ApiError> {
@@ -80,10 +82,20 @@ fn request(call: &Call<'_>, payload: Bytes) -> Result<InvocationRequest, ApiErro
         request_id: call.request_id,
         payload,
         client_context: client_context(call.headers)?,
-        trace_id: text(call.headers, &TRACE_ID)?.map(str::to_owned),
+        trace_id: Some(trace_id(call)?),
         log_tail: log_tail(call.headers)?,
         is_strict: is_strict(call.headers)?,
     })
+}
+
+/// The caller's, or a new one.
+fn trace_id(call: &Call<'_>) -> Result<String, ApiError> {
+    let given = text(call.headers, &TRACE_ID)?;
+    Ok(given.map_or_else(|| trace::new_id(call.node), str::to_owned))
+}
+
+fn trace_header(request: &InvocationRequest) -> Option<HeaderValue> {
+    HeaderValue::from_str(request.trace_id.as_deref()?).ok()
 }
 
 fn dry_run(call: &Call<'_>, target: &FunctionRef) -> Result<Response<Body>, ApiError> {
@@ -103,7 +115,7 @@ pub async fn invoke_async(call: &Call<'_>, payload: Bytes) -> Result<Response<Bo
         request_id: call.request_id,
         payload,
         client_context: None,
-        trace_id: text(call.headers, &TRACE_ID)?.map(str::to_owned),
+        trace_id: Some(trace_id(call)?),
         log_tail: false,
         is_strict: false,
     };
@@ -112,18 +124,18 @@ pub async fn invoke_async(call: &Call<'_>, payload: Bytes) -> Result<Response<Bo
 }
 
 /// The event is on disk; there is nothing more to say.
-fn accepted(execution: Option<ExecutionArn>, trace_id: Option<&HeaderValue>) -> Response<Body> {
+fn accepted(execution: Option<ExecutionArn>, trace_id: Option<HeaderValue>) -> Response<Body> {
     let mut response = reply::empty(StatusCode::ACCEPTED);
     let headers = response.headers_mut();
     headers.insert(REMAPPED_LENGTH, ZERO);
     name_execution(headers, execution);
     if let Some(trace_id) = trace_id {
-        headers.insert(TRACE_ID, trace_id.clone());
+        headers.insert(TRACE_ID, trace_id);
     }
     response
 }
 
-fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Response<Body> {
+fn respond(answered: InvocationResponse, trace_id: Option<HeaderValue>) -> Response<Body> {
     let (payload, failed) = match answered.result {
         Ok(payload) => (payload, false),
         Err(error) => (error.payload, true),
@@ -145,7 +157,7 @@ fn respond(answered: InvocationResponse, trace_id: Option<&HeaderValue>) -> Resp
         headers.insert(LOG_RESULT, value);
     }
     if let Some(trace_id) = trace_id {
-        headers.insert(TRACE_ID, trace_id.clone());
+        headers.insert(TRACE_ID, trace_id);
     }
     response
 }

@@ -280,7 +280,7 @@ async fn show(call: &Call<'_>, layer: &LayerRef, number: u64) -> Result<Response
 
 /// `ListLayers`.
 pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
-    let page = read::page(call.route.query)?;
+    let page = read::short_page(call.route.query)?;
     let functions = &call.node.functions;
     let Page { items, next_marker } = functions.list_layers(&call.caller(), &filter(call)?, &page)?;
     let listed = |version: LayerVersion| {
@@ -297,7 +297,7 @@ pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
 
 /// `ListLayerVersions`.
 pub fn list_versions(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
-    let (layer, page) = (layer(call)?, read::page(call.route.query)?);
+    let (layer, page) = (layer(call)?, read::short_page(call.route.query)?);
     let functions = &call.node.functions;
     let found = functions.list_layer_versions(&call.caller(), &layer, &filter(call)?, &page)?;
     let versions = found.items.into_iter();

@@ -11,6 +11,8 @@ use crate::error::{ApiError, Exception};
 use crate::route::Query;
 
 const ITEMS_MAX: u32 = 10_000;
+/// And in a page of the lists of layers, URLs, and what is set for qualifiers.
+const SHORT_ITEMS_MAX: u32 = 50;
 
 /// Text that is borrowed from the body unless it holds an escape.
 #[derive(Deserialize)]
@@ -136,9 +138,18 @@ pub fn invalid(value: impl Display, member: &str, constraint: &str) -> ApiError 
 
 /// `Marker` and `MaxItems`.
 pub fn page(query: Query<'_>) -> Result<PageRequest, ApiError> {
+    page_within(query, ITEMS_MAX)
+}
+
+/// The same of the lists that give few items at once.
+pub fn short_page(query: Query<'_>) -> Result<PageRequest, ApiError> {
+    page_within(query, SHORT_ITEMS_MAX)
+}
+
+fn page_within(query: Query<'_>, limit: u32) -> Result<PageRequest, ApiError> {
     let items_max = match query.get("MaxItems") {
         None => None,
-        Some(text) => Some(items_max(&text)?),
+        Some(text) => Some(items_max(&text, limit)?),
     };
     Ok(PageRequest {
         marker: query
@@ -149,15 +160,15 @@ pub fn page(query: Query<'_>) -> Result<PageRequest, ApiError> {
     })
 }
 
-fn items_max(text: &str) -> Result<u32, ApiError> {
+fn items_max(text: &str, limit: u32) -> Result<u32, ApiError> {
     let number: i64 = text
         .parse()
         .map_err(|_| mismatch("STRING_VALUE can not be converted to an Integer"))?;
     let mut violations = Violations::default();
     violations.at_least("maxItems", number, 1);
-    violations.at_most("maxItems", number, ITEMS_MAX.into());
+    violations.at_most("maxItems", number, limit.into());
     violations.finish()?;
-    Ok(u32::try_from(number).unwrap_or(ITEMS_MAX))
+    Ok(u32::try_from(number).unwrap_or(limit))
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ pub async fn delete(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
 
 /// `ListFunctionUrlConfigs`.
 pub fn list(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
-    let page = read::page(call.route.query)?;
+    let page = read::short_page(call.route.query)?;
     let found = call.node.functions.list_urls(&call.function()?, &page)?;
     let shown = ListResponse {
         function_url_configs: found.items.iter().map(|config| Shown::new(call.node, config)).collect(),

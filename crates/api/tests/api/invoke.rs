@@ -55,6 +55,14 @@ async fn the_function_learns_its_context() {
     assert_eq!(seen["trace"], "Root=1-2-3;Sampled=1");
     assert_eq!(seen["request"].as_str(), answer.header("x-amzn-requestid"));
     assert_eq!(seen["arn"], "arn:aws:lambda:eu-central-1:000000000000:function:hello");
+    // Who brings no trace gets one.
+    let answer = invoke(&node, &[], r#"{"context": true}"#).await;
+    let trace = answer.header("x-amzn-trace-id").expect("a trace").to_owned();
+    assert!(
+        trace.starts_with("Root=1-6b00d6b7-") && trace.ends_with(";Sampled=0"),
+        "{trace}"
+    );
+    assert_eq!(answer.json()["trace"], trace.as_str());
     node.stop().await;
 }
 

@@ -21,7 +21,7 @@ use crate::service::{Inner, InvocationRequest, InvocationResponse};
 
 /// How long another node may take to say that it runs an invocation.
 const TAKE_MAX: Duration = Duration::from_secs(1);
-/// How much longer than the function may run its answer is waited for: a sandbox may have to be made first.
+/// How much longer than the function may initialise and run its answer is waited for.
 const END_GRACE: Duration = Duration::from_secs(45);
 
 /// An invocation that has no warm sandbox here.
@@ -142,7 +142,8 @@ async fn hand_over(cluster: &Cluster, peer: &Peer, away: &Away<'_>) -> Result<Li
 
 /// Waits for the end, no longer than it may take and not for a node that is lost.
 async fn attend(mut line: Line, peer: &Peer, away: &mut Away<'_>) -> Left {
-    let patience = away.pool.parts.spec.timeout + END_GRACE;
+    let spec = &away.pool.parts.spec;
+    let patience = spec.init_limit() + spec.timeout + END_GRACE;
     let left = tokio::select! {
         left = listen(&mut line, away.outlet) => left,
         () = peer.wait_until_lost() => Left::Lost,

@@ -45,7 +45,18 @@ const BATCH_BYTES_MAX: usize = 3_500_000;
 const GATHER_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) const FAILED: &str = "PROBLEM: Function call failed";
-pub(super) const THROTTLED: &str = "PROBLEM: Function call was throttled";
+const THROTTLED: &str = "PROBLEM: Function call was throttled";
+const ABSENT: &str = "PROBLEM: Function not found";
+const NOT_NOW: &str = "PROBLEM: Function cannot be called now";
+
+/// What a mapping says of a batch that waits because of this.
+pub(super) fn waiting(error: &Error) -> &'static str {
+    match error {
+        Error::Throttled(_) => THROTTLED,
+        Error::NotFound(_) => ABSENT,
+        _ => NOT_NOW,
+    }
+}
 
 /// One worker's tools.
 struct Worker {
@@ -314,7 +325,7 @@ impl Inner {
                         error = &error as &dyn std::error::Error,
                         "a batch waits"
                     );
-                    self.registry.mappings.note(&worker.id, THROTTLED);
+                    self.registry.mappings.note(&worker.id, waiting(&error));
                     throttles += 1;
                     worker.until.pause(worker.engine.backoff().after(throttles)).await;
                     parts.push_front(part);

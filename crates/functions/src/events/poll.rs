@@ -66,7 +66,8 @@ enum Tried {
     Processed(Vec<String>),
     /// None is done; they come again.
     Failed,
-    NotNow,
+    /// What there is to say of it.
+    NotNow(&'static str),
     TooLarge,
 }
 
@@ -252,8 +253,8 @@ impl Inner {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
                 }
-                Tried::NotNow => {
-                    self.registry.mappings.note(&poller.id, mapping::THROTTLED);
+                Tried::NotNow(problem) => {
+                    self.registry.mappings.note(&poller.id, problem);
                     throttles += 1;
                     let pause = poller.until.engine.backoff().after(throttles);
                     // What would be visible to others before it is done is left to them.
@@ -284,7 +285,7 @@ impl Inner {
                     error = &error as &dyn std::error::Error,
                     "a batch waits"
                 );
-                return Tried::NotNow;
+                return Tried::NotNow(mapping::waiting(&error));
             }
         };
         match response.result {

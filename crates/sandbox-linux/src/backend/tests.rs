@@ -45,16 +45,6 @@ fn a_bootstrap_must_be_there_and_run_here() {
 }
 
 #[test]
-fn a_handler_names_a_file_and_a_function() {
-    for good in ["app.handler", "src/app.handler", "a.b.c"] {
-        assert!(check_handler(good).is_ok(), "{good}");
-    }
-    for bad in ["", "handler", ".handler", "app.", "app handler.x"] {
-        assert!(refusal(check_handler(bad)).contains(&format!("`{bad}`")), "{bad}");
-    }
-}
-
-#[test]
 fn processor_time_grows_with_memory() {
     assert_eq!(cpu_millis(Mebibytes(128)), 1000);
     assert_eq!(cpu_millis(Mebibytes(1769)), 1000);

@@ -210,7 +210,7 @@ def load_handler(name):
     import importlib
 
     module_name, dot, function_name = name.rpartition(".")
-    if not dot:
+    if not dot or not module_name:
         raise Fault("Runtime.MalformedHandlerName", f"Bad handler '{name}': not enough values to unpack (expected 2, got 1)")
     if module_name.split(".")[0] in sys.builtin_module_names:
         raise Fault("Runtime.BuiltInModuleConflict", f"Cannot use built-in module {module_name} as a handler module")

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use bowline_sandbox::Runtime;
+use bowline_sandbox::{Runtime, VersionSpec};
 use serde_json::{Value, json};
 
 use crate::harness::{World, node, python};
@@ -33,7 +34,7 @@ def leave(event, context):
     sys.exit(4)
 "#;
 
-async fn python_function(world: &World, handler: &str, source: &str) -> Option<bowline_sandbox::VersionSpec> {
+async fn python_function(world: &World, handler: &str, source: &str) -> Option<VersionSpec> {
     let code = world.code(&[
         ("app.py", source.as_bytes()),
         ("nested/deep.py", PYTHON_HANDLERS.as_bytes()),
@@ -87,7 +88,7 @@ async fn python_errors_have_their_official_shape() {
         ("app.unserialisable", "Runtime.MarshalError"),
         ("nested/deep.fail", "ValueError"),
     ] {
-        let version = bowline_sandbox::VersionSpec {
+        let version = VersionSpec {
             handler: handler.to_owned(),
             ..version.clone()
         };
@@ -95,7 +96,7 @@ async fn python_errors_have_their_official_shape() {
         assert_eq!(live.error(json!({})).await.0, error_type, "{handler}");
         live.sandbox.destroy().await;
     }
-    let version = bowline_sandbox::VersionSpec {
+    let version = VersionSpec {
         handler: "app.leave".to_owned(),
         ..version
     };
@@ -299,12 +300,29 @@ async fn node_finds_handlers_in_modules_of_both_kinds() {
 async fn a_program_that_never_asks_is_given_up() {
     let world = World::start(0);
     let code = world.code(&[("bootstrap", b"#!/bin/sh\necho thinking\nexec sleep 600\n")]);
-    let version = world.version(Runtime::ProvidedAl2023, "", code);
+    let version = VersionSpec {
+        timeout: Duration::from_secs(3),
+        ..world.version(Runtime::ProvidedAl2023, "", code)
+    };
     let started = world.clock.monotonic();
     let (error_type, payload) = world.init_error(version).await;
     let took = world.clock.monotonic().since(started);
     assert_eq!(error_type, "Sandbox.Timedout", "{payload}");
     assert!((10..15).contains(&took.as_secs()), "given up after {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_starts_slowly_is_waited_for_as_long_as_an_invocation_may_take() {
+    let world = World::start(0);
+    let text = "import time\ntime.sleep(10.5)\ndef handler(event, context):\n    return 1\n";
+    let Some(runtime) = python() else {
+        return;
+    };
+    let code = world.code(&[("slow.py", text.as_bytes())]);
+    let version = world.version(runtime, "slow.handler", code);
+    let mut live = world.create(version).await.expect("it starts");
+    assert_eq!(live.ask(json!({})).await, 1);
+    live.sandbox.destroy().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -247,6 +247,10 @@ async fn an_extension_that_never_asks_is_given_up() {
     let Some(version) = version(&world, "app.answer", &[("mute.py", "register([])\ntime.sleep(600)\n")]) else {
         return;
     };
+    let version = VersionSpec {
+        timeout: Duration::from_secs(3),
+        ..version
+    };
     let begun = world.clock.monotonic();
     let (error_type, payload) = world.init_error(version).await;
     let took = world.clock.monotonic().since(begun);

@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use super::{
-    EXECUTED_VERSION, INVOCATION_TYPE, TRACE_ID, dry_run, name_node, read, refuse_modes, request, text, version_value,
+    EXECUTED_VERSION, INVOCATION_TYPE, TRACE_ID, dry_run, name_node, read, refuse_modes, request, text, trace_header,
+    version_value,
 };
 use crate::body::{Body, BrokenOff, Pieces};
 use crate::dispatch::Call;
@@ -48,6 +49,7 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     if is_dry_run {
         return dry_run(call, &target);
     }
+    let trace_id = trace_header(&request);
     let started = call.node.functions.invoke_streaming(&target, request).await?;
     let node = started.node;
     let messages = Messages {
@@ -58,8 +60,8 @@ pub async fn invoke(call: &Call<'_>, payload: Bytes) -> Result<Response<Body>, A
     let headers = response.headers_mut();
     headers.insert(EXECUTED_VERSION, version_value(started.executed_version));
     name_node(headers, node);
-    if let Some(trace_id) = call.headers.get(TRACE_ID) {
-        headers.insert(TRACE_ID, trace_id.clone());
+    if let Some(trace_id) = trace_id {
+        headers.insert(TRACE_ID, trace_id);
     }
     Ok(response)
 }
