@@ -20,6 +20,10 @@ pub(crate) struct Calls {
     pub polls_at_entry: Vec<bool>,
     /// For each type, whether a call through a reference of that type may be stopped inside.
     pub indirect_may_stop: Vec<bool>,
+    /// Functions that such functions call by their index.
+    pub called: BTreeSet<u32>,
+    /// Some function ends with a call that takes its frame's place.
+    pub has_tail_calls: bool,
     pub touched: Touched,
 }
 
@@ -41,6 +45,7 @@ struct Graph {
     edges: Vec<Vec<u32>>,
     tail_edges: Vec<Vec<u32>>,
     loops: Vec<bool>,
+    has_tail_calls: bool,
     /// The node of each type of the module.
     type_nodes: Vec<u32>,
 }
@@ -86,6 +91,7 @@ impl Graph {
             edges: vec![Vec::new(); next as usize],
             tail_edges: vec![Vec::new(); next as usize],
             loops: vec![false; functions],
+            has_tail_calls: false,
             type_nodes,
         }
     }
@@ -99,6 +105,7 @@ impl Graph {
                 self.edges[function].push(node);
             }
             Operator::ReturnCall { function_index } => {
+                self.has_tail_calls = true;
                 self.edges[function].push(function_index);
                 self.tail_edges[function].push(function_index);
             }
@@ -133,7 +140,11 @@ impl Graph {
             .collect();
         let indirect_may_stop = self.type_nodes.iter().map(|&node| may_stop[node as usize]).collect();
         may_stop.truncate(functions);
+        let callers = self.edges.iter().zip(&may_stop).filter(|(_, may_stop)| **may_stop);
+        let called = callers.flat_map(|(callees, _)| callees.iter().copied());
         Calls {
+            called: called.filter(|&callee| (callee as usize) < functions).collect(),
+            has_tail_calls: self.has_tail_calls,
             may_stop,
             polls_at_entry,
             indirect_may_stop,

@@ -5,6 +5,7 @@ mod module;
 mod place;
 mod save;
 mod signatures;
+mod switch;
 
 use std::convert::Infallible;
 
@@ -15,6 +16,7 @@ use wasmparser::{Operator, ValType};
 pub(crate) use continuation::continuation;
 pub(crate) use module::{Needs, instrumented};
 use save::Saver;
+pub(crate) use switch::Switches;
 
 use crate::Poll;
 use crate::body::{Block, Body, Shape, Step};

@@ -46,7 +46,7 @@ pub use checkpoint::{Checkpoint, Frame, Identity, MemoryImage, Page, TableImage}
 pub use delta::{Delta, DeltaError, Mark, MemoryChanges};
 pub use format::{DELTA_VERSION, FORMAT_VERSION, ReadError, ReadLimits, SigningKey};
 pub use frame::{Layout, Place, Site, Stop};
-pub use options::{Options, PASS_VERSION, Poll};
+pub use options::{CODE_VERSION, Options, PASS_VERSION, Poll};
 pub use plan::Plan;
 pub use refusal::Refusal;
 pub use validate::Mismatch;

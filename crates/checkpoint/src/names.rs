@@ -21,8 +21,9 @@ pub(crate) const FINISH: &str = "ck:finish";
 /// The function of a continuation module.
 pub(crate) const CONTINUE: &str = "ck:continue";
 
-pub(crate) fn function(index: u32) -> String {
-    format!("ck:f{index}")
+/// The function through which continuations call others.
+pub(crate) fn switch(index: u32) -> String {
+    format!("ck:c{index}")
 }
 
 pub(crate) fn global(index: u32) -> String {

@@ -7,7 +7,7 @@ use bowline_foundation::digest::Digest;
 
 use crate::body::Body;
 use crate::calls::Calls;
-use crate::emit::{self, Needs};
+use crate::emit::{self, Needs, Switches};
 use crate::frame::BASE;
 use crate::outline::Outline;
 use crate::segments::Segments;
@@ -39,6 +39,7 @@ pub(crate) struct Analysis {
     pub outline: Outline,
     pub calls: Calls,
     pub segments: Segments,
+    pub switches: Switches,
     /// Functions that a reference may lead to, by rising index.
     pub references: Vec<u32>,
     pub options: Options,
@@ -148,6 +149,7 @@ impl Analysis {
         let calls = Calls::read(&module, &mut outline)?;
         Ok(Self {
             segments: Segments::of(&outline, &calls.touched),
+            switches: Switches::of(&outline, &calls.called),
             references: outline.addressed.iter().copied().collect(),
             module,
             outline,

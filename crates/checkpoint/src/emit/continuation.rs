@@ -208,8 +208,7 @@ impl Reencode for Resume<'_> {
     type Error = Infallible;
 
     fn function_index(&mut self, function: u32) -> Result<u32, Error<Infallible>> {
-        let analysis = self.analysis;
-        Ok(self.import_function(names::function(function), analysis.outline.type_of(function)))
+        unreachable!("function {function} is called through its switch")
     }
 
     fn type_index(&mut self, ty: u32) -> Result<u32, Error<Infallible>> {
@@ -299,6 +298,17 @@ impl Target for Resume<'_> {
             let table = self.functions_table();
             code.instruction(&Instruction::I32Const(place.cast_signed()));
             code.instruction(&Instruction::TableGet(table));
+            return true;
+        }
+        if let Operator::Call { function_index } | Operator::ReturnCall { function_index } = *operator {
+            let (switch, place) = analysis.switches.place(function_index);
+            let ty = analysis.switches.list[switch as usize].own_type();
+            let switch = self.import_function(names::switch(switch), &ty);
+            code.instruction(&Instruction::I32Const(place.cast_signed()));
+            code.instruction(&match operator {
+                Operator::ReturnCall { .. } => Instruction::ReturnCall(switch),
+                _ => Instruction::Call(switch),
+            });
             return true;
         }
         let Some(helper) = analysis.segments.helper_for(operator) else {

@@ -1,7 +1,7 @@
 //! The instrumented module: the original one with places in its code, the save memory, the table of
 //! functions, and exports of all that a continuation or a capture needs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 
 use wasm_encoder::reencode::{Error, Reencode};
@@ -15,7 +15,7 @@ use wasmparser::{FuncType, Operator, Parser, Payload, ValType};
 use super::save::{self, Places, Saver};
 use super::signatures::Signatures;
 use super::{Manner, Target, Writer, sound};
-use crate::body::{Body, PlaceKind, Step};
+use crate::body::{Body, PlaceKind};
 use crate::plan::Analysis;
 use crate::segments::Segment;
 use crate::{Refusal, names};
@@ -36,7 +36,6 @@ pub(crate) fn instrumented(analysis: &Analysis, first_sites: &[u32], needs: Need
     let mut main = Main {
         analysis,
         signatures: Signatures::of_module(&analysis.outline.types),
-        called: BTreeSet::new(),
         savers: HashMap::new(),
         saver_codes: Vec::new(),
     };
@@ -56,8 +55,6 @@ pub(crate) fn instrumented(analysis: &Analysis, first_sites: &[u32], needs: Need
 struct Main<'s> {
     analysis: &'s Analysis,
     signatures: Signatures,
-    /// Functions that code with places calls by their index.
-    called: BTreeSet<u32>,
     savers: HashMap<Saver, u32>,
     /// Type and code of each saver.
     saver_codes: Vec<(u32, Function)>,
@@ -74,13 +71,9 @@ impl Main<'_> {
         self.settler() + 1
     }
 
-    /// The index of the first function that calls the host for continuations, when all savers are known.
-    fn first_entry(&self) -> u32 {
+    /// The index of the first switch, when all savers are known.
+    fn first_switch(&self) -> u32 {
         self.finisher_index() + 1 + index(self.saver_codes.len())
-    }
-
-    fn is_imported(&self, function: u32) -> bool {
-        function < self.analysis.outline.imported_functions
     }
 
     fn places(&mut self) -> Places {
@@ -203,9 +196,6 @@ impl Parts {
     }
 
     fn function(&mut self, main: &mut Main<'_>, body: &Body<'_>, first_site: u32) -> Result<(), Refusal> {
-        if !body.places.is_empty() {
-            main.called.extend(body.steps.iter().filter_map(called_function));
-        }
         let manner = Manner {
             poll: main.analysis.options.poll,
             first_site,
@@ -263,22 +253,19 @@ impl Parts {
             self.functions.function(*ty);
             self.code.function(code);
         }
-        self.add_entries(main);
+        self.add_switches(main);
     }
 
-    /// Functions that call the host for continuations: its functions look at the instance that calls them, which has
-    /// to be the main one.
-    fn add_entries(&mut self, main: &Main<'_>) {
-        let outline = &main.analysis.outline;
-        for &function in main.called.iter().filter(|&&function| main.is_imported(function)) {
-            self.functions.function(outline.functions[function as usize]);
-            let mut code = Function::new([]);
-            for parameter in 0..index(outline.type_of(function).params().len()) {
-                code.instruction(&wasm_encoder::Instruction::LocalGet(parameter));
-            }
-            code.instruction(&wasm_encoder::Instruction::Call(function));
-            code.instruction(&wasm_encoder::Instruction::End);
-            self.code.function(&code);
+    fn add_switches(&mut self, main: &mut Main<'_>) {
+        let analysis = main.analysis;
+        let first = main.first_switch();
+        for (number, switch) in (0..).zip(&analysis.switches.list) {
+            self.functions.function(main.signatures.of(&switch.own_type()));
+            let arguments = main.signature(&[], switch.ty.params());
+            self.code
+                .function(&switch.code(arguments, analysis.calls.has_tail_calls));
+            self.exports
+                .export(&names::switch(number), ExportKind::Func, first + number);
         }
     }
 
@@ -325,15 +312,6 @@ impl Parts {
         }
         if let Some(start) = outline.start {
             exports.export(names::START, ExportKind::Func, start);
-        }
-        let mut entry = main.first_entry();
-        for &function in &main.called {
-            let mut target = function;
-            if main.is_imported(function) {
-                target = entry;
-                entry += 1;
-            }
-            exports.export(&names::function(function), ExportKind::Func, target);
         }
         for memory in 0..index(outline.memories.len()) {
             exports.export(&names::memory(memory), ExportKind::Memory, memory + 1);
@@ -385,16 +363,6 @@ impl<T: Target> Writer<'_, '_, T> {
             self.place(0);
         }
         self.steps(0..self.body.steps.len());
-    }
-}
-
-fn called_function(step: &Step<'_>) -> Option<u32> {
-    match step {
-        Step::Plain(operator) | Step::Call(operator, _) => match *operator {
-            Operator::Call { function_index } | Operator::ReturnCall { function_index } => Some(function_index),
-            _ => None,
-        },
-        _ => None,
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bowline_checkpoint::engine::Prepared;
 use bowline_checkpoint::wasi::Wasi;
-use bowline_checkpoint::{Checkpoint, FORMAT_VERSION, PASS_VERSION, Plan, ReadLimits, SigningKey, wasi};
+use bowline_checkpoint::{CODE_VERSION, Checkpoint, FORMAT_VERSION, PASS_VERSION, Plan, ReadLimits, SigningKey, wasi};
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::CheckpointFacts;
 use parking_lot::Mutex;
@@ -66,7 +66,7 @@ impl Library {
         let mut linker = Linker::new(&engine);
         wasi::define(&mut linker)?;
         Ok(Self {
-            suffix: format!("{}-{PASS_VERSION}", engine::compatibility(&engine)),
+            suffix: format!("{}-{PASS_VERSION}.{CODE_VERSION}", engine::compatibility(&engine)),
             engine,
             linker,
             compiler,
