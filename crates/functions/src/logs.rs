@@ -5,10 +5,11 @@
 //!   START, END, REPORT ─┘   └▶ tail for the caller                            └──▶ followers
 //! ```
 //! An invocation only ever appends to its sandbox's buffer in memory. The writer collects whole lines
-//! from the buffers a few times in a tenth of a second.
+//! from the buffers a few times in a tenth of a second. In a log of JSON the platform's lines are records.
 
 mod file;
 mod lines;
+mod records;
 mod sandbox;
 mod writer;
 

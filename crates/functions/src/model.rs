@@ -4,6 +4,7 @@ pub mod attached;
 pub mod events;
 pub mod image;
 pub mod layers;
+pub(crate) mod logging;
 pub mod sizing;
 
 use std::collections::BTreeMap;
@@ -61,8 +62,8 @@ pub struct Configuration {
     pub revision_id: String,
     pub state: State,
     pub last_update: LastUpdate,
-    /// Settings that are stored and shown but have no effect on one node (VPC, tracing, KMS key and
-    /// the like), as the wire's JSON object; keys are the wire's names.
+    /// Settings that are kept as the wire's JSON object, keys being the wire's names: `LoggingConfig`,
+    /// `DeadLetterConfig`, and those that have no effect on one node (VPC, tracing, KMS key and the like).
     pub inert: serde_json::Map<String, serde_json::Value>,
     /// Whether invocations are durable executions, and their limits. Set when the function is created.
     pub durable: Option<DurableConfig>,

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 pub(crate) use lines::Lines;
-pub(crate) use record::{Metrics, Record, Status};
+pub(crate) use record::Record;
 
 use crate::cell::Lender;
 use crate::runtime_api::{NewSubscription, Schema, Stream};

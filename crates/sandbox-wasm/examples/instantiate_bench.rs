@@ -95,6 +95,7 @@ fn version(module: &[u8], folder: &std::path::Path) -> VersionSpec {
         ephemeral_storage: Mebibytes(512),
         timeout: Duration::from_secs(30),
         environment: BTreeMap::new(),
+        logging: bowline_sandbox::Logging::default(),
     }
 }
 

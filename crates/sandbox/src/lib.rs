@@ -10,7 +10,9 @@ pub mod conformance;
 pub mod image;
 mod invocation;
 mod log;
+mod logging;
 mod platform;
+pub mod record;
 pub mod suspension;
 mod version;
 
@@ -22,6 +24,7 @@ pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
 pub use image::ImageSpec;
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
+pub use logging::{ApplicationLogLevel, LogFormat, Logging, SystemLogLevel};
 pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};
 pub use suspension::{CheckpointFacts, CheckpointMode, Control, Frozen, Keeper, Suspendable, Suspension, Wish};
 pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};

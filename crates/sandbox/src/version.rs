@@ -13,6 +13,7 @@ use bowline_foundation::units::Mebibytes;
 use serde::{Deserialize, Serialize};
 
 use crate::image::ImageSpec;
+use crate::logging::{LogFormat, Logging};
 
 /// The kind of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -159,6 +160,8 @@ pub struct VersionSpec {
     pub timeout: Duration,
     /// The owner's environment variables.
     pub environment: BTreeMap<String, String>,
+    /// How its log is written.
+    pub logging: Logging,
 }
 
 impl VersionSpec {
@@ -172,17 +175,28 @@ impl VersionSpec {
     /// sandbox's kind (`AWS_LAMBDA_RUNTIME_API`, `PATH` and the like) is added by the backend.
     pub fn lambda_environment(&self) -> BTreeMap<String, String> {
         let mut variables = self.environment.clone();
+        let group = self.logging.group.clone();
+        let format = match self.logging.format {
+            LogFormat::Text => "Text",
+            LogFormat::Json { .. } => "JSON",
+        };
         let fixed = [
             ("AWS_LAMBDA_FUNCTION_NAME", self.function.clone()),
             ("AWS_LAMBDA_FUNCTION_VERSION", self.version.clone()),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", self.memory.0.to_string()),
-            ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", self.function)),
+            (
+                "AWS_LAMBDA_LOG_GROUP_NAME",
+                group.unwrap_or_else(|| format!("/aws/lambda/{}", self.function)),
+            ),
             ("AWS_LAMBDA_LOG_STREAM_NAME", self.version.clone()),
-            ("AWS_LAMBDA_LOG_FORMAT", "Text".to_owned()),
+            ("AWS_LAMBDA_LOG_FORMAT", format.to_owned()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_DEFAULT_REGION", self.region.clone()),
         ];
         variables.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+        if let LogFormat::Json { application, .. } = self.logging.format {
+            variables.insert("AWS_LAMBDA_LOG_LEVEL".to_owned(), application.name().to_owned());
+        }
         // An image is told by its command what to run.
         if self.image.is_none() {
             variables.insert("_HANDLER".to_owned(), self.handler.clone());
@@ -198,6 +212,55 @@ impl VersionSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logging::{ApplicationLogLevel, SystemLogLevel};
+
+    #[test]
+    fn guests_are_told_how_to_log() {
+        let told = |logging| {
+            let version = VersionSpec {
+                account: AccountId::default_account(),
+                region: "eu-central-1".to_owned(),
+                function: "f".to_owned(),
+                version: "7".to_owned(),
+                runtime: Runtime::ProvidedAl2023,
+                handler: String::new(),
+                code: CodeDir {
+                    digest: Digest::of(b""),
+                    path: PathBuf::new(),
+                },
+                layers: None,
+                image: None,
+                kind: SandboxKind::Wasm,
+                memory: Mebibytes(128),
+                ephemeral_storage: Mebibytes(512),
+                timeout: Duration::from_secs(3),
+                environment: BTreeMap::from([("AWS_LAMBDA_LOG_FORMAT".to_owned(), "mine".to_owned())]),
+                logging,
+            };
+            let mut variables = version.lambda_environment();
+            ["FORMAT", "LEVEL", "GROUP_NAME"].map(|name| variables.remove(&format!("AWS_LAMBDA_LOG_{name}")))
+        };
+        let texts = |texts: [Option<&str>; 3]| texts.map(|text| text.map(str::to_owned));
+        assert_eq!(
+            told(Logging::default()),
+            texts([Some("Text"), None, Some("/aws/lambda/f")])
+        );
+        let json = |application| LogFormat::Json {
+            application,
+            system: SystemLogLevel::Warn,
+        };
+        for (application, name) in [
+            (ApplicationLogLevel::Trace, "TRACE"),
+            (ApplicationLogLevel::Info, "INFO"),
+            (ApplicationLogLevel::Fatal, "FATAL"),
+        ] {
+            let logging = Logging {
+                format: json(application),
+                group: Some("/mine".to_owned()),
+            };
+            assert_eq!(told(logging), texts([Some("JSON"), Some(name), Some("/mine")]));
+        }
+    }
 
     #[test]
     fn runtimes_survive_their_text_form() {

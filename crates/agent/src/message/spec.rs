@@ -7,7 +7,7 @@ use std::time::Duration;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{CodeDir, ImageSpec, Runtime, SandboxKind, VersionSpec};
+use bowline_sandbox::{CodeDir, ImageSpec, Logging, Runtime, SandboxKind, VersionSpec};
 use serde::{Deserialize, Serialize};
 
 /// See [`VersionSpec`].
@@ -27,6 +27,8 @@ pub struct SpecMessage {
     ephemeral_storage: Mebibytes,
     timeout_ms: u64,
     environment: BTreeMap<String, String>,
+    #[serde(default)]
+    logging: Logging,
 }
 
 /// Where code lies, as the node sees it.
@@ -77,6 +79,7 @@ impl From<&VersionSpec> for SpecMessage {
             ephemeral_storage: spec.ephemeral_storage,
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
             environment: spec.environment.clone(),
+            logging: spec.logging.clone(),
         }
     }
 }
@@ -106,6 +109,7 @@ impl From<SpecMessage> for VersionSpec {
             ephemeral_storage: message.ephemeral_storage,
             timeout: Duration::from_millis(message.timeout_ms),
             environment: message.environment,
+            logging: message.logging,
         }
     }
 }

@@ -97,6 +97,7 @@ fn version() -> Arc<VersionSpec> {
         ephemeral_storage: Mebibytes(512),
         timeout: BUDGET,
         environment: Default::default(),
+        logging: bowline_sandbox::Logging::default(),
     })
 }
 

@@ -57,7 +57,7 @@ pub struct FunctionConfiguration {
     image_config_response: Option<ImageConfigResponse>,
     #[serde(skip_serializing_if = "Option::is_none")]
     durable_config: Option<DurableConfigShape>,
-    /// `TracingConfig`, `SnapStart`, `LoggingConfig` and whatever else is kept without effect.
+    /// `TracingConfig`, `SnapStart`, `LoggingConfig` and whatever else is kept as it was given.
     #[serde(flatten)]
     inert: Map<String, Value>,
 }
@@ -249,10 +249,14 @@ fn inert(name: &str, kept: Map<String, Value>) -> Map<String, Value> {
             }
         }
     }
-    if logging["LogFormat"] == "JSON" {
-        for level in ["ApplicationLogLevel", "SystemLogLevel"] {
-            let levels = logging.as_object_mut().expect("built above");
-            levels.entry(level).or_insert_with(|| "INFO".into());
+    let is_json = logging["LogFormat"] == "JSON";
+    let members = logging.as_object_mut().expect("built above");
+    // Older records may lack levels, or have them beside text, where they say nothing.
+    for level in ["ApplicationLogLevel", "SystemLogLevel"] {
+        if is_json {
+            members.entry(level).or_insert_with(|| "INFO".into());
+        } else {
+            members.remove(level);
         }
     }
     shown.insert("LoggingConfig".to_owned(), logging);

@@ -1,6 +1,7 @@
-//! Settings that one node does not act on: those without an effect are kept and shown, those whose
-//! absence a function would notice are refused.
+//! Settings that are kept as they were given: those of the log, and those that one node does not act on. What
+//! has no effect is kept and shown, what a function would miss is refused.
 
+use bowline_sandbox::{ApplicationLogLevel, SystemLogLevel};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +63,9 @@ struct DeadLetterConfig {
     target_arn: Option<String>,
 }
 
+const LOG_GROUP_CHARS_MAX: usize = 512;
+const LOG_GROUP_PATTERN: &str = r"Member must satisfy regular expression pattern: [\.\-_/#A-Za-z0-9]+";
+
 const RESOURCE_PATTERN: &str =
     "Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*)|()";
 
@@ -86,6 +90,20 @@ fn is_resource(arn: &str) -> bool {
     is_partition && !service.is_empty() && service.bytes().all(allowed)
 }
 
+fn check_group(group: &str, violations: &mut Violations) {
+    let mut broken = |constraint: &str| violations.broken(&format!("'{group}'"), "loggingConfig.logGroup", constraint);
+    if group.is_empty() {
+        broken("Member must have length greater than or equal to 1");
+    }
+    if group.len() > LOG_GROUP_CHARS_MAX {
+        broken("Member must have length less than or equal to 512");
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_/#".contains(&byte);
+    if !group.bytes().all(allowed) || group.is_empty() {
+        broken(LOG_GROUP_PATTERN);
+    }
+}
+
 /// Reads these settings from a request's body: what to keep, under the wire's names.
 pub fn inert(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let members: Members = read_json(body)?;
@@ -108,12 +126,8 @@ impl Members {
         if let Some(apply_on) = self.snap_start.as_ref().and_then(|config| config.apply_on.as_deref()) {
             violations.one_of("snapStart.applyOn", apply_on, &["PublishedVersions", "None"]);
         }
-        let format = self
-            .logging_config
-            .as_ref()
-            .and_then(|config| config.log_format.as_deref());
-        if let Some(format) = format {
-            violations.one_of("loggingConfig.logFormat", format, &["JSON", "Text"]);
+        if let Some(config) = &self.logging_config {
+            config.check(&mut violations);
         }
         let dead_letters = self.dead_letter_config.as_ref();
         let resources = [
@@ -205,6 +219,26 @@ impl Members {
 }
 
 impl LoggingConfig {
+    fn check(&self, violations: &mut Violations) {
+        let enums: [(&str, &Option<String>, &[&str]); 3] = [
+            ("logFormat", &self.log_format, &["JSON", "Text"]),
+            (
+                "applicationLogLevel",
+                &self.application_log_level,
+                &ApplicationLogLevel::NAMES,
+            ),
+            ("systemLogLevel", &self.system_log_level, &SystemLogLevel::NAMES),
+        ];
+        for (member, value, allowed) in enums {
+            if let Some(value) = value {
+                violations.one_of(&format!("loggingConfig.{member}"), value, allowed);
+            }
+        }
+        if let Some(group) = &self.log_group {
+            check_group(group, violations);
+        }
+    }
+
     fn shown(self) -> Value {
         let members = [
             ("LogFormat", self.log_format),

@@ -1,9 +1,9 @@
 //! Tags, concurrency and the account.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::TestNode;
+use crate::harness::{FUNCTIONS, TestNode, creation};
 
 const ARN: &str = "arn%3Aaws%3Alambda%3Aeu-central-1%3A000000000000%3Afunction%3Ahello";
 
@@ -58,5 +58,69 @@ async fn concurrency_is_reserved_and_freed() {
     node.put(put, &json!({})).await.refused(400, "ValidationException");
     assert_eq!(node.request("DELETE", put, Bytes::new()).await.status, 204);
     assert_eq!(node.get(get).await.json(), json!({}));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn log_settings_are_checked_shown_and_merged() {
+    let node = TestNode::start().await;
+    let refused = async |config: Value, name: &str| {
+        let mut body = creation("hello");
+        body["LoggingConfig"] = config;
+        node.post(FUNCTIONS, &body).await.refused(400, name)
+    };
+    for (member, value, at) in [
+        ("LogFormat", "json", "logFormat"),
+        ("ApplicationLogLevel", "WARNING", "applicationLogLevel"),
+        ("SystemLogLevel", "ERROR", "systemLogLevel"),
+        ("LogGroup", "no spaces", "logGroup"),
+        ("LogGroup", "", "logGroup"),
+    ] {
+        let message = refused(json!({ "LogFormat": "JSON", member: value }), "ValidationException").await;
+        assert!(message.contains(&format!("at 'loggingConfig.{at}'")), "{message}");
+    }
+    let long = json!({ "LogGroup": "g".repeat(513) });
+    let message = refused(long, "ValidationException").await;
+    assert!(message.contains("less than or equal to 512"), "{message}");
+    for config in [
+        json!({ "ApplicationLogLevel": "INFO" }),
+        json!({ "LogFormat": "Text", "SystemLogLevel": "WARN" }),
+    ] {
+        let message = refused(config, "InvalidParameterValueException").await;
+        assert!(
+            message.starts_with("LogLevel is not supported when LogFormat is set to \"Text\"."),
+            "{message}"
+        );
+    }
+
+    let created = node.create("hello").await;
+    let group = "/aws/lambda/hello";
+    assert_eq!(
+        created["LoggingConfig"],
+        json!({ "LogFormat": "Text", "LogGroup": group })
+    );
+    let path = format!("{FUNCTIONS}/hello/configuration");
+    for (given, shown) in [
+        (
+            json!({ "LogFormat": "JSON", "LogGroup": "mine/#1" }),
+            json!({ "LogFormat": "JSON", "LogGroup": "mine/#1", "ApplicationLogLevel": "INFO", "SystemLogLevel": "INFO" }),
+        ),
+        (
+            json!({ "ApplicationLogLevel": "FATAL" }),
+            json!({ "LogFormat": "JSON", "LogGroup": "mine/#1", "ApplicationLogLevel": "FATAL", "SystemLogLevel": "INFO" }),
+        ),
+        (
+            json!({ "LogFormat": "Text" }),
+            json!({ "LogFormat": "Text", "LogGroup": "mine/#1" }),
+        ),
+    ] {
+        let changed = node.put(&path, &json!({ "LoggingConfig": given })).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        assert_eq!(node.settled("hello").await["LoggingConfig"], shown);
+    }
+    let level = json!({ "LoggingConfig": { "SystemLogLevel": "WARN" } });
+    node.put(&path, &level)
+        .await
+        .refused(400, "InvalidParameterValueException");
     node.stop().await;
 }

@@ -116,6 +116,7 @@ impl Subject for Behind {
             ephemeral_storage: prober.ephemeral_storage,
             timeout: prober.timeout,
             environment: prober.environment,
+            logging: bowline_sandbox::Logging::default(),
         }
     }
 

@@ -434,7 +434,7 @@ type Wanted = (Arc<VersionSpec>, Claim);
 async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Result<Created, NotCreated> {
     let begin = inner.clock.monotonic();
     inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
-    let log = SandboxLog::new(pool.parts.live.log.clone(), inner.logs.clone());
+    let log = inner.sandbox_log(pool);
     let mut evicted = false;
     loop {
         let sink = Arc::new(Sink(log.clone()));
@@ -502,6 +502,7 @@ fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) ->
         init: Some(init),
         memory_mib: pool.parts.spec.memory.0,
         memory_bytes_max: 0,
+        answer_bytes: 0,
         status: Status::Error {
             error_type: &error.error_type,
         },
@@ -556,6 +557,7 @@ impl Answer<'_> {
             init: self.init,
             memory_mib: self.memory.0,
             memory_bytes_max: self.memory_bytes_max,
+            answer_bytes: answer_bytes(&report.outcome),
             status,
         };
         let tail = log.end(&self.request_id, &line, self.log_tail);
@@ -606,6 +608,16 @@ impl Answer<'_> {
             error_type: &error.error_type,
         }
     }
+}
+
+/// The length of what the runtime has answered in one piece.
+fn answer_bytes(outcome: &Outcome) -> u64 {
+    let bytes = match outcome {
+        Outcome::Success(answer) => answer.len(),
+        Outcome::Failed(error) => error.payload.len(),
+        Outcome::Broken(_) | Outcome::Suspended(_) => 0,
+    };
+    bytes as u64
 }
 
 fn result(report: Report) -> Result<bytes::Bytes, FunctionError> {

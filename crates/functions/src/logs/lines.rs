@@ -11,6 +11,8 @@ pub(crate) struct ReportLine<'a> {
     pub init: Option<Duration>,
     pub memory_mib: u32,
     pub memory_bytes_max: u64,
+    /// The length of the answer; only records tell it.
+    pub answer_bytes: u64,
     pub status: Status<'a>,
 }
 
@@ -119,6 +121,7 @@ mod tests {
             init: None,
             memory_mib: 128,
             memory_bytes_max: 30 * 1024 * 1024 + 1,
+            answer_bytes: 0,
             status: Status::Success,
         };
         check(

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::LOG_TAIL_BYTES;
-use bowline_sandbox::LogSink;
+use bowline_sandbox::{LogFormat, LogSink};
 use parking_lot::Mutex;
 
 use super::file::FunctionLog;
 use super::lines::{self, ReportLine};
+use super::records::Records;
 use super::writer::LogWriter;
 
 /// What may wait for the writer in one sandbox.
@@ -23,6 +25,7 @@ const LINE_BYTES_MAX: usize = 8 * 1024;
 pub(crate) struct SandboxLog {
     function: Arc<FunctionLog>,
     writer: Arc<LogWriter>,
+    format: LogFormat,
     state: Mutex<State>,
 }
 
@@ -33,15 +36,18 @@ struct State {
     taken: usize,
     /// Where the running invocation begins.
     begin: usize,
+    /// When it began; of logs of records alone.
+    started: Timestamp,
     /// Whether the writer knows that there is something.
     queued: bool,
 }
 
 impl SandboxLog {
-    pub fn new(function: Arc<FunctionLog>, writer: Arc<LogWriter>) -> Arc<Self> {
+    pub fn new(function: Arc<FunctionLog>, writer: Arc<LogWriter>, format: LogFormat) -> Arc<Self> {
         Arc::new(Self {
             function,
             writer,
+            format,
             state: Mutex::default(),
         })
     }
@@ -51,13 +57,31 @@ impl SandboxLog {
         &self.function
     }
 
+    /// What writes the platform's records, if the log is one of records.
+    fn records(&self) -> Option<Records> {
+        match self.format {
+            LogFormat::Text => None,
+            LogFormat::Json { system, .. } => Some(Records {
+                least: system,
+                now: self.writer.now(),
+            }),
+        }
+    }
+
     /// An invocation begins. What a new sandbox printed while it initialised belongs to it.
     pub fn begin(self: &Arc<Self>, request_id: &RequestId, version: &str, cold: bool) {
+        let records = self.records();
         self.append(|state| {
             if !cold {
                 state.begin = state.bytes.len();
             }
-            lines::start(&mut state.bytes, request_id, version);
+            match &records {
+                None => lines::start(&mut state.bytes, request_id, version),
+                Some(records) => {
+                    state.started = records.now;
+                    records.start(&mut state.bytes, request_id, version);
+                }
+            }
         });
     }
 
@@ -79,22 +103,32 @@ impl SandboxLog {
             state.bytes = bytes;
             state.taken = old.taken;
             state.begin = old.begin;
+            state.started = old.started;
         });
     }
 
-    /// The invocation ran out of time.
+    /// The invocation ran out of time. Of records the last ones say so.
     pub fn timed_out(self: &Arc<Self>, request_id: &RequestId, timeout: Duration) {
+        if matches!(self.format, LogFormat::Json { .. }) {
+            return;
+        }
         self.append(|state| lines::timed_out(&mut state.bytes, request_id, timeout));
     }
 
     /// The invocation is over; returns the last bytes of its log if they are wanted.
     pub fn end(self: &Arc<Self>, request_id: &RequestId, line: &ReportLine<'_>, tail: bool) -> Option<Vec<u8>> {
+        let records = self.records();
         self.append(|state| {
             if state.bytes.last().is_some_and(|last| *last != b'\n') {
                 state.bytes.push(b'\n');
             }
-            lines::end(&mut state.bytes, request_id);
-            lines::report(&mut state.bytes, request_id, line);
+            match &records {
+                None => {
+                    lines::end(&mut state.bytes, request_id);
+                    lines::report(&mut state.bytes, request_id, line);
+                }
+                Some(records) => records.end(&mut state.bytes, request_id, state.started, line),
+            }
             let tail = tail.then(|| {
                 let from = state.bytes.len().saturating_sub(LOG_TAIL_BYTES).max(state.begin);
                 state.bytes[from..].to_vec()

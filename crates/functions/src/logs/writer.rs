@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bowline_foundation::clock::{Clock, Timestamp};
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
@@ -24,6 +25,7 @@ pub(crate) struct LogWriter {
     wake: Condvar,
     files: Mutex<Files>,
     bytes_dropped: Counter,
+    clock: Clock,
 }
 
 #[derive(Default)]
@@ -42,18 +44,24 @@ struct Files {
 }
 
 impl LogWriter {
-    pub fn start(bytes_dropped: Counter) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
+    pub fn start(clock: Clock, bytes_dropped: Counter) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
         let writer = Arc::new(Self {
             queue: Mutex::default(),
             wake: Condvar::new(),
             files: Mutex::default(),
             bytes_dropped,
+            clock,
         });
         let run = writer.clone();
         let thread = std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || run.run())?;
         Ok((writer, thread))
+    }
+
+    /// What time it is for what is logged.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// A log holds something that should be written.

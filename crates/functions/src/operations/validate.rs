@@ -11,6 +11,7 @@ use bowline_sandbox::Runtime;
 
 use crate::durable::limits::{EXECUTION_SECONDS_MAX, RETENTION_DAYS_MAX};
 use crate::error::Error;
+use crate::model::logging;
 use crate::model::{Architecture, Code, Configuration, Settings};
 
 const HANDLER_CHARS_MAX: usize = 128;
@@ -59,8 +60,13 @@ pub(super) fn apply(settings: &Settings, to: &mut Configuration) -> Result<(), E
     }
     durable(settings, to)?;
     image(settings, to)?;
-    to.inert
-        .extend(settings.inert.iter().map(|(key, value)| (key.clone(), value.clone())));
+    for (key, value) in &settings.inert {
+        let value = match key.as_str() {
+            logging::LOGGING_CONFIG => logging::merge(to.inert.get(key), value)?,
+            _ => value.clone(),
+        };
+        to.inert.insert(key.clone(), value);
+    }
     Ok(())
 }
 

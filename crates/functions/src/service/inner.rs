@@ -29,9 +29,10 @@ use crate::events::Engine;
 use crate::invoke::{
     Accounts, Foresight, FunctionLive, Inbox, Keeper, Pool, PoolParts, Room, Running, Sweeper, Target,
 };
-use crate::logs::{FunctionLog, LogWriter};
+use crate::logs::{FunctionLog, LogWriter, SandboxLog};
 use crate::metrics::Metrics;
 use crate::model::image::ImageUse;
+use crate::model::logging;
 use crate::model::{AccountUsage, Caller, Configuration};
 use crate::name::{FunctionName, FunctionRef, Qualifier};
 use crate::operations::garbage::Garbage;
@@ -115,7 +116,7 @@ impl Inner {
         let code_root = options.data_dir.join("code");
         let code = CodeCache::open(code_root, &boot, garbage.wake.clone()).map_err(Error::service)?;
         let dropped = options.metrics.log_bytes_dropped.clone();
-        let (logs, log_thread) = LogWriter::start(dropped).map_err(Error::service)?;
+        let (logs, log_thread) = LogWriter::start(options.clock.clone(), dropped).map_err(Error::service)?;
         let durable = durable::Engine::new(
             options.store.clone(),
             options.sharing,
@@ -433,7 +434,14 @@ impl Inner {
             ephemeral_storage: configuration.ephemeral_storage,
             timeout: Duration::from_secs(configuration.timeout_seconds.into()),
             environment: environment(configuration),
+            logging: logging::of(&configuration.inert),
         }
+    }
+
+    /// The log of a sandbox of this pool.
+    pub fn sandbox_log(&self, pool: &Pool) -> Arc<SandboxLog> {
+        let parts = &pool.parts;
+        SandboxLog::new(parts.live.log.clone(), self.logs.clone(), parts.spec.logging.format)
     }
 
     /// The backend of a kind; one that refuses everything if this node has none.

@@ -35,7 +35,7 @@ impl Seat {
     /// Of a run that comes from elsewhere and is yet to sit down.
     pub fn none(inner: &Inner, pool: &Pool) -> Self {
         Self {
-            log: SandboxLog::new(pool.parts.live.log.clone(), inner.logs.clone()),
+            log: inner.sandbox_log(pool),
             slot: None,
             coming: None,
             reusable: true,
@@ -65,7 +65,7 @@ impl Seat {
             });
         }
         let Some(mut slot) = self.slot.take() else { return };
-        let log = SandboxLog::new(pool.parts.live.log.clone(), inner.logs.clone());
+        let log = inner.sandbox_log(pool);
         log.take_over(&slot.log);
         self.log = log;
         if std::mem::replace(&mut self.reusable, true) && slot.sandbox.is_alive() {

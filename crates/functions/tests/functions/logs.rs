@@ -1,12 +1,12 @@
 //! What functions print: for the caller, in the file, for followers.
 
 use bowline_functions::error::Error;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fake::PATIENCE;
-use crate::world::{World, caller, target};
+use crate::world::{World, caller, creation, target};
 
-async fn tail(world: &World, event: serde_json::Value) -> String {
+async fn tail(world: &World, event: Value) -> String {
     let response = world.invoke("f", event).await.unwrap();
     String::from_utf8(response.log_tail.unwrap()).unwrap()
 }
@@ -110,4 +110,73 @@ async fn what_the_writer_cannot_take_is_dropped_and_counted() {
     let response = world.invoke("f", json!({"print": text})).await.unwrap();
     assert!(response.result.is_ok());
     assert!(world.metric("log_dropped_bytes_total") > 700_000.0);
+}
+
+/// The tail of an invocation by a function with this `LoggingConfig`, of each line what it is if it is a record.
+async fn records(config: Value, event: Value) -> (Vec<String>, Vec<Value>) {
+    let world = World::new().await;
+    let mut wanted = creation("f", "one");
+    wanted.settings.inert.insert("LoggingConfig".to_owned(), config);
+    world.handle.create_function(&caller(), wanted).await.unwrap();
+    world.handle.settled(&target("f")).await.unwrap();
+    let log = tail(&world, event).await;
+    let lines = log.lines().map(serde_json::from_str::<Value>);
+    let records: Vec<Value> = lines.flatten().collect();
+    let kinds = log.lines().map(|line| {
+        let record = serde_json::from_str::<Value>(line).unwrap_or(Value::Null);
+        record["type"].as_str().unwrap_or(line).to_owned()
+    });
+    (kinds.collect(), records)
+}
+
+#[tokio::test]
+async fn logs_of_json_hold_the_platforms_records() {
+    let info = json!({"LogFormat": "JSON"});
+    let (kinds, records) = records(info, json!({"print": "no line's end"})).await;
+    assert_eq!(kinds, ["init", "platform.start", "no line's end", "platform.report"]);
+    let [start, report] = records.as_slice() else {
+        panic!("two records: {records:?}");
+    };
+    assert_eq!(start["record"]["version"], "$LATEST");
+    assert_eq!(start["record"]["requestId"], report["record"]["requestId"]);
+    let time = start["time"].as_str().unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    assert_eq!(report["record"]["status"], "success");
+    let metrics = &report["record"]["metrics"];
+    assert_eq!(
+        (
+            &metrics["durationMs"],
+            &metrics["billedDurationMs"],
+            &metrics["memorySizeMB"],
+            &metrics["maxMemoryUsedMB"]
+        ),
+        (&json!(1.5), &json!(2), &json!(128), &json!(3))
+    );
+    assert!(metrics["initDurationMs"].is_number(), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_platforms_records_are_filtered_by_their_level() {
+    let at = |level: &str| json!({"LogFormat": "JSON", "SystemLogLevel": level});
+    let (kinds, done) = records(at("DEBUG"), json!({"print": "x\n"})).await;
+    assert_eq!(
+        kinds,
+        ["init", "platform.start", "x", "platform.runtimeDone", "platform.report"]
+    );
+    let done = &done[1]["record"];
+    assert_eq!(done["status"], "success");
+    assert!(done["metrics"]["producedBytes"].as_u64() > Some(0), "{done}");
+    let (kinds, _) = records(at("WARN"), json!({"print": "x\n"})).await;
+    assert_eq!(kinds, ["init", "x"]);
+    for (event, status, error_type) in [
+        (json!({"do": "time-out"}), "timeout", Value::Null),
+        (json!({"do": "fail"}), "error", json!("Oops")),
+    ] {
+        let (kinds, records) = records(at("WARN"), event).await;
+        assert_eq!(kinds, ["init", "platform.runtimeDone", "platform.report"]);
+        for record in records {
+            assert_eq!(record["record"]["status"], status, "{record}");
+            assert_eq!(record["record"]["errorType"], error_type, "{record}");
+        }
+    }
 }

@@ -201,6 +201,7 @@ fn version() -> Arc<VersionSpec> {
         ephemeral_storage: Mebibytes(512),
         timeout: Duration::from_secs(3),
         environment: std::collections::BTreeMap::new(),
+        logging: bowline_sandbox::Logging::default(),
     })
 }
 

@@ -237,6 +237,7 @@ fn version(mib: u32) -> Arc<VersionSpec> {
         ephemeral_storage: Mebibytes(512),
         timeout: Duration::from_secs(3),
         environment: BTreeMap::new(),
+        logging: bowline_sandbox::Logging::default(),
     })
 }
 

@@ -133,8 +133,13 @@ function errorHeaders(errorType) {
 
 let requestId = 'undefined';
 
-function writeLine(level, message) {
-  const text = `${new Date().toISOString()}\t${requestId}\t${level}\t${message.replace(/\n/g, '\r')}\n`;
+/** From the most detail to the least. */
+const LEVELS = ['TRACE', 'DEBUG', 'INFO', 'WARN', 'ERROR', 'FATAL'];
+
+let logIsJson = false;
+let leastLevel = 'TRACE';
+
+function write(text) {
   let rest = Buffer.from(text);
   while (rest.length > 0) {
     try {
@@ -145,15 +150,65 @@ function writeLine(level, message) {
   }
 }
 
+function isLogged(level) {
+  return LEVELS.indexOf(level) >= LEVELS.indexOf(leastLevel);
+}
+
+function writeLine(level, message) {
+  write(`${new Date().toISOString()}\t${requestId}\t${level}\t${message.replace(/\n/g, '\r')}\n`);
+}
+
+function errorMembers(error) {
+  const errorType = error.constructor?.name ?? 'UnknownError';
+  const stackTrace = typeof error.stack === 'string' ? error.stack.split('\n') : [];
+  return { errorType, errorMessage: error.message, stackTrace };
+}
+
+const withErrors = (_, value) => (value instanceof Error ? { ...errorMembers(value), ...value } : value);
+
+/** Writes one JSON object: a single value as it is, several as one text. */
+function writeRecord(level, values) {
+  const record = {
+    timestamp: new Date().toISOString(),
+    level,
+    requestId: requestId === 'undefined' ? undefined : requestId,
+  };
+  const [only] = values;
+  let line;
+  if (values.length === 1 && ['object', 'string', 'number', 'boolean'].includes(typeof only)) {
+    try {
+      line = JSON.stringify({ ...record, message: only }, withErrors);
+    } catch {
+      // It is no JSON: a circle, say.
+    }
+  }
+  if (line === undefined) {
+    const error = values.length > 1 ? values.find((value) => value instanceof Error) : undefined;
+    line = JSON.stringify({ ...record, message: format(...values), ...(error && errorMembers(error)) });
+  }
+  write(`${line}\n`);
+}
+
 function installConsole() {
+  logIsJson = process.env.AWS_LAMBDA_LOG_FORMAT?.toUpperCase() === 'JSON';
+  const least = process.env.AWS_LAMBDA_LOG_LEVEL?.toUpperCase();
+  if (LEVELS.includes(least)) leastLevel = least;
   const levels = { log: 'INFO', debug: 'DEBUG', info: 'INFO', warn: 'WARN', error: 'ERROR', trace: 'TRACE', fatal: 'FATAL' };
   for (const [name, level] of Object.entries(levels)) {
-    console[name] = (...values) => writeLine(level, format(...values));
+    if (!isLogged(level)) console[name] = () => {};
+    else if (logIsJson) console[name] = (...values) => writeRecord(level, values);
+    else console[name] = (...values) => writeLine(level, format(...values));
   }
 }
 
 function reportError(title, payload) {
-  writeLine('ERROR', `${title} \t${JSON.stringify({ ...payload, trace: undefined, stack: payload.trace })}`);
+  if (!isLogged('ERROR')) return;
+  if (logIsJson) {
+    const { errorType, errorMessage, trace } = payload;
+    writeRecord('ERROR', [{ errorType, errorMessage, stackTrace: trace }]);
+  } else {
+    writeLine('ERROR', `${title} \t${JSON.stringify({ ...payload, trace: undefined, stack: payload.trace })}`);
+  }
 }
 
 function installStreaming() {

@@ -198,11 +198,18 @@ def describe(error, request_id=""):
 
 
 def report(payload):
-    """Writes an error to the log in the official client's form."""
+    """Writes an error to the log in the official client's form, or as the log has it."""
+    sys.stdout.flush()
+    if log_is_json:
+        if error_is_logged:
+            members = {"timestamp": timestamp(time.time()), "level": "ERROR"}
+            members["message"] = f"{payload['errorType']}: {payload['errorMessage']}"
+            members.update((name, value) for name, value in payload.items() if value)
+            sys.stderr.write(json.dumps(members) + "\n")
+        return
     text = f"[ERROR] {payload['errorType']}: {payload['errorMessage']}\n"
     if payload["stackTrace"]:
         text += "Traceback (most recent call last):\n" + "".join(payload["stackTrace"])
-    sys.stdout.flush()
     sys.stderr.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -249,7 +256,45 @@ def serialise(answer):
         raise Fault("Runtime.MarshalError", f"Unable to marshal response: {error}", frames(error))
 
 
+def timestamp(seconds):
+    """A moment as `2026-11-20T23:24:39.123Z`."""
+    millis = int(seconds * 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(millis // 1000)) + f".{millis % 1000:03d}Z"
+
+
+def json_formatter():
+    """What makes a JSON object of each record, with whatever `extra` brought."""
+    import logging
+    import traceback
+
+    own = set(logging.makeLogRecord({}).__dict__) | {"aws_request_id", "asctime", "message", "taskName"}
+
+    class JsonFormatter(logging.Formatter):
+        def format(self, record):
+            members = {
+                "timestamp": timestamp(record.created),
+                "level": record.levelname,
+                "message": record.getMessage(),
+                "logger": record.name,
+            }
+            if record.aws_request_id:
+                members["requestId"] = record.aws_request_id
+            if record.exc_info and record.exc_info[0]:
+                error_type, error, trace = record.exc_info
+                members["errorType"] = error_type.__name__
+                members["errorMessage"] = str(error)
+                members["stackTrace"] = traceback.format_tb(trace)
+                members["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
+            for name, value in record.__dict__.items():
+                if name not in own:
+                    members.setdefault(name, value)
+            return json.dumps(members, ensure_ascii=False, default=str)
+
+    return JsonFormatter()
+
+
 def install_logging():
+    global log_is_json, error_is_logged
     import logging
 
     class RequestFilter(logging.Filter):
@@ -258,18 +303,30 @@ def install_logging():
             return True
 
     handler = logging.StreamHandler(sys.stdout)
-    formatter = logging.Formatter(
-        "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
+    log_is_json = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL")
+    level = "DEBUG" if level == "TRACE" else level
+    is_level = level in ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+    if log_is_json:
+        handler.setFormatter(json_formatter())
+        error_is_logged = level != "FATAL"
+        if is_level:
+            # Whatever the function makes of the root logger's level, the log's own holds.
+            handler.setLevel(level)
+    else:
+        formatter = logging.Formatter(
+            "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
     handler.addFilter(RequestFilter())
     logging.getLogger().addHandler(handler)
-    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL")
-    if level in ("DEBUG", "INFO", "WARN", "ERROR", "FATAL"):
+    if is_level:
         logging.getLogger().setLevel(level)
 
 
+log_is_json = False
+error_is_logged = True
 current_request_id = ""
 
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bowline_foundation::clock::{Monotonic, Timestamp};
 use bowline_foundation::id::RequestId;
+use bowline_sandbox::record::{Done, Metrics, Status};
 use bowline_sandbox::{CreateError, Invocation, Outcome, Report};
 use rustix::pipe::PipeFlags;
 
@@ -15,7 +16,7 @@ use super::{LinuxSandbox, Reason};
 use crate::cell::{COMPANIONS_DIR, CellError, Command, Lender};
 use crate::output::Output;
 use crate::runtime_api::{Kind, Schema, Standing, Stream};
-use crate::telemetry::{Hub, Lines, Metrics, Record, Status};
+use crate::telemetry::{Hub, Lines, Record};
 
 /// Variables that extensions do not get: they are about the runtime. So is all that begins with `_`.
 const WITHHELD: [&str; 10] = [
@@ -317,9 +318,11 @@ impl LinuxSandbox {
             request_id: told.request_id,
             status: told.status.clone(),
             trace_id: told.trace_id.clone(),
-            started: told.at,
-            duration: report.usage.duration,
-            bytes: bytes as u64,
+            done: Done {
+                started: told.at,
+                duration: report.usage.duration,
+                bytes: bytes as u64,
+            },
         });
         self.company.unreported = Some(told);
         if !report.reusable || self.server.is_settled() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::RequestId;
 use bowline_sandbox::VersionSpec;
+use bowline_sandbox::record::{self, Done, Metrics, Status, milliseconds};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -43,9 +44,7 @@ pub(crate) enum Record {
         request_id: RequestId,
         status: Status,
         trace_id: Option<String>,
-        started: Timestamp,
-        duration: Duration,
-        bytes: u64,
+        done: Done,
     },
     /// The invocation is over for everybody.
     Report {
@@ -60,55 +59,6 @@ pub(crate) enum Record {
     LogsDropped { records: u64, bytes: u64 },
     /// A line that was printed.
     Line(Stream, String),
-}
-
-/// How something ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
-    Success,
-    /// The function or an extension is at fault; the type of the error.
-    Error(String),
-    /// The platform is.
-    Failure(String),
-    Timeout,
-}
-
-/// What an invocation used.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Metrics {
-    pub(crate) duration: Duration,
-    pub(crate) memory_mib: u32,
-    pub(crate) memory_bytes_max: u64,
-    /// Of the invocation for which the sandbox was made.
-    pub(crate) init: Option<Duration>,
-}
-
-impl Status {
-    /// The status of what ended with an error of this type.
-    pub(crate) fn of_error(error_type: &str) -> Self {
-        match error_type {
-            "Sandbox.Timedout" => Self::Timeout,
-            other if other.starts_with("Sandbox.") => Self::Failure(other.to_owned()),
-            other => Self::Error(other.to_owned()),
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Error(_) => "error",
-            Self::Failure(_) => "failure",
-            Self::Timeout => "timeout",
-        }
-    }
-
-    /// Puts the status, and the error's type if there is one.
-    fn put(&self, record: &mut Value) {
-        record["status"] = self.name().into();
-        if let Self::Error(error_type) | Self::Failure(error_type) = self {
-            record["errorType"] = error_type.as_str().into();
-        }
-    }
 }
 
 impl Record {
@@ -126,8 +76,7 @@ impl Record {
             Schema::Telemetry => self.telemetry()?,
             Schema::Logs { runtime_done } => self.logs(runtime_done)?,
         };
-        let whole = json!({"time": rfc3339(time), "type": kind, "record": record});
-        Some(whole.to_string().into())
+        Some(record::whole(time, kind, &record).into())
     }
 
     fn telemetry(&self) -> Option<(&'static str, Value)> {
@@ -150,26 +99,16 @@ impl Record {
                 version,
                 trace_id,
             } => {
-                let mut record = json!({"requestId": request_id.as_str(), "version": version});
-                put_tracing(&mut record, trace_id.as_deref());
+                let record = record::start(request_id, version, trace_id.as_deref());
                 ("platform.start", record)
             }
             Self::RuntimeDone {
                 request_id,
                 status,
                 trace_id,
-                started,
-                duration,
-                bytes,
+                done,
             } => {
-                let duration = milliseconds(*duration);
-                let mut record = json!({
-                    "requestId": request_id.as_str(),
-                    "metrics": {"durationMs": duration, "producedBytes": bytes},
-                    "spans": [{"name": "responseLatency", "start": rfc3339(*started), "durationMs": duration}],
-                });
-                status.put(&mut record);
-                put_tracing(&mut record, trace_id.as_deref());
+                let record = record::runtime_done(request_id, status, trace_id.as_deref(), *done);
                 ("platform.runtimeDone", record)
             }
             Self::Report {
@@ -178,9 +117,7 @@ impl Record {
                 trace_id,
                 metrics,
             } => {
-                let mut record = json!({"requestId": request_id.as_str(), "metrics": metrics.render()});
-                status.put(&mut record);
-                put_tracing(&mut record, trace_id.as_deref());
+                let record = record::report(request_id, status, trace_id.as_deref(), metrics);
                 ("platform.report", record)
             }
             Self::End(_) => return None,
@@ -195,7 +132,7 @@ impl Record {
             Self::Start {
                 request_id, version, ..
             } => {
-                let record = json!({"requestId": request_id.as_str(), "version": version});
+                let record = record::start(request_id, version, None);
                 ("platform.start", record)
             }
             Self::RuntimeDone { request_id, status, .. } if runtime_done => {
@@ -246,21 +183,6 @@ impl Record {
     }
 }
 
-impl Metrics {
-    fn render(&self) -> Value {
-        let mut metrics = json!({
-            "durationMs": milliseconds(self.duration),
-            "billedDurationMs": whole_milliseconds(self.duration),
-            "memorySizeMB": self.memory_mib,
-            "maxMemoryUsedMB": self.memory_bytes_max.div_ceil(1024 * 1024),
-        });
-        if let Some(init) = self.init {
-            metrics["initDurationMs"] = milliseconds(init).into();
-        }
-        metrics
-    }
-}
-
 fn init_start(spec: &VersionSpec) -> Value {
     json!({
         "initializationType": INITIALISATION,
@@ -275,25 +197,4 @@ fn init_start(spec: &VersionSpec) -> Value {
 fn subscription(name: &str, streams: &[Stream]) -> Value {
     let types: Vec<_> = streams.iter().map(|stream| stream.name()).collect();
     json!({"name": name, "state": "Subscribed", "types": types})
-}
-
-fn put_tracing(record: &mut Value, trace_id: Option<&str>) {
-    if let Some(value) = trace_id {
-        record["tracing"] = json!({"type": "X-Amzn-Trace-Id", "value": value});
-    }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
-}
-
-fn whole_milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
-}
-
-/// `2026-11-20T23:24:39.123Z`.
-fn rfc3339(time: Timestamp) -> String {
-    let text = time.to_lambda_string();
-    let text = text.strip_suffix("+0000").unwrap_or(&text);
-    format!("{text}Z")
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::RequestId;
+use bowline_sandbox::record::{Done, Metrics, Status};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -54,9 +55,11 @@ fn an_invocation_reads_as_each_api_says_it() {
         request_id: id,
         status: Status::Timeout,
         trace_id: None,
-        started: TIME,
-        duration: Duration::from_millis(3),
-        bytes: 17,
+        done: Done {
+            started: TIME,
+            duration: Duration::from_millis(3),
+            bytes: 17,
+        },
     };
     let telemetry = rendered(&done, Schema::Telemetry).expect("it is known");
     assert_eq!(telemetry["record"]["status"], "timeout");

@@ -86,6 +86,7 @@ impl World {
             ephemeral_storage: Mebibytes(64),
             timeout: Duration::from_secs(20),
             environment: BTreeMap::new(),
+            logging: bowline_sandbox::Logging::default(),
         }
     }
 

@@ -8,6 +8,7 @@ mod extensions;
 mod harness;
 mod images;
 mod layers;
+mod logging;
 mod pool;
 mod streaming;
 mod telemetry;

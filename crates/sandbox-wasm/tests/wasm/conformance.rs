@@ -58,6 +58,7 @@ impl Subject for WasmSubject {
             ephemeral_storage: prober.ephemeral_storage,
             timeout: prober.timeout,
             environment: prober.environment,
+            logging: bowline_sandbox::Logging::default(),
         }
     }
 

@@ -55,6 +55,7 @@ impl Bench {
             ephemeral_storage: Mebibytes(512),
             timeout: Duration::from_secs(2),
             environment: BTreeMap::from([("GREETING".to_owned(), "ahoy".to_owned())]),
+            logging: bowline_sandbox::Logging::default(),
         };
         Self {
             backend: WasmBackend::new(options).unwrap(),

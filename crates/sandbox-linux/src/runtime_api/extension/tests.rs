@@ -308,6 +308,7 @@ fn version() -> VersionSpec {
         ephemeral_storage: Mebibytes(512),
         timeout: Duration::from_secs(3),
         environment: std::collections::BTreeMap::new(),
+        logging: bowline_sandbox::Logging::default(),
     }
 }
 
