@@ -357,7 +357,7 @@ impl Poller {
         let (invoked, failed) = match tried {
             Tried::Processed(failed) => (messages, failed.len().min(messages)),
             Tried::Failed => (messages, messages),
-            Tried::NotNow => (0, messages),
+            Tried::NotNow(_) => (0, messages),
             Tried::TooLarge => (0, 0),
         };
         self.counts.add(Counted::Invoked, invoked);
