@@ -53,13 +53,14 @@ const EXAMPLE: [&str; 5] = ["build", "--release", "--workspace", "--example", "c
 const SEEDS_APART: u64 = 1 << 40;
 
 /// What is added up over all processes.
-const COUNTS: [&str; 7] = [
+const COUNTS: [&str; 8] = [
     "checkpoints",
     "in_place",
     "moved",
     "written",
     "fresh",
     "runs",
+    "overflowed",
     "modules",
 ];
 

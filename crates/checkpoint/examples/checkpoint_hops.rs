@@ -179,6 +179,8 @@ struct Count {
     /// Hops in processes of their own.
     fresh: u64,
     runs: u64,
+    /// Runs that had too little stack once they could be stopped.
+    overflowed: u64,
     modules: u64,
     /// Hops of each program.
     programs: BTreeMap<String, u64>,
@@ -197,6 +199,7 @@ impl Count {
             hops: Hops::default(),
             fresh: 0,
             runs: 0,
+            overflowed: 0,
             modules: 0,
             programs: BTreeMap::new(),
         }
@@ -226,6 +229,7 @@ impl Count {
             "written": self.hops.written,
             "fresh": self.fresh,
             "runs": self.runs,
+            "overflowed": self.overflowed,
             "modules": self.modules,
             "programs": self.programs,
             "seconds": self.clock.monotonic().since(self.began).as_secs(),
@@ -305,6 +309,11 @@ impl Work {
             };
             format!("{:?}", travel(subject, &itinerary, &mut self.count.hops))
         };
+        // Frames of code that can be stopped are larger, many times where little is optimised.
+        if seen.contains("call stack exhausted") {
+            self.count.overflowed += 1;
+            return true;
+        }
         if seen != plain {
             println!("{}", json!({ "differs": subject.export, "plain": plain, "seen": seen }));
         }
