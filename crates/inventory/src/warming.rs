@@ -34,7 +34,8 @@ use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
 const TICK: Duration = Duration::from_secs(1);
 /// How long a server may take until its agent listens; an image may have to be built first.
 const BOOT_MAX: Duration = Duration::from_secs(15 * 60);
-const LISTENS_TICK: Duration = Duration::from_millis(20);
+/// How soon it is looked again whether an agent listens, at first and at last: one that died at once never will.
+const LISTENS_TICK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// The wait after one did not boot.
 const PAUSE: Duration = Duration::from_secs(30);
 /// Fleets of one kind; servers of more configurations are made when they are wanted.
@@ -101,12 +102,6 @@ struct Given {
     reached: Option<Reached>,
 }
 
-/// Whether such a server has nothing of its own before it is anybody's. Volumes are mounted when it is made; what services
-/// print is looked for under the name of the server that they belong to.
-fn is_plain(wanted: &Effective) -> bool {
-    wanted.volumes.is_empty() && wanted.services.is_empty()
-}
-
 impl Fleet {
     fn new(server: Effective, stands: bool, now: Timestamp) -> Self {
         Self {
@@ -122,7 +117,7 @@ impl Fleet {
     /// Whether an order for `wanted` may have one of its servers.
     fn fits(&self, wanted: &Effective) -> bool {
         let server = &self.server;
-        is_plain(wanted)
+        wanted.is_plain()
             && wanted.memory_mib == server.memory_mib
             && wanted.cpu_millis == server.cpu_millis
             && wanted.processes == server.processes
@@ -162,7 +157,7 @@ impl Fleet {
 impl State {
     /// The fleet that an order belongs to; a new one if there is none.
     fn fleet_for(&mut self, wanted: &Effective, now: Timestamp) -> Option<&mut Fleet> {
-        if !is_plain(wanted) {
+        if !wanted.is_plain() {
             return None;
         }
         if let Some(place) = self.fleets.iter().position(|fleet| fleet.fits(wanted)) {
@@ -311,8 +306,10 @@ impl Warming {
         };
         self.behind.configure(&order).await?;
         let reached = self.behind.spin_up(&order).await?;
+        let (mut tick, longest) = LISTENS_TICK;
         while reached.dial.dial().await.is_err() {
-            tokio::time::sleep(LISTENS_TICK).await;
+            tokio::time::sleep(tick).await;
+            tick = longest.min(2 * tick);
         }
         Ok(reached)
     }

@@ -31,6 +31,14 @@ pub struct EffectiveVolume {
     pub mode: Mode,
 }
 
+impl Effective {
+    /// Whether such a server has nothing of its own before it is anybody's. Volumes are mounted when it is made; what
+    /// services print is looked for under the name of the server that they belong to.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.volumes.is_empty() && self.services.is_empty()
+    }
+}
+
 impl InstanceFile {
     /// What a server in `role` is to be; without a role, what the file says. `None` if it has no such role.
     pub fn effective(&self, role: Option<&str>) -> Option<Effective> {

@@ -1,18 +1,24 @@
 //! Spares over a provider that only remembers what it was asked.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bowline_agent::CodeWay;
-use bowline_agent::channel::{MemoryAccept, memory};
+use bowline_agent::channel::{Channel, MemoryAccept, memory};
+use bowline_agent::{CodeWay, Dial};
 
 use super::*;
 use crate::file::{EffectiveVolume, Mode};
 use crate::service::default_server;
 
+/// What is waited for has come long before that.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
 struct Fake {
     offer: Offer,
     /// Servers that are there, with the ends of their agents.
     servers: Mutex<HashMap<String, Option<MemoryAccept>>>,
+    /// Agents die at once; so often they were looked for.
+    stillborn: Option<Arc<AtomicUsize>>,
     changed: Notify,
 }
 
@@ -22,14 +28,29 @@ impl Fake {
     }
 
     async fn until(&self, count: usize) -> BTreeSet<String> {
-        loop {
-            let changed = self.changed.notified();
-            let running = self.servers.lock().values().filter(|agent| agent.is_some()).count();
-            if running == count {
-                return self.names();
+        let until = async {
+            loop {
+                let changed = self.changed.notified();
+                let running = self.servers.lock().values().filter(|agent| agent.is_some()).count();
+                if running == count {
+                    return self.names();
+                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        let found = timeout(PATIENCE, until).await;
+        found.unwrap_or_else(|_| panic!("not {count} servers run, but of {:?}", self.names()))
+    }
+}
+
+/// The way to an agent that has died.
+struct Nobody(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Dial for Nobody {
+    async fn dial(&self) -> io::Result<Channel> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(io::ErrorKind::ConnectionRefused.into())
     }
 }
 
@@ -60,8 +81,12 @@ impl Provider for Fake {
         let (dial, accept) = memory();
         self.servers.lock().insert(order.server.clone(), Some(accept));
         self.changed.notify_waiters();
+        let dial: Arc<dyn Dial> = match &self.stillborn {
+            Some(looked) => Arc::new(Nobody(looked.clone())),
+            None => Arc::new(dial),
+        };
         Ok(Reached {
-            dial: Arc::new(dial),
+            dial,
             code: CodeWay::Shared,
             detail: Some(order.server.clone()),
             machine: None,
@@ -85,6 +110,16 @@ impl Provider for Fake {
     }
 }
 
+/// Waits until it is so; whether it came to that.
+async fn until(so: impl Fn() -> bool) -> bool {
+    let until = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, until).await.is_ok()
+}
+
 struct World {
     fake: Arc<Fake>,
     warming: Arc<Warming>,
@@ -100,6 +135,10 @@ impl World {
     }
 
     fn with(stands: bool, memory_mib: u64) -> Self {
+        Self::of((stands, memory_mib), None)
+    }
+
+    fn of((stands, memory_mib): (bool, u64), stillborn: Option<Arc<AtomicUsize>>) -> Self {
         let offer = Offer {
             memory_mib,
             cpu_millis: 2000,
@@ -108,6 +147,7 @@ impl World {
         let fake = Arc::new(Fake {
             offer,
             servers: Mutex::default(),
+            stillborn,
             changed: Notify::new(),
         });
         let (clock, entropy) = (Clock::fake(Timestamp::from_micros(1 << 50)), Entropy::seeded(6));
@@ -162,9 +202,8 @@ impl World {
 
     /// Waits until so many spares are ready.
     async fn until_ready(&self, count: usize) {
-        while self.ready() != count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let until = until(|| self.ready() == count);
+        assert!(until.await, "{} spares are ready, not {count}", self.ready());
     }
 
     /// Waits until nothing boots any more.
@@ -172,9 +211,7 @@ impl World {
         // Both clocks go on.
         self.clock.advance(TICK);
         tokio::time::sleep(2 * TICK).await;
-        while self.pending() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        assert!(until(|| self.pending() == 0).await, "{} still boot", self.pending());
     }
 }
 
@@ -236,6 +273,24 @@ async fn a_spare_that_has_died_is_not_given() {
     }
     let (made, _) = world.make(&world.order("x")).await;
     assert!(!spares.contains(&made), "{made}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_never_listens_is_looked_for_more_and_more_rarely() {
+    let looked = Arc::new(AtomicUsize::new(0));
+    let world = World::of((true, 4096), Some(looked.clone()));
+    let first = world.fake.until(1).await;
+    let found = async |after: Duration| {
+        tokio::time::sleep(after).await;
+        looked.swap(0, Ordering::Relaxed)
+    };
+    let soon = found(Duration::from_millis(330)).await;
+    assert!((4..=6).contains(&soon), "{soon} times: it is awaited soon");
+    let late = found(BOOT_MAX - Duration::from_secs(1)).await;
+    assert!((800..=910).contains(&late), "{late} times: once a second");
+    let gone = until(|| !world.fake.names().is_superset(&first));
+    assert!(gone.await, "it is ended in the end");
+    assert_eq!(world.ready(), 0);
 }
 
 /// 04/T-D2, and 04/T-D1 as its control.
