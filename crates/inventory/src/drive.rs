@@ -25,8 +25,8 @@ use crate::book::{BookError, Caller, Change, Kept};
 use crate::decide::{self, Failure, Verdict};
 use crate::model::{Hold, Instance, Replacement, Server, State, Step};
 use crate::provider::ProvideError;
-use crate::roster::{Origin, Standing};
-use crate::service::Shared;
+use crate::roster::{Origin, Owner, Standing};
+use crate::service::{DEFAULT_INSTANCE, Shared};
 
 /// The wait after the store or the provider failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -36,6 +36,8 @@ pub(crate) enum Order {
     Drain {
         caller: Caller,
         draining: bool,
+        /// Whether it is for little use, not a person's wish.
+        surplus: bool,
         done: oneshot::Sender<Instance>,
     },
     Report {
@@ -161,7 +163,7 @@ impl Driver {
 
     fn stand(&self, standing: Standing) {
         let instance = &self.kept.record;
-        self.count(matches!(standing, Standing::Ready(..) | Standing::Draining(_)));
+        self.count(matches!(standing, Standing::Ready(..) | Standing::Draining(..)));
         self.shared
             .roster
             .set(&instance.account, &instance.name, Some(standing));
@@ -231,9 +233,18 @@ impl Driver {
     fn serve(&self) {
         if let Some((link, _)) = &self.link {
             self.stand(match self.kept.record.draining {
-                true => Standing::Draining(link.clone()),
-                false => Standing::Ready(link.clone(), self.origin),
+                true => Standing::Draining(link.clone(), self.owner()),
+                false => Standing::Ready(link.clone(), self.origin, self.owner()),
             });
+        }
+    }
+
+    fn owner(&self) -> Owner {
+        let instance = &self.kept.record;
+        let is_unasked = instance.file == DEFAULT_INSTANCE && instance.server.effective.is_plain();
+        match is_unasked && !instance.is_drained_by_person() {
+            true => Owner::Node,
+            false => Owner::Person,
         }
     }
 
@@ -268,12 +279,21 @@ impl Driver {
         let mut new = self.kept.record.clone();
         let server = new.server.clone();
         let done = match order {
-            Order::Drain { caller, draining, done } => {
-                new.draining = draining;
-                let what = if draining { "drain" } else { "undrain" };
-                self.commit_for(&caller, "DrainInstance", new, Change::default().event(what, &server))
-                    .await?;
-                self.serve();
+            Order::Drain {
+                caller,
+                draining,
+                surplus,
+                done,
+            } => {
+                // What a person drained is that person's to take back.
+                if !(surplus && new.is_drained_by_person()) {
+                    new.draining = draining;
+                    new.surplus = draining && surplus;
+                    let what = if draining { "drain" } else { "undrain" };
+                    self.commit_for(&caller, "DrainInstance", new, Change::default().event(what, &server))
+                        .await?;
+                    self.serve();
+                }
                 done
             }
             Order::Report {

@@ -132,6 +132,9 @@ pub struct Instance {
     pub hold: Option<Hold>,
     /// Takes no new work.
     pub draining: bool,
+    /// It does so because little was used, not because a person said so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub surplus: bool,
     /// Is being removed.
     pub removing: bool,
     pub next_event: u64,
@@ -144,6 +147,10 @@ impl Instance {
 
     pub fn policy(&self) -> &Policy {
         &self.server.effective.policy
+    }
+
+    pub fn is_drained_by_person(&self) -> bool {
+        self.draining && !self.surplus
     }
 
     /// The server that is made or used now.

@@ -90,8 +90,13 @@ impl Placed {
     ) -> Result<Room, CreateError> {
         let Some(kind) = self.always else { return Ok(Room::None) };
         let asked = (wanted, &walk.passed[..]);
-        let room = self.instances.ensure_room(&version.account, kind, asked).await;
-        room.map_err(|error| CreateError::Backend(std::io::Error::other(error)))
+        match self.instances.ensure_room(&version.account, kind, asked).await {
+            Err(error) if error.is_refusal() => {
+                tracing::warn!(account = %version.account, %error, "an account whose instances are full gets no other one");
+                Ok(Room::None)
+            }
+            room => room.map_err(|error| CreateError::Backend(std::io::Error::other(error))),
+        }
     }
 
     /// Asks one instance for a sandbox. One that is lost meanwhile is not waited for.

@@ -13,11 +13,20 @@ use tokio::sync::watch;
 pub(crate) enum Standing {
     /// It will be ready, if all goes well.
     Coming,
-    Ready(Link, Origin),
+    Ready(Link, Origin, Owner),
     /// It takes nothing new.
-    Draining(Link),
+    Draining(Link, Owner),
     /// Somebody must look after it first.
     Held,
+}
+
+/// Who may take an instance away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Whoever asked for it, drained it or has something in it.
+    Person,
+    /// The node, when little of it is used.
+    Node,
 }
 
 /// Where an instance's server came from.
@@ -55,6 +64,7 @@ pub(crate) struct Seen {
     pub name: String,
     pub link: Link,
     pub drained: bool,
+    pub owner: Owner,
 }
 
 #[derive(Default)]
@@ -70,8 +80,8 @@ impl Roster {
         let instances = accounts.entry(account.clone()).or_default();
         match standing {
             Some(standing) => {
-                if let Standing::Draining(link) | Standing::Ready(link, _) = &standing {
-                    link.drain(matches!(standing, Standing::Draining(_)));
+                if let Standing::Draining(link, _) | Standing::Ready(link, ..) = &standing {
+                    link.drain(matches!(standing, Standing::Draining(..)));
                 }
                 instances.insert(instance.to_owned(), standing);
             }
@@ -101,7 +111,7 @@ impl Roster {
         let mut best: Option<(&Link, Origin)> = None;
         for standing in instances.values() {
             coming |= matches!(standing, Standing::Coming);
-            let Standing::Ready(link, origin) = standing else {
+            let Standing::Ready(link, origin, _) = standing else {
                 continue;
             };
             if link.is_closed() {
@@ -137,7 +147,7 @@ impl Roster {
     /// The link of an instance, if it has one.
     pub fn link(&self, account: &AccountId, instance: &str) -> Option<Link> {
         match self.accounts.lock().get(account)?.get(instance)? {
-            Standing::Ready(link, _) | Standing::Draining(link) => Some(link.clone()),
+            Standing::Ready(link, ..) | Standing::Draining(link, _) => Some(link.clone()),
             Standing::Coming | Standing::Held => None,
         }
     }
@@ -147,12 +157,13 @@ impl Roster {
         let mut seen = Vec::new();
         for (account, instances) in &*self.accounts.lock() {
             for (name, standing) in instances.iter().filter(|(name, _)| is(name)) {
-                if let Standing::Ready(link, _) | Standing::Draining(link) = standing {
+                if let Standing::Ready(link, _, owner) | Standing::Draining(link, owner) = standing {
                     seen.push(Seen {
                         account: account.clone(),
                         name: name.clone(),
                         link: link.clone(),
-                        drained: matches!(standing, Standing::Draining(_)),
+                        drained: matches!(standing, Standing::Draining(..)),
+                        owner: *owner,
                     });
                 }
             }
@@ -165,7 +176,7 @@ impl Roster {
         let accounts = self.accounts.lock();
         let standings = accounts.values().flat_map(HashMap::values);
         let links = standings.filter_map(|standing| match standing {
-            Standing::Ready(link, _) | Standing::Draining(link) => Some(link.clone()),
+            Standing::Ready(link, ..) | Standing::Draining(link, _) => Some(link.clone()),
             Standing::Coming | Standing::Held => None,
         });
         links.collect()

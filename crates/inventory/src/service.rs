@@ -1,7 +1,7 @@
 //! The instances of a node: who asks for something, asks here.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
@@ -10,7 +10,7 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::id::AccountId;
 use bowline_store::Store;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use crate::book::Caller;
@@ -77,6 +77,16 @@ pub enum Error {
     Book(#[from] BookError),
 }
 
+impl Error {
+    /// Whether what was asked for is at fault, and nothing has failed.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::File(_) | Self::NoSuchFile(_) | Self::Exists(_) | Self::Invalid(_) | Self::Infeasible(_)
+        )
+    }
+}
+
 /// What an instance is to be made from.
 #[derive(Clone, Debug)]
 pub struct Creation {
@@ -108,11 +118,33 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub crash: CrashPoints,
     pub roster: Roster,
-    /// Held while the default instance of an account is made, or one more.
-    pub defaults: tokio::sync::Mutex<()>,
+    /// Held while an account's default instance is made, or one more, or one fewer.
+    pub defaults: AccountLocks,
     /// Those that accounts got without asking.
     pub tended: Mutex<Tended>,
     drivers: Mutex<Option<HashMap<(AccountId, String), Hold>>>,
+}
+
+/// A lock for each account, so that none waits for another.
+#[derive(Default)]
+pub(crate) struct AccountLocks(Mutex<HashMap<AccountId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl AccountLocks {
+    pub async fn lock(&self, account: &AccountId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock();
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            match locks.get(account).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    let lock = Arc::default();
+                    locks.insert(account.clone(), Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
 }
 
 /// A driver as the handle sees it.
@@ -227,7 +259,7 @@ impl Service {
             metrics: options.metrics,
             crash: options.crash,
             roster: Roster::default(),
-            defaults: tokio::sync::Mutex::default(),
+            defaults: AccountLocks::default(),
             tended: Mutex::default(),
             drivers: Mutex::new(Some(HashMap::new())),
         });
@@ -359,9 +391,10 @@ impl Handle {
 
     /// Makes an instance from a file that is kept. Its server is on its way when this returns.
     pub async fn create(&self, caller: &Caller, creation: &Creation) -> Result<Instance, Error> {
-        if let Some(name) = creation.name.as_deref().filter(|name| tend::is_more(name)) {
+        let name = creation.name.as_deref().unwrap_or(&creation.file);
+        if tend::is_more(name) {
             return Err(Error::Invalid(format!(
-                "names like `{name}` are those of instances that an account gets without asking"
+                "names like `{name}` are those of instances that an account gets without asking: give it another name"
             )));
         }
         self.create_named(caller, creation).await
@@ -413,6 +446,7 @@ impl Handle {
             replaced_at: Vec::new(),
             hold: None,
             draining: false,
+            surplus: false,
             removing: false,
             next_event: 0,
         };
@@ -454,7 +488,7 @@ impl Handle {
 
     /// An account's instance that nobody asked for, made from a file of defaults if it is missing.
     pub(crate) async fn ensure_default(&self, account: &AccountId, kind: Kind) -> Result<(), Error> {
-        let _one = self.shared.defaults.lock().await;
+        let _one = self.shared.defaults.lock(account).await;
         if self.shared.roster.is_hopeful(account) {
             return Ok(());
         }
@@ -522,8 +556,23 @@ impl Handle {
 
     /// Gives an instance no new work, or gives it work again.
     pub async fn drain(&self, caller: &Caller, name: &str, draining: bool) -> Result<Instance, Error> {
-        self.order(caller, name, |caller, done| Order::Drain { caller, draining, done })
-            .await
+        self.drain_for(caller, name, (draining, false)).await
+    }
+
+    /// The same, perhaps because of how much is used: then what a person drained stays as it is.
+    pub(crate) async fn drain_for(
+        &self,
+        caller: &Caller,
+        name: &str,
+        (draining, surplus): (bool, bool),
+    ) -> Result<Instance, Error> {
+        let order = |caller, done| Order::Drain {
+            caller,
+            draining,
+            surplus,
+            done,
+        };
+        self.order(caller, name, order).await
     }
 
     /// Says that something is wrong with an instance's server.
@@ -566,17 +615,29 @@ impl Handle {
 
     /// Ends an instance for good; returns when nothing of it is left.
     pub async fn remove(&self, caller: &Caller, name: &str) -> Result<(), Error> {
-        self.instance(&caller.account, name).await?;
-        let ended = {
-            let drivers = self.shared.drivers.lock();
-            let drivers = drivers.as_ref().ok_or(Error::Stopping)?;
-            let key = (caller.account.clone(), name.to_owned());
-            let hold = drivers.get(&key).ok_or_else(|| Error::Elsewhere(name.to_owned()))?;
-            hold.removing.send_replace(true);
-            hold.orders.clone()
-        };
-        ended.closed().await;
+        if let Some(ended) = self.begin_removal(caller, name, || true).await? {
+            ended.closed().await;
+        }
         Ok(())
+    }
+
+    /// Has an instance ended if it is `so` at this moment; what it returns is closed when nothing of it is left.
+    pub(crate) async fn begin_removal(
+        &self,
+        caller: &Caller,
+        name: &str,
+        so: impl FnOnce() -> bool,
+    ) -> Result<Option<mpsc::Sender<Order>>, Error> {
+        self.instance(&caller.account, name).await?;
+        let drivers = self.shared.drivers.lock();
+        let drivers = drivers.as_ref().ok_or(Error::Stopping)?;
+        let key = (caller.account.clone(), name.to_owned());
+        let hold = drivers.get(&key).ok_or_else(|| Error::Elsewhere(name.to_owned()))?;
+        if !so() {
+            return Ok(None);
+        }
+        hold.removing.send_replace(true);
+        Ok(Some(hold.orders.clone()))
     }
 
     async fn order(

@@ -4,8 +4,9 @@
 //!   full ─▶ one that is drained is taken back ─▶ otherwise one more, `default-N`, from a server that waits
 //!   for a minute little of them used ─▶ one more than `default`: drained, though it runs ─▶ empty: removed
 //! ```
-//! Which of them was drained for that reason is soft state; one that an earlier life of the node drained, or a person, goes
-//! as well when nothing runs on it.
+//! Since when they were drained is soft state, but the record of each says that it was for this reason: one that an earlier
+//! life of the node drained goes as well when nothing runs on it. What a person drained is that person's, and so is one whose
+//! file has services or volumes. No account waits for another's driver.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,15 +17,19 @@ use bowline_capacity::identity::InstanceId;
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 use bowline_sandbox::SandboxKind;
+use tokio::time::timeout;
 
 use crate::file::Kind;
-use crate::roster::{Choice, Passed, Seen};
+use crate::roster::{Choice, Owner, Passed, Seen};
 use crate::service::{Caller, Creation, DEFAULT_INSTANCE, Error, Handle, default_server};
 
 /// How often it is looked how much of them is used.
 const TICK: Duration = Duration::from_secs(1);
 /// The most that an account gets without asking, where the machine has the memory.
 const DEFAULTS_MAX: u64 = 4;
+
+/// How long a driver may take to answer; it does what it was told later.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Where there is room after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,22 +54,36 @@ struct Group {
 }
 
 /// What is to be done about an instance.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
-    Drain { utilisation: f64 },
+    Drain {
+        utilisation: f64,
+    },
+    /// Nothing runs on it.
     Remove,
+    /// What runs on it is over any time limit.
+    Force,
 }
 
-/// Whether an instance of this name was made because the others were full.
+/// Whether an instance of this name was made because the others were full: `default-2` and on, as numbers are written.
 pub(crate) fn is_more(name: &str) -> bool {
-    let number = name
+    let text = name
         .strip_prefix(DEFAULT_INSTANCE)
         .and_then(|rest| rest.strip_prefix('-'));
-    number.is_some_and(|number| number.parse::<u8>().is_ok())
+    let number = text.and_then(|text| text.parse::<u8>().ok());
+    number.is_some_and(|number| number > 1 && text == Some(&number.to_string()))
 }
 
 fn is_unasked(name: &str) -> bool {
     name == DEFAULT_INSTANCE || is_more(name)
+}
+
+impl Seen {
+    /// Whether it is one that the node drained and may remove, now as far as it goes.
+    fn is_to_go(&self, step: Step) -> bool {
+        let is_idle = self.link.sandboxes() == 0 && self.link.held_mib() == 0;
+        is_more(&self.name) && self.owner == Owner::Node && self.drained && (is_idle || step == Step::Force)
+    }
 }
 
 impl Group {
@@ -89,18 +108,24 @@ impl Group {
         }
         let mut events = Vec::new();
         for Seen {
-            name, link, drained, ..
+            name,
+            link,
+            drained,
+            owner,
+            ..
         } in there
         {
             let id = *self.ids.entry(name.clone()).or_insert_with(|| {
                 self.next += 1;
                 InstanceId(self.next)
             });
-            if !self.active.contains(id) {
+            let is_persons = *owner == Owner::Person;
+            // A person may have drained one that was to go anyhow: it is not taken back then.
+            if !self.active.contains(id) || is_persons && self.active.is_draining(id) {
                 self.active.add(id, link.held_mib() + link.room_mib());
             }
-            // The first one stays, and what a person drained is that person's to take back.
-            let stays = name == DEFAULT_INSTANCE || *drained && !self.active.is_draining(id);
+            // The first one stays, and so does what is a person's.
+            let stays = name == DEFAULT_INSTANCE || is_persons || *drained && !self.active.is_draining(id);
             self.active.set_holds_state(id, stays);
             events.extend(self.active.set_allocated(id, link.held_mib()));
         }
@@ -108,7 +133,8 @@ impl Group {
         let named = events.into_iter().filter_map(|event| {
             let (id, step) = match event {
                 Event::Marked { instance, utilisation } => (instance, Step::Drain { utilisation }),
-                Event::Force { instance } | Event::Terminate { instance } => (instance, Step::Remove),
+                Event::Terminate { instance } => (instance, Step::Remove),
+                Event::Force { instance } => (instance, Step::Force),
                 Event::Unmarked { .. } => return None,
             };
             let name = self.ids.iter().find(|(_, other)| **other == id)?.0.clone();
@@ -157,7 +183,7 @@ impl Handle {
         kind: Kind,
         (wanted, passed): ((SandboxKind, u64), &[(Link, Passed)]),
     ) -> Result<Room, Error> {
-        let _one = self.shared.defaults.lock().await;
+        let _one = self.shared.defaults.lock(account).await;
         match self.roster().choose(account, wanted, passed) {
             Choice::Full => {}
             Choice::Here(..) => return Ok(Room::Here),
@@ -179,7 +205,8 @@ impl Handle {
         let back = self.shared.tended.lock().take_back(account, wanted.1);
         if let Some(name) = back {
             tracing::info!(%account, instance = name, "an instance that was to go is wanted again");
-            self.drain(&caller(account), &name, false).await?;
+            // Who asked looks again, also if it is not there after all.
+            self.mark(account, &name, false).await;
             return Ok(Room::Here);
         }
         let Some(name) = self.next_name(account, kind).await? else {
@@ -222,32 +249,63 @@ impl Handle {
 
     async fn tend_once(&self) {
         let there = self.roster().seen(is_unasked);
-        let empty = there
-            .iter()
-            .filter(|seen| seen.drained && is_more(&seen.name) && seen.link.sandboxes() == 0);
-        let mut removed: Vec<(AccountId, String)> =
-            empty.map(|seen| (seen.account.clone(), seen.name.clone())).collect();
-        let steps = self.shared.tended.lock().observe(there, self.shared.clock.now());
+        let idle = there.iter().filter(|seen| seen.is_to_go(Step::Remove));
+        let idle: Vec<_> = idle
+            .map(|seen| (seen.account.clone(), seen.name.clone(), Step::Remove))
+            .collect();
+        let mut steps = self.shared.tended.lock().observe(there, self.shared.clock.now());
+        for known in idle {
+            if !steps.contains(&known) {
+                steps.push(known);
+            }
+        }
         for (account, name, step) in steps {
             match step {
                 Step::Drain { utilisation } => {
                     tracing::info!(%account, instance = name, utilisation, "little is used: an instance is drained");
                     self.metrics().drained.inc();
-                    if let Err(error) = self.drain(&caller(&account), &name, true).await {
-                        tracing::warn!(%account, instance = name, %error, "an instance is not drained");
-                    }
+                    self.mark(&account, &name, true).await;
                 }
-                Step::Remove => removed.push((account, name)),
+                Step::Remove | Step::Force => self.take_away(&account, &name, step).await,
             }
         }
-        removed.sort();
-        removed.dedup();
-        for (account, name) in removed {
-            tracing::info!(%account, instance = name, "nothing runs on a drained instance: it is removed");
-            if let Err(error) = self.remove(&caller(&account), &name).await {
-                tracing::warn!(%account, instance = name, %error, "an instance is not removed");
-            }
+    }
+
+    /// Drains an instance because little is used, or takes it back.
+    async fn mark(&self, account: &AccountId, name: &str, draining: bool) {
+        let marked = timeout(ANSWER_MAX, self.drain_for(&caller(account), name, (draining, true))).await;
+        let failure = match marked {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("its driver did not answer within {ANSWER_MAX:?}"),
+        };
+        tracing::warn!(%account, instance = name, draining, failure, "an instance is not drained, or not taken back");
+    }
+
+    /// Removes an instance if it is still to go.
+    async fn take_away(&self, account: &AccountId, name: &str, step: Step) {
+        let failure = match timeout(ANSWER_MAX, self.try_take_away(account, name, step)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it was not gone within {ANSWER_MAX:?}"),
+        };
+        tracing::warn!(%account, instance = name, failure, "an instance is not removed");
+    }
+
+    async fn try_take_away(&self, account: &AccountId, name: &str, step: Step) -> Result<(), Error> {
+        // Nobody takes it back meanwhile.
+        let one = self.shared.defaults.lock(account).await;
+        let is_to_go = || {
+            let there = self.roster().seen(|other| other == name);
+            there.iter().any(|seen| seen.account == *account && seen.is_to_go(step))
+        };
+        let ended = self.begin_removal(&caller(account), name, is_to_go).await?;
+        drop(one);
+        if let Some(ended) = ended {
+            tracing::info!(%account, instance = name, is_forced = step == Step::Force, "a drained instance is removed");
+            ended.closed().await;
         }
+        Ok(())
     }
 }
 

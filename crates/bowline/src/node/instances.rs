@@ -34,8 +34,8 @@ pub struct Instances {
     backends: Vec<Arc<dyn Backend>>,
     /// What keeps servers ready for accounts to come.
     filling: [Filling; 2],
-    /// What looks after instances that accounts got without asking.
-    tending: JoinHandle<()>,
+    /// What looks after instances that accounts get without asking, where they do.
+    tending: Option<JoinHandle<()>>,
 }
 
 impl Instances {
@@ -93,7 +93,7 @@ impl Instances {
             backends: inline.into_iter().map(place).collect(),
             service,
             filling,
-            tending: tokio::spawn(handle.tend()),
+            tending: always.map(|_| tokio::spawn(handle.tend())),
         })
     }
 
@@ -108,8 +108,10 @@ impl Instances {
 
     /// Ends all servers.
     pub async fn shut_down(self) {
-        self.tending.abort();
-        let _ = self.tending.await;
+        if let Some(tending) = self.tending {
+            tending.abort();
+            let _ = tending.await;
+        }
         for filling in self.filling {
             filling.stop().await;
         }

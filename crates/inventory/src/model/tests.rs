@@ -36,6 +36,15 @@ fn an_instance_reads_as_it_was_written() {
 }
 
 #[test]
+fn an_instance_that_is_one_too_many_reads_as_it_was_written() {
+    let server = server("00000000000000aa", "RUNNING");
+    let instance: Instance = check(&format!(
+        r#"{{"account":"000000000000","name":"default-2","file":"default","role":null,"node":"n1","created":5,"server":{server},"failure":null,"replacement":null,"replaced_at":[],"hold":null,"draining":true,"surplus":true,"removing":false,"next_event":4}}"#
+    ));
+    assert!(instance.surplus);
+}
+
+#[test]
 fn a_virtual_machine_reads_as_it_was_written() {
     let effective = EFFECTIVE.replace("\"process\"", "\"vm\"");
     let effective = effective.replace(

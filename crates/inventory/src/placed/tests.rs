@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::crash::CrashPoints;
 use crate::metrics::Metrics;
-use crate::roster::Standing;
+use crate::roster::{Owner, Standing};
 use crate::service::{Options, Service};
 
 /// What becomes of a creation.
@@ -157,7 +157,7 @@ impl World {
     /// An instance that is ready.
     async fn instance(&mut self, name: &str, way: Way, memory_mib: u64) -> (Link, Arc<Fake>) {
         let (link, fake) = self.agent(way, memory_mib).await;
-        self.stand(name, Standing::Ready(link.clone(), Origin::Made));
+        self.stand(name, Standing::Ready(link.clone(), Origin::Made, Owner::Person));
         (link, fake)
     }
 
@@ -272,7 +272,7 @@ async fn the_one_that_replaces_a_lost_instance_is_waited_for() {
         world.hosts[0].abort();
         link.ended().await;
         world.stand("shop", Standing::Coming);
-        world.stand("shop", Standing::Ready(again.clone(), Origin::Made));
+        world.stand("shop", Standing::Ready(again.clone(), Origin::Made, Owner::Person));
     };
     let (created, ()) = tokio::join!(world.create(false), replaced);
     assert_eq!(created.unwrap(), Ground::NewInstance);
@@ -290,7 +290,7 @@ async fn the_rung_of_a_server_that_waited_is_told() {
         world.stand("shop", Standing::Coming);
         let comes = async {
             tokio::task::yield_now().await;
-            world.stand("shop", Standing::Ready(link.clone(), origin));
+            world.stand("shop", Standing::Ready(link.clone(), origin, Owner::Person));
         };
         let (created, ()) = tokio::join!(world.create(false), comes);
         assert_eq!(created.unwrap(), ground);

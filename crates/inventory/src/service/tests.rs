@@ -33,6 +33,17 @@ fn hold() -> (Hold, mpsc::Sender<Order>) {
     (hold, orders)
 }
 
+impl Shared {
+    /// From now on the driver of an instance hears no order and nobody sees it end, until what is returned is dropped.
+    pub(crate) fn mute(&self, account: &AccountId, name: &str) -> mpsc::Receiver<Order> {
+        let (orders, unheard) = mpsc::channel(ORDERS_MAX);
+        let key = (account.clone(), name.to_owned());
+        let mut drivers = self.drivers.lock();
+        drivers.as_mut().unwrap().get_mut(&key).unwrap().orders = orders;
+        unheard
+    }
+}
+
 #[tokio::test]
 async fn a_driver_that_ends_takes_nothing_of_its_successor_away() {
     let service = service().await;

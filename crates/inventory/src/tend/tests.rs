@@ -173,10 +173,24 @@ impl World {
     }
 
     async fn try_create(&self, mib: u32) -> Result<Made, CreateError> {
+        self.try_create_of(version(mib)).await
+    }
+
+    async fn try_create_of(&self, version: Arc<VersionSpec>) -> Result<Made, CreateError> {
         let log = Arc::new(MemoryLog::default());
-        let made = self.placed.create(version(mib), log).await?;
+        let made = self.placed.create(version, log).await?;
         let ground = made.ground();
         Ok((made, ground))
+    }
+
+    /// Waits until a server waits for whoever wants one.
+    async fn until_warm(&self) {
+        let until = async {
+            while self.metrics.warming(Kind::Process).get() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, until).await.expect("no server waits");
     }
 
     async fn create(&self, mib: u32) -> Made {
@@ -185,7 +199,11 @@ impl World {
 
     /// What each of the account's instances holds, if it serves.
     async fn held(&self) -> Vec<(String, u64, bool)> {
-        let views = self.service.handle().list(&version(1).account).await.unwrap();
+        self.held_by(&version(1).account).await
+    }
+
+    async fn held_by(&self, account: &AccountId) -> Vec<(String, u64, bool)> {
+        let views = self.service.handle().list(account).await.unwrap();
         let held = views
             .into_iter()
             .map(|view| (view.instance.name, view.held_mib, view.instance.draining));
@@ -202,15 +220,43 @@ impl World {
 
     /// One instance with 500 MiB in use, and another one with 100.
     async fn two(&self) -> (Made, Made) {
-        let first = self.create(1000).await;
-        let second = self.create(100).await;
+        self.two_of(ACCOUNT).await
+    }
+
+    async fn two_of(&self, account: &str) -> (Made, Made) {
+        let create = async |mib| self.try_create_of(version_of(account, mib)).await.unwrap();
+        let first = create(1000).await;
+        let second = create(100).await;
         first.0.destroy().await;
-        let first = self.create(500).await;
+        let first = create(500).await;
         assert_eq!(
-            self.held().await,
+            self.held_by(&account.parse().unwrap()).await,
             [held("default", 500, false), held("default-2", 100, false)]
         );
         (first, second)
+    }
+
+    /// A person drains the second instance, or takes it back.
+    async fn drain(&self, draining: bool) {
+        let (handle, account) = (self.service.handle(), version(1).account.clone());
+        handle.drain(&caller(&account), "default-2", draining).await.unwrap();
+    }
+
+    /// Makes an instance as a person does, from this file.
+    async fn make(&self, file: &str, name: Option<&str>) -> Result<(), Error> {
+        let caller = caller(&version(1).account);
+        let creation = Creation {
+            file: file.to_owned(),
+            name: name.map(str::to_owned),
+            role: None,
+            token: None,
+        };
+        self.service.handle().create(&caller, &creation).await.map(drop)
+    }
+
+    async fn put_file(&self, text: &str) {
+        let caller = caller(&version(1).account);
+        self.service.handle().put_file(&caller, text).await.unwrap();
     }
 }
 
@@ -218,9 +264,16 @@ fn held(name: &str, mib: u64, draining: bool) -> (String, u64, bool) {
     (name.to_owned(), mib, draining)
 }
 
+const ACCOUNT: &str = "111122223333";
+const OTHER: &str = "444455556666";
+
 fn version(mib: u32) -> Arc<VersionSpec> {
+    version_of(ACCOUNT, mib)
+}
+
+fn version_of(account: &str, mib: u32) -> Arc<VersionSpec> {
     Arc::new(VersionSpec {
-        account: "111122223333".parse().unwrap(),
+        account: account.parse().unwrap(),
         region: "us-east-1".to_owned(),
         function: "f".to_owned(),
         version: "1".to_owned(),
@@ -242,21 +295,19 @@ fn version(mib: u32) -> Arc<VersionSpec> {
 }
 
 const MINUTE: Duration = Duration::from_secs(61);
+/// What is waited for has come long before that.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// 05/T-E3.
 #[tokio::test]
 async fn t_e3_a_full_instance_leads_to_another_one_of_the_warming_pool() {
     let world = World::new(true).await;
-    while world.metrics.warming(Kind::Process).get() == 0 {
-        tokio::task::yield_now().await;
-    }
+    world.until_warm().await;
     let (first, ground) = world.create(700).await;
     assert_eq!(ground, Ground::WarmingPool);
     let (_second, ground) = world.create(300).await;
     assert_eq!(ground, Ground::Instance, "the control: there is room");
-    while world.metrics.warming(Kind::Process).get() == 0 {
-        tokio::task::yield_now().await;
-    }
+    world.until_warm().await;
     let (_third, ground) = world.create(300).await;
     assert_eq!(ground, Ground::WarmingPool);
     assert_eq!(
@@ -355,13 +406,7 @@ async fn t_d13_demand_that_returns_takes_a_marked_instance_back() {
 async fn an_instance_that_a_person_drained_is_not_taken_back() {
     let world = World::new(false).await;
     let (_first, second) = world.two().await;
-    let account = version(1).account.clone();
-    world
-        .service
-        .handle()
-        .drain(&caller(&account), "default-2", true)
-        .await
-        .unwrap();
+    world.drain(true).await;
     // It is not marked a second time, to be taken back then.
     world.tend(MINUTE).await;
     let _filling = world.create(500).await;
@@ -369,24 +414,169 @@ async fn an_instance_that_a_person_drained_is_not_taken_back() {
     assert!(matches!(refused, Err(CreateError::Exhausted(_))), "{refused:?}");
     second.0.destroy().await;
     world.tend(Duration::ZERO).await;
-    assert_eq!(world.held().await.len(), 1, "empty, it goes");
+    assert_eq!(world.held().await[1], held("default-2", 0, true), "empty, it stays");
+    world.drain(false).await;
+    let (_more, ground) = world.create(300).await;
+    assert_eq!(ground, Ground::Instance, "the control: that person takes it back");
+}
+
+/// One that the node drained is a person's from the moment that a person drains it too.
+#[tokio::test]
+async fn a_persons_wish_outdoes_the_nodes() {
+    let world = World::new(false).await;
+    let (_first, second) = world.two().await;
+    world.tend(MINUTE).await;
+    assert!(world.held().await[1].2, "the node drains it");
+    world.drain(true).await;
+    world.tend(Duration::ZERO).await;
+    let _filling = world.create(500).await;
+    let refused = world.try_create(300).await.map(|made| made.1);
+    assert!(matches!(refused, Err(CreateError::Exhausted(_))), "{refused:?}");
+    second.0.destroy().await;
+    world.tend(MINUTE).await;
+    assert_eq!(world.held().await[1], held("default-2", 0, true));
+}
+
+/// T-D3 and T-D4 are the control.
+#[tokio::test]
+async fn one_with_a_volume_is_neither_drained_nor_removed() {
+    let world = World::new(false).await;
+    let first = world.create(1000).await;
+    world
+        .put_file(
+            "id = \"default\"\nkind = \"process\"\n[resources]\nmemory_mib = 1024\n[[volumes]]\nsource = \"orders\"\n\
+             mount = \"/data\"\n",
+        )
+        .await;
+    let second = world.create(100).await;
+    first.0.destroy().await;
+    let _first = world.create(500).await;
+    second.0.destroy().await;
+    world.tend(MINUTE).await;
+    world.tend(MINUTE).await;
+    assert_eq!(
+        world.held().await,
+        [held("default", 500, false), held("default-2", 0, false)]
+    );
+    assert_eq!(world.metrics.drained.get(), 0);
+}
+
+/// What was to go a moment ago may be wanted again.
+#[tokio::test]
+async fn it_is_looked_again_before_one_is_removed() {
+    let world = World::new(false).await;
+    let (_first, second) = world.two().await;
+    let (handle, account) = (world.service.handle(), version(1).account.clone());
+    let remove = async || handle.take_away(&account, "default-2", Step::Remove).await;
+    world.tend(MINUTE).await;
+    remove().await;
+    assert_eq!(world.held().await[1], held("default-2", 100, true), "it is used");
+    second.0.destroy().await;
+    handle.mark(&account, "default-2", false).await;
+    remove().await;
+    assert_eq!(world.held().await[1], held("default-2", 0, false), "it was taken back");
+    handle.mark(&account, "default-2", true).await;
+    remove().await;
+    assert_eq!(world.held().await, [held("default", 500, false)], "the control");
+}
+
+/// Whoever looks after all instances goes on after a while.
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_does_not_answer_holds_up_no_other_account() {
+    let world = World::new(false).await;
+    let (account, other): (AccountId, AccountId) = (ACCOUNT.parse().unwrap(), OTHER.parse().unwrap());
+    let (_of_one, (_first, second)) = (world.two_of(ACCOUNT).await, world.two_of(OTHER).await);
+    let _unheard = world.service.handle().shared.mute(&account, "default-2");
+    timeout(PATIENCE, world.tend(MINUTE)).await.expect("it goes on");
+    assert_eq!(
+        world.held_by(&account).await[1],
+        held("default-2", 100, false),
+        "the control: it did not hear it"
+    );
+    assert_eq!(world.held_by(&other).await[1], held("default-2", 100, true));
+    // Nor does one of which it is not seen that it ends.
+    let _unseen = world.service.handle().shared.mute(&other, "default-2");
+    second.0.destroy().await;
+    timeout(PATIENCE, world.tend(Duration::ZERO)).await.expect("it goes on");
+    let gone = async {
+        while world.held_by(&other).await.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("it goes nevertheless");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_that_waits_for_its_driver_lets_others_have_room() {
+    let world = World::new(false).await;
+    let _two = world.two_of(ACCOUNT).await;
+    world.tend(MINUTE).await;
+    let _filling = world.create(500).await;
+    let mut unheard = world.service.handle().shared.mute(&version(1).account, "default-2");
+    let mut waiting = std::pin::pin!(world.try_create(300));
+    let order = tokio::select! {
+        made = &mut waiting => panic!("nobody has answered: {:?}", made.map(|made| made.1)),
+        order = timeout(PATIENCE, unheard.recv()) => order.unwrap(),
+    };
+    assert!(order.is_some(), "it is to be taken back");
+    let other = tokio::select! {
+        two = world.two_of(OTHER) => two,
+        made = &mut waiting => panic!("nobody has answered: {:?}", made.map(|made| made.1)),
+    };
+    assert_eq!(
+        other.1.1,
+        Ground::NewInstance,
+        "meanwhile another account gets one more"
+    );
+    // The machine has no third one.
+    let refused = timeout(PATIENCE, waiting).await.unwrap().map(|made| made.1);
+    assert!(matches!(refused, Err(CreateError::Exhausted(_))), "{refused:?}");
+}
+
+/// The answer is that of instances that are full.
+#[tokio::test]
+async fn a_file_that_is_refused_is_no_failure_of_the_node() {
+    let world = World::new(false).await;
+    let _filling = world.create(1000).await;
+    world
+        .put_file("id = \"default\"\nkind = \"process\"\n[resources]\nmemory_mib = 4096\n")
+        .await;
+    let refused = world.try_create(100).await.map(|made| made.1);
+    assert!(matches!(refused, Err(CreateError::Exhausted(_))), "{refused:?}");
+    world
+        .put_file("id = \"default\"\nkind = \"process\"\n[resources]\nmemory_mib = 1024\n")
+        .await;
+    assert_eq!(world.create(100).await.1, Ground::NewInstance, "the control");
 }
 
 #[tokio::test]
 async fn names_of_such_instances_are_not_given_to_others() {
     let world = World::new(false).await;
     let _made = world.create(100).await;
-    let account = version(1).account.clone();
-    let create = async |name: &str| {
-        let creation = Creation {
-            file: DEFAULT_INSTANCE.to_owned(),
-            name: Some(name.to_owned()),
-            role: None,
-            token: None,
-        };
-        world.service.handle().create(&caller(&account), &creation).await
-    };
-    assert!(matches!(create("default-2").await, Err(Error::Invalid(_))));
-    assert!(create("default-web").await.is_ok(), "the control");
-    assert!(is_more("default-2") && !is_more("default") && !is_more("default-web") && !is_more("other-2"));
+    let refused = world.make(DEFAULT_INSTANCE, Some("default-2")).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    world
+        .make(DEFAULT_INSTANCE, Some("default-web"))
+        .await
+        .expect("the control");
+    // Without a name an instance has that of its file.
+    world
+        .put_file("id = \"default-3\"\nkind = \"process\"\n[resources]\nmemory_mib = 64\n")
+        .await;
+    let refused = world.make("default-3", None).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    world.make("default-3", Some("mine")).await.expect("the control");
+    assert!(is_more("default-2") && is_more("default-255"));
+    for other in [
+        "default",
+        "default-",
+        "default-web",
+        "other-2",
+        "default-1",
+        "default-007",
+        "default-+2",
+        "default-256",
+    ] {
+        assert!(!is_more(other), "{other}");
+    }
 }
