@@ -91,7 +91,11 @@ fn request(call: &Call<'_>, payload: Bytes) -> Result<InvocationRequest, ApiErro
 /// The caller's, or a new one.
 fn trace_id(call: &Call<'_>) -> Result<String, ApiError> {
     let given = text(call.headers, &TRACE_ID)?;
-    Ok(given.map_or_else(|| trace::new_id(call.node), str::to_owned))
+    Ok(match given {
+        Some(given) => given.to_owned(),
+        // Nobody samples it.
+        None => format!("{};Sampled=0", trace::new_id(call.node)),
+    })
 }
 
 fn trace_header(request: &InvocationRequest) -> Option<HeaderValue> {

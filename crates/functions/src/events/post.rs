@@ -10,6 +10,7 @@
 //! events of the function nor other destinations, and memory holds one set of each line at most. A node that cannot
 //! deliver gives the set back, and any other one may try. Records are kept as long as events of the platform's streams.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,19 @@ enum Sent {
     Over,
     /// Not taken now; where it goes.
     NotNow(String),
+}
+
+/// What became of a record that waits.
+enum Waited {
+    /// It is over, and these parts of it beside its stream, too.
+    Over(Vec<String>),
+    On,
+}
+
+/// What became of a set of them.
+struct Posted {
+    left: Vec<Position>,
+    overflow: Vec<String>,
 }
 
 impl Inner {
@@ -239,14 +253,19 @@ impl Inner {
                 Ok(Some((session, batch))) => {
                     failures = 0;
                     let work = self.send_all(&engine, line, &batch);
-                    let left = engine.holding(&session, &batch, work).await;
+                    let Posted { left, overflow } = engine.holding(&session, &batch, work).await;
                     self.crash.reach("waiting.sent");
                     let delay = match engine.is_stopping() {
                         true => Duration::ZERO,
                         // Another node may reach what this one does not.
                         false => engine.timing.backoff_first,
                     };
-                    engine.settle(&session, &batch, left, delay).await;
+                    if engine.settle(&session, &batch, left, delay).await {
+                        // Not before: a record that comes again must be whole.
+                        for name in &overflow {
+                            self.registry.delete_overflow(name).await;
+                        }
+                    }
                 }
                 Err(reason) => {
                     failures += 1;
@@ -257,11 +276,14 @@ impl Inner {
         }
     }
 
-    /// Returns the records that go on waiting.
-    async fn send_all(self: &Arc<Self>, engine: &Arc<Engine>, line: &str, batch: &Batch) -> Vec<Position> {
+    async fn send_all(self: &Arc<Self>, engine: &Arc<Engine>, line: &str, batch: &Batch) -> Posted {
         let mut sending = JoinSet::new();
-        let mut left = Vec::new();
-        for event in &batch.events {
+        // One whose work panics stays, too.
+        let mut left: BTreeSet<Position> = batch.events.iter().map(|event| event.position).collect();
+        // Where only one is let through, it is another one each time: one that is never taken holds up no others.
+        let count = batch.events.len();
+        let first = usize::try_from(self.entropy.number()).unwrap_or_default() % count.max(1);
+        for event in batch.events.iter().cycle().skip(first).take(count) {
             match Parcel::decode(&event.body) {
                 Ok(parcel) => {
                     let (inner, engine) = (self.clone(), engine.clone());
@@ -271,43 +293,47 @@ impl Inner {
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(line, position = %event.position, error, "a record cannot be read; it stays");
-                    left.push(event.position);
                 }
             }
         }
+        let mut overflow = Vec::new();
         while let Some(sent) = sending.join_next().await {
             match sent {
-                Ok((_, Ending::Over)) => {}
-                Ok((position, Ending::Left)) => left.push(position),
+                Ok((position, Waited::Over(parts))) => {
+                    left.remove(&position);
+                    overflow.extend(parts);
+                }
+                Ok((_, Waited::On)) => {}
                 Err(error) => tracing::error!(%error, "the work on a waiting record has panicked"),
             }
         }
-        left
+        Posted {
+            left: left.into_iter().collect(),
+            overflow,
+        }
     }
 
-    async fn send_waiting(self: &Arc<Self>, engine: &Arc<Engine>, parcel: Parcel, line: &str) -> Ending {
+    async fn send_waiting(self: &Arc<Self>, engine: &Arc<Engine>, parcel: Parcel, line: &str) -> Waited {
         let sent = {
             let Some(_permit) = engine.take_in_hand(&parcel.head).await else {
-                return Ending::Left;
+                return Waited::On;
             };
             match self.whole_parcel(&parcel).await {
                 Ok(whole) => self.send(engine, &parcel.head, &whole, LATER_MAX).await,
                 Err(error) => {
                     tracing::warn!(line, %error, "a waiting record cannot be read yet");
-                    return Ending::Left;
+                    return Waited::On;
                 }
             }
         };
         match sent {
-            Sent::Over => {
-                for name in &parcel.head.overflow {
-                    self.registry.delete_overflow(name).await;
-                }
-                Ending::Over
-            }
-            Sent::NotNow(arn) if line_name(&arn) == line => Ending::Left,
+            Sent::Over => Waited::Over(parcel.head.overflow),
+            Sent::NotNow(arn) if line_name(&arn) == line => Waited::On,
             // Another place has been named meanwhile, which is away, too.
-            Sent::NotNow(arn) => self.lay_by(engine, parcel, &line_name(&arn)).await,
+            Sent::NotNow(arn) => match self.lay_by(engine, parcel, &line_name(&arn)).await {
+                Ending::Over => Waited::Over(Vec::new()),
+                Ending::Left => Waited::On,
+            },
         }
     }
 
@@ -320,7 +346,11 @@ impl Inner {
         for name in &parcel.head.overflow {
             match self.registry.overflow(name).await? {
                 Some(part) => whole.extend_from_slice(&part),
-                None => break,
+                None => {
+                    let request_id = parcel.head.request_id.as_str();
+                    tracing::error!(request_id, "the end of a record that has waited is gone");
+                    break;
+                }
             }
         }
         Ok(whole.into())

@@ -3,6 +3,7 @@
 //! All events of a line wait equally long, so they are due in the order in which they came: the first one
 //! that is not due holds up nothing that is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bowline_stream::session::{Batch, SessionId};
@@ -70,15 +71,12 @@ impl Inner {
     /// Returns the events that are left to somebody else.
     async fn pass_back(self: &Arc<Self>, engine: &Engine, batch: &Batch) -> Vec<Position> {
         let mut passing = JoinSet::new();
-        let mut left = Vec::new();
+        // One whose work panics is left, too.
+        let mut left: BTreeSet<Position> = batch.events.iter().map(|event| event.position).collect();
         for event in &batch.events {
-            let Some(envelope) = read(event) else {
-                left.push(event.position);
-                continue;
-            };
+            let Some(envelope) = read(event) else { continue };
             let wait = envelope.head.not_before.since(self.clock.now());
             if engine.is_stopping() || (!wait.is_zero() && !engine.pause(wait).await) {
-                left.push(event.position);
                 continue;
             }
             let (inner, position) = (self.clone(), event.position);
@@ -86,12 +84,12 @@ impl Inner {
         }
         while let Some(passed) = passing.join_next().await {
             match passed {
-                Ok((position, Ending::Left)) => left.push(position),
-                Ok((_, Ending::Over)) => {}
+                Ok((position, Ending::Over)) => _ = left.remove(&position),
+                Ok((_, Ending::Left)) => {}
                 Err(error) => tracing::error!(%error, "the work on a delayed event has panicked"),
             }
         }
-        left
+        left.into_iter().collect()
     }
 
     async fn pass_one_back(self: Arc<Self>, envelope: Envelope) -> Ending {

@@ -68,9 +68,15 @@ impl Engine {
         }
     }
 
-    /// Tells the session which events are to be given out again; none: all are over.
-    pub(super) async fn settle(&self, session: &SessionId, batch: &Batch, left: Vec<Position>, delay: Duration) {
-        let Some(token) = batch.token else { return };
+    /// Tells the session which events are to be given out again; none: all are over. Whether it knows.
+    pub(super) async fn settle(
+        &self,
+        session: &SessionId,
+        batch: &Batch,
+        left: Vec<Position>,
+        delay: Duration,
+    ) -> bool {
+        let Some(token) = batch.token else { return true };
         let outcome = if left.is_empty() {
             Outcome::Done
         } else {
@@ -82,7 +88,7 @@ impl Engine {
         };
         for attempt in 1..=SETTLE_TRIES {
             match self.sessions.settle(session, token, outcome.clone()).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(SettleError::RetryLater(error)) if attempt < SETTLE_TRIES => {
                     tracing::debug!(%session, %error, "a set is settled later");
                     tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
@@ -90,9 +96,10 @@ impl Engine {
                 Err(error) => {
                     // The set goes to somebody else, who does it again: at least once.
                     tracing::warn!(%session, %error, "a set cannot be settled");
-                    return;
+                    break;
                 }
             }
         }
+        false
     }
 }

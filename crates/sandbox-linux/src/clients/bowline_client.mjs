@@ -184,7 +184,12 @@ function writeRecord(level, values) {
   }
   if (line === undefined) {
     const error = values.length > 1 ? values.find((value) => value instanceof Error) : undefined;
-    line = JSON.stringify({ ...record, message: format(...values), ...(error && errorMembers(error)) });
+    const message = format(...values);
+    try {
+      line = JSON.stringify({ ...record, message, ...(error && errorMembers(error)) });
+    } catch {
+      line = JSON.stringify({ ...record, message });
+    }
   }
   write(`${line}\n`);
 }

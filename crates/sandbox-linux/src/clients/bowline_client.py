@@ -267,6 +267,14 @@ def json_formatter():
     import logging
     import traceback
 
+    def plain(value):
+        """The value, or a text where it has no form in JSON: a circle, a key that is no text, a number that is none."""
+        try:
+            json.dumps(value, allow_nan=False, default=str)
+            return value
+        except (TypeError, ValueError):
+            return str(value)
+
     own = set(logging.makeLogRecord({}).__dict__) | {"aws_request_id", "asctime", "message", "taskName"}
 
     class JsonFormatter(logging.Formatter):
@@ -287,7 +295,7 @@ def json_formatter():
                 members["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
             for name, value in record.__dict__.items():
                 if name not in own:
-                    members.setdefault(name, value)
+                    members.setdefault(name, plain(value))
             return json.dumps(members, ensure_ascii=False, default=str)
 
     return JsonFormatter()

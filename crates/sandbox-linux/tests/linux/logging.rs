@@ -11,7 +11,7 @@ log = logging.getLogger("knots")
 def handler(event, context):
     print("printed")
     log.debug("a debug %s", 1)
-    log.info("an info", extra={"rope": 7, "odd": {1, 1}})
+    log.info("an info", extra={"rope": 7, "odd": {1, 1}, "twisted": {(1, 2): float("nan")}})
     try:
         raise KeyError("loose")
     except KeyError:
@@ -143,6 +143,7 @@ async fn python_logs_json_of_the_level_asked_for() {
         (&json!("an info"), &json!("knots"))
     );
     assert_eq!((&info["rope"], &info["odd"]), (&json!(7), &json!("{1}")));
+    assert_eq!(info["twisted"], "{(1, 2): nan}", "what has no form in JSON is a text");
     let error = &records[1];
     assert_eq!(
         (&error["errorType"], &error["errorMessage"]),
