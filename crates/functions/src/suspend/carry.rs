@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const ADMIT_EVERY: Duration = Duration::from_millis(20);
 /// How often one asks for a sandbox that has got none, or is taken up again that could not be.
 const SIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the end of a run may take to be written.
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// What an invocation begins with, every time it is taken up.
 pub(crate) struct Seed {
@@ -581,23 +583,41 @@ impl Way<'_> {
             .await
     }
 
-    /// The one end of the run. What a node says that is fenced off does not count.
+    /// The one end of the run. What a node says that is fenced off does not count. Until the end is written another node
+    /// may go on with the run, so that a store which is away is waited for.
     async fn finish(&self, outcome: Outcome) -> Halt {
-        let mut held = self.live.loaded.lock().await;
-        let Some(loaded) = held.as_mut() else {
-            return Halt::Over(outcome);
-        };
-        let finished = self.inner.finish_run(&self.live, loaded, &outcome).await;
-        drop(held);
-        match finished {
-            Ok(()) => Halt::Over(outcome),
-            Err(LedgerError::Fenced) => Halt::Gone,
-            Err(error) => {
-                tracing::error!(run = %self.live.run, error = %Chain(&error), "a run's end was not written");
-                let reason = "the end of the invocation could not be written".to_owned();
-                Halt::Over(Outcome::Broken(reason))
+        let began = self.inner.clock.monotonic();
+        let mut is_uncertain = false;
+        loop {
+            let mut held = self.live.loaded.lock().await;
+            let Some(loaded) = held.as_mut() else {
+                return Halt::Over(outcome);
+            };
+            let finished = self.inner.finish_run(&self.live, loaded, &outcome).await;
+            drop(held);
+            match finished {
+                Ok(()) => return Halt::Over(outcome),
+                // It was removed by the try whose answer did not come.
+                Err(LedgerError::Fenced) if is_uncertain && self.is_removed().await => return Halt::Over(outcome),
+                Err(LedgerError::Fenced) => return Halt::Gone,
+                Err(error) => {
+                    tracing::error!(run = %self.live.run, error = %Chain(&error), "a run's end was not written");
+                }
             }
+            let waited = self.inner.clock.monotonic().since(began);
+            if waited >= END_MAX || self.inner.running.is_closing() {
+                let reason = "the end of the invocation could not be written".to_owned();
+                return Halt::Over(Outcome::Broken(reason));
+            }
+            is_uncertain = true;
+            tokio::time::sleep(SIT_EVERY).await;
         }
+    }
+
+    /// Whether no record of the run is left: nobody but its caller's node removes it.
+    async fn is_removed(&self) -> bool {
+        let found = self.inner.suspends.ledger.load(&self.live.run).await;
+        self.live.has_caller && found.is_ok_and(|found| found.is_none())
     }
 }
 

@@ -13,6 +13,7 @@ use bowline_functions::suspend::{Phase, RunView, TakeRequest};
 use bowline_sandbox::suspension::CHECKPOINT_VARIABLE;
 use bowline_store::blob::Blobs;
 use bowline_store::{CommitError, Condition, Entry, Key, MemoryStore, ReadError, Store, Version, Write};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -248,11 +249,39 @@ async fn a_run_that_cannot_be_taken_up_is_tried_again_with_a_pause() {
     assert_eq!(&answer[..], b"\"went on\"", "the control: it goes on once it can");
 }
 
+/// The end of a run is that it is removed. The store is away then once, or does it and its answer is lost.
+#[tokio::test]
+async fn an_end_that_is_not_written_at_once_is_written_later() {
+    for loses in [Loses::End, Loses::AnswerOfEnd] {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let store = Arc::new(Refusing::default());
+        let world = World::over(store.clone(), Blobs::in_memory(), folder, WorldSettings::default()).await;
+        deploy(&world, 60).await;
+        world.fake.hold_invocations(true);
+        let running = invoke(&world, json!({"do": "checkpoint"}));
+        world.fake.until(|counts| counts.kept == 1).await;
+        *store.loses.lock() = Some(loses);
+        world.fake.hold_invocations(false);
+        let answer = response(running).await.unwrap();
+        assert!(answer.result.is_ok(), "{loses:?}: {:?}", answer.result);
+        assert_eq!(*store.refused.borrow(), 1, "the control: {loses:?}");
+        assert!(world.handle.list_runs().await.unwrap().is_empty(), "{loses:?}");
+    }
+}
+
+/// What goes wrong once.
+#[derive(Clone, Copy, Debug)]
+enum Loses {
+    End,
+    AnswerOfEnd,
+}
+
 /// Refuses to write runs, when told to.
 #[derive(Default)]
 struct Refusing {
     memory: MemoryStore,
     refuses: AtomicBool,
+    loses: Mutex<Option<Loses>>,
     refused: watch::Sender<usize>,
 }
 
@@ -272,7 +301,19 @@ impl Store for Refusing {
             self.refused.send_modify(|refused| *refused += 1);
             return Err(CommitError::Unavailable("refused".to_owned()));
         }
-        self.memory.commit(conditions, writes).await
+        let is_end = |write: &Write| matches!(write, Write::Delete(key) if key.starts_with(RUNS.as_bytes()));
+        let loses = writes.iter().any(is_end).then(|| self.loses.lock().take()).flatten();
+        if loses.is_some() {
+            self.refused.send_modify(|refused| *refused += 1);
+        }
+        match loses {
+            None => self.memory.commit(conditions, writes).await,
+            Some(Loses::End) => Err(CommitError::Unavailable("away".to_owned())),
+            Some(Loses::AnswerOfEnd) => {
+                self.memory.commit(conditions, writes).await?;
+                Err(CommitError::Unknown("cut off".to_owned()))
+            }
+        }
     }
 }
 
