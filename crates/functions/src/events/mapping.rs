@@ -583,13 +583,23 @@ impl Worker {
     async fn waiting(&self) -> Result<(usize, usize), String> {
         let shown = self.engine.sessions.show(&self.session).await;
         let shown = shown.map_err(|error| error.to_string())?;
-        let limit = ReadLimit {
-            events: self.settings.batch_size.min(BATCH_EVENTS_MAX) as usize,
-            bytes: BATCH_BYTES_MAX,
-        };
-        let page = self.engine.host.read(&self.stream, shown.cursor, limit).await;
-        let page = page.map_err(|error| error.to_string())?;
-        let bytes = page.events.iter().map(|event| event.body.len()).sum();
-        Ok((page.events.len(), bytes))
+        let events_max = self.settings.batch_size.min(BATCH_EVENTS_MAX) as usize;
+        let (mut events, mut bytes, mut after) = (0, 0, shown.cursor);
+        // A page ends where the host has looked last; whether there is more is known at the next one.
+        while events < events_max && bytes < BATCH_BYTES_MAX {
+            let limit = ReadLimit {
+                events: events_max - events,
+                bytes: BATCH_BYTES_MAX - bytes,
+            };
+            let page = self.engine.host.read(&self.stream, after, limit).await;
+            let page = page.map_err(|error| error.to_string())?;
+            events += page.events.len();
+            bytes += page.events.iter().map(|event| event.body.len()).sum::<usize>();
+            if !page.more || page.next <= after {
+                break;
+            }
+            after = page.next;
+        }
+        Ok((events, bytes))
     }
 }

@@ -295,7 +295,10 @@ async fn a_window_gathers_a_batch() {
         ..MappingChange::default()
     };
     events.map("f", "s", gathering).await;
-    for body in ["0", "1", "2"] {
+    events.append("s", Some("k"), "0").await;
+    // Now the node knows a state of the stream in which there is more to read, but no whole batch.
+    events.read_until("s", 1).await;
+    for body in ["1", "2"] {
         events.append("s", Some("k"), body).await;
     }
     assert_eq!(until_seen(&events, "2").await, [["0", "1", "2"]]);
