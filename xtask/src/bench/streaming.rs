@@ -113,12 +113,17 @@ fn hundred_megabytes(node: &Node, reference: &Reference, effort: Effort) -> Resu
 /// Gives a function a URL that streams and that anybody may call; returns its path.
 fn url_path(node: &Node, name: &str) -> Result<String> {
     let lambda = node.lambda();
-    let permission = json!({
+    let url = json!({
         "StatementId": "all", "Action": "lambda:InvokeFunctionUrl", "Principal": "*", "FunctionUrlAuthType": "NONE",
     });
-    lambda
-        .post(&format!("/2015-03-31/functions/{name}/policy"), &permission)?
-        .expect(201)?;
+    let function = json!({
+        "StatementId": "via", "Action": "lambda:InvokeFunction", "Principal": "*", "InvokedViaFunctionUrl": true,
+    });
+    for permission in [url, function] {
+        lambda
+            .post(&format!("/2015-03-31/functions/{name}/policy"), &permission)?
+            .expect(201)?;
+    }
     let config = json!({ "AuthType": "NONE", "InvokeMode": "RESPONSE_STREAM" });
     let made = lambda.post(&format!("/2021-10-31/functions/{name}/url"), &config)?;
     let url = made.expect(201)?.json()["FunctionUrl"].clone();
