@@ -67,6 +67,11 @@ const FOR_TESTS: &[Need] = &[
         packages: &["docker-registry"],
         without: "images are fetched only from a registry of the tests' own",
     },
+    Need {
+        program: "mkfs.ext4",
+        packages: &["e2fsprogs"],
+        without: "volumes of functions are not tested",
+    },
     QEMU,
 ];
 

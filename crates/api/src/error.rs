@@ -22,6 +22,7 @@ pub enum Exception {
     CodeSigningConfigNotFound,
     CodeStorageExceeded,
     DurableExecutionAlreadyStarted,
+    EfsMountFailure,
     IncompleteSignature,
     InvalidParameterValue,
     InvalidRequestContent,
@@ -64,6 +65,7 @@ impl Exception {
             Self::DurableExecutionAlreadyStarted => {
                 (StatusCode::CONFLICT, "DurableExecutionAlreadyStartedException", UPPER)
             }
+            Self::EfsMountFailure => (StatusCode::FORBIDDEN, "EFSMountFailureException", UPPER),
             Self::IncompleteSignature => (StatusCode::FORBIDDEN, "IncompleteSignatureException", LOWER),
             Self::InvalidParameterValue => (StatusCode::BAD_REQUEST, "InvalidParameterValueException", LOWER),
             Self::InvalidRequestContent => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", LOWER),
@@ -213,15 +215,16 @@ impl From<Error> for ApiError {
             Error::Conflict(_) => Exception::ResourceConflict,
             Error::PreconditionFailed(_) => Exception::PreconditionFailed,
             Error::RequestTooLarge(_) => Exception::RequestTooLarge,
-            Error::Throttled(_) => Exception::TooManyRequests,
+            Error::Throttled(_) | Error::MountBusy(_) => Exception::TooManyRequests,
+            Error::MountFailed(_) => Exception::EfsMountFailure,
             Error::InvalidRuntime(_) => Exception::InvalidRuntime,
             Error::InvalidZip(_) => Exception::InvalidZipFile,
-            Error::Lost(_) => Exception::ServiceUnavailable,
+            Error::Lost(_) | Error::MountAway(_) => Exception::ServiceUnavailable,
             Error::Service(_) => Exception::Service,
         };
         let message = error.to_string();
         let reason = match &error {
-            Error::Throttled(Throttle::AccountConcurrency | Throttle::Memory) => {
+            Error::Throttled(Throttle::AccountConcurrency | Throttle::Memory) | Error::MountBusy(_) => {
                 Some("ConcurrentInvocationLimitExceeded")
             }
             Error::Throttled(Throttle::ReservedConcurrency) => {

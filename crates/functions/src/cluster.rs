@@ -139,7 +139,7 @@ impl Cluster {
     }
 
     /// Which node this is.
-    fn here(&self) -> NodeId {
+    pub(crate) fn here(&self) -> NodeId {
         NodeId(self.host.id().0)
     }
 
@@ -195,6 +195,12 @@ impl Cluster {
 }
 
 impl Inner {
+    /// Whether the node with this number takes invocations, as far as this one knows.
+    pub(crate) fn is_near(&self, host: u64) -> bool {
+        let peer = (self.cluster.as_ref()).and_then(|cluster| cluster.peer(NodeId(host)));
+        peer.is_some_and(|peer| !peer.is_gone() && peer.state(self.clock.monotonic()) == NodeState::Ready)
+    }
+
     /// Asks the others what they hold and answers what they ask, for as long as the service lives.
     pub(crate) async fn take_part(self: Arc<Self>, cluster: Arc<Cluster>) {
         let connections = cluster.connections.lock().take();
@@ -344,6 +350,11 @@ pub(crate) fn identity(spec: &VersionSpec) -> u64 {
     for (name, value) in &spec.environment {
         take(name.as_bytes());
         take(value.as_bytes());
+    }
+    for mount in &spec.mounts {
+        take(mount.share.as_bytes());
+        take(mount.at.as_bytes());
+        take(format!("{:?}", mount.access).as_bytes());
     }
     let digest = *hasher.finish().as_bytes();
     let [a, b, c, d, e, f, g, h, ..] = digest;

@@ -58,6 +58,15 @@ pub enum Error {
     /// `InvalidZipFileException`, 502 on invoke; `InvalidParameterValueException` on create.
     #[error("{0}")]
     InvalidZip(String),
+    /// `EFSMountFailureException`, 403: what the function has mounted is gone, and comes back only if its owner acts.
+    #[error("shared state cannot be mounted: {0}")]
+    MountFailed(String),
+    /// `ServiceException`, 503: it is on a node that does not answer now; nothing has begun.
+    #[error("shared state is away: {0}; try again")]
+    MountAway(String),
+    /// `TooManyRequestsException`: another invocation writes what one at a time may write; nothing has begun.
+    #[error("{0}; try again")]
+    MountBusy(String),
     /// `ServiceException`, 503: the node with this number had the invocation, and is gone; the function may have run.
     #[error("node {0} went away while it ran the function, which may have run; try again")]
     Lost(u64),

@@ -8,6 +8,7 @@
 mod admission;
 mod enter;
 mod foresight;
+mod mounted;
 mod pace;
 mod payload;
 mod pool;
@@ -27,7 +28,7 @@ pub(crate) use payload::{check, check_event};
 pub(crate) use pool::{Pool, PoolParts, Slot};
 pub(crate) use provision::Keeper;
 pub(crate) use resolve::{Readiness, Target};
-pub(crate) use room::Room;
+pub(crate) use room::{Claim, Room};
 pub(crate) use run::{Finish, Job, Outlet, run, seat_for_run};
 pub use rung::Rung;
 pub(crate) use sizes::Inbox;

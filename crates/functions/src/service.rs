@@ -129,6 +129,7 @@ impl Service {
         let guests = options.durable.guests;
         let (inner, log_thread) = Inner::open(options, crash)?;
         inner.load().await?;
+        inner.open_folders().await.map_err(Error::service)?;
         inner.collect_orphans().await?;
         inner.recall_forecasts().await;
         inner.start_events();
@@ -148,6 +149,7 @@ impl Service {
         ];
         if inner.registry.sharing == bowline_store::Sharing::Shared {
             background.push(tokio::spawn(follow::run(inner.clone())));
+            background.push(tokio::spawn(inner.clone().watch_folders()));
         }
         if let Some(cluster) = &inner.cluster {
             background.push(tokio::spawn(inner.clone().take_part(cluster.clone())));

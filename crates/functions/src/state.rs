@@ -10,19 +10,28 @@
 //! version, so that it is there whole or not at all, and writes of one resource come one after the other. With
 //! a lease, the default, only its holder writes; each lease has an epoch of its own, and one who lost it writes
 //! nothing more, whatever clocks say.
+//!
+//! A resource may be a folder instead, in memory or on a disk ([`folder`]): it lies on one node, which mounts it into the
+//! sandboxes of the functions that have it, and runs these.
 
 mod error;
+mod folder;
 mod guest;
 mod keys;
 mod owner;
 mod record;
+mod shelf;
 mod vault;
+mod whereabouts;
 
 pub use error::StateError;
+pub use folder::{AttachedFolder, FolderKind, FolderStatus, FolderView, MEMORY_MIB, NewFolder, VOLUME_MIB};
 pub use guest::{GuestCall, InvalidCall};
 
 pub(crate) use guest::StateAccess;
 pub(crate) use owner::{attach, create, delete, detach, list, read, show};
+pub(crate) use shelf::Shelf;
+pub(crate) use whereabouts::Whereabouts;
 
 use std::fmt;
 use std::str::FromStr;
@@ -119,6 +128,39 @@ pub struct Attachment {
     /// The resource's identifier: another one of the name is not meant.
     pub id: String,
     pub access: Access,
+    /// How it is mounted, if it is a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<AttachedFolder>,
+}
+
+/// How a resource is to be attached.
+#[derive(Clone, Debug, Default)]
+pub struct Attach {
+    pub access: Access,
+    /// Where sandboxes are to have a folder; `/mnt/NAME` if nothing is said.
+    pub at: Option<String>,
+}
+
+/// A resource to be made.
+#[derive(Clone, Debug)]
+pub struct NewState {
+    pub name: StateName,
+    pub writers: Writers,
+    /// A folder, and no set of keys.
+    pub folder: Option<NewFolder>,
+    /// The same token again gives the first answer.
+    pub token: Option<String>,
+}
+
+/// A function that a resource is attached to.
+#[derive(Clone, Debug)]
+pub struct Use {
+    pub function: String,
+    pub access: Access,
+    /// Where its sandboxes have it, if it is a folder.
+    pub at: Option<String>,
+    /// Whether what was attached is gone, and the owner must attach it again.
+    pub is_lost: bool,
 }
 
 /// A resource as it is shown.
@@ -136,8 +178,9 @@ pub struct StateView {
     pub epoch: u64,
     /// The invocation that holds the lease.
     pub holder: Option<String>,
-    /// The functions that it is attached to.
-    pub attached: Vec<(String, Access)>,
+    pub attached: Vec<Use>,
+    /// If it is a folder; it has no entries, and no version then.
+    pub folder: Option<FolderView>,
 }
 
 /// An entry of a resource.

@@ -7,7 +7,8 @@
 //!          └─▶ it has none that works: one of the warming pool, or a new one (`process`, `vm`), or the node itself (`inline`)
 //! ```
 //! A version is checked and prepared by the node; instances see what that made, or are sent it. One whose invocations can
-//! be suspended runs in the node: it alone keeps checkpoints, and goes on with them.
+//! be suspended runs in the node: it alone keeps checkpoints, and goes on with them. So does one that shares folders: they
+//! are mounted in the node's own sandboxes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,9 @@ use async_trait::async_trait;
 use bowline_agent::{Link, Remote};
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::suspension::{CheckpointFacts, Suspendable};
-use bowline_sandbox::{Backend, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, VersionSpec};
+use bowline_sandbox::{
+    Backend, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, Share, ShareError, VersionSpec,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::file::Kind;
@@ -187,7 +190,7 @@ impl Backend for Placed {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        if self.inline.suspendable(&version) == Suspendable::Yes {
+        if !version.mounts.is_empty() || self.inline.suspendable(&version) == Suspendable::Yes {
             return self.inline.create(version, log).await;
         }
         let mut walk = Walk::begin();
@@ -201,6 +204,14 @@ impl Backend for Placed {
                 created => return created,
             }
         }
+    }
+
+    async fn share(&self, share: &Share) -> Result<(), ShareError> {
+        self.inline.share(share).await
+    }
+
+    async fn unshare(&self, share: &str) {
+        self.inline.unshare(share).await;
     }
 
     fn suspendable(&self, version: &VersionSpec) -> Suspendable {

@@ -16,7 +16,8 @@ use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::limits::PROCESSES_MAX;
 use bowline_sandbox::{
-    Backend, CreateError, FunctionError, LogSink, PrepareError, RUNTIME_API, Runtime, Sandbox, SandboxKind, VersionSpec,
+    Backend, CreateError, FunctionError, LogSink, PrepareError, RUNTIME_API, Runtime, Sandbox, SandboxKind, Share,
+    ShareError, VersionSpec,
 };
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
@@ -29,6 +30,7 @@ use crate::interpreter::{self, Interpreter};
 use crate::linux_sandbox::{Departure, LinuxSandbox, Surroundings, cell_error, cpu_millis};
 use crate::output::Output;
 use crate::pool::{Pool, WarmCell};
+use crate::volume;
 
 /// How long a taken cell is not replaced: the making of another must not take the processor from the
 /// first invocation.
@@ -257,6 +259,7 @@ impl Backend for LinuxBackend {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
+        image::check_mounts(&version)?;
         let recipe = self.recipe(&version).await.map_err(|error| match error {
             PrepareError::Backend(error) => CreateError::Backend(error),
             other => CreateError::Init(FunctionError::new("Runtime.InvalidEntrypoint", &other.to_string())),
@@ -265,6 +268,20 @@ impl Backend for LinuxBackend {
         let sandbox = self.start(&version, recipe, log).await;
         self.pool.refill(&name, REFILL_DELAY);
         Ok(Box::new(sandbox?))
+    }
+
+    async fn share(&self, share: &Share) -> Result<(), ShareError> {
+        volume::keep(&self.spawner, share).await
+    }
+
+    async fn unshare(&self, share: &str) {
+        if let Err(error) = self.spawner.unshare(share).await {
+            tracing::warn!(
+                share,
+                error = &error as &dyn std::error::Error,
+                "a shared folder stays mounted"
+            );
+        }
     }
 
     async fn shut_down(&self) {
@@ -278,6 +295,7 @@ async fn furnish(cell: &mut Cell, version: &VersionSpec) -> Result<(), CreateErr
     let furnishing = Furnishing {
         code: version.image.is_none().then(|| version.code.path.clone()),
         layers: version.layers.as_ref().map(|layers| layers.path.clone()),
+        mounts: version.mounts.clone(),
         tmp: version.ephemeral_storage,
         memory: version.memory,
         cpu_millis: cpu_millis(version.memory),

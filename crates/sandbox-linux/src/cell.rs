@@ -22,6 +22,7 @@ mod link;
 pub mod place;
 mod root;
 mod seccomp;
+mod share;
 mod spawner;
 mod sys;
 mod wire;
@@ -37,6 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::{Mount, Share};
 use rustix::pipe::PipeFlags;
 
 use channel::{Channel, Gauges};
@@ -114,6 +116,8 @@ pub struct Furnishing {
     pub code: Option<PathBuf>,
     /// A folder that becomes `/opt`, likewise; nothing lies there without one.
     pub layers: Option<PathBuf>,
+    /// What it shares with other cells, in folders of `/mnt`; each is kept by [`Spawner::share`].
+    pub mounts: Vec<Mount>,
     /// The size of `/tmp`.
     pub tmp: Mebibytes,
     /// The memory limit. Files in `/tmp` count towards it.
@@ -327,6 +331,31 @@ impl Spawner {
         Ok((place, NodeEnds { output, control }))
     }
 
+    /// Begins to keep a folder that cells share; once more while it is kept does nothing.
+    pub async fn share(&self, share: &Share) -> Result<(), CellError> {
+        self.about_share(&Request::Share(share.into())).await
+    }
+
+    /// Ends it; cells that have it keep it until they are gone. Returns once what was written in a volume that no cell
+    /// has lies in its file.
+    pub async fn unshare(&self, name: &str) -> Result<(), CellError> {
+        let name = wire::Text(name.into());
+        self.about_share(&Request::Unshare { name }).await
+    }
+
+    async fn about_share(&self, request: &Request) -> Result<(), CellError> {
+        let asked = || {
+            let (ours, theirs) = wire::pair()?;
+            self.link.send(request, vec![theirs])?;
+            Channel::new(ours)
+        };
+        let channel = asked().map_err(failed("request share"))?;
+        match channel.next().await? {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => Err(refusal(other)),
+        }
+    }
+
     /// Kills every cell, waits for the spawner's end.
     pub async fn shut_down(&self) {
         let link = self.link.clone();
@@ -378,6 +407,7 @@ impl Cell {
             limits: Limits::from(&furnishing),
             code: furnishing.code.map(Into::into),
             layers: furnishing.layers.map(Into::into),
+            mounts: furnishing.mounts.into_iter().map(Into::into).collect(),
         };
         self.place
             .link

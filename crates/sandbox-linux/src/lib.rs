@@ -13,6 +13,7 @@ mod output;
 mod pool;
 pub mod runtime_api;
 mod telemetry;
+mod volume;
 mod watch;
 
 pub use backend::{LinuxBackend, Options};

@@ -96,6 +96,7 @@ fn version(module: &[u8], folder: &std::path::Path) -> VersionSpec {
         timeout: Duration::from_secs(30),
         environment: BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
+        mounts: Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ mod log;
 mod logging;
 mod platform;
 pub mod record;
+mod share;
 pub mod suspension;
 mod version;
 
@@ -26,6 +27,7 @@ pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage
 pub use log::{LogSink, MemoryLog};
 pub use logging::{ApplicationLogLevel, LogFormat, Logging, SystemLogLevel};
 pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};
+pub use share::{Content, MOUNTS_DIR, MOUNTS_MAX, Mount, MountAccess, Share, ShareError};
 pub use suspension::{CheckpointFacts, CheckpointMode, Control, Frozen, Keeper, Suspendable, Suspension, Wish};
 pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};
 
@@ -65,6 +67,16 @@ pub trait Backend: Send + Sync + 'static {
     fn checkpoint_versions(&self) -> Option<(u32, u32)> {
         None
     }
+
+    /// Begins to keep a folder that sandboxes of this node share. Idempotent while it is kept.
+    async fn share(&self, _share: &Share) -> Result<(), ShareError> {
+        Err(ShareError::Unsupported(
+            "this node offers no sandboxes that can share folders".to_owned(),
+        ))
+    }
+
+    /// Ends the keeping. Returns once nothing of it is left but what sandboxes still have.
+    async fn unshare(&self, _share: &str) {}
 
     /// Frees what belongs to no version any more: called with the digests still in use, rarely.
     async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}

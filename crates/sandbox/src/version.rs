@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::ImageSpec;
 use crate::logging::{LogFormat, Logging};
+use crate::share::Mount;
 
 /// The kind of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -162,6 +163,8 @@ pub struct VersionSpec {
     pub environment: BTreeMap<String, String>,
     /// How its log is written.
     pub logging: Logging,
+    /// Folders that its sandboxes share with others.
+    pub mounts: Vec<Mount>,
 }
 
 impl VersionSpec {
@@ -236,6 +239,7 @@ mod tests {
                 timeout: Duration::from_secs(3),
                 environment: BTreeMap::from([("AWS_LAMBDA_LOG_FORMAT".to_owned(), "mine".to_owned())]),
                 logging,
+                mounts: Vec::new(),
             };
             let mut variables = version.lambda_environment();
             ["FORMAT", "LEVEL", "GROUP_NAME"].map(|name| variables.remove(&format!("AWS_LAMBDA_LOG_{name}")))

@@ -22,6 +22,7 @@ mod layers;
 mod lifecycle;
 mod load;
 mod model;
+mod mounted_state;
 mod moves;
 mod neighbours;
 mod outages;

@@ -110,6 +110,8 @@ impl From<SpecMessage> for VersionSpec {
             timeout: Duration::from_millis(message.timeout_ms),
             environment: message.environment,
             logging: message.logging,
+            // A version that shares folders runs in the node.
+            mounts: Vec::new(),
         }
     }
 }

@@ -98,6 +98,7 @@ fn version() -> Arc<VersionSpec> {
         timeout: BUDGET,
         environment: Default::default(),
         logging: bowline_sandbox::Logging::default(),
+        mounts: Vec::new(),
     })
 }
 

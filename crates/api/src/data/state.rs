@@ -1,7 +1,11 @@
 //! `/v1/state`: shared state of an account's functions.
 
+use bowline_foundation::units::Mebibytes;
 use bowline_functions::name::FunctionRef;
-use bowline_functions::state::{Access, StateError, StateName, StateView as Seen, Writers};
+use bowline_functions::state::{
+    Access, Attach, FolderKind, FolderStatus, FolderView, NewFolder, NewState, StateError, StateName,
+    StateView as Seen, Writers,
+};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,21 @@ pub struct CreateState {
     name: String,
     #[serde(default)]
     writers: WritersView,
+    #[serde(default)]
+    kind: KindView,
+    /// Of a folder: the most that it holds, in MiB.
+    size_mib: Option<u32>,
+}
+
+/// `keys`: a set of keys with JSON values. `memory`, `volume`: a folder, in memory or on a disk, that sandboxes for Linux
+/// have mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KindView {
+    #[default]
+    Keys,
+    Memory,
+    Volume,
 }
 
 /// `one`: the holder of the lease writes; `any`: everybody does, and the last one wins.
@@ -43,6 +62,8 @@ pub enum WritersView {
 pub struct AttachState {
     #[serde(default)]
     access: AccessView,
+    /// Where sandboxes have a folder, `/mnt/` and a name; `/mnt/NAME` if it is left out.
+    mount_path: Option<String>,
 }
 
 /// What a function may do.
@@ -59,20 +80,42 @@ pub enum AccessView {
 pub struct StateView {
     name: String,
     id: String,
-    /// It outlives sandboxes, nodes and instances.
+    kind: KindView,
+    /// `detached`: it outlives sandboxes, instances and runs of nodes. `instance`: it ends with the node that has it.
     lifetime: &'static str,
     writers: WritersView,
     created_at: String,
+    #[serde(flatten)]
+    keys: Option<KeysView>,
+    #[serde(flatten)]
+    folder: Option<FolderFacts>,
+    /// The invocation that holds the lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
+    attached: Vec<AttachedView>,
+}
+
+/// What is said of a set of keys.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeysView {
     /// Grows by one with every write.
     version: u64,
     entries: u32,
     bytes: u64,
     /// How often the lease has been given.
     epoch: u64,
-    /// The invocation that holds the lease.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    holder: Option<String>,
-    attached: Vec<AttachedView>,
+}
+
+/// What is said of a folder.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FolderFacts {
+    size_mib: u32,
+    /// The node that has it: its functions run there.
+    node: String,
+    /// Grows whenever it is made anew, and empty.
+    generation: u32,
+    /// `ready`, or `away`: the node that has it is not known to run, or cannot mount it.
+    status: &'static str,
 }
 
 /// A function that it is attached to.
@@ -80,6 +123,12 @@ pub struct StateView {
 pub struct AttachedView {
     function: String,
     access: AccessView,
+    /// Where its sandboxes have a folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mount_path: Option<String>,
+    /// What was attached is gone: invocations are refused until it is attached again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    lost: bool,
 }
 
 /// An entry.
@@ -120,25 +169,73 @@ impl From<AccessView> for Access {
 
 impl From<Seen> for StateView {
     fn from(seen: Seen) -> Self {
-        let attached = seen.attached.into_iter().map(|(function, access)| AttachedView {
-            function,
-            access: access.into(),
+        let attached = seen.attached.into_iter().map(|one| AttachedView {
+            function: one.function,
+            access: one.access.into(),
+            mount_path: one.at,
+            lost: one.is_lost,
         });
+        let kind = seen.folder.as_ref().map(|folder| folder.kind);
+        let keys = KeysView {
+            version: seen.version,
+            entries: seen.entries,
+            bytes: seen.bytes,
+            epoch: seen.epoch,
+        };
         Self {
+            kind: match kind {
+                None => KindView::Keys,
+                Some(FolderKind::Memory) => KindView::Memory,
+                Some(FolderKind::Volume) => KindView::Volume,
+            },
+            keys: kind.is_none().then_some(keys),
+            folder: seen.folder.map(FolderFacts::from),
             name: seen.name.to_string(),
             id: seen.id,
-            lifetime: "detached",
+            lifetime: match kind {
+                Some(FolderKind::Memory) => "instance",
+                Some(FolderKind::Volume) | None => "detached",
+            },
             writers: match seen.writers {
                 Writers::One => WritersView::One,
                 Writers::Any => WritersView::Any,
             },
             created_at: time::text(seen.created),
-            version: seen.version,
-            entries: seen.entries,
-            bytes: seen.bytes,
-            epoch: seen.epoch,
             holder: seen.holder,
             attached: attached.collect(),
+        }
+    }
+}
+
+impl From<FolderView> for FolderFacts {
+    fn from(folder: FolderView) -> Self {
+        Self {
+            size_mib: folder.size.0,
+            node: folder.node,
+            generation: folder.generation,
+            status: match folder.status {
+                FolderStatus::Ready => "ready",
+                FolderStatus::Away => "away",
+            },
+        }
+    }
+}
+
+impl CreateState {
+    fn folder(&self) -> Result<Option<NewFolder>, Problem> {
+        let kind = match self.kind {
+            KindView::Keys => None,
+            KindView::Memory => Some(FolderKind::Memory),
+            KindView::Volume => Some(FolderKind::Volume),
+        };
+        match (kind, self.size_mib) {
+            (None, None) => Ok(None),
+            (Some(kind), Some(size)) => Ok(Some(NewFolder {
+                kind,
+                size: Mebibytes(size),
+            })),
+            (None, Some(_)) => Err(Problem::new(Code::InvalidBody, "a set of keys has no `size_mib`")),
+            (Some(_), None) => Err(Problem::new(Code::InvalidBody, "a folder has a `size_mib`")),
         }
     }
 }
@@ -153,7 +250,8 @@ impl From<StateError> for Problem {
             StateError::NotAttached(_) | StateError::ReadOnly(_) | StateError::NoLease(_) => Code::Forbidden,
             StateError::Exists(_) => Code::StateExists,
             StateError::InUse { .. } => Code::StateInUse,
-            StateError::TooMany => Code::NoRoom,
+            StateError::TooMany | StateError::NoRoom(_) => Code::NoRoom,
+            StateError::Infeasible(_) => Code::Infeasible,
             StateError::TooLarge => Code::TooLarge,
             StateError::VersionMismatch { .. } => Code::VersionMismatch,
             StateError::LeaseBusy(_) | StateError::Contended => Code::Contended,
@@ -174,8 +272,9 @@ impl From<StateError> for Problem {
     ))]
 pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
-    let CreateState { name, writers } = params::json(&body)?;
-    let name: StateName = name.parse().map_err(Problem::identifier)?;
+    let wanted: CreateState = params::json(&body)?;
+    let folder = wanted.folder()?;
+    let name: StateName = wanted.name.parse().map_err(Problem::identifier)?;
     let token = ask.token();
     if token
         .as_ref()
@@ -185,9 +284,13 @@ pub(super) async fn create(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>,
         return Err(Problem::new(Code::InvalidParameter, detail));
     }
     let functions = &ask.call.node.functions;
-    let seen = functions
-        .create_state(&ask.call.caller(), name, writers.into(), token)
-        .await?;
+    let new = NewState {
+        name,
+        writers: wanted.writers.into(),
+        folder,
+        token,
+    };
+    let seen = functions.create_state(&ask.call.caller(), new).await?;
     let view = StateView::from(seen);
     Ok(created(&format!("/v1/state/{}", view.name), &view))
 }
@@ -274,15 +377,19 @@ pub(super) async fn read(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
     ))]
 pub(super) async fn attach(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
-    let AttachState { access } = if body.is_empty() {
+    let AttachState { access, mount_path } = if body.is_empty() {
         AttachState::default()
     } else {
         params::json(&body)?
     };
     let (state, target) = (ask.state()?, ask.function()?);
     let functions = &ask.call.node.functions;
+    let attach = Attach {
+        access: access.into(),
+        at: mount_path,
+    };
     let seen = functions
-        .attach_state(&ask.call.caller(), state, &target, access.into())
+        .attach_state(&ask.call.caller(), state, &target, attach)
         .await?;
     Ok(reply::json(StatusCode::OK, &StateView::from(seen)))
 }

@@ -21,11 +21,43 @@ enum Writers {
     Any,
 }
 
+impl Writers {
+    fn text(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Any => "any",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Keys,
+    Memory,
+    Volume,
+}
+
+impl Kind {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Memory => "memory",
+            Self::Volume => "volume",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make shared state, a set of keys with JSON values.
+    /// Make shared state: a set of keys with JSON values, or a folder for functions in Linux sandboxes.
     Create {
         name: String,
+        /// `keys`; or a folder: `memory`, which ends with the node, or `volume`, on its disk.
+        #[arg(long, value_enum, default_value = "keys")]
+        kind: Kind,
+        /// The most that a folder holds, in MiB.
+        #[arg(long, value_name = "MIB")]
+        size: Option<u32>,
         /// Who writes: `one`, the holder of its lease, or `any`, where the last one wins.
         #[arg(long, value_enum, default_value = "one")]
         writers: Writers,
@@ -45,10 +77,13 @@ enum Action {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Let a function use shared state.
+    /// Let a function use shared state; memory that was lost with its node is made use of anew, and empty.
     Attach {
         name: String,
         function: String,
+        /// Where its sandboxes have a folder; `/mnt/NAME` if it is left out.
+        #[arg(long, value_name = "PATH")]
+        mount: Option<String>,
         /// The function may read it, and not write.
         #[arg(long)]
         read_only: bool,
@@ -72,14 +107,16 @@ enum Action {
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     match args.action {
-        Action::Create { name, writers, remote } => {
-            let writers = match writers {
-                Writers::One => "one",
-                Writers::Any => "any",
-            };
-            let made = remote
-                .client()
-                .post("/v1/state", &json!({ "name": name, "writers": writers }))?;
+        Action::Create {
+            name,
+            kind,
+            size,
+            writers,
+            remote,
+        } => {
+            let mut body = json!({ "name": name, "writers": writers.text(), "kind": kind.text() });
+            set(&mut body, "size_mib", size);
+            let made = remote.client().post("/v1/state", &body)?;
             output.print(&made, || text(&made))?;
         }
         Action::Ls { remote } => {
@@ -87,7 +124,10 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
             let states = page["items"].take();
             output.print(&json!({ "states": states }), || {
                 let rows: Vec<_> = states.as_array().into_iter().flatten().map(row).collect();
-                table(["NAME", "WRITERS", "VERSION", "ENTRIES", "BYTES", "ATTACHED"], &rows)
+                let heads = [
+                    "NAME", "KIND", "WRITERS", "VERSION", "ENTRIES", "BYTES", "MIB", "ATTACHED",
+                ];
+                table(heads, &rows)
             })?;
         }
         Action::Show {
@@ -109,12 +149,15 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         Action::Attach {
             name,
             function,
+            mount,
             read_only,
             remote,
         } => {
             let access = if read_only { "read" } else { "write" };
             let path = format!("/v1/state/{name}/functions/{function}");
-            let state = remote.client().put(&path, &json!({ "access": access }))?;
+            let mut body = json!({ "access": access });
+            set(&mut body, "mount_path", mount);
+            let state = remote.client().put(&path, &body)?;
             output.print(&state, || text(&state))?;
         }
         Action::Detach { name, function, remote } => {
@@ -133,10 +176,26 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Sets a member that was given.
+fn set(body: &mut Value, member: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        body[member] = value.into();
+    }
+}
+
 fn attached(state: &Value) -> String {
     let attached = state["attached"].as_array().into_iter().flatten();
     let attached: Vec<String> = attached
-        .map(|one| format!("{} ({})", cell(&one["function"]), cell(&one["access"])))
+        .map(|one| {
+            let mut text = format!("{} ({})", cell(&one["function"]), cell(&one["access"]));
+            if let Some(path) = one["mount_path"].as_str() {
+                text.push_str(&format!(" at {path}"));
+            }
+            if one["lost"] == true {
+                text.push_str(", lost: attach it again");
+            }
+            text
+        })
         .collect();
     if attached.is_empty() {
         "-".to_owned()
@@ -145,14 +204,16 @@ fn attached(state: &Value) -> String {
     }
 }
 
-fn row(state: &Value) -> [String; 6] {
+fn row(state: &Value) -> [String; 8] {
     let member = |name: &str| cell(&state[name]);
     [
         member("name"),
+        member("kind"),
         member("writers"),
         member("version"),
         member("entries"),
         member("bytes"),
+        member("size_mib"),
         attached(state),
     ]
 }
@@ -161,6 +222,8 @@ fn text(state: &Value) -> String {
     let mut text = String::new();
     for (label, member) in [
         ("name", "name"),
+        ("kind", "kind"),
+        ("lifetime", "lifetime"),
         ("writers", "writers"),
         ("created", "created_at"),
         ("version", "version"),
@@ -168,7 +231,14 @@ fn text(state: &Value) -> String {
         ("bytes", "bytes"),
         ("epoch", "epoch"),
         ("holder", "holder"),
+        ("size (MiB)", "size_mib"),
+        ("node", "node"),
+        ("generation", "generation"),
+        ("status", "status"),
     ] {
+        if state.get(member).is_none() && member != "holder" {
+            continue;
+        }
         text.push_str(&field(label, &state[member]));
     }
     text.push_str(&format!("{:<12} {}", "attached", attached(state)));

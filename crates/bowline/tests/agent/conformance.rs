@@ -117,6 +117,7 @@ impl Subject for Behind {
             timeout: prober.timeout,
             environment: prober.environment,
             logging: bowline_sandbox::Logging::default(),
+            mounts: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bowline_capacity::identity::Code;
+use bowline_capacity::identity::{Code, NodeId};
 use bowline_capacity::placement::place;
 use bowline_sandbox::FunctionError;
 use tokio::time::{sleep, timeout};
@@ -45,12 +45,28 @@ enum Left {
 impl Inner {
     /// Has another node run the invocation, if the rule of placement says so and the node takes it. `None`: it
     /// is to run here.
-    pub(crate) async fn elsewhere(&self, mut away: Away<'_>) -> Option<Result<InvocationResponse, Error>> {
+    pub(crate) async fn elsewhere(&self, away: Away<'_>) -> Option<Result<InvocationResponse, Error>> {
         let cluster = self
             .cluster
             .as_ref()
             .filter(|cluster| cluster.placing == Placing::Cluster)?;
         let peer = self.choose(cluster, away.pool)?;
+        self.hand_to(cluster, peer, away).await
+    }
+
+    /// Has the node with this number run it, because nowhere else it can. `None`: it has not begun.
+    pub(crate) async fn at_node(&self, host: u64, away: Away<'_>) -> Option<Result<InvocationResponse, Error>> {
+        let cluster = self.cluster.as_ref()?;
+        let peer = cluster.peer(NodeId(host)).filter(|_| self.is_near(host))?;
+        self.hand_to(cluster, peer, away).await
+    }
+
+    async fn hand_to(
+        &self,
+        cluster: &Cluster,
+        peer: Arc<Peer>,
+        mut away: Away<'_>,
+    ) -> Option<Result<InvocationResponse, Error>> {
         let _sent = (peer.sent(away.pool.identity), Out::count(&cluster.out));
         let left = match hand_over(cluster, &peer, &away).await {
             Ok(line) => {

@@ -49,7 +49,9 @@ impl Trouble {
     /// The function could not be invoked.
     pub fn of_error(error: &Error) -> Self {
         let code = match error {
-            Error::Throttled(_) => 429,
+            Error::Throttled(_) | Error::MountBusy(_) => 429,
+            Error::MountFailed(_) => 403,
+            Error::MountAway(_) => 503,
             Error::NotFound(_) => 404,
             Error::RequestTooLarge(_) => 413,
             Error::InvalidRequestContent(_) => 400,

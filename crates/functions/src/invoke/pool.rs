@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use super::admission::FunctionLive;
 use super::foresight::Arrivals;
+use super::mounted::Turns;
 use super::provision::Quota;
 use super::room::Claim;
 use super::rung::Rung;
@@ -149,6 +150,8 @@ pub(crate) struct Slot {
     unused: bool,
     /// What its invocation has used.
     pub used: Option<Sample>,
+    /// The turns to write of its invocation; they are over once it stands still, or is gone.
+    pub turns: Turns,
     /// What the memory gauge counts for it.
     memory_bytes: u64,
     /// The memory that it may have.
@@ -261,6 +264,7 @@ impl Pool {
             working: false,
             unused: false,
             used: None,
+            turns: Turns::new(),
             memory_bytes: 0,
             claim: created.claim,
         };

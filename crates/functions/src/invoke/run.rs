@@ -20,6 +20,7 @@ use bowline_sandbox::{
 use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
+use super::mounted::{self, Turns, Way};
 use super::pool::{Created, Pool, Slot};
 use super::room::Claim;
 use super::rung::Rung;
@@ -55,7 +56,11 @@ impl Job {
     /// Whether another node may run it. One that can be suspended stays: what is told of its suspensions is told
     /// where it arrived.
     fn may_leave(&self, inner: &Inner) -> bool {
-        inner.cluster.is_some() && !self.is_forwarded && self.platform.is_none() && !self.asks_for_checkpoints()
+        inner.cluster.is_some() && !self.is_forwarded && self.may_be_handed_on()
+    }
+
+    pub(super) fn may_be_handed_on(&self) -> bool {
+        self.platform.is_none() && !self.asks_for_checkpoints()
     }
 
     fn asks_for_checkpoints(&self) -> bool {
@@ -63,7 +68,7 @@ impl Job {
         mode.is_ok_and(|mode| mode.is_some())
     }
 
-    fn away<'a>(&'a self, outlet: &'a mut Option<Outlet>) -> Away<'a> {
+    pub(super) fn away<'a>(&'a self, outlet: &'a mut Option<Outlet>) -> Away<'a> {
         Away {
             pool: &self.pool,
             request: &self.request,
@@ -90,8 +95,17 @@ impl Outlet {
 /// Runs an invocation to its end. With an `outlet` the answer goes there if the function streams it; what it
 /// answers in one piece is in the response as ever.
 pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>) -> Result<InvocationResponse, Error> {
+    let turns = match job.pool.parts.spec.mounts.is_empty() {
+        true => Turns::new(),
+        // Boxed, so that the future of a warm invocation stays small.
+        false => match Box::pin(mounted::way(&inner, &job, &mut outlet)).await {
+            Way::Here(turns) => turns,
+            Way::Ended(ended) => return *ended,
+        },
+    };
     let warm = warm(&job.pool);
     if warm.is_none()
+        && job.pool.parts.spec.mounts.is_empty()
         && job.may_leave(&inner)
         && let Some(response) = Box::pin(inner.elsewhere(job.away(&mut outlet))).await
     {
@@ -107,7 +121,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         is_forwarded,
     } = job;
     pool.parts.metrics.invocations.inc();
-    let Got { slot, init, rung } = match warm {
+    let Got { mut slot, init, rung } = match warm {
         Some(got) => got,
         // Boxed, so that the future of a warm invocation stays small.
         None => match Box::pin(cold(&inner, &pool, Crowded::of(is_forwarded))).await {
@@ -116,34 +130,25 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
             Err(failure) => return not_created(&pool, &request, failure),
         },
     };
+    slot.turns = turns;
     pool.parts.metrics.served(rung);
     slot.log.begin(&request.request_id, &pool.version_text, init.is_some());
     let deadline = deadline(&inner.clock, pool.parts.spec.timeout);
     let state = shared_state(&inner, &pool, (&request, deadline), &platform);
     let platform = state.clone().map(|state| state as Arc<dyn Platform>).or(platform);
-    let seed = Seed {
-        request_id: request.request_id,
-        payload: request.payload,
-        deadline,
-        invoked_arn,
-        client_context: request.client_context,
-        trace_id: request.trace_id,
-    };
+    let (request_id, log_tail) = (request.request_id, request.log_tail);
+    let seed = seed(request, deadline, invoked_arn);
     let mut admission = Some(admission);
     let ways = (outlet.map(|outlet| outlet.sink), platform);
     let (report, left) = perform(&inner, (&pool, slot), seed, ways, &mut admission).await;
     state.iter().for_each(|state| state.end());
-    let memory_bytes_max = match (report.usage.memory_bytes_max, &left) {
-        (0, Ok(slot)) => slot.sandbox.resident_bytes(),
-        (bytes, _) => bytes,
-    };
     let answer = Answer {
         pool: &pool,
-        request_id: request.request_id,
-        log_tail: request.log_tail,
+        request_id,
+        log_tail,
         init,
         memory: left.as_ref().map_or_else(|_| pool.size(), Slot::memory),
-        memory_bytes_max,
+        memory_bytes_max: peak(&report, &left),
     };
     let response = answer.conclude(log_of(&left), &report);
     if let Ok(mut slot) = left {
@@ -160,6 +165,25 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
     })
 }
 
+fn seed(request: InvocationRequest, deadline: Deadline, invoked_arn: String) -> Seed {
+    Seed {
+        request_id: request.request_id,
+        payload: request.payload,
+        deadline,
+        invoked_arn,
+        client_context: request.client_context,
+        trace_id: request.trace_id,
+    }
+}
+
+/// The most memory that the run had, as far as it is known.
+fn peak(report: &Report, left: &Left) -> u64 {
+    match (report.usage.memory_bytes_max, left) {
+        (0, Ok(slot)) => slot.sandbox.resident_bytes(),
+        (bytes, _) => bytes,
+    }
+}
+
 fn log_of(left: &Left) -> &Arc<SandboxLog> {
     left.as_ref().map_or_else(|log| log, |slot| &slot.log)
 }
@@ -168,7 +192,7 @@ fn log_of(left: &Left) -> &Arc<SandboxLog> {
 fn put_away(inner: &Arc<Inner>, pool: &Arc<Pool>, slot: Slot, report: &Report, counted: (Option<Admission>, Entered)) {
     if !report.reusable || matches!(report.outcome, Outcome::Broken(_)) {
         inner.runtime.spawn(pool.clone().destroy(slot));
-    } else if slot.sandbox.is_settled() {
+    } else if slot.sandbox.is_settled() && slot.turns.is_empty() {
         inner.sweeper.give_back(pool, slot);
     } else {
         // The caller has its answer; the sandbox stays busy, and counts as such, a while longer.
@@ -207,7 +231,12 @@ async fn perform(
 
 /// Gives a sandbox back once everybody in it has done with the last invocation.
 async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (Option<Admission>, Entered)) {
-    if slot.sandbox.settle().await {
+    if slot.sandbox.is_settled() || slot.sandbox.settle().await {
+        if !slot.turns.is_empty() {
+            // What it left running writes nothing more before its next turn.
+            slot.sandbox.idle().await;
+            slot.turns.clear();
+        }
         inner.sweeper.give_back(&pool, slot);
     } else {
         pool.destroy(slot).await;
@@ -302,7 +331,7 @@ pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option
     }
     let spec = pool.spec();
     let claim = inner.room.try_claim(spec.memory)?;
-    match create(inner, pool, (spec, claim)).await {
+    match create_in_turn(inner, pool, (spec, claim)).await {
         Ok(created) => {
             let slot = pool.created_ahead(created);
             inner.foresight.arrived(pool);
@@ -347,7 +376,7 @@ pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
         freed += slot.memory().0;
         owner.destroy(slot).await;
     };
-    let created = create(inner, pool, (spec, claim)).await?;
+    let created = create_in_turn(inner, pool, (spec, claim)).await?;
     let slot = pool.created_to_keep(created);
     inner.foresight.arrived(pool);
     Ok(slot)
@@ -429,6 +458,17 @@ async fn make_room(
 
 /// What a sandbox is made from: what it must know, and its memory.
 type Wanted = (Arc<VersionSpec>, Claim);
+
+/// Creates a sandbox that nobody waits for: what the function does meanwhile in folders that it writes alone, it does in its
+/// turn.
+async fn create_in_turn(inner: &Arc<Inner>, pool: &Pool, wanted: Wanted) -> Result<Created, NotCreated> {
+    let turns = mounted::turns(inner, &wanted.0).await.map_err(NotCreated::Refused)?;
+    let mut created = create(inner, pool, wanted).await?;
+    if !turns.is_empty() {
+        created.sandbox.idle().await;
+    }
+    Ok(created)
+}
 
 /// Creates a sandbox; if its backend has no room, at the cost of the one that has been idle longest.
 async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Result<Created, NotCreated> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bowline_capacity::sizing::{Mode, Profile};
 use bowline_foundation::id::AccountId;
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::Mount;
 use bowline_store::Version as StoreVersion;
 
 use super::record::{FunctionRecord, VersionRecord};
@@ -105,6 +106,12 @@ impl FunctionEntry {
     pub fn state(&self) -> Option<&BTreeMap<StateName, Attachment>> {
         let attached = &self.attached.get(LATEST)?.attached;
         (!attached.state.is_empty()).then_some(&attached.state)
+    }
+
+    /// The folders that its sandboxes have mounted.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let attached = self.state().into_iter().flatten();
+        attached.filter_map(|(_, attachment)| attachment.mount()).collect()
     }
 
     /// The qualifiers by which a version has provisioned concurrency, each with how much.

@@ -40,6 +40,7 @@ use crate::operations::refusals::not_found;
 use crate::package::cache::CodeCache;
 use crate::package::layers::combination;
 use crate::registry::{Audit, Change, FunctionEntry, LoadError, Loaded, Registry, fold};
+use crate::state::Shelf;
 use crate::suspend::Suspends;
 
 /// Mutations of functions whose names fall in the same of so many classes wait for each other.
@@ -92,6 +93,8 @@ pub(crate) struct Inner {
     pub layer_lock: tokio::sync::Mutex<()>,
     /// Held for mutations of images.
     pub image_lock: tokio::sync::Mutex<()>,
+    /// The shared folders that this node keeps.
+    pub shelf: Shelf,
     /// Held while shared state is attached or removed; taken before a function's lock.
     pub state_lock: tokio::sync::Mutex<()>,
     /// Images that are taken in at once.
@@ -146,6 +149,7 @@ impl Inner {
             mapping_lock: tokio::sync::Mutex::default(),
             layer_lock: tokio::sync::Mutex::default(),
             image_lock: tokio::sync::Mutex::default(),
+            shelf: Shelf::default(),
             state_lock: tokio::sync::Mutex::default(),
             image_permits: Semaphore::new(IMAGES_MAX),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
@@ -331,7 +335,8 @@ impl Inner {
     }
 
     /// Puts a function's new entry into the snapshot.
-    pub fn replace(&self, entry: FunctionEntry) {
+    pub fn replace(&self, mut entry: FunctionEntry) {
+        let outdated = self.remount(&mut entry);
         let live = entry.live.clone();
         let before = self.registry.snapshot.get(&entry.account, &entry.name);
         let holds_as_before = before.is_some_and(|before| before.held() == entry.held());
@@ -345,6 +350,35 @@ impl Inner {
             self.accounts.set_reserved(&account, self.reserved(&account));
         }
         live.changes.send_modify(|changes| *changes += 1);
+        outdated.into_iter().for_each(|pool| self.retire(Some(pool)));
+    }
+
+    /// Gives a function whose folders have changed other places to run; returns those that it had.
+    fn remount(&self, entry: &mut FunctionEntry) -> Vec<Arc<Pool>> {
+        let mounts = entry.mounts();
+        let is_outdated = |pool: &&Arc<Pool>| pool.parts.spec.mounts != mounts;
+        let outdated: Vec<_> = entry.pools().filter(is_outdated).cloned().collect();
+        if outdated.is_empty() {
+            return outdated;
+        }
+        let again = |configuration: &Configuration, old: &Arc<Pool>| {
+            let pool = self.pool(configuration, entry);
+            if old.prepared.initialized() {
+                pool.prepared.set(()).expect("nobody else knows the pool yet");
+            }
+            pool
+        };
+        let latest = match (&entry.serving, &entry.pool) {
+            (Some(serving), Some(old)) => Some(again(serving, old)),
+            _ => None,
+        };
+        let mut versions = entry.versions.clone();
+        for version in versions.values_mut() {
+            version.pool = version.pool.as_ref().map(|old| again(&version.configuration, old));
+        }
+        entry.pool = latest;
+        entry.versions = versions;
+        outdated
     }
 
     /// Ends what a deleted function leaves.
@@ -389,7 +423,10 @@ impl Inner {
         let parts = PoolParts {
             name: configuration.name.clone(),
             version: configuration.version,
-            spec: Arc::new(self.spec(configuration)),
+            spec: Arc::new(VersionSpec {
+                mounts: entry.mounts(),
+                ..self.spec(configuration)
+            }),
             arn: self.arn(&configuration.account, &configuration.name, None).into(),
             backend: self.backend(configuration.kind),
             metrics: self
@@ -435,6 +472,7 @@ impl Inner {
             timeout: Duration::from_secs(configuration.timeout_seconds.into()),
             environment: environment(configuration),
             logging: logging::of(&configuration.inert),
+            mounts: Vec::new(),
         }
     }
 

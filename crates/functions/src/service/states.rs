@@ -3,19 +3,12 @@
 use super::Handle;
 use crate::model::Caller;
 use crate::name::FunctionRef;
-use crate::state::{self, Access, StateEntry, StateError, StateName, StateView, Writers};
+use crate::state::{self, Attach, NewState, StateEntry, StateError, StateName, StateView};
 
 impl Handle {
-    /// The same token again gives the first answer.
-    pub async fn create_state(
-        &self,
-        caller: &Caller,
-        name: StateName,
-        writers: Writers,
-        token: Option<String>,
-    ) -> Result<StateView, StateError> {
+    pub async fn create_state(&self, caller: &Caller, new: NewState) -> Result<StateView, StateError> {
         let (inner, caller) = (self.inner().clone(), caller.clone());
-        self.finish(state::create(inner, caller, name, writers, token)).await
+        self.finish(state::create(inner, caller, new)).await
     }
 
     /// Those of the caller's account, by name.
@@ -36,10 +29,10 @@ impl Handle {
         caller: &Caller,
         name: StateName,
         target: &FunctionRef,
-        access: Access,
+        attach: Attach,
     ) -> Result<StateView, StateError> {
         let (inner, caller, target) = (self.inner().clone(), caller.clone(), target.clone());
-        self.finish(async move { state::attach(inner, caller, name, target, access).await })
+        self.finish(async move { state::attach(inner, caller, name, target, attach).await })
             .await
     }
 

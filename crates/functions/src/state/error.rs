@@ -35,6 +35,12 @@ pub enum StateError {
         "a value has at most {VALUE_BYTES_MAX} bytes, a resource at most {ENTRIES_MAX} entries and {BYTES_MAX} bytes"
     )]
     TooLarge,
+    /// A limit of this node.
+    #[error("{0}")]
+    NoRoom(String),
+    /// This node, or this kind of function, offers no such thing.
+    #[error("{0}")]
+    Infeasible(String),
     #[error("the resource is changed by too many at once")]
     Contended,
     #[error("the store does not answer")]

@@ -204,6 +204,12 @@ impl StateAccess {
         if found.record.id != attached.id {
             return Err(StateError::NoSuchState(state.to_string()));
         }
+        if let Some(folder) = &attached.folder {
+            let at = &folder.at;
+            return Err(StateError::Invalid(format!(
+                "`{state}` is a folder, at `{at}`, and no set of keys"
+            )));
+        }
         Ok(found)
     }
 
@@ -399,6 +405,8 @@ fn shape(error: &StateError) -> (u16, &'static str) {
         StateError::NoSuchEntry(_) => (404, "NoSuchEntry"),
         StateError::NoSuchFunction(_) => (404, "NoSuchFunction"),
         StateError::ReadOnly(_) => (403, "ReadOnly"),
+        StateError::NoRoom(_) => (409, "NoRoom"),
+        StateError::Infeasible(_) => (409, "Infeasible"),
         StateError::NoLease(_) => (409, "NoLease"),
         StateError::LeaseBusy(_) => (409, "LeaseBusy"),
         StateError::Exists(_) | StateError::InUse { .. } | StateError::Contended => (409, "Contended"),

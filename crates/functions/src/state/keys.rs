@@ -11,12 +11,25 @@ use bowline_store::Key;
 
 use super::StateName;
 
+const RESOURCES: &str = "state/resource/";
+
+/// What the keys of the resources of all accounts begin with.
+pub(super) fn all_resources() -> Key {
+    RESOURCES.into()
+}
+
 pub(super) fn resources(account: &AccountId) -> Key {
-    format!("state/resource/{account}/").into()
+    format!("{RESOURCES}{account}/").into()
 }
 
 pub(super) fn resource(account: &AccountId, name: &StateName) -> Key {
-    format!("state/resource/{account}/{name}").into()
+    format!("{RESOURCES}{account}/{name}").into()
+}
+
+/// The account of a resource's key.
+pub(super) fn account_of(resource: &Key) -> Option<AccountId> {
+    let rest = str::from_utf8(resource).ok()?.strip_prefix(RESOURCES)?;
+    rest.split_once('/')?.0.parse().ok()
 }
 
 pub(super) fn head(id: &str) -> Key {

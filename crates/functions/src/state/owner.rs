@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use bowline_foundation::id::{AccountId, RequestId};
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::SandboxKind;
 use bowline_store::record::Record as _;
 use bowline_store::{Sharing, Version as StoreVersion};
 
+use super::folder::{self, FolderRecord, share_name};
 use super::record::{HeadRecord, ResourceRecord};
+use super::shelf::Age;
 use super::vault::Vault;
 use super::{
-    ATTACHED_MAX, Access, Attachment, ENTRIES_MAX, RESOURCES_MAX, StateEntry, StateError, StateName, StateView,
-    Writers, is_key, keys,
+    ATTACHED_MAX, Attach, AttachedFolder, Attachment, ENTRIES_MAX, FolderStatus, FolderView, NewState, RESOURCES_MAX,
+    StateEntry, StateError, StateName, StateView, Use, is_key, keys,
 };
 use crate::error::Error;
 use crate::model::Caller;
@@ -38,17 +42,14 @@ pub(super) async fn find(inner: &Inner, account: &AccountId, name: &StateName) -
 }
 
 /// Creates a resource; with the token of an earlier creation, gives that one's answer.
-pub(crate) async fn create(
-    inner: Arc<Inner>,
-    caller: Caller,
-    name: StateName,
-    writers: Writers,
-    token: Option<String>,
-) -> Result<StateView, StateError> {
+pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, new: NewState) -> Result<StateView, StateError> {
+    if let Some(folder) = &new.folder {
+        folder.check()?;
+    }
+    let name = new.name.clone();
     match find(&inner, &caller.account, &name).await {
         Ok(found) => {
-            let is_same = token.is_some() && found.record.token == token && found.record.writers == writers;
-            return if is_same {
+            return if is_of(&found.record, &new) {
                 view(&inner, &caller.account, found.record).await
             } else {
                 Err(StateError::Exists(name.to_string()))
@@ -64,19 +65,52 @@ pub(crate) async fn create(
     let record = ResourceRecord {
         id: RequestId::random(&inner.entropy).to_string(),
         name: name.clone(),
-        writers,
+        writers: new.writers,
         created: inner.clock.now(),
-        token,
+        token: new.token,
+        folder: new.folder.map(|folder| FolderRecord {
+            kind: folder.kind,
+            size_mib: folder.size.0,
+            node: inner.node.clone(),
+            host: inner.host_number(),
+            generation: 1,
+        }),
     };
+    inner.keep_folder(&caller.account, &record, Age::New).await?;
+    let committed = commit_new(&inner, &caller, &record).await;
+    match committed {
+        Ok(()) => view(&inner, &caller.account, record).await,
+        Err(error) => {
+            // In doubt it stays; one that nothing names goes at the next start.
+            if let (Some(folder), false) = (&record.folder, matches!(error, StateError::Unknown(_))) {
+                let share = share_name(&record.id, folder.kind, folder.generation);
+                inner.drop_folder(&share, &record.id).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether an earlier creation asked for the same, by the same token.
+fn is_of(record: &ResourceRecord, new: &NewState) -> bool {
+    let folder = record.folder.as_ref();
+    new.token.is_some()
+        && record.token == new.token
+        && record.writers == new.writers
+        && folder.map(|folder| (folder.kind, folder.size_mib)) == new.folder.map(|folder| (folder.kind, folder.size.0))
+}
+
+async fn commit_new(inner: &Inner, caller: &Caller, record: &ResourceRecord) -> Result<(), StateError> {
+    let name = &record.name;
     let mut change = Change::default();
-    let key = keys::resource(&caller.account, &name);
+    let key = keys::resource(&caller.account, name);
     change.put(key, None, None, Some(record.encode()));
-    match inner
+    let committed = inner
         .registry
-        .commit(row(&caller, "CreateState", &name), &mut change)
-        .await
-    {
-        Ok(_) => view(&inner, &caller.account, record).await,
+        .commit(row(caller, "CreateState", name), &mut change)
+        .await;
+    match committed {
+        Ok(_) => Ok(()),
         Err(Error::Conflict(_)) => Err(StateError::Exists(name.to_string())),
         Err(error) => Err(error.into()),
     }
@@ -121,7 +155,7 @@ pub(crate) async fn attach(
     caller: Caller,
     name: StateName,
     target: FunctionRef,
-    access: Access,
+    attach: Attach,
 ) -> Result<StateView, StateError> {
     let _attaching = inner.state_lock.lock().await;
     let found = find(&inner, &caller.account, &name).await?;
@@ -130,10 +164,7 @@ pub(crate) async fn attach(
     if has.is_some_and(|has| has.len() >= ATTACHED_MAX && !has.contains_key(&name)) {
         return Err(StateError::TooMany);
     }
-    let attachment = Attachment {
-        id: found.record.id.clone(),
-        access,
-    };
+    let attachment = attachment(&found.record, &old, attach)?;
     // It may be removed meanwhile, on another node too.
     let mut change = Change::default();
     change.only_while(keys::resource(&caller.account, &name), found.at);
@@ -142,6 +173,59 @@ pub(crate) async fn attach(
     })
     .await?;
     view(&inner, &caller.account, found.record).await
+}
+
+/// The resource as it is to be attached to the function.
+fn attachment(record: &ResourceRecord, function: &FunctionEntry, attach: Attach) -> Result<Attachment, StateError> {
+    let folder = match &record.folder {
+        None if attach.at.is_some() => {
+            let text = "a set of keys is mounted nowhere: leave the path out";
+            return Err(StateError::Invalid(text.to_owned()));
+        }
+        None => None,
+        Some(folder) => Some(attached_folder((record, folder), function, attach.at)?),
+    };
+    Ok(Attachment {
+        id: record.id.clone(),
+        access: attach.access,
+        folder,
+    })
+}
+
+fn attached_folder(
+    (record, folder): (&ResourceRecord, &FolderRecord),
+    function: &FunctionEntry,
+    at: Option<String>,
+) -> Result<AttachedFolder, StateError> {
+    if function.configurations().any(|one| one.kind != SandboxKind::Linux) {
+        return Err(StateError::Infeasible(format!(
+            "`{}` is a WebAssembly function, which sees no folders: attach a set of keys, or deploy it for Linux",
+            function.name
+        )));
+    }
+    let at = folder::place(&record.name, at)?;
+    let others = function.state().into_iter().flatten();
+    let others = others.filter(|(name, _)| **name != record.name);
+    for (name, other) in others.filter_map(|(name, other)| Some((name, other.folder.as_ref()?))) {
+        if other.at == at {
+            return Err(StateError::Invalid(format!(
+                "`{at}` is where the function has `{name}`"
+            )));
+        }
+        if other.node != folder.node {
+            return Err(StateError::Infeasible(format!(
+                "the function has `{name}`, which lies on node `{}`, and this one lies on node `{}`: it can run on one of them only",
+                other.node, folder.node
+            )));
+        }
+    }
+    Ok(AttachedFolder {
+        kind: folder.kind,
+        at,
+        writers: record.writers,
+        node: folder.node.clone(),
+        generation: folder.generation,
+    })
 }
 
 /// Takes the resource from a function; one that does not have it stays as it is.
@@ -187,7 +271,7 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, name: StateName) -
             let followed = inner.follow().await;
             followed.map_err(|error| StateError::Unavailable(Box::new(error)))?;
         }
-        if let Some((function, _)) = attached(&inner, &caller.account, &found.record).pop() {
+        if let Some(Use { function, .. }) = attached(&inner, &caller.account, &found.record).pop() {
             let state = name.to_string();
             return Err(StateError::InUse { state, function });
         }
@@ -198,7 +282,10 @@ pub(crate) async fn delete(inner: Arc<Inner>, caller: Caller, name: StateName) -
             .commit(row(&caller, "DeleteState", &name), &mut change)
             .await
         {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                inner.drop_removed(&found.record).await;
+                return Ok(());
+            }
             Err(Error::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
         }
@@ -222,11 +309,18 @@ async fn removal(inner: &Inner, account: &AccountId, found: &Found) -> Result<Ch
 }
 
 /// The functions that a resource is attached to, as this node knows them.
-fn attached(inner: &Inner, account: &AccountId, record: &ResourceRecord) -> Vec<(String, Access)> {
+fn attached(inner: &Inner, account: &AccountId, record: &ResourceRecord) -> Vec<Use> {
+    let generation = record.folder.as_ref().map(|folder| folder.generation);
     let functions = inner.registry.snapshot.of_account(account);
     let uses = functions.iter().filter_map(|entry| {
         let attachment = entry.state()?.get(&record.name)?;
-        (attachment.id == record.id).then(|| (entry.name.to_string(), attachment.access))
+        let folder = attachment.folder.as_ref();
+        (attachment.id == record.id).then(|| Use {
+            function: entry.name.to_string(),
+            access: attachment.access,
+            at: folder.map(|folder| folder.at.clone()),
+            is_lost: folder.map(|folder| folder.generation) != generation,
+        })
     });
     uses.collect()
 }
@@ -240,7 +334,19 @@ async fn view(inner: &Inner, account: &AccountId, record: ResourceRecord) -> Res
         epoch,
         lease,
     } = head;
+    let folder = record.folder.as_ref().map(|folder| FolderView {
+        kind: folder.kind,
+        size: Mebibytes(folder.size_mib),
+        node: folder.node.clone(),
+        is_here: folder.node == inner.node,
+        generation: folder.generation,
+        status: match inner.has_folder(&record.id, folder) {
+            true => FolderStatus::Ready,
+            false => FolderStatus::Away,
+        },
+    });
     Ok(StateView {
+        folder,
         attached: attached(inner, account, &record),
         name: record.name,
         id: record.id,

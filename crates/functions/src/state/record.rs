@@ -4,9 +4,10 @@ use bowline_foundation::clock::Timestamp;
 use bowline_store::record::Record;
 use serde::{Deserialize, Serialize};
 
+use super::folder::FolderRecord;
 use super::{StateName, Writers};
 
-/// A resource; does not change.
+/// A resource; what is said of its folder changes with the node that has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ResourceRecord {
     pub id: String,
@@ -15,6 +16,9 @@ pub(super) struct ResourceRecord {
     pub created: Timestamp,
     /// The client's token of its creation.
     pub token: Option<String>,
+    /// Absent from sets of keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<FolderRecord>,
 }
 
 /// What changes with every write.
@@ -59,6 +63,7 @@ impl Record for EntryRecord {
 mod tests {
     use std::fmt::Debug;
 
+    use super::super::FolderKind;
     use super::*;
 
     /// The record is read from its golden file, and written as it.
@@ -76,8 +81,28 @@ mod tests {
             writers: Writers::One,
             created: Timestamp::from_micros(1_795_217_079_123_456),
             token: Some("once".to_owned()),
+            folder: None,
         };
         check(&resource, include_str!("golden/resource-1.json"));
+        for (kind, golden) in [
+            (FolderKind::Memory, include_str!("golden/resource-1-memory.json")),
+            (FolderKind::Volume, include_str!("golden/resource-1-volume.json")),
+        ] {
+            let folder = Some(FolderRecord {
+                kind,
+                size_mib: 64,
+                node: "node-1".to_owned(),
+                host: 3,
+                generation: 2,
+            });
+            check(
+                &ResourceRecord {
+                    folder,
+                    ..resource.clone()
+                },
+                golden,
+            );
+        }
         let head = HeadRecord {
             version: 7,
             entries: 1,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bowline_functions::model::PublishVersion;
 use bowline_functions::model::attached::{PutUrl, UrlAuth};
 use bowline_functions::policy::Grant;
-use bowline_functions::state::{Access, StateError, StateName, Writers};
+use bowline_functions::state::{Attach, NewState, StateError, StateName, Writers};
 use bowline_store::blob::Blobs;
 use bowline_store::{MemoryStore, Sharing, Store};
 use serde_json::json;
@@ -116,10 +116,15 @@ async fn state_that_one_node_has_just_attached_is_not_removed_by_the_other() {
     first.deploy("f").await;
     let name = || -> StateName { "counter".parse().unwrap() };
     let caller = caller();
-    let created = second.handle.create_state(&caller, name(), Writers::One, None);
-    created.await.unwrap();
+    let new = NewState {
+        name: name(),
+        writers: Writers::One,
+        folder: None,
+        token: None,
+    };
+    second.handle.create_state(&caller, new).await.unwrap();
     let function = target("f");
-    let attached = first.handle.attach_state(&caller, name(), &function, Access::Write);
+    let attached = first.handle.attach_state(&caller, name(), &function, Attach::default());
     attached.await.unwrap();
     let refused = second.handle.delete_state(&caller, name()).await;
     assert!(matches!(refused, Err(StateError::InUse { .. })), "{refused:?}");

@@ -202,6 +202,7 @@ fn version() -> Arc<VersionSpec> {
         timeout: Duration::from_secs(3),
         environment: std::collections::BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
+        mounts: Vec::new(),
     })
 }
 

@@ -291,6 +291,7 @@ fn version_of(account: &str, mib: u32) -> Arc<VersionSpec> {
         timeout: Duration::from_secs(3),
         environment: BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
+        mounts: Vec::new(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bowline_sandbox::{ImageSpec, PrepareError, RUNTIME_API, VersionSpec};
+use bowline_sandbox::{CreateError, FunctionError, ImageSpec, MOUNTS_DIR, PrepareError, RUNTIME_API, VersionSpec};
 
 use super::{Recipe, os_strings};
 use crate::cell::{CellPlan, Command, Start};
@@ -60,4 +60,17 @@ pub(super) fn check(image: &ImageSpec) -> Result<(), PrepareError> {
         return invalid("the image's entry point, command or environment holds a zero byte".to_owned());
     }
     Ok(())
+}
+
+/// Whether an image has the folder in which it is to see what it shares.
+pub(super) fn check_mounts(version: &VersionSpec) -> Result<(), CreateError> {
+    let is_missing = || {
+        let folder = version.code.path.join(MOUNTS_DIR.trim_start_matches('/'));
+        version.image.is_some() && !folder.is_dir()
+    };
+    if version.mounts.is_empty() || !is_missing() {
+        return Ok(());
+    }
+    let text = format!("Error: the image has no folder `{MOUNTS_DIR}`, in which shared state is mounted: add it");
+    Err(CreateError::Init(FunctionError::new("Runtime.InvalidMount", &text)))
 }

@@ -194,8 +194,13 @@ impl Init<'_> {
 
     fn obey(&mut self, order: Order, mut descriptors: Vec<OwnedFd>) {
         match order {
-            Order::Furnish { limits, enforce } => {
-                let reply = match self.furnish(&limits, enforce, &descriptors) {
+            Order::Furnish {
+                limits,
+                enforce,
+                mounts,
+            } => {
+                let folders = Self::mount(&descriptors, &mounts);
+                let reply = match folders.and_then(|()| self.furnish(&limits, enforce)) {
                     Ok(()) => Reply::Furnished {
                         companions: companions(),
                     },
@@ -225,10 +230,20 @@ impl Init<'_> {
         }
     }
 
-    fn furnish(&mut self, limits: &Limits, enforce: bool, descriptors: &[OwnedFd]) -> Result<(), Failure> {
-        for (folder, target) in descriptors.iter().zip([root::CODE_DIR, root::LAYERS_DIR]) {
+    /// Mounts the code, and what is shared: the last descriptors.
+    fn mount(descriptors: &[OwnedFd], mounts: &[wire::Text]) -> Result<(), Failure> {
+        let (code, shares) = descriptors.split_at(descriptors.len().saturating_sub(mounts.len()));
+        for (folder, target) in code.iter().zip([root::CODE_DIR, root::LAYERS_DIR]) {
             root::attach(folder, Path::new(target)).step("mount code")?;
         }
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        let folders = mounts.iter().map(|folder| Path::new(&folder.0));
+        root::attach_shares(shares.iter().zip(folders))
+    }
+
+    fn furnish(&mut self, limits: &Limits, enforce: bool) -> Result<(), Failure> {
         let size = std::ffi::CString::new(format!("size={}", limits.tmp_bytes)).step("size /tmp")?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount_remount(root::TMP_DIR, flags, size.as_c_str()).step("size /tmp")?;

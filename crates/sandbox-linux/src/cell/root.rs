@@ -27,13 +27,16 @@ pub const CODE_DIR: &str = "/var/task";
 pub const LAYERS_DIR: &str = "/opt";
 /// The guest's own writable folder.
 pub const TMP_DIR: &str = "/tmp";
+/// Where folders are that it shares with others.
+const MOUNTS_DIR: &str = bowline_sandbox::MOUNTS_DIR;
 
 /// Links or folders at the top that programs expect; on most systems links into `/usr`.
 const SYSTEM: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// Folders that are made. The dynamic linker of a pre-warmed interpreter never again looks into one of its
 /// search path that was missing when it started, so those where libraries may come to lie are there.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "usr",
+    "mnt",
     "tmp",
     "proc",
     "dev",
@@ -111,6 +114,18 @@ pub(super) fn detach(path: &Path) -> rustix::io::Result<OwnedFd> {
 /// Attaches a detached mount at `target`.
 pub fn attach(tree: impl AsFd, target: &Path) -> rustix::io::Result<()> {
     move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Attaches detached mounts in folders of [`MOUNTS_DIR`], which holds nothing else and cannot be written to.
+pub fn attach_shares<'a>(shares: impl Iterator<Item = (&'a OwnedFd, &'a Path)>) -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", MOUNTS_DIR, "tmpfs", flags, c"size=64k,mode=755").step("mount /mnt")?;
+    for (tree, folder) in shares {
+        let target = Path::new(MOUNTS_DIR).join(folder);
+        fs::create_dir(&target).step("make folder in /mnt")?;
+        attach(tree, &target).step("mount shared folder")?;
+    }
+    rustix::mount::mount_remount(MOUNTS_DIR, flags | MountFlags::RDONLY, c"").step("make /mnt read-only")
 }
 
 fn open_mount_namespace() -> Result<OwnedFd, Failure> {

@@ -19,8 +19,9 @@ use super::cgroup::{Cgroups, Group};
 use super::identity::{self, Identities};
 use super::init::{self, Birth};
 use super::root::{self, Base, HostMounts, Root};
+use super::share::Shares;
 use super::sys::{self, Instruction};
-use super::wire::{self, Failure, Hello, Limits, Order, Program, Reply, Request, Step, Text, Welcome};
+use super::wire::{self, Failure, Hello, Limits, MountMessage, Order, Program, Reply, Request, Step, Text, Welcome};
 
 /// How many prepared roots are kept.
 const ROOTS_MAX: usize = 64;
@@ -65,6 +66,7 @@ struct Service {
     signals: OwnedFd,
     cells: HashMap<u64, Cell>,
     inits: HashMap<Pid, u64>,
+    shares: Shares,
     /// Groups of cells that are gone but could not be removed yet.
     stale: Vec<Group>,
     /// Held for the process's life: one spawner a state folder.
@@ -104,8 +106,10 @@ impl Service {
             step: "build seccomp filter".to_owned(),
             errno: libc::EINVAL,
         })?;
+        let shares = Shares::new(&state_dir, matches!(identities, Identities::Distinct { .. }));
         Ok(Self {
             host,
+            shares,
             scratch,
             roots: HashMap::new(),
             identities,
@@ -178,9 +182,20 @@ impl Service {
                 cell,
                 code,
                 layers,
+                mounts,
                 limits,
-            } => self.furnish(cell, code.into_iter().chain(layers), &limits),
+            } => self.furnish(cell, (code.into_iter().chain(layers), mounts), &limits),
             Request::Destroy { cell } => self.destroy(cell),
+            Request::Share(share) => {
+                if let [reply] = &descriptors[..] {
+                    self.shares.share(&share, reply);
+                }
+            }
+            Request::Unshare { name } => {
+                if let [reply] = &descriptors[..] {
+                    self.shares.unshare(&name.path(), reply);
+                }
+            }
         }
     }
 
@@ -276,16 +291,25 @@ impl Service {
         Ok(())
     }
 
-    fn furnish(&mut self, id: u64, folders: impl Iterator<Item = Text>, limits: &Limits) {
+    fn furnish(
+        &mut self,
+        id: u64,
+        (folders, mounts): (impl Iterator<Item = Text>, Vec<MountMessage>),
+        limits: &Limits,
+    ) {
         let Some(cell) = self.cells.get(&id) else { return };
         let furnished = || {
             self.cgroups.limit(&cell.group, limits)?;
             let folders = folders.map(|folder| root::detached_code(&folder.path()));
-            let folders = folders.collect::<Result<Vec<_>, _>>()?;
+            let mut folders = folders.collect::<Result<Vec<_>, _>>()?;
+            for mount in &mounts {
+                folders.push(self.shares.tree(&mount.share.path(), mount.is_read_only, cell.pid)?);
+            }
             let trees: Vec<_> = folders.iter().map(AsFd::as_fd).collect();
             let order = Order::Furnish {
                 limits: *limits,
                 enforce: !self.cgroups.limits_memory(),
+                mounts: mounts.into_iter().map(|mount| mount.folder).collect(),
             };
             wire::send(&cell.node_end, &order, &trees).step("reach init")
         };
@@ -356,6 +380,7 @@ impl Service {
         for id in self.cells.keys().copied().collect::<Vec<_>>() {
             self.bury(id);
         }
+        self.shares.end();
         for group in self.stale.drain(..) {
             let _ = group.remove();
         }

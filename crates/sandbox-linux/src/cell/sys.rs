@@ -259,8 +259,25 @@ pub fn unshare(flags: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// What becomes of a mount beside that it has neither set-uid programs nor devices.
+#[derive(Default)]
+pub struct MountChange<'a> {
+    pub is_read_only: bool,
+    /// The user namespace in whose terms its files belong to somebody.
+    pub users: Option<BorrowedFd<'a>>,
+}
+
 /// Makes a mount and all below it read-only, without set-uid programs and devices, and private.
 pub fn restrict_mount(mount: impl AsFd) -> io::Result<()> {
+    let change = MountChange {
+        is_read_only: true,
+        users: None,
+    };
+    change_mount(mount, &change)
+}
+
+/// Changes a mount and all below it, and makes it private.
+pub fn change_mount(mount: impl AsFd, change: &MountChange<'_>) -> io::Result<()> {
     use rustix::mount::MountAttrFlags as Attribute;
     #[repr(C)]
     struct Attributes {
@@ -269,13 +286,14 @@ pub fn restrict_mount(mount: impl AsFd) -> io::Result<()> {
         propagation: u64,
         user_namespace: u64,
     }
+    let mut set = Attribute::MOUNT_ATTR_NOSUID | Attribute::MOUNT_ATTR_NODEV;
+    set.set(Attribute::MOUNT_ATTR_RDONLY, change.is_read_only);
+    set.set(Attribute::MOUNT_ATTR_IDMAP, change.users.is_some());
     let attributes = Attributes {
-        set: u64::from(
-            (Attribute::MOUNT_ATTR_RDONLY | Attribute::MOUNT_ATTR_NOSUID | Attribute::MOUNT_ATTR_NODEV).bits(),
-        ),
+        set: u64::from(set.bits()),
         clear: 0,
         propagation: libc::MS_PRIVATE,
-        user_namespace: 0,
+        user_namespace: change.users.map_or(0, |users| users.as_raw_fd() as u64),
     };
     // SAFETY: the structure has the layout of the call's first version, and its size is passed along.
     check(unsafe {
@@ -289,6 +307,64 @@ pub fn restrict_mount(mount: impl AsFd) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// What the kernel tells of a loop device, `struct loop_info64`.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    _rdevice: u64,
+    _offset: u64,
+    _size_limit: u64,
+    _number: u32,
+    _encryption: [u32; 2],
+    flags: u32,
+    _names: [u8; 64 + 64 + 32],
+    _init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    file: u32,
+    block_size: u32,
+    info: LoopInfo,
+    _reserved: [u64; 8],
+}
+
+/// The number of a loop device that is free now.
+pub fn free_loop(control: impl AsFd) -> io::Result<i64> {
+    const GET_FREE: libc::c_ulong = 0x4c82;
+    // SAFETY: this ioctl has no argument.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(control.as_fd().as_raw_fd(), GET_FREE as _)
+    }))
+}
+
+/// Lays a loop device over a file; it goes with the last who has it open or mounted.
+pub fn configure_loop(device: impl AsFd, file: BorrowedFd<'_>) -> io::Result<()> {
+    const CONFIGURE: libc::c_ulong = 0x4c0a;
+    const AUTOCLEAR: u32 = 4;
+    // SAFETY: all-zero is a valid value of this plain structure of integers.
+    let mut config: LoopConfig = unsafe { std::mem::zeroed() };
+    config.file = file.as_raw_fd().unsigned_abs();
+    config.info.flags = AUTOCLEAR;
+    // SAFETY: the structure has the layout that this ioctl reads, and outlives the call.
+    let result = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), CONFIGURE as _, &raw const config) };
+    check(libc::c_long::from(result))?;
+    Ok(())
+}
+
+/// The device and the inode of the file under a loop device.
+pub fn loop_file(device: impl AsFd) -> io::Result<(u64, u64)> {
+    const GET_STATUS: libc::c_ulong = 0x4c05;
+    // SAFETY: all-zero is a valid value of this plain structure of integers.
+    let mut info: LoopInfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure has the layout that this ioctl writes, and outlives the call.
+    let result = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), GET_STATUS as _, &raw mut info) };
+    check(libc::c_long::from(result))?;
+    Ok((info.device, info.inode))
 }
 
 /// Names the host of this UTS namespace.

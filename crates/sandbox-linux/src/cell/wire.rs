@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use bowline_sandbox::{Content, MOUNTS_MAX, Mount, MountAccess, Share};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -28,7 +29,7 @@ pub const COMPANIONS_DIR: &str = "/opt/extensions";
 /// The most of them that are reported; what has more is refused.
 pub const COMPANIONS_MAX: usize = 11;
 /// The most descriptors in one message.
-pub const DESCRIPTORS_MAX: usize = 8;
+pub const DESCRIPTORS_MAX: usize = 2 + MOUNTS_MAX;
 
 /// The node's first message to the spawner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,13 +57,18 @@ pub enum Request {
         image: Option<Text>,
         program: Option<Program>,
     },
-    /// Sets the limits and hands the code and the layers to the cell's init.
+    /// Sets the limits and hands the code, the layers and what is shared to the cell's init.
     Furnish {
         cell: u64,
         code: Option<Text>,
         layers: Option<Text>,
+        mounts: Vec<MountMessage>,
         limits: Limits,
     },
+    /// Begins to keep a folder that cells share. Descriptor: where the reply goes.
+    Share(ShareMessage),
+    /// Ends it. Descriptor: where the reply goes.
+    Unshare { name: Text },
     /// Kills the cell and forgets it.
     Destroy { cell: u64 },
 }
@@ -71,8 +77,12 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     /// Mounts the code and the layers (the descriptors, detached mounts in this order; the layers may be
-    /// missing, or both) and resizes `/tmp`.
-    Furnish { limits: Limits, enforce: bool },
+    /// missing, or both), then what is shared (further descriptors) in these folders of `/mnt`, and resizes `/tmp`.
+    Furnish {
+        limits: Limits,
+        enforce: bool,
+        mounts: Vec<Text>,
+    },
     /// Executes the program.
     Exec(Program),
     /// Executes a companion of the guest. Descriptor: its output (write end).
@@ -114,6 +124,8 @@ pub enum Reply {
     Ended { code: Option<i32>, signal: Option<i32> },
     /// The cell was destroyed and nothing is left of it.
     Gone,
+    /// What was asked about a share is done.
+    Done,
 }
 
 /// What an open cgroup file tells or does.
@@ -137,6 +149,53 @@ pub enum Gauge {
     CpuShares,
     /// `cpu.weight` of cgroup v2.
     CpuWeight,
+}
+
+/// A [`Share`] on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShareMessage {
+    pub name: Text,
+    pub bytes: u64,
+    /// Where a volume lies; shared memory has none.
+    pub file: Option<Text>,
+    /// Whether the file system in the file is empty.
+    pub is_new: bool,
+}
+
+impl From<&Share> for ShareMessage {
+    fn from(share: &Share) -> Self {
+        let (file, is_new) = match &share.content {
+            Content::Memory => (None, true),
+            Content::NewVolume(file) => (Some(file), true),
+            Content::Volume(file) => (Some(file), false),
+        };
+        Self {
+            name: Text(share.name.clone().into()),
+            bytes: share.bytes,
+            file: file.map(|file| file.clone().into()),
+            is_new,
+        }
+    }
+}
+
+/// A [`Mount`] on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MountMessage {
+    pub share: Text,
+    /// The folder's name in `/mnt`.
+    pub folder: Text,
+    pub is_read_only: bool,
+}
+
+impl From<Mount> for MountMessage {
+    fn from(mount: Mount) -> Self {
+        let folder = std::path::Path::new(&mount.at).file_name().unwrap_or_default();
+        Self {
+            folder: folder.into(),
+            share: Text(mount.share.into()),
+            is_read_only: mount.access == MountAccess::Read,
+        }
+    }
 }
 
 /// The part of a [`Furnishing`] that is numbers.

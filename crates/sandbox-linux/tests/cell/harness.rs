@@ -78,6 +78,7 @@ impl Bench {
         let mut wanted = Furnishing {
             code: Some(self.code(script)),
             layers: None,
+            mounts: Vec::new(),
             tmp: Mebibytes(16),
             memory: Mebibytes(256),
             cpu_millis: 2000,

@@ -67,6 +67,7 @@ async fn code_that_is_not_there_is_an_error() {
     let furnishing = bowline_sandbox_linux::cell::Furnishing {
         code: Some("/nowhere".into()),
         layers: None,
+        mounts: Vec::new(),
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
         cpu_millis: 100,
@@ -116,6 +117,7 @@ api.close()
     cell.furnish(bowline_sandbox_linux::cell::Furnishing {
         code: Some(code),
         layers: None,
+        mounts: Vec::new(),
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
         cpu_millis: 1000,

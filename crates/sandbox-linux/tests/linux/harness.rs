@@ -87,6 +87,7 @@ impl World {
             timeout: Duration::from_secs(20),
             environment: BTreeMap::new(),
             logging: bowline_sandbox::Logging::default(),
+            mounts: Vec::new(),
         }
     }
 

@@ -59,6 +59,7 @@ impl Subject for WasmSubject {
             timeout: prober.timeout,
             environment: prober.environment,
             logging: bowline_sandbox::Logging::default(),
+            mounts: Vec::new(),
         }
     }
 

@@ -56,6 +56,7 @@ impl Bench {
             timeout: Duration::from_secs(2),
             environment: BTreeMap::from([("GREETING".to_owned(), "ahoy".to_owned())]),
             logging: bowline_sandbox::Logging::default(),
+            mounts: Vec::new(),
         };
         Self {
             backend: WasmBackend::new(options).unwrap(),

@@ -23,7 +23,7 @@ use crate::model::layers::{LayerPolicy, LayerPrincipal, LayerStatement, LayerUse
 use crate::model::{Alias, Architecture, CodePackage, Configuration, LastUpdate, ResourcePolicy, State};
 use crate::name::{FunctionRef, Version};
 use crate::policy::{Grant, Policy};
-use crate::state::{Access, Attachment};
+use crate::state::{Access, AttachedFolder, Attachment, FolderKind, Writers};
 
 /// The record is read from its golden file, and written as it.
 fn check<R: Record + PartialEq + Debug>(record: &R, golden: &str) {
@@ -361,6 +361,7 @@ fn attachments() {
     assert_eq!(Attached::from(record), attached);
 
     let attachment = Attachment {
+        folder: None,
         id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
         access: Access::Read,
     };
@@ -370,6 +371,28 @@ fn attachments() {
     };
     let record = AttachedRecord::from(&attached);
     check(&record, include_str!("golden/attached-state-1.json"));
+    assert_eq!(Attached::from(record), attached);
+}
+
+#[test]
+fn what_is_attached_keeps_its_format() {
+    let attachment = Attachment {
+        folder: Some(AttachedFolder {
+            kind: FolderKind::Volume,
+            at: "/mnt/index".to_owned(),
+            writers: Writers::One,
+            node: "node-1".to_owned(),
+            generation: 2,
+        }),
+        id: "7f1a1a0e-38a6-4c8b-8a3a-2f6ed1b4b1c5".to_owned(),
+        access: Access::Write,
+    };
+    let attached = Attached {
+        state: [("index".parse().unwrap(), attachment)].into(),
+        ..Attached::default()
+    };
+    let record = AttachedRecord::from(&attached);
+    check(&record, include_str!("golden/attached-folder-1.json"));
     assert_eq!(Attached::from(record), attached);
 }
 

@@ -309,6 +309,7 @@ fn version() -> VersionSpec {
         timeout: Duration::from_secs(3),
         environment: std::collections::BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
+        mounts: Vec::new(),
     }
 }
 
