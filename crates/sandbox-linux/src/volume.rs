@@ -17,6 +17,9 @@ const MAKER_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/loc
 /// Devices that a volume is laid under.
 const LOOP_CONTROL: &str = "/dev/loop-control";
 
+/// What volumes leave free on the disk of the node's data.
+const FREE_BYTES_MIN: u64 = 1024 * 1024 * 1024;
+
 /// Mounts a share, once it is made; one that fails leaves nothing.
 pub(crate) async fn keep(spawner: &Spawner, share: &Share) -> Result<(), ShareError> {
     let file = match &share.content {
@@ -64,12 +67,31 @@ fn check() -> Result<(), ShareError> {
     Ok(())
 }
 
+/// Whether a volume may have so many bytes of a disk with so many free ones.
+fn check_room(bytes: u64, free: u64) -> io::Result<()> {
+    if bytes.saturating_add(FREE_BYTES_MIN) <= free {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    Err(io::Error::new(
+        io::ErrorKind::StorageFull,
+        format!(
+            "{} MiB do not fit: the disk has {} MiB free, of which {} MiB stay free for the node",
+            mib(bytes),
+            mib(free),
+            mib(FREE_BYTES_MIN)
+        ),
+    ))
+}
+
 /// Makes an empty file system whose file has all the room that it may ever need.
 fn make(path: &Path, bytes: u64) -> Result<(), ShareError> {
     let maker = find_maker()?;
     let made = || {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
+            let disk = rustix::fs::statvfs(folder)?;
+            check_room(bytes, disk.f_bavail.saturating_mul(disk.f_frsize))?;
         }
         let file = File::create_new(path)?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
@@ -102,4 +124,18 @@ fn format(maker: &Path, path: &Path) -> io::Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(format!("`{MAKER}` failed: {}", said.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_leaves_the_node_its_part_of_the_disk() {
+        assert!(check_room(100, FREE_BYTES_MIN + 100).is_ok());
+        for (bytes, free) in [(101, FREE_BYTES_MIN + 100), (u64::MAX, u64::MAX - 1), (1, 0)] {
+            let refused = check_room(bytes, free).expect_err("it does not fit");
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+        }
+    }
 }

@@ -86,13 +86,19 @@ pub struct StateView {
     writers: WritersView,
     created_at: String,
     #[serde(flatten)]
-    keys: Option<KeysView>,
-    #[serde(flatten)]
-    folder: Option<FolderFacts>,
+    facts: Facts,
     /// The invocation that holds the lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     holder: Option<String>,
     attached: Vec<AttachedView>,
+}
+
+/// What is said of it by its kind.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Facts {
+    Keys(KeysView),
+    Folder(FolderFacts),
 }
 
 /// What is said of a set of keys.
@@ -188,8 +194,10 @@ impl From<Seen> for StateView {
                 Some(FolderKind::Memory) => KindView::Memory,
                 Some(FolderKind::Volume) => KindView::Volume,
             },
-            keys: kind.is_none().then_some(keys),
-            folder: seen.folder.map(FolderFacts::from),
+            facts: match seen.folder {
+                None => Facts::Keys(keys),
+                Some(folder) => Facts::Folder(folder.into()),
+            },
             name: seen.name.to_string(),
             id: seen.id,
             lifetime: match kind {

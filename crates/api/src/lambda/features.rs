@@ -152,7 +152,7 @@ impl Members {
             (
                 "FileSystemConfigs",
                 self.file_system_configs.as_ref().is_some_and(|list| !list.is_empty()),
-                "there are no network file systems to mount, and `/tmp` belongs to one sandbox",
+                "there are no network file systems to mount; `bowline state` makes folders that functions share",
             ),
             (
                 "CodeSigningConfigArn",

@@ -54,10 +54,11 @@ impl Inner {
         self.hand_to(cluster, peer, away).await
     }
 
-    /// Has the node with this number run it, because nowhere else it can. `None`: it has not begun.
+    /// Has the node with this number run it, because nowhere else it can, though nothing may have been heard of it lately.
+    /// `None`: it has not begun.
     pub(crate) async fn at_node(&self, host: u64, away: Away<'_>) -> Option<Result<InvocationResponse, Error>> {
         let cluster = self.cluster.as_ref()?;
-        let peer = cluster.peer(NodeId(host)).filter(|_| self.is_near(host))?;
+        let peer = cluster.peer(NodeId(host)).filter(|peer| !peer.is_gone())?;
         self.hand_to(cluster, peer, away).await
     }
 
