@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::digest::Digest;
+use bowline_foundation::id::RequestId;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    Backend, CreateError, Ground, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox, SandboxKind, Usage,
-    VersionSpec,
+    Backend, CreateError, FunctionError, Ground, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
+    SandboxKind, Stand, Usage, VersionSpec,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::code;
 use crate::link::{Inner, Link};
@@ -28,6 +29,8 @@ use exchange::Exchange;
 const WORK_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long it may take beyond the deadline of an invocation.
 const GRACE: Duration = Duration::from_secs(10);
+/// No invocation has longer than this.
+const BUDGET_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long it may leave a word unread that nobody waits for.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Lines of output that are read at once of a sandbox that should be idle.
@@ -41,6 +44,7 @@ pub struct Remote {
     kind: SandboxKind,
     link: Arc<Inner>,
     ground: Ground,
+    stand: Option<Stand>,
 }
 
 impl Remote {
@@ -49,6 +53,7 @@ impl Remote {
             kind,
             link: link.inner.clone(),
             ground: Ground::Instance,
+            stand: None,
         }
     }
 
@@ -56,6 +61,12 @@ impl Remote {
     #[must_use]
     pub fn on(self, ground: Ground) -> Self {
         Self { ground, ..self }
+    }
+
+    /// Makes sandboxes that say so of the fleet which the instance is in.
+    #[must_use]
+    pub fn standing(self, stand: Option<Stand>) -> Self {
+        Self { stand, ..self }
     }
 
     async fn judge(&self, question: Question, version: &VersionSpec) -> io::Result<Verdict> {
@@ -141,6 +152,7 @@ impl Backend for Remote {
             broken: false,
             held,
             ground: self.ground,
+            stand: self.stand,
         }))
     }
 
@@ -211,6 +223,7 @@ struct RemoteSandbox {
     broken: bool,
     held: Held,
     ground: Ground,
+    stand: Option<Stand>,
 }
 
 impl RemoteSandbox {
@@ -240,6 +253,21 @@ impl RemoteSandbox {
         }
     }
 
+    /// The end of a run that was over its time, and has been ended by force.
+    fn timed_out(&mut self, request_id: RequestId, error: &io::Error) -> Report {
+        tracing::warn!(%request_id, %error, "a run in an instance was ended past its time-out");
+        self.broken = true;
+        let usage = Usage {
+            duration: self.budget,
+            ..Usage::default()
+        };
+        Report {
+            outcome: Outcome::Failed(FunctionError::timed_out(request_id, self.budget)),
+            usage,
+            reusable: false,
+        }
+    }
+
     fn broken(&mut self, error: &io::Error) -> Report {
         self.broken = true;
         Report {
@@ -255,16 +283,23 @@ impl Sandbox for RemoteSandbox {
     async fn invoke(&mut self, invocation: Invocation) -> Report {
         wire::put(&mut self.framed.out, Kind::Invoke, |out| invoke::put(out, &invocation));
         self.budget = invocation.deadline.budget;
+        let (request_id, due) = (invocation.request_id, Instant::now() + self.budget.min(BUDGET_MAX));
         let exchange = Exchange::new(&mut self.framed, &*self.log, invocation.sink, invocation.platform);
-        match within(self.budget.saturating_add(GRACE), exchange).await {
+        let failure = match timeout_at(due + GRACE, exchange).await {
             // What a fenced instance still answers does not count.
-            Ok(_) if self.held.link.is_closed() => self.broken(&io::Error::other("it was fenced")),
-            Ok(message) => {
+            Ok(Ok(_)) if self.held.link.is_closed() => io::Error::other("it was fenced"),
+            Ok(Ok(message)) => {
                 self.settled = message.settled;
                 self.resident_bytes = self.held.at_most(message.resident_bytes);
-                message.report
+                return message.report;
             }
-            Err(error) => self.broken(&error),
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("it took {GRACE:?} longer than it may")),
+        };
+        // Whoever ended it, it had its time.
+        match Instant::now() < due {
+            true => self.broken(&failure),
+            false => self.timed_out(request_id, &failure),
         }
     }
 
@@ -293,6 +328,10 @@ impl Sandbox for RemoteSandbox {
 
     fn ground(&self) -> Ground {
         self.ground
+    }
+
+    fn stand(&self) -> Option<Stand> {
+        self.stand
     }
 
     async fn destroy(mut self: Box<Self>) {

@@ -296,6 +296,8 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::GetInstanceFile => instances::files::get(ask).await,
         Operation::ListInstanceFiles => instances::files::list(ask).await,
         Operation::DeleteInstanceFile => instances::files::delete(ask).await,
+        Operation::ShowFleets => instances::fleets::show(ask).await,
+        Operation::SetFleets => instances::fleets::set(ask, body).await,
         Operation::PutCost => instances::costs::put(ask, body).await,
         Operation::ListCosts => instances::costs::list(ask).await,
         Operation::GetOpenApi => openapi::serve().await,

@@ -13,10 +13,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bowline_foundation::clock::Timestamp;
+use bowline_foundation::limits::TIMEOUT_SECONDS_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::InstanceId;
 use crate::rate::to_f64;
+
+/// A sandbox that was on its way when its instance was marked may initialise for as long as its first invocation may take
+/// then, and be a little late with both.
+const DEADLINE: Duration = Duration::from_secs(2 * TIMEOUT_SECONDS_MAX as u64 + 60);
 
 /// Which instance with room gets a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +43,8 @@ pub struct DrainRules {
     pub high_water: f64,
     /// How long the use has to be below the line.
     pub below_for: Duration,
-    /// How long a marked instance may go on running, before its runs are ended by force: the longest
-    /// time-out of what it runs.
+    /// How long a marked instance may go on running, before its runs are ended by force: the longest initialisation and the
+    /// longest time-out of what it runs, one after the other.
     pub deadline: Duration,
     pub placement: Placement,
 }
@@ -50,7 +55,7 @@ impl Default for DrainRules {
             low_water: 0.5,
             high_water: 0.85,
             below_for: Duration::from_secs(60),
-            deadline: Duration::from_secs(900),
+            deadline: DEADLINE,
             placement: Placement::Spread,
         }
     }

@@ -18,6 +18,11 @@ use crate::draining::Placement;
 use crate::identity::Code;
 use crate::rate::{Counts, Window};
 
+/// Buckets of the longest window.
+const BUCKETS_MAX: u64 = 8640;
+/// The longest dwell time.
+const DWELL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The kind of load a fleet is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +54,13 @@ impl Class {
             },
         }
     }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::High => "high",
+        }
+    }
 }
 
 /// How a fleet is run.
@@ -69,6 +81,13 @@ pub struct Criteria {
     pub demote_at: f64,
     /// How long code stays in a class at least.
     pub dwell_min: Duration,
+    /// How long an idle sandbox stays at most in a fleet that does not keep code.
+    #[serde(default = "idle_max")]
+    pub idle_max: Duration,
+}
+
+const fn idle_max() -> Duration {
+    Duration::from_secs(60)
 }
 
 impl Default for Criteria {
@@ -78,12 +97,35 @@ impl Default for Criteria {
             promote_at: 1.0,
             demote_at: 0.5,
             dwell_min: Duration::from_secs(120),
+            idle_max: idle_max(),
         }
     }
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Usage {
+impl Criteria {
+    /// What is wrong with them, if anything is.
+    pub fn objection(&self) -> Option<String> {
+        let Window {
+            bucket_seconds,
+            buckets,
+        } = self.window;
+        let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
+        if bucket_seconds == 0 || buckets == 0 || buckets > BUCKETS_MAX {
+            return Some(format!("a window has 1 to {BUCKETS_MAX} buckets of at least a second"));
+        }
+        if !is_rate(self.promote_at) || !is_rate(self.demote_at) || self.demote_at > self.promote_at {
+            return Some(format!(
+                "both rates are above 0, and code is demoted at no more than it is promoted at: not at {} and {}",
+                self.demote_at, self.promote_at
+            ));
+        }
+        (self.dwell_min > DWELL_MAX).then(|| format!("code dwells for at most {} seconds", DWELL_MAX.as_secs()))
+    }
+}
+
+/// What is stored of one code: its counts, its class, and since when.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
     counts: Counts,
     class: Class,
     class_since: Timestamp,
@@ -116,6 +158,51 @@ impl Router {
     /// Changes the criteria; code moves when its dwell time has passed.
     pub fn set_criteria(&mut self, criteria: Criteria) {
         self.criteria = criteria;
+    }
+
+    pub fn criteria(&self) -> &Criteria {
+        &self.criteria
+    }
+
+    /// Counts requests that came at `at`, where they are not routed one by one.
+    pub fn counted(&mut self, code: Code, many: u64, at: Timestamp) {
+        let usage = self.usage.entry(code).or_default();
+        usage.counts.add_many(&self.criteria.window, many, at);
+    }
+
+    /// What is to be stored of a code; `None` if it is not known.
+    pub fn usage(&self, code: Code) -> Option<&Usage> {
+        self.usage.get(&code)
+    }
+
+    /// Goes on from what was stored of a code; whether it is such as is stored here.
+    pub fn recall(&mut self, code: Code, usage: Usage) -> bool {
+        let is_good = usage.counts.are_in_order(BUCKETS_MAX);
+        if is_good {
+            self.usage.insert(code, usage);
+        }
+        is_good
+    }
+
+    /// The codes that are known.
+    pub fn codes(&self) -> impl Iterator<Item = Code> + '_ {
+        self.usage.keys().copied()
+    }
+
+    /// Forgets a code of which no more is known than of any that never ran: rare, and not called within the window.
+    pub fn forget_idle(&mut self, code: Code, now: Timestamp) -> bool {
+        let criteria = &self.criteria;
+        let Some(usage) = self.usage.get_mut(&code) else {
+            return false;
+        };
+        usage.judge(criteria, now);
+        let is_idle = usage.class == Class::Low
+            && usage.counts.within(&criteria.window, now) == 0
+            && now.since(usage.class_since) >= criteria.dwell_min;
+        if is_idle {
+            self.usage.remove(&code);
+        }
+        is_idle
     }
 
     /// Counts a request and says which fleet it is for. Unknown code is rare.
@@ -164,6 +251,15 @@ impl Router {
 }
 
 impl Usage {
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// When it came to its class.
+    pub fn class_since(&self) -> Timestamp {
+        self.class_since
+    }
+
     fn judge(&mut self, criteria: &Criteria, now: Timestamp) {
         let rate = self.counts.rate(&criteria.window, now);
         let class = match self.class {

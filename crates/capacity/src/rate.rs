@@ -48,11 +48,16 @@ pub struct Counts {
 
 impl Counts {
     pub fn add(&mut self, window: &Window, now: Timestamp) {
+        self.add_many(window, 1, now);
+    }
+
+    /// So many at once, all counted in the bucket of `now`.
+    pub fn add_many(&mut self, window: &Window, many: u64, now: Timestamp) {
         let bucket = window.bucket(now);
-        self.total += 1;
+        self.total = self.total.saturating_add(many);
         match self.latest.back_mut() {
-            Some((last, count)) if *last >= bucket => *count += 1,
-            _ => self.latest.push_back((bucket, 1)),
+            Some((last, count)) if *last >= bucket => *count = count.saturating_add(many),
+            _ => self.latest.push_back((bucket, many)),
         }
         while self
             .latest
@@ -70,7 +75,15 @@ impl Counts {
 
     /// Requests in the window that ends with the bucket of `now`.
     pub fn within(&self, window: &Window, now: Timestamp) -> u64 {
-        self.buckets(window, now).map(|(_, count)| count).sum()
+        self.buckets(window, now)
+            .map(|(_, count)| count)
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Whether they are such as are counted here: buckets in their order, no more of them than `max`.
+    pub fn are_in_order(&self, max: u64) -> bool {
+        let pairs = self.latest.iter().zip(self.latest.iter().skip(1));
+        self.latest.len() as u64 <= max && pairs.into_iter().all(|((earlier, _), (later, _))| earlier < later)
     }
 
     /// Requests a second over the window.

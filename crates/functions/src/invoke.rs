@@ -7,6 +7,7 @@
 
 mod admission;
 mod enter;
+mod fleets;
 mod foresight;
 mod mounted;
 mod pace;

@@ -87,6 +87,8 @@ pub struct InvocationResponse {
     pub executed_version: Version,
     /// Where its sandbox came from; `None` if there was none.
     pub rung: Option<Rung>,
+    /// The fleet that it is in, where the account has fleets.
+    pub stand: Option<bowline_sandbox::Stand>,
     /// The last 4 KiB of the invocation's log, if wanted.
     pub log_tail: Option<Vec<u8>>,
     /// The execution that it was, if the function is durable.
@@ -144,6 +146,7 @@ impl Service {
             tokio::spawn(inner.clone().keep_provisioned()),
             tokio::spawn(inner.clone().foresee()),
             tokio::spawn(inner.clone().follow_use()),
+            tokio::spawn(inner.clone().follow_fleets()),
             tokio::spawn(inner.clone().recover_runs()),
             tokio::spawn(inner.clone().watch_pressure()),
         ];
@@ -186,6 +189,7 @@ impl Service {
         for task in self.background {
             let _ = task.await;
         }
+        self.inner.tell_calls();
         self.inner.keep_forecasts().await;
         self.inner.close().await;
         let joined = tokio::task::spawn_blocking(move || self.log_thread.join()).await;

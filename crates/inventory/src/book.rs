@@ -13,7 +13,8 @@ use bowline_store::{CommitError, Condition, Key, ReadError, Store, Version, Writ
 
 use crate::file::Mode;
 use crate::model::{
-    Assignment, AuditRow, Claim, CostIndication, Event, FileRecord, Instance, Replacement, Server, TokenRecord,
+    Assignment, AuditRow, Claim, CostIndication, Event, FileRecord, FleetsRecord, Instance, Replacement, Server,
+    TokenRecord, UsageRecord,
 };
 
 /// Entries read at once.
@@ -386,6 +387,66 @@ impl Book {
         let surplus = (known.len() + 1).saturating_sub(COSTS_MAX);
         writes.extend(known.into_iter().take(surplus).map(|(old, _)| Write::Delete(old)));
         self.store.commit(vec![Condition::Absent(key)], writes).await?;
+        Ok(())
+    }
+
+    /// By what an account's fleets go; `None` if nobody said it.
+    pub async fn fleets(&self, account: &AccountId) -> Result<Option<Kept<FleetsRecord>>, BookError> {
+        self.get(&keys::fleets(account)).await
+    }
+
+    /// The same of all accounts that have said it.
+    pub async fn all_fleets(&self) -> Result<Vec<FleetsRecord>, BookError> {
+        let found = self.all(keys::ALL_FLEETS).await?;
+        Ok(found.into_iter().map(|kept| kept.record).collect())
+    }
+
+    /// Keeps by what an account's fleets go, at the version it was read at.
+    pub async fn put_fleets(
+        &self,
+        caller: &Caller,
+        old: Option<&Kept<FleetsRecord>>,
+        new: &FleetsRecord,
+    ) -> Result<(), BookError> {
+        let key = keys::fleets(&caller.account);
+        let condition = match old {
+            None => Condition::Absent(key.clone()),
+            Some(old) => Condition::AtVersion(key.clone(), old.at),
+        };
+        let value = new.encode();
+        let before = old.map(|old| Digest::of(&old.record.encode()));
+        let digests = (before, Some(Digest::of(&value)));
+        let row = self.audit(caller, "PutFleets", caller.account.to_string(), digests);
+        self.store
+            .commit(vec![condition], vec![Write::Put(key, value), row])
+            .await?;
+        Ok(())
+    }
+
+    /// What a node has seen of the calls of versions.
+    pub async fn usages(&self, node: &str) -> Result<Vec<UsageRecord>, BookError> {
+        let found = self.all(&keys::usages(node)).await?;
+        Ok(found.into_iter().map(|kept| kept.record).collect())
+    }
+
+    /// Keeps, or forgets, what a node has seen of the calls of some versions.
+    pub async fn put_usages(
+        &self,
+        node: &str,
+        kept: &[UsageRecord],
+        forgotten: &[(AccountId, String, String)],
+    ) -> Result<(), BookError> {
+        let put = |record: &UsageRecord| {
+            let key = keys::usage(node, &record.account, &record.function, &record.version);
+            Write::Put(key, record.encode())
+        };
+        let delete = |(account, function, version): &(AccountId, String, String)| {
+            Write::Delete(keys::usage(node, account, function, version))
+        };
+        let writes: Vec<Write> = kept.iter().map(put).chain(forgotten.iter().map(delete)).collect();
+        for some in writes.chunks(PAGE) {
+            self.store.commit(Vec::new(), some.to_vec()).await?;
+        }
         Ok(())
     }
 

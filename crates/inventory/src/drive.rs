@@ -163,10 +163,11 @@ impl Driver {
 
     fn stand(&self, standing: Standing) {
         let instance = &self.kept.record;
-        self.count(matches!(standing, Standing::Ready(..) | Standing::Draining(..)));
-        self.shared
-            .roster
-            .set(&instance.account, &instance.name, Some(standing));
+        let runs = matches!(standing, Standing::Ready(..) | Standing::Draining(..));
+        let (roster, fleet) = (&self.shared.roster, instance.current().effective.fleet);
+        roster.belong(&instance.account, &instance.name, fleet);
+        roster.set(&instance.account, &instance.name, Some(standing));
+        self.count(runs);
     }
 
     fn count(&self, runs: bool) {

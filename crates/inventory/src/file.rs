@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bowline_agent::service::Probe;
+use bowline_capacity::fleet::Class;
 use bowline_sandbox_vm::MachineKind;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -50,6 +51,9 @@ pub struct InstanceFile {
     /// Names the file among those of its account.
     pub id: Spanned<String>,
     pub kind: Spanned<Kind>,
+    /// Which of its account's fleets it is in. Where none is in the high one there are no fleets.
+    #[serde(default)]
+    pub fleet: Option<Class>,
     pub resources: Resources,
     #[serde(default)]
     pub volumes: Vec<Volume>,

@@ -14,6 +14,7 @@ pub mod crash;
 pub mod decide;
 mod drive;
 pub mod file;
+pub mod fleets;
 pub mod inline;
 pub mod metrics;
 pub mod model;

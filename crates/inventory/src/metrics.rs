@@ -1,5 +1,6 @@
 //! What is counted of instances.
 
+use bowline_capacity::fleet::Class;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,8 +21,17 @@ pub struct Metrics {
     pub passed: Counter,
     /// Instances that were drained because little was used.
     pub drained: Counter,
+    /// Drained instances on which something ran past every limit.
+    pub forced: Counter,
     warming: Family<KindLabels, Gauge>,
     warmed: Family<KindLabels, Counter>,
+    spilled: Family<FleetLabels, Counter>,
+    moved: Family<FleetLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FleetLabels {
+    fleet: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -38,6 +48,18 @@ impl Metrics {
     /// Servers of a kind that had waited when somebody wanted one.
     pub fn warmed(&self, kind: Kind) -> Counter {
         self.warmed.get_or_create_owned(&KindLabels { kind: kind.to_string() })
+    }
+
+    /// Sandboxes that were meant for a fleet and made in the other one.
+    pub fn spilled(&self, meant_for: Class) -> Counter {
+        let fleet = meant_for.name();
+        self.spilled.get_or_create_owned(&FleetLabels { fleet })
+    }
+
+    /// Versions that came to a fleet since they are called more often, or less.
+    pub fn moved(&self, to: Class) -> Counter {
+        let fleet = to.name();
+        self.moved.get_or_create_owned(&FleetLabels { fleet })
     }
 
     pub fn register(registry: &mut Registry) -> Self {
@@ -74,6 +96,11 @@ impl Metrics {
             metrics.drained.clone(),
         );
         registry.register(
+            "instances_forced",
+            "Drained instances that were ended although something ran there, past every limit of time",
+            metrics.forced.clone(),
+        );
+        registry.register(
             "instances_warming",
             "Servers without an owner that are ready for one",
             metrics.warming.clone(),
@@ -82,6 +109,16 @@ impl Metrics {
             "instances_warmed",
             "Servers that were ready when an account needed its own",
             metrics.warmed.clone(),
+        );
+        registry.register(
+            "fleet_spills",
+            "Sandboxes that were meant for a fleet without room and made in the other one",
+            metrics.spilled.clone(),
+        );
+        registry.register(
+            "fleet_moves",
+            "Versions that came to a fleet by how often they are called",
+            metrics.moved.clone(),
         );
         metrics
     }

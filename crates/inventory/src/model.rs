@@ -1,5 +1,6 @@
 //! What is known of instances, and how it is kept.
 
+use bowline_capacity::fleet::{Criteria, Usage};
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
@@ -222,6 +223,22 @@ pub struct Claim {
     pub server: String,
 }
 
+/// By what an account's versions are sent to its fleets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetsRecord {
+    pub account: AccountId,
+    pub criteria: Criteria,
+}
+
+/// How often one version of an account with fleets is called, and what follows from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsageRecord {
+    pub account: AccountId,
+    pub function: String,
+    pub version: String,
+    pub usage: Usage,
+}
+
 /// Who did what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuditRow {
@@ -247,6 +264,8 @@ records!(
     CostIndication,
     TokenRecord,
     Claim,
+    FleetsRecord,
+    UsageRecord,
     AuditRow
 );
 

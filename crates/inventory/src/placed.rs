@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   create ─▶ the account's instance with the most room ─▶ Remote ── it fails, is silent or full: the next one
+//!          │   (where there are fleets: one of the version's, then one of the other)
 //!          ├─▶ one is coming, or the one that failed is replaced: wait for it
 //!          ├─▶ all are full: one that was to go is taken back, or one more is made (`process`, `vm`), or there is no room
 //!          └─▶ it has none that works: one of the warming pool, or a new one (`process`, `vm`), or the node itself (`inline`)
@@ -15,16 +16,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_agent::{Link, Remote};
+use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::suspension::{CheckpointFacts, Suspendable};
 use bowline_sandbox::{
-    Backend, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, Share, ShareError, VersionSpec,
+    Backend, Berth, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, Share, ShareError, Stand,
+    VersionSpec,
 };
 use tokio::time::{Instant, timeout_at};
 
 use crate::file::Kind;
-use crate::roster::{Choice, Origin, Passed};
-use crate::service::Handle;
+use crate::fleets;
+use crate::roster::{Choice, Origin, Passed, Wanted};
+use crate::service::{Error, Handle};
 use crate::tend::Room;
 
 /// How long a creation waits for instances that are coming.
@@ -51,12 +55,17 @@ impl Placed {
 
     /// Where the sandbox is to be made next; `None` is the node itself.
     async fn next(&self, version: &VersionSpec, walk: &mut Walk) -> Result<Option<Link>, CreateError> {
-        let wanted = (self.inline.kind(), u64::from(version.memory.0));
+        let wanted = Wanted {
+            kind: self.inline.kind(),
+            mib: u64::from(version.memory.0),
+            class: self.instances.class(version),
+        };
         let roster = self.instances.roster();
         let mut changes = roster.changes();
         loop {
             match roster.choose(&version.account, wanted, &walk.passed) {
-                Choice::Here(link, origin) => {
+                Choice::Here(link, origin, class) => {
+                    walk.stand = Some(fleets::stand(class, wanted.class));
                     if (walk.ground, origin) == (Ground::NewInstance, Origin::Waited) {
                         walk.ground = Ground::WarmingPool;
                     }
@@ -78,19 +87,18 @@ impl Placed {
                         return Err(failure);
                     }
                     walk.ground = Ground::NewInstance;
-                    let made = self.instances.ensure_default(&version.account, kind).await;
-                    made.map_err(|error| CreateError::Backend(std::io::Error::other(error)))?;
+                    let made = self.instances.ensure_default(&version.account, kind, wanted.mib).await;
+                    made.map_err(|error| match error {
+                        Error::Infeasible(reason) => CreateError::Exhausted(reason),
+                        error => CreateError::Backend(std::io::Error::other(error)),
+                    })?;
                 }
             }
         }
     }
 
     /// Has an account whose instances are full get another one, where it gets them without asking.
-    async fn more_room(
-        &self,
-        version: &VersionSpec,
-        (wanted, walk): ((SandboxKind, u64), &Walk),
-    ) -> Result<Room, CreateError> {
+    async fn more_room(&self, version: &VersionSpec, (wanted, walk): (Wanted, &Walk)) -> Result<Room, CreateError> {
         let Some(kind) = self.always else { return Ok(Room::None) };
         let asked = (wanted, &walk.passed[..]);
         match self.instances.ensure_room(&version.account, kind, asked).await {
@@ -105,11 +113,13 @@ impl Placed {
     /// Asks one instance for a sandbox. One that is lost meanwhile is not waited for.
     async fn create_at(
         &self,
-        (link, ground): (&Link, Ground),
+        (link, walk): (&Link, &Walk),
         version: &Arc<VersionSpec>,
         log: &Arc<dyn LogSink>,
     ) -> Result<Box<dyn Sandbox>, CreateError> {
-        let remote = Remote::new(link, self.inline.kind()).on(ground);
+        let remote = Remote::new(link, self.inline.kind())
+            .on(walk.ground)
+            .standing(walk.stand);
         tokio::select! {
             biased;
             created = remote.create(version.clone(), log.clone()) => created,
@@ -147,6 +157,8 @@ struct Walk {
     /// Of the last one that was passed.
     failure: Option<CreateError>,
     ground: Ground,
+    /// In the fleet of the instance that is asked.
+    stand: Option<Stand>,
     until: Instant,
 }
 
@@ -156,12 +168,14 @@ impl Walk {
             passed: Vec::new(),
             failure: None,
             ground: Ground::Instance,
+            stand: None,
             until: Instant::now() + COMING_MAX,
         }
     }
 }
 
-fn full(version: &VersionSpec, (kind, mib): (SandboxKind, u64)) -> CreateError {
+fn full(version: &VersionSpec, wanted: Wanted) -> CreateError {
+    let Wanted { kind, mib, .. } = wanted;
     CreateError::Exhausted(format!(
         "no instance of account {} has {mib} MiB free for a sandbox of kind `{kind:?}`",
         version.account
@@ -199,9 +213,12 @@ impl Backend for Placed {
             let Some(link) = next.unwrap_or_else(|_| Err(late(&version)))? else {
                 return self.inline.create(version, log).await;
             };
-            match self.create_at((&link, walk.ground), &version, &log).await {
+            match self.create_at((&link, &walk), &version, &log).await {
                 Err(failure) => self.pass(&mut walk, link, failure)?,
-                created => return created,
+                Ok(sandbox) => {
+                    self.instances.note_spill(&version, walk.stand);
+                    return Ok(sandbox);
+                }
             }
         }
     }
@@ -212,6 +229,18 @@ impl Backend for Placed {
 
     async fn unshare(&self, share: &str) {
         self.inline.unshare(share).await;
+    }
+
+    fn has_fleets(&self) -> bool {
+        self.instances.roster().has_any_fleets()
+    }
+
+    fn berth(&self, version: &VersionSpec) -> Option<Berth> {
+        self.instances.berth(version)
+    }
+
+    fn called(&self, version: &VersionSpec, count: u64, since: Timestamp) {
+        self.instances.called(version, count, since);
     }
 
     fn suspendable(&self, version: &VersionSpec) -> Suspendable {

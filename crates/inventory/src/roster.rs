@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use bowline_agent::Link;
+use bowline_capacity::draining::Placement;
+use bowline_capacity::fleet::Class;
 use bowline_foundation::id::AccountId;
 use bowline_sandbox::SandboxKind;
 use parking_lot::Mutex;
@@ -38,9 +40,19 @@ pub(crate) enum Origin {
     Waited,
 }
 
+/// What is wanted for a sandbox.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    pub kind: SandboxKind,
+    pub mib: u64,
+    /// The fleet that it belongs to, where the account has fleets.
+    pub class: Option<Class>,
+}
+
 /// Where a sandbox may be made.
 pub(crate) enum Choice {
-    Here(Link, Origin),
+    /// Here, on an instance that is, or would be, in this fleet.
+    Here(Link, Origin, Class),
     /// Those that are ready have too little room, or make no such sandboxes.
     Full,
     /// One will be ready.
@@ -69,8 +81,27 @@ pub(crate) struct Seen {
 
 #[derive(Default)]
 pub(crate) struct Roster {
-    accounts: Mutex<HashMap<AccountId, HashMap<String, Standing>>>,
+    accounts: Mutex<HashMap<AccountId, Instances>>,
     changes: watch::Sender<u64>,
+}
+
+/// Those of one account.
+#[derive(Default)]
+struct Instances {
+    standings: HashMap<String, Standing>,
+    /// Of those that are in one.
+    fleets: HashMap<String, Class>,
+}
+
+impl Instances {
+    /// Where nobody is in the high fleet, there are none. Who is in none is in the low one then.
+    fn has_fleets(&self) -> bool {
+        self.fleets.values().any(|class| *class == Class::High)
+    }
+
+    fn class(&self, instance: &str) -> Class {
+        self.fleets.get(instance).copied().unwrap_or_default()
+    }
 }
 
 impl Roster {
@@ -83,11 +114,12 @@ impl Roster {
                 if let Standing::Draining(link, _) | Standing::Ready(link, ..) = &standing {
                     link.drain(matches!(standing, Standing::Draining(..)));
                 }
-                instances.insert(instance.to_owned(), standing);
+                instances.standings.insert(instance.to_owned(), standing);
             }
             None => {
-                instances.remove(instance);
-                if instances.is_empty() {
+                instances.standings.remove(instance);
+                instances.fleets.remove(instance);
+                if instances.standings.is_empty() {
                     accounts.remove(account);
                 }
             }
@@ -96,20 +128,41 @@ impl Roster {
         self.changes.send_modify(|change| *change += 1);
     }
 
+    /// Says which fleet an instance is in; before it stands.
+    pub fn belong(&self, account: &AccountId, instance: &str, class: Option<Class>) {
+        let mut accounts = self.accounts.lock();
+        let fleets = &mut accounts.entry(account.clone()).or_default().fleets;
+        match class {
+            Some(class) => fleets.insert(instance.to_owned(), class),
+            None => fleets.remove(instance),
+        };
+    }
+
+    /// Whether the account's instances are in fleets.
+    pub fn has_fleets(&self, account: &AccountId) -> bool {
+        self.accounts.lock().get(account).is_some_and(Instances::has_fleets)
+    }
+
+    /// Whether any account's instances are.
+    pub fn has_any_fleets(&self) -> bool {
+        self.accounts.lock().values().any(Instances::has_fleets)
+    }
+
     /// Changes from now on.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// The account's instance with the most room for a sandbox of this kind, among those that were not passed.
-    pub fn choose(&self, account: &AccountId, (kind, mib): (SandboxKind, u64), passed: &[(Link, Passed)]) -> Choice {
+    /// The account's instance with the most room for such a sandbox, among those that were not passed. Where there are
+    /// fleets, one of its fleet: the low one is packed. If none of them has room, one of the other fleet.
+    pub fn choose(&self, account: &AccountId, wanted: Wanted, passed: &[(Link, Passed)]) -> Choice {
         let accounts = self.accounts.lock();
         let Some(instances) = accounts.get(account) else {
             return Choice::Nowhere;
         };
         let (mut ready, mut coming) = (false, false);
-        let mut best: Option<(&Link, Origin)> = None;
-        for standing in instances.values() {
+        let mut fitting: Vec<(&str, &Link, Origin)> = Vec::new();
+        for (name, standing) in &instances.standings {
             coming |= matches!(standing, Standing::Coming);
             let Standing::Ready(link, origin, _) = standing else {
                 continue;
@@ -124,13 +177,23 @@ impl Roster {
                 continue;
             }
             ready = true;
-            let fits = why.is_none() && link.kinds().contains(&kind) && link.room_mib() >= mib;
-            if fits && best.is_none_or(|(best, _)| link.room_mib() > best.room_mib()) {
-                best = Some((link, *origin));
+            if why.is_none() && link.kinds().contains(&wanted.kind) && link.room_mib() >= wanted.mib {
+                fitting.push((name, link, *origin));
             }
         }
+        let best = match wanted.class {
+            None => roomiest(fitting.into_iter()),
+            Some(class) => [class, class.other()].into_iter().find_map(|class| {
+                let is_in = |(name, ..): &(&str, &Link, Origin)| instances.class(name) == class;
+                let own = fitting.iter().copied().filter(is_in);
+                match class.practice().placement {
+                    Placement::Spread => roomiest(own),
+                    Placement::Pack => own.min_by_key(|(name, link, _)| (link.room_mib(), *name)),
+                }
+            }),
+        };
         match best {
-            Some((link, origin)) => Choice::Here(link.clone(), origin),
+            Some((name, link, origin)) => Choice::Here(link.clone(), origin, instances.class(name)),
             None if coming => Choice::Coming,
             None if ready => Choice::Full,
             None => Choice::Nowhere,
@@ -140,13 +203,16 @@ impl Roster {
     /// Whether the account has an instance that serves, or will.
     pub fn is_hopeful(&self, account: &AccountId) -> bool {
         let accounts = self.accounts.lock();
-        let mut standings = accounts.get(account).into_iter().flat_map(HashMap::values);
+        let mut standings = accounts
+            .get(account)
+            .into_iter()
+            .flat_map(|instances| instances.standings.values());
         standings.any(|standing| matches!(standing, Standing::Coming | Standing::Ready(..)))
     }
 
     /// The link of an instance, if it has one.
     pub fn link(&self, account: &AccountId, instance: &str) -> Option<Link> {
-        match self.accounts.lock().get(account)?.get(instance)? {
+        match self.accounts.lock().get(account)?.standings.get(instance)? {
             Standing::Ready(link, ..) | Standing::Draining(link, _) => Some(link.clone()),
             Standing::Coming | Standing::Held => None,
         }
@@ -156,7 +222,7 @@ impl Roster {
     pub fn seen(&self, is: impl Fn(&str) -> bool) -> Vec<Seen> {
         let mut seen = Vec::new();
         for (account, instances) in &*self.accounts.lock() {
-            for (name, standing) in instances.iter().filter(|(name, _)| is(name)) {
+            for (name, standing) in instances.standings.iter().filter(|(name, _)| is(name)) {
                 if let Standing::Ready(link, _, owner) | Standing::Draining(link, owner) = standing {
                     seen.push(Seen {
                         account: account.clone(),
@@ -174,11 +240,15 @@ impl Roster {
     /// All links.
     pub fn links(&self) -> Vec<Link> {
         let accounts = self.accounts.lock();
-        let standings = accounts.values().flat_map(HashMap::values);
+        let standings = accounts.values().flat_map(|instances| instances.standings.values());
         let links = standings.filter_map(|standing| match standing {
             Standing::Ready(link, ..) | Standing::Draining(link, _) => Some(link.clone()),
             Standing::Coming | Standing::Held => None,
         });
         links.collect()
     }
+}
+
+fn roomiest<'a>(instances: impl Iterator<Item = (&'a str, &'a Link, Origin)>) -> Option<(&'a str, &'a Link, Origin)> {
+    instances.max_by_key(|(_, link, _)| link.room_mib())
 }

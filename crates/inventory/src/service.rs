@@ -18,6 +18,7 @@ use crate::book::{Book, BookError, Change, Kept};
 use crate::crash::CrashPoints;
 use crate::drive::{Driver, Order};
 use crate::file::{Effective, FileError, InstanceFile, Kind};
+use crate::fleets::Fleets;
 use crate::metrics::Metrics;
 use crate::model::{Assignment, CostIndication, Event, FileRecord, Instance, Server, State, TokenRecord};
 use crate::provider::{Offer, Provider};
@@ -69,6 +70,8 @@ pub enum Error {
     TokenReused,
     #[error("instance file `{0}` is used by instance `{1}`: remove that first, or force it")]
     InUse(String, String),
+    #[error("{0}")]
+    Held(String),
     #[error("instance `{0}` is another node's")]
     Elsewhere(String),
     #[error("the node is stopping")]
@@ -122,6 +125,8 @@ pub(crate) struct Shared {
     pub defaults: AccountLocks,
     /// Those that accounts got without asking.
     pub tended: Mutex<Tended>,
+    /// How often versions of accounts with fleets are called.
+    pub fleets: Fleets,
     drivers: Mutex<Option<HashMap<(AccountId, String), Hold>>>,
 }
 
@@ -215,6 +220,8 @@ impl Shared {
         let key = (kept.record.account.clone(), kept.record.name.clone());
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         let (removing, removed) = watch::channel(kept.record.removing);
+        self.roster
+            .belong(&key.0, &key.1, kept.record.current().effective.fleet);
         self.roster.set(&key.0, &key.1, Some(Standing::Coming));
         self.metrics.instances.inc();
         let mut driver = Driver::new(self.clone(), kept, receiver, removed);
@@ -261,10 +268,12 @@ impl Service {
             roster: Roster::default(),
             defaults: AccountLocks::default(),
             tended: Mutex::default(),
+            fleets: Fleets::default(),
             drivers: Mutex::new(Some(HashMap::new())),
         });
         let mut own = shared.book.instances(None).await?;
         own.retain(|kept| kept.record.node == shared.node);
+        shared.recall_usage().await?;
         remove_orphans(&shared).await;
         for kept in own {
             shared.drive(kept);
@@ -280,6 +289,7 @@ impl Service {
 
     /// Ends all servers; the next start brings them back.
     pub async fn shut_down(self) {
+        self.shared.keep_usage().await;
         let drivers = self.shared.drivers.lock().take().unwrap_or_default();
         for hold in drivers.into_values() {
             hold.task.abort();
@@ -487,9 +497,10 @@ impl Handle {
     }
 
     /// An account's instance that nobody asked for, made from a file of defaults if it is missing.
-    pub(crate) async fn ensure_default(&self, account: &AccountId, kind: Kind) -> Result<(), Error> {
+    /// Where a person has drained that one, one more takes its place.
+    pub(crate) async fn ensure_default(&self, account: &AccountId, kind: Kind, mib: u64) -> Result<(), Error> {
         let _one = self.shared.defaults.lock(account).await;
-        if self.shared.roster.is_hopeful(account) {
+        if self.shared.roster.is_hopeful(account) || self.take_one_back(account, mib).await {
             return Ok(());
         }
         let caller = Caller {
@@ -509,12 +520,33 @@ impl Handle {
             token: None,
         };
         match self.create(&caller, &creation).await {
-            Err(Error::Exists(name)) => {
-                let text = format!("instance `{name}` of account {account} is drained or held");
-                Err(Error::Infeasible(text))
-            }
+            Err(Error::Exists(name)) => self.replace_drained(&caller, &name, (creation, kind)).await,
             made => made.map(|_| ()),
         }
+    }
+
+    /// Makes one more where a person has drained the account's only instance; one that is held needs that person.
+    async fn replace_drained(
+        &self,
+        caller: &Caller,
+        name: &str,
+        (creation, kind): (Creation, Kind),
+    ) -> Result<(), Error> {
+        let account = &caller.account;
+        if self.instance(account, name).await?.hold.is_some() {
+            let text = format!("instance `{name}` of account {account} is held: see `bowline instance show {name}`");
+            return Err(Error::Held(text));
+        }
+        let Some(more) = self.next_name(account, kind).await? else {
+            let text = format!("instance `{name}` of account {account} is drained, and there is no room for one more");
+            return Err(Error::Infeasible(text));
+        };
+        tracing::info!(%account, instance = more, drained = name, "one more instance: a person has drained the other");
+        let creation = Creation {
+            name: Some(more),
+            ..creation
+        };
+        self.create_named(caller, &creation).await.map(drop)
     }
 
     async fn instance(&self, account: &AccountId, name: &str) -> Result<Instance, Error> {

@@ -16,11 +16,10 @@ use bowline_capacity::draining::{ActiveSet, DrainRules, Event};
 use bowline_capacity::identity::InstanceId;
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
-use bowline_sandbox::SandboxKind;
 use tokio::time::timeout;
 
 use crate::file::Kind;
-use crate::roster::{Choice, Owner, Passed, Seen};
+use crate::roster::{Choice, Owner, Passed, Seen, Wanted};
 use crate::service::{Caller, Creation, DEFAULT_INSTANCE, Error, Handle, default_server};
 
 /// How often it is looked how much of them is used.
@@ -120,7 +119,11 @@ impl Group {
                 InstanceId(self.next)
             });
             let is_persons = *owner == Owner::Person;
-            // A person may have drained one that was to go anyhow: it is not taken back then.
+            if is_persons && *drained {
+                // It has no room for anybody, and is not taken back, be it that it was to go anyhow.
+                self.active.remove(id);
+                continue;
+            }
             if !self.active.contains(id) || is_persons && self.active.is_draining(id) {
                 self.active.add(id, link.held_mib() + link.room_mib());
             }
@@ -181,7 +184,7 @@ impl Handle {
         &self,
         account: &AccountId,
         kind: Kind,
-        (wanted, passed): ((SandboxKind, u64), &[(Link, Passed)]),
+        (wanted, passed): (Wanted, &[(Link, Passed)]),
     ) -> Result<Room, Error> {
         let _one = self.shared.defaults.lock(account).await;
         match self.roster().choose(account, wanted, passed) {
@@ -198,15 +201,11 @@ impl Handle {
         // Another one would be as they are.
         if !own
             .iter()
-            .any(|link| link.kinds().contains(&wanted.0) && link.held_mib() + link.room_mib() >= wanted.1)
+            .any(|link| link.kinds().contains(&wanted.kind) && link.held_mib() + link.room_mib() >= wanted.mib)
         {
             return Ok(Room::None);
         }
-        let back = self.shared.tended.lock().take_back(account, wanted.1);
-        if let Some(name) = back {
-            tracing::info!(%account, instance = name, "an instance that was to go is wanted again");
-            // Who asked looks again, also if it is not there after all.
-            self.mark(account, &name, false).await;
+        if self.take_one_back(account, wanted.mib).await {
             return Ok(Room::Here);
         }
         let Some(name) = self.next_name(account, kind).await? else {
@@ -222,8 +221,18 @@ impl Handle {
         Ok(Room::Coming)
     }
 
+    /// Takes an instance back that was to go and has this much room. Who asked looks again, also if it is not there after
+    /// all.
+    pub(crate) async fn take_one_back(&self, account: &AccountId, mib: u64) -> bool {
+        let back = self.shared.tended.lock().take_back(account, mib);
+        let Some(name) = back else { return false };
+        tracing::info!(%account, instance = name, "an instance that was to go is wanted again");
+        self.mark(account, &name, false).await;
+        true
+    }
+
     /// The name of one more instance, if the account may have it.
-    async fn next_name(&self, account: &AccountId, kind: Kind) -> Result<Option<String>, Error> {
+    pub(crate) async fn next_name(&self, account: &AccountId, kind: Kind) -> Result<Option<String>, Error> {
         let Some(provider) = self.shared.provider(kind) else {
             return Ok(None);
         };
@@ -302,6 +311,9 @@ impl Handle {
         let ended = self.begin_removal(&caller(account), name, is_to_go).await?;
         drop(one);
         if let Some(ended) = ended {
+            if step == Step::Force {
+                self.metrics().forced.inc();
+            }
             tracing::info!(%account, instance = name, is_forced = step == Step::Force, "a drained instance is removed");
             ended.closed().await;
         }

@@ -122,6 +122,7 @@ impl Fleet {
             && wanted.cpu_millis == server.cpu_millis
             && wanted.processes == server.processes
             && wanted.machine == server.machine
+            && wanted.fleet == server.fleet
     }
 
     /// Whether nothing of it is there and nobody wants it.

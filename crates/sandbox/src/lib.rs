@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod conformance;
+mod fleet;
 pub mod image;
 mod invocation;
 mod log;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
+pub use fleet::{Berth, Fleet, Stand};
 pub use image::ImageSpec;
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
@@ -78,6 +80,19 @@ pub trait Backend: Send + Sync + 'static {
     /// Ends the keeping. Returns once nothing of it is left but what sandboxes still have.
     async fn unshare(&self, _share: &str) {}
 
+    /// Whether anybody's places are in fleets, so that it matters how often versions are called. Must be cheap.
+    fn has_fleets(&self) -> bool {
+        false
+    }
+
+    /// Where a version's sandboxes belong now; `None` where its account's places are in no fleets. Must be cheap.
+    fn berth(&self, _version: &VersionSpec) -> Option<Berth> {
+        None
+    }
+
+    /// Tells how often a version was called from `since` until now, where that matters. Must be cheap.
+    fn called(&self, _version: &VersionSpec, _count: u64, _since: bowline_foundation::clock::Timestamp) {}
+
     /// Frees what belongs to no version any more: called with the digests still in use, rarely.
     async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}
 
@@ -125,6 +140,11 @@ pub trait Sandbox: Send + 'static {
     /// Where it was made. Must be cheap.
     fn ground(&self) -> Ground {
         Ground::Node
+    }
+
+    /// The fleet that the place is in where it was made, or would be in if there were any. Must be cheap.
+    fn stand(&self) -> Option<Stand> {
+        None
     }
 
     /// Ends everything that runs in the sandbox and removes its traces; returns when they are gone.

@@ -5,6 +5,7 @@ mod basics;
 mod chaos;
 mod crashes;
 mod failures;
+mod fleets;
 mod functions;
 mod machines;
 

@@ -162,6 +162,10 @@ async fn run<T>(
             assert!(!report.reusable);
             Err(reason)
         }
+        Outcome::Failed(error) => {
+            assert!(!report.reusable);
+            Err(error.error_type)
+        }
         outcome => panic!("{outcome:?}"),
     }
 }
@@ -231,7 +235,8 @@ async fn an_invocation_ends_soon_after_its_deadline_whatever_the_agent_does() {
             put_report(&mut framed);
             let _ = framed.flush().await;
         });
-        assert_eq!(ran.await.is_err(), late);
+        // 04/T-D12: by force, and then with a time-out for its answer.
+        assert_eq!(ran.await.err().as_deref(), late.then_some("Sandbox.Timedout"));
         if late {
             assert!(!sandbox.is_alive(), "it is not used again");
             continue;
@@ -240,6 +245,27 @@ async fn an_invocation_ends_soon_after_its_deadline_whatever_the_agent_does() {
         let settled = sandbox.settle();
         let mut settled = std::pin::pin!(timeout(2 * (BUDGET + GRACE), settled));
         assert_eq!(settled.as_mut().await, Ok(false), "what never settles is given up");
+    }
+}
+
+/// 04/T-D12.
+#[tokio::test(start_paused = true)]
+async fn t_d12_a_run_whose_instance_is_ended_has_timed_out_if_its_time_was_over() {
+    for (time, says) in [
+        (BUDGET - SECOND, "the instance's agent broke off"),
+        (BUDGET + SECOND, "Sandbox.Timedout"),
+    ] {
+        let mut held = Grip::take().await;
+        let (mut sandbox, framed) = held.sandbox(0).await;
+        let link = held.link.clone();
+        let ended = run(&mut sandbox, invocation(None, None), async move {
+            sleep(time).await;
+            link.close();
+            drop(framed);
+        });
+        let failure = ended.await.unwrap_err();
+        assert!(failure.starts_with(says), "{time:?}: {failure}");
+        assert!(!sandbox.is_alive());
     }
 }
 
@@ -415,6 +441,7 @@ async fn a_sandbox_that_only_prints_does_not_hold_up_whoever_looks() {
         broken: false,
         held: Held::take(&held.link.inner, &version()).unwrap(),
         ground: Ground::Instance,
+        stand: None,
     };
     assert!(sandbox.is_alive());
     assert_eq!(log.text().lines().count(), IDLE_FRAMES_MAX, "the control: it prints");

@@ -4,6 +4,7 @@
 
 pub mod costs;
 pub mod files;
+pub mod fleets;
 
 use bowline_foundation::id::AccountId;
 use bowline_inventory::book::Caller;
@@ -67,6 +68,9 @@ pub struct InstanceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<String>,
     kind: String,
+    /// `low` or `high`, where the file says which of its account's fleets it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<&'static str>,
     /// `REQUESTED`, `CONFIGURING`, `SPINNING_UP`, `RUNNING`, `ERROR`, `REPAIRING`, `ACCESS_TERMINATED`, or `HELD`.
     state: String,
     since: String,
@@ -185,6 +189,7 @@ impl From<View> for InstanceView {
         });
         Self {
             kind: instance.kind().to_string(),
+            fleet: server.effective.fleet.map(|class| class.name()),
             state: instance.shown_state(),
             since: time::text(server.since),
             server: server.id.clone(),
@@ -446,7 +451,7 @@ impl From<bowline_inventory::service::Error> for Problem {
             Error::Infeasible(_) => Code::Infeasible,
             Error::TokenReused => Code::TokenReused,
             Error::InUse(..) => Code::FileInUse,
-            Error::Elsewhere(_) | Error::Stopping => Code::Unavailable,
+            Error::Elsewhere(_) | Error::Held(_) | Error::Stopping => Code::Unavailable,
             Error::Book(error) if error.is_conflict() => Code::Contended,
             Error::Book(error) => book_code(error),
         };

@@ -29,7 +29,7 @@ use crate::reply;
         checkpoints::resume, checkpoints::relocate, checkpoints::delete,
         instances::create, instances::list, instances::show, instances::delete, instances::drain, instances::report,
         instances::resume, instances::history, instances::files::put, instances::files::get, instances::files::list,
-        instances::files::delete, instances::costs::put, instances::costs::list,
+        instances::files::delete, instances::fleets::show, instances::fleets::set, instances::costs::put, instances::costs::list,
         serve,
     ),
     tags(

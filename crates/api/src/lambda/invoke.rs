@@ -29,6 +29,8 @@ const DURABLE_NAME: HeaderName = HeaderName::from_static("x-amz-durable-executio
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+/// The fleet that the sandbox is in, where the account's instances are in fleets.
+const FLEET: HeaderName = HeaderName::from_static("x-bowline-fleet");
 /// Where the sandbox came from: a [`Rung`](bowline_functions::Rung)'s name.
 const PROVISIONED: HeaderName = HeaderName::from_static("x-bowline-provisioned");
 const DURABLE_ARN: HeaderName = HeaderName::from_static("x-amz-durable-execution-arn");
@@ -150,6 +152,9 @@ fn respond(answered: InvocationResponse, trace_id: Option<HeaderValue>) -> Respo
     headers.insert(EXECUTED_VERSION, version_value(answered.executed_version));
     if let Some(rung) = answered.rung {
         headers.insert(PROVISIONED, HeaderValue::from_static(rung.name()));
+    }
+    if let Some(stand) = answered.stand {
+        headers.insert(FLEET, HeaderValue::from_static(stand.name()));
     }
     name_execution(headers, answered.execution);
     name_node(headers, answered.node);

@@ -13,7 +13,7 @@ pub struct Row {
 }
 
 /// What the second segment of all these paths is.
-const BEGINNINGS: [&str; 11] = [
+const BEGINNINGS: [&str; 12] = [
     "streams",
     "sessions",
     "objects",
@@ -23,6 +23,7 @@ const BEGINNINGS: [&str; 11] = [
     "checkpoints",
     "instances",
     "instance-files",
+    "fleets",
     "roles",
     "openapi.json",
 ];
@@ -94,6 +95,8 @@ rows! {
     GetInstanceFile GET ["instance-files", "{file}"];
     ListInstanceFiles GET ["instance-files"];
     DeleteInstanceFile DELETE ["instance-files", "{file}"];
+    ShowFleets GET ["fleets"];
+    SetFleets PUT ["fleets"];
     PutCost POST ["roles", "{role}", "costs"];
     ListCosts GET ["roles", "{role}", "costs"];
     GetOpenApi GET ["openapi.json"];

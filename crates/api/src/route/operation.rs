@@ -182,6 +182,8 @@ operations! {
     GetInstanceFile,
     ListInstanceFiles,
     DeleteInstanceFile,
+    ShowFleets,
+    SetFleets,
     PutCost,
     ListCosts,
     GetOpenApi,

@@ -74,6 +74,13 @@ enum Action {
         #[command(flatten)]
         of: Of,
     },
+    /// Show which versions are called often and belong to the high fleet, or change by what that is judged.
+    Fleets {
+        #[command(flatten)]
+        criteria: Criteria,
+        #[command(flatten)]
+        of: Of,
+    },
     /// The configuration files that instances are made from.
     #[command(subcommand)]
     Config(ConfigAction),
@@ -110,6 +117,41 @@ enum ConfigAction {
         #[command(flatten)]
         of: Of,
     },
+}
+
+/// By what it is judged whether a version is called often; what is not said stays as it is.
+#[derive(Debug, clap::Args)]
+struct Criteria {
+    /// Requests a second from which on a version belongs to the high fleet.
+    #[arg(long, value_name = "RATE")]
+    promote_at: Option<f64>,
+    /// Requests a second below which it belongs to the low one again.
+    #[arg(long, value_name = "RATE")]
+    demote_at: Option<f64>,
+    /// Over how long requests are counted.
+    #[arg(long, value_name = "SECONDS")]
+    window_seconds: Option<u64>,
+    /// How long a version stays in a fleet at least.
+    #[arg(long, value_name = "SECONDS")]
+    dwell_seconds: Option<u64>,
+    /// How long an idle sandbox of the low fleet stays at most.
+    #[arg(long, value_name = "SECONDS")]
+    low_idle_seconds: Option<u64>,
+}
+
+impl Criteria {
+    /// What is said of them.
+    fn said(&self) -> Vec<(&'static str, Value)> {
+        let rates = [("promote_at", self.promote_at), ("demote_at", self.demote_at)];
+        let times = [
+            ("window_seconds", self.window_seconds),
+            ("dwell_seconds", self.dwell_seconds),
+            ("low_idle_seconds", self.low_idle_seconds),
+        ];
+        let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, json!(rate?))));
+        let times = times.into_iter().filter_map(|(name, time)| Some((name, json!(time?))));
+        rates.chain(times).collect()
+    }
 }
 
 /// Whose instances are meant, and where they are.
@@ -203,6 +245,21 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
             of.client().delete(&of.instance(&name, ""))?;
             output.print(&removed(&name), || format!("removed {name}"))?;
         }
+        Action::Fleets { criteria, of } => {
+            let mut fleets = of.client().get(&of.path("/v1/fleets"))?;
+            let said = criteria.said();
+            if !said.is_empty() {
+                for (name, value) in said {
+                    fleets["criteria"][name] = value;
+                }
+                let headers = header("content-type", "application/json")?;
+                let body = fleets["criteria"].to_string().into();
+                fleets = of
+                    .client()
+                    .send_json(Method::PUT, &of.path("/v1/fleets"), headers, body)?;
+            }
+            output.print(&fleets, || in_fleets(&fleets))?;
+        }
         Action::Config(action) => return configure(action, output),
     }
     Ok(ExitCode::SUCCESS)
@@ -270,10 +327,28 @@ fn put(of: &Of, file: &Path) -> anyhow::Result<Value> {
     Ok(of.client().send_json(Method::PUT, &path, headers, text.into())?)
 }
 
+/// By what versions are sent to fleets, and where they belong.
+fn in_fleets(fleets: &Value) -> String {
+    let criteria = [
+        ("in use", &fleets["in_use"]),
+        ("promote at", &fleets["criteria"]["promote_at"]),
+        ("demote at", &fleets["criteria"]["demote_at"]),
+        ("window s", &fleets["criteria"]["window_seconds"]),
+        ("dwell s", &fleets["criteria"]["dwell_seconds"]),
+        ("low idle s", &fleets["criteria"]["low_idle_seconds"]),
+    ];
+    let criteria: String = criteria.into_iter().map(|(label, value)| field(label, value)).collect();
+    let row = |version: &Value| ["function", "version", "fleet", "count", "since"].map(|member| cell(&version[member]));
+    let rows: Vec<_> = fleets["versions"].as_array().into_iter().flatten().map(row).collect();
+    let versions = table(["FUNCTION", "VERSION", "FLEET", "REQUESTS", "SINCE"], &rows);
+    format!("{criteria}\n{versions}")
+}
+
 fn listed(instances: &[Value]) -> String {
-    const SHOWN: [&str; 8] = [
+    const SHOWN: [&str; 9] = [
         "name",
         "kind",
+        "fleet",
         "state",
         "role",
         "address",
@@ -286,7 +361,17 @@ fn listed(instances: &[Value]) -> String {
         .map(|instance| SHOWN.map(|member| cell(&instance[member])))
         .collect();
     table(
-        ["NAME", "KIND", "STATE", "ROLE", "ADDRESS", "SANDBOXES", "MIB", "SERVER"],
+        [
+            "NAME",
+            "KIND",
+            "FLEET",
+            "STATE",
+            "ROLE",
+            "ADDRESS",
+            "SANDBOXES",
+            "MIB",
+            "SERVER",
+        ],
         &rows,
     )
 }
@@ -298,6 +383,7 @@ fn shown(instance: &Value) -> String {
         ("held", "held"),
         ("error", "error"),
         ("kind", "kind"),
+        ("fleet", "fleet"),
         ("runs as", "detail"),
         ("doing", "progress"),
         ("role", "role"),

@@ -34,8 +34,8 @@ pub struct Instances {
     backends: Vec<Arc<dyn Backend>>,
     /// What keeps servers ready for accounts to come.
     filling: [Filling; 2],
-    /// What looks after instances that accounts get without asking, where they do.
-    tending: Option<JoinHandle<()>>,
+    /// What looks after instances that accounts get without asking, where they do, and after fleets.
+    tending: Vec<JoinHandle<()>>,
 }
 
 impl Instances {
@@ -89,11 +89,13 @@ impl Instances {
         let filling = pools.map(Warming::fill);
         let place =
             |inline: Arc<dyn Backend>| Arc::new(Placed::new(inline, handle.clone(), always)) as Arc<dyn Backend>;
+        let mut tending = vec![tokio::spawn(handle.clone().follow_fleets())];
+        tending.extend(always.map(|_| tokio::spawn(handle.clone().tend())));
         Ok(Self {
             backends: inline.into_iter().map(place).collect(),
             service,
             filling,
-            tending: always.map(|_| tokio::spawn(handle.tend())),
+            tending,
         })
     }
 
@@ -108,7 +110,7 @@ impl Instances {
 
     /// Ends all servers.
     pub async fn shut_down(self) {
-        if let Some(tending) = self.tending {
+        for tending in self.tending {
             tending.abort();
             let _ = tending.await;
         }

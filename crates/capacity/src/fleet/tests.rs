@@ -175,3 +175,74 @@ fn t_c10_fleets_are_run_differently() {
     assert!(Class::High.practice().keeps_code && !Class::Low.practice().keeps_code);
     assert_eq!(Class::Low.practice().placement, Placement::Pack);
 }
+
+/// Counts that are told in batches decide as requests that come one by one.
+#[test]
+fn batches_count_as_requests_do() {
+    let (mut one, mut many) = (Router::default(), Router::default());
+    for second in 0..300 {
+        (0..3).for_each(|_| {
+            one.arrived(HOT, milli(second * 1000));
+        });
+        many.counted(HOT, 3, milli(second * 1000));
+    }
+    let now = milli(300_000);
+    assert_eq!(one.counts(HOT, now), many.counts(HOT, now));
+    assert_eq!([one.class(HOT, now), many.class(HOT, now)], [Class::High; 2]);
+    assert_eq!(many.class(COLD, now), Class::Low, "the control");
+}
+
+/// 03/T-C2, code by code.
+#[test]
+fn what_is_stored_of_a_code_is_gone_on_from() {
+    let mut router = Router::default();
+    router.counted(HOT, 10_000, milli(0));
+    assert_eq!(router.class(HOT, milli(100)), Class::High);
+    let stored = serde_json::to_string(router.usage(HOT).unwrap()).unwrap();
+    let mut again = Router::default();
+    assert!(again.recall(HOT, serde_json::from_str(&stored).unwrap()));
+    assert_eq!(again.usage(HOT), router.usage(HOT));
+    assert_eq!(again.class(HOT, milli(200)), Class::High);
+    let disorderly = stored.replace("[[100000,10000]]", "[[100000,10000],[7,1]]");
+    assert_ne!(stored, disorderly);
+    assert!(!again.recall(COLD, serde_json::from_str(&disorderly).unwrap()));
+    assert_eq!(again.usage(COLD), None);
+}
+
+#[test]
+fn only_code_that_is_as_good_as_unknown_is_forgotten() {
+    let mut router = Router::default();
+    router.counted(HOT, 10_000, milli(0));
+    router.counted(COLD, 1, milli(0));
+    router.class(HOT, milli(0));
+    assert!(!router.forget_idle(COLD, milli(0)), "it was called within the window");
+    let later = milli(310_000);
+    assert!(router.forget_idle(COLD, later));
+    // The busy one is demoted first, and known until it has dwelt there.
+    assert!(!router.forget_idle(HOT, later));
+    assert_eq!(router.class(HOT, later), Class::Low);
+    assert!(router.forget_idle(HOT, milli(310_000 + 120_000)));
+    assert_eq!(router.codes().count(), 0);
+}
+
+#[test]
+fn criteria_that_make_no_sense_are_refused() {
+    let good = Criteria::default();
+    assert_eq!(good.objection(), None);
+    let with = |change: fn(&mut Criteria)| {
+        let mut criteria = good.clone();
+        change(&mut criteria);
+        criteria.objection()
+    };
+    let bad: [fn(&mut Criteria); 5] = [
+        |criteria| criteria.demote_at = 1.5,
+        |criteria| criteria.promote_at = f64::NAN,
+        |criteria| criteria.demote_at = 0.0,
+        |criteria| criteria.window.buckets = 0,
+        |criteria| criteria.dwell_min = Duration::from_secs(86_401),
+    ];
+    for (at, change) in bad.into_iter().enumerate() {
+        assert!(with(change).is_some(), "{at}");
+    }
+    assert_eq!(with(|criteria| criteria.demote_at = 1.0), None, "the control");
+}

@@ -208,6 +208,7 @@ fn response(away: &Away<'_>, peer: &Peer, ending: Ending) -> Result<InvocationRe
         result,
         executed_version: away.pool.parts.version,
         rung: None,
+        stand: None,
         log_tail: ending.log_tail.map(Vec::from),
         execution: None,
         node: Some(peer.id.0),

@@ -177,6 +177,7 @@ impl Inner {
             result,
             executed_version: head.arn.version,
             rung: None,
+            stand: None,
             log_tail: None,
             execution: Some(head.arn),
             node: None,

@@ -20,6 +20,7 @@ use bowline_foundation::clock::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::fleets::Tally;
 use super::pool::{Kept, Pool, Slot};
 use super::room::Room;
 use super::run::create_ahead;
@@ -43,6 +44,8 @@ pub(crate) struct Foresight {
     room: Arc<Room>,
     state: Mutex<State>,
     pub arrivals: Arc<Arrivals>,
+    /// Up to where it was told how often versions were called.
+    pub tally: Mutex<Tally>,
     permits: Semaphore,
     pub metrics: KeeperMetrics,
 }
@@ -93,6 +96,7 @@ impl Foresight {
             room,
             state: Mutex::new(state),
             arrivals: Arc::default(),
+            tally: Mutex::new(Tally::new(now)),
             permits: Semaphore::new(STARTING_MAX),
             metrics,
         }
@@ -264,6 +268,8 @@ impl Inner {
 
     fn take_step(self: &Arc<Self>, step: Step) {
         match step {
+            // The last one stays where its fleet keeps it.
+            Step::Drop(pool) if (pool.living() as usize) <= pool.mooring.residents() => {}
             Step::Drop(pool) => {
                 if let Some(slot) = pool.take_oldest() {
                     self.foresight.metrics.dropped.inc();

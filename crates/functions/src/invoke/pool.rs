@@ -9,11 +9,12 @@ use bowline_capacity::sizing::{Profile, Sample};
 use bowline_foundation::clock::Monotonic;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{Backend, CheckpointMode, Sandbox, Suspendable, VersionSpec};
+use bowline_sandbox::{Backend, Berth, CheckpointMode, Sandbox, Stand, Suspendable, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
 use super::admission::FunctionLive;
+use super::fleets::Mooring;
 use super::foresight::Arrivals;
 use super::mounted::Turns;
 use super::provision::Quota;
@@ -82,6 +83,8 @@ pub(crate) struct Pool {
     pub sizing: Mutex<Profile>,
     /// How invocations are suspended, once it is known whether they can be.
     suspend: OnceLock<Option<CheckpointMode>>,
+    /// Which fleet its sandboxes belong to.
+    pub mooring: Mooring,
     idle: Mutex<Idle>,
 }
 
@@ -97,6 +100,8 @@ struct Idle {
     retired: bool,
     /// The sweeper knows of this pool.
     enlisted: bool,
+    /// Invocations since somebody asked for a fleet's sake, those that kept sandboxes served among them.
+    uses: u64,
     /// Invocations since the minute began, apart from those that kept sandboxes served.
     calls: u32,
     /// Sandboxes that serve invocations, apart from those that are kept.
@@ -117,6 +122,7 @@ impl Idle {
 
     /// Counts a sandbox in that serves an invocation from now on.
     fn works(&mut self, slot: &mut Slot) {
+        self.uses += 1;
         slot.working = !slot.kept;
         if slot.working {
             self.calls = self.calls.saturating_add(1);
@@ -156,9 +162,15 @@ pub(crate) struct Slot {
     memory_bytes: u64,
     /// The memory that it may have.
     claim: Claim,
+    /// The fleet that it was made in, where there are any.
+    pub stand: Option<Stand>,
 }
 
 impl Slot {
+    fn is_spilled(&self) -> bool {
+        self.stand.is_some_and(|stand| stand.is_spilled)
+    }
+
     /// The memory that it may have.
     pub fn memory(&self) -> Mebibytes {
         self.claim.amount()
@@ -172,6 +184,16 @@ pub(crate) struct Created {
     pub claim: Claim,
     /// How long it took.
     pub init: Duration,
+}
+
+/// When the sweeper has something to do in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    At(Monotonic),
+    /// Nothing, as long as nothing happens there.
+    Resting,
+    /// Nothing: nothing is idle.
+    Never,
 }
 
 /// What became of a sandbox that was given back.
@@ -200,6 +222,7 @@ impl Pool {
             size: AtomicU32::new(sizing.effective().0),
             sizing: Mutex::new(sizing),
             suspend: OnceLock::new(),
+            mooring: Mooring::default(),
             idle: Mutex::default(),
         })
     }
@@ -256,7 +279,6 @@ impl Pool {
         let micros = u32::try_from(created.init.as_micros()).unwrap_or(u32::MAX);
         self.start_micros.store(micros, Ordering::Relaxed);
         let mut slot = Slot {
-            sandbox: created.sandbox,
             log: created.log,
             idle_since: Monotonic::default(),
             trimmed: false,
@@ -266,6 +288,8 @@ impl Pool {
             used: None,
             turns: Turns::new(),
             memory_bytes: 0,
+            stand: created.sandbox.stand(),
+            sandbox: created.sandbox,
             claim: created.claim,
         };
         self.measure(&mut slot);
@@ -294,6 +318,38 @@ impl Pool {
         taken.extend(idle.kept.extract_if(.., other));
         drop(idle);
         self.taken(taken)
+    }
+
+    /// Has sandboxes belong elsewhere from now on; those in another fleet end with their invocation, unless they are there
+    /// because their own had no room. Returns those that are idle, which are to be destroyed.
+    #[must_use]
+    pub fn moor(&self, berth: Option<Berth>) -> Vec<Slot> {
+        self.mooring.set(berth);
+        let mut idle = self.idle.lock();
+        let other = |slot: &mut Slot| !self.mooring.has_place_for(slot.stand);
+        let mut taken: Vec<Slot> = idle.slots.extract_if(.., other).collect();
+        taken.extend(idle.kept.extract_if(.., other));
+        drop(idle);
+        self.taken(taken)
+    }
+
+    /// Whether an idle sandbox is in the other fleet since its own had no room.
+    pub fn has_spilled(&self) -> bool {
+        self.idle.lock().slots.iter().any(Slot::is_spilled)
+    }
+
+    /// Takes such a one.
+    pub fn take_spilled(&self) -> Option<Slot> {
+        let mut idle = self.idle.lock();
+        let at = idle.slots.iter().position(Slot::is_spilled);
+        let slot = at.map(|at| idle.slots.remove(at));
+        drop(idle);
+        self.taken(slot.into_iter().collect()).pop()
+    }
+
+    /// How often it was invoked since this was asked last.
+    pub fn take_uses(&self) -> u64 {
+        std::mem::take(&mut self.idle.lock().uses)
     }
 
     /// Takes what runs have used since this was asked last.
@@ -412,7 +468,7 @@ impl Pool {
         if idle.rests(&mut slot) {
             self.parts.used.tell(self);
         }
-        if idle.retired || slot.claim.amount() != self.size() {
+        if idle.retired || slot.claim.amount() != self.size() || !self.mooring.has_place_for(slot.stand) {
             return Kept::No(slot);
         }
         if slot.kept && self.quota.surplus() > 0 {
@@ -440,7 +496,7 @@ impl Pool {
         self.measure(&mut slot);
         let mut idle = self.idle.lock();
         idle.trimming -= 1;
-        if idle.retired || slot.claim.amount() != self.size() {
+        if idle.retired || slot.claim.amount() != self.size() || !self.mooring.has_place_for(slot.stand) {
             return Kept::No(slot);
         }
         let at = idle.slots.partition_point(|other| other.idle_since <= slot.idle_since);
@@ -453,12 +509,14 @@ impl Pool {
         if enlist { Kept::AndEnlist } else { Kept::Yes }
     }
 
-    /// Takes all that have been idle for `keep_alive`.
+    /// Takes all that have been idle for `keep_alive`, or for as long as they may in their fleet.
     pub fn take_expired(&self, now: Monotonic, keep_alive: Duration) -> Vec<Slot> {
+        let keep_alive = self.mooring.idle_max(keep_alive);
         let mut idle = self.idle.lock();
         let count = idle
             .slots
             .partition_point(|slot| now.since(slot.idle_since) >= keep_alive);
+        let count = count.min(idle.slots.len().saturating_sub(self.mooring.residents()));
         let taken: Vec<Slot> = idle.slots.drain(..count).collect();
         drop(idle);
         self.taken(taken)
@@ -501,19 +559,23 @@ impl Pool {
 
     /// When the sweeper has something to do here next; without anything to do ever, the pool is struck
     /// off its list.
-    pub fn next_due(&self, quiet: Duration, keep_alive: Duration) -> Option<Monotonic> {
+    pub fn next_due(&self, quiet: Duration, keep_alive: Duration) -> Due {
+        let keep_alive = self.mooring.idle_max(keep_alive);
         let mut idle = self.idle.lock();
-        let due = |slot: &Slot| {
-            let after = if slot.trimmed {
-                keep_alive
-            } else {
-                quiet.min(keep_alive)
-            };
-            slot.idle_since.after(after)
+        let mortal = idle.slots.len().saturating_sub(self.mooring.residents());
+        let due = |(at, slot): (usize, &Slot)| match (slot.trimmed, at < mortal) {
+            (false, _) => Some(slot.idle_since.after(quiet.min(keep_alive))),
+            (true, true) => Some(slot.idle_since.after(keep_alive)),
+            // It stays, and has been told that it is idle.
+            (true, false) => None,
         };
-        let next = idle.slots.iter().map(due).min();
-        idle.enlisted = next.is_some();
-        next
+        let next = idle.slots.iter().enumerate().filter_map(due).min();
+        idle.enlisted = !idle.slots.is_empty();
+        match (next, idle.enlisted) {
+            (Some(next), _) => Due::At(next),
+            (None, true) => Due::Resting,
+            (None, false) => Due::Never,
+        }
     }
 
     /// Keeps nothing from now on; returns what was idle.

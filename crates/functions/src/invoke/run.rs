@@ -133,7 +133,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
     slot.turns = turns;
     pool.parts.metrics.served(rung);
     slot.log.begin(&request.request_id, &pool.version_text, init.is_some());
-    let deadline = deadline(&inner.clock, pool.parts.spec.timeout);
+    let (stand, deadline) = (slot.stand, deadline(&inner.clock, pool.parts.spec.timeout));
     let state = shared_state(&inner, &pool, (&request, deadline), &platform);
     let platform = state.clone().map(|state| state as Arc<dyn Platform>).or(platform);
     let (request_id, log_tail) = (request.request_id, request.log_tail);
@@ -159,6 +159,7 @@ pub(crate) async fn run(inner: Arc<Inner>, job: Job, mut outlet: Option<Outlet>)
         result: result(report),
         executed_version: pool.parts.version,
         rung: Some(rung),
+        stand: stand.filter(|_| pool.mooring.is_set()),
         log_tail,
         execution: None,
         node: None,
@@ -474,6 +475,7 @@ async fn create_in_turn(inner: &Arc<Inner>, pool: &Pool, wanted: Wanted) -> Resu
 async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Result<Created, NotCreated> {
     let begin = inner.clock.monotonic();
     inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
+    inner.moor_first(pool);
     let log = inner.sandbox_log(pool);
     let mut evicted = false;
     loop {
@@ -552,6 +554,7 @@ fn not_created(pool: &Pool, request: &InvocationRequest, failure: NotCreated) ->
         result: Err(error),
         executed_version: pool.parts.version,
         rung: None,
+        stand: None,
         log_tail,
         execution: None,
         node: None,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_foundation::clock::Clock;
+use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::SandboxKind;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::pool::{Kept, Pool, Slot};
+use super::pool::{Due, Kept, Pool, Slot};
 use super::room::Room;
 
 /// After this time without an invocation a sandbox is told that it is idle.
@@ -67,6 +67,11 @@ impl Sweeper {
         self.pools.lock().retain(|known| !Arc::ptr_eq(known, pool));
     }
 
+    /// Has it looked again when something is due: how long sandboxes may be idle has changed.
+    pub fn look(&self) {
+        self.wake.notify_one();
+    }
+
     /// Works until it is dropped; sleeps while there is nothing to do.
     pub async fn run(self: Arc<Self>) {
         loop {
@@ -111,11 +116,13 @@ impl Sweeper {
                 tokio::spawn(self.clone().trim(pool.clone(), slot));
             }
         }
-        let mut next = None;
+        let mut next: Option<Monotonic> = None;
         self.pools.lock().retain(|pool| {
             let due = pool.next_due(QUIET, self.keep_alive);
-            next = [next, due].into_iter().flatten().min();
-            due.is_some()
+            if let Due::At(at) = due {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+            due != Due::Never
         });
         next.map(|next| next.since(self.clock.monotonic()))
     }

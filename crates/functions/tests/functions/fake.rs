@@ -9,11 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bowline_foundation::clock::Timestamp;
 use bowline_sandbox::answer::{AnswerSink, STREAM_CONTENT_TYPE};
 use bowline_sandbox::suspension::{CHECKPOINT_VARIABLE, Kept};
 use bowline_sandbox::{
-    Backend, CreateError, Frozen, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
-    SandboxKind, Suspendable, Usage, VersionSpec,
+    Backend, Berth, CreateError, Fleet, Frozen, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report,
+    Sandbox, SandboxKind, Stand, Suspendable, Usage, VersionSpec,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -69,6 +70,10 @@ pub struct Fake {
     /// All events, in the order in which their invocations began.
     seen: Mutex<Vec<Value>>,
     room: Mutex<Option<usize>>,
+    /// Where sandboxes belong, and whether the fleet they are made in has room.
+    berth: Mutex<Option<(Berth, bool)>>,
+    /// What was told of calls.
+    told: Mutex<Vec<(Timestamp, u64)>>,
     /// Answers the events of durable executions.
     pub durable: watch::Sender<Option<DurableGuest>>,
 }
@@ -85,6 +90,8 @@ impl Fake {
             creating: Mutex::default(),
             seen: Mutex::default(),
             room: Mutex::default(),
+            berth: Mutex::default(),
+            told: Mutex::default(),
             durable: watch::Sender::new(None),
         })
     }
@@ -134,6 +141,29 @@ impl Fake {
         *self.room.lock() = Some(sandboxes);
     }
 
+    /// Where sandboxes belong from now on, in a fleet that has room or not; `None` if there are no fleets.
+    pub fn moor(&self, berth: Option<(Berth, bool)>) {
+        *self.berth.lock() = berth;
+    }
+
+    /// What was told of calls: since when, and how many.
+    pub fn told(&self) -> Vec<(Timestamp, u64)> {
+        self.told.lock().clone()
+    }
+
+    fn stand(&self) -> Option<Stand> {
+        let (Berth { fleet, .. }, has_room) = (*self.berth.lock())?;
+        let fleet = match (fleet, has_room) {
+            (fleet, true) => fleet,
+            (Fleet::Low, false) => Fleet::High,
+            (Fleet::High, false) => Fleet::Low,
+        };
+        Some(Stand {
+            fleet,
+            is_spilled: !has_room,
+        })
+    }
+
     fn bump(&self, change: impl FnOnce(&mut Counts)) {
         self.counts.send_modify(change);
     }
@@ -165,6 +195,18 @@ impl Backend for FakeBackend {
             Some(Script::Missing) => Err(PrepareError::MissingRuntime("no interpreter".to_owned())),
             _ => Ok(()),
         }
+    }
+
+    fn has_fleets(&self) -> bool {
+        self.0.berth.lock().is_some()
+    }
+
+    fn berth(&self, _: &VersionSpec) -> Option<Berth> {
+        self.0.berth.lock().map(|(berth, has_room)| Berth { has_room, ..berth })
+    }
+
+    fn called(&self, _: &VersionSpec, count: u64, since: Timestamp) {
+        self.0.told.lock().push((since, count));
     }
 
     fn suspendable(&self, version: &VersionSpec) -> Suspendable {
@@ -202,6 +244,7 @@ impl Backend for FakeBackend {
             alive: true,
             lingers: false,
             settles: true,
+            stand: self.0.stand(),
         }))
     }
 }
@@ -215,6 +258,7 @@ struct FakeSandbox {
     alive: bool,
     lingers: bool,
     settles: bool,
+    stand: Option<Stand>,
 }
 
 impl FakeSandbox {
@@ -419,6 +463,10 @@ impl Sandbox for FakeSandbox {
 
     fn resident_bytes(&self) -> u64 {
         1024 * 1024
+    }
+
+    fn stand(&self) -> Option<Stand> {
+        self.stand
     }
 
     async fn destroy(self: Box<Self>) {

@@ -11,6 +11,7 @@ mod durable;
 mod events;
 mod fake;
 mod faults;
+mod fleets;
 mod follow;
 mod images;
 mod invoke;

@@ -83,6 +83,24 @@ pub(super) fn costs(account: &AccountId, role: &str) -> String {
     format!("inventory/cost/{account}/{role}/")
 }
 
+/// `inventory/fleets/ACCOUNT`: a [`FleetsRecord`](crate::model::FleetsRecord). Lives for ever. Missing: the account's
+/// fleets go by the criteria of all.
+pub(super) fn fleets(account: &AccountId) -> Key {
+    format!("{ALL_FLEETS}{account}").into()
+}
+
+pub(super) const ALL_FLEETS: &str = "inventory/fleets/";
+
+/// `inventory/usage/NODE/ACCOUNT/FUNCTION/VERSION`: a [`UsageRecord`](crate::model::UsageRecord) of the calls that a node
+/// has seen. Goes when it says no more than that the version is rare. Missing: nothing is known of its calls.
+pub(super) fn usage(node: &str, account: &AccountId, function: &str, version: &str) -> Key {
+    format!("{}{account}/{function}/{version}", usages(node)).into()
+}
+
+pub(super) fn usages(node: &str) -> String {
+    format!("inventory/usage/{node}/")
+}
+
 /// `inventory/audit/MICROSECONDS-ROW`: an [`AuditRow`](crate::model::AuditRow), written with the change it tells of.
 /// Lives for ever. Missing: nothing happened then.
 pub(super) fn audit(at: Timestamp, row: u64) -> Key {

@@ -1,6 +1,7 @@
 //! What a server in a role is to be: the file with the role's overlay laid over it.
 
 use bowline_agent::service::{HealthSpec, ServiceSpec};
+use bowline_capacity::fleet::Class;
 use bowline_sandbox_vm::MachineKind;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -22,6 +23,9 @@ pub struct Effective {
     /// Which machine it is, if it is a virtual one and the file says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineKind>,
+    /// Which of its account's fleets it is in, if the file says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Class>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +70,7 @@ impl InstanceFile {
                 .as_ref()
                 .or(own.machine.as_ref())
                 .map(|kind| *kind.get_ref()),
+            fleet: self.fleet,
         })
     }
 }

@@ -45,6 +45,21 @@ fn an_instance_that_is_one_too_many_reads_as_it_was_written() {
 }
 
 #[test]
+fn an_instance_of_a_fleet_reads_as_it_was_written() {
+    let server = server("00000000000000aa", "RUNNING").replace(
+        "\"efficiency_min\":0.2}}",
+        "\"efficiency_min\":0.2},\"fleet\":\"high\"}",
+    );
+    let instance: Instance = check(&format!(
+        r#"{{"account":"000000000000","name":"shop","file":"shop","role":null,"node":"n1","created":5,"server":{server},"failure":null,"replacement":null,"replaced_at":[],"hold":null,"draining":false,"removing":false,"next_event":4}}"#
+    ));
+    assert_eq!(
+        instance.server.effective.fleet,
+        Some(bowline_capacity::fleet::Class::High)
+    );
+}
+
+#[test]
 fn a_virtual_machine_reads_as_it_was_written() {
     let effective = EFFECTIVE.replace("\"process\"", "\"vm\"");
     let effective = effective.replace(
@@ -78,6 +93,13 @@ fn the_other_records_read_as_they_were_written() {
     );
     check::<TokenRecord>(&format!(r#"{{"request":"{DIGEST}","name":"shop","at":1}}"#));
     check::<Claim>(r#"{"server":"00000000000000aa"}"#);
+    check::<FleetsRecord>(
+        r#"{"account":"000000000000","criteria":{"window":{"bucket_seconds":10,"buckets":30},"promote_at":1.0,"demote_at":0.5,"dwell_min":{"secs":120,"nanos":0},"idle_max":{"secs":60,"nanos":0}}}"#,
+    );
+    let usage: UsageRecord = check(
+        r#"{"account":"000000000000","function":"f","version":"$LATEST","usage":{"counts":{"latest":[[100,7],[102,900]],"total":907},"class":"high","class_since":5,"changes":1}}"#,
+    );
+    assert_eq!(usage.usage.class(), bowline_capacity::fleet::Class::High);
     check::<AuditRow>(
         r#"{"account":"000000000000","request_id":"r","action":"CreateInstance","subject":"s","before":null,"after":null,"at":1}"#,
     );

@@ -12,7 +12,7 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     Backend, CodeDir, CreateError, Ground, Invocation, LogSink, MemoryLog, Outcome, PrepareError, Report, Runtime,
-    Sandbox, Usage, VersionSpec,
+    Sandbox, SandboxKind, Usage, VersionSpec,
 };
 use bowline_store::MemoryStore;
 use parking_lot::Mutex;
@@ -580,4 +580,60 @@ async fn names_of_such_instances_are_not_given_to_others() {
     ] {
         assert!(!is_more(other), "{other}");
     }
+}
+
+/// Whoever drains an account's only instance does not stop its functions.
+#[tokio::test]
+async fn where_a_person_has_drained_the_only_instance_one_more_takes_its_place() {
+    let world = World::new(false).await;
+    let (first, _) = world.create(100).await;
+    let (handle, account) = (world.service.handle(), version(1).account.clone());
+    let drain = async |draining| {
+        handle
+            .drain(&caller(&account), DEFAULT_INSTANCE, draining)
+            .await
+            .unwrap()
+    };
+    drain(true).await;
+    let (_second, ground) = world.create(100).await;
+    assert_eq!(ground, Ground::NewInstance);
+    assert_eq!(
+        world.held().await,
+        [held("default", 100, true), held("default-2", 100, false)]
+    );
+    // It is the only one that serves: however little of it is used, it stays.
+    world.tend(MINUTE).await;
+    world.tend(MINUTE).await;
+    assert_eq!(world.held().await[1], held("default-2", 100, false));
+    // There is no memory for a third one.
+    world.drain(true).await;
+    let refused = world.try_create(100).await.map(|made| made.1);
+    assert!(matches!(refused, Err(CreateError::Exhausted(_))), "{refused:?}");
+    first.destroy().await;
+    drain(false).await;
+    assert_eq!(
+        world.create(100).await.1,
+        Ground::Instance,
+        "the control: it is taken back"
+    );
+}
+
+/// 04/T-D12.
+#[tokio::test]
+async fn t_d12_a_marked_instance_is_ended_by_force_at_the_deadline_and_not_before() {
+    let world = World::new(false).await;
+    let (_first, mut second) = world.two().await;
+    world.tend(MINUTE).await;
+    let marked = held("default-2", 100, true);
+    assert_eq!(world.held().await[1], marked);
+    let deadline = DrainRules::default().deadline;
+    world.tend(deadline - Duration::from_secs(1)).await;
+    assert_eq!(world.held().await[1], marked, "it may run as long as anything may");
+    assert!(
+        second.0.resident_bytes() == 0 && !second.0.is_alive(),
+        "it gets nothing more"
+    );
+    world.tend(Duration::from_secs(1)).await;
+    assert_eq!(world.held().await, [held("default", 500, false)]);
+    assert_eq!(world.metrics.forced.get(), 1);
 }
