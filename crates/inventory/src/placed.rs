@@ -9,7 +9,7 @@
 //! ```
 //! A version is checked and prepared by the node; instances see what that made, or are sent it. One whose invocations can
 //! be suspended runs in the node: it alone keeps checkpoints, and goes on with them. So does one that shares folders: they
-//! are mounted in the node's own sandboxes.
+//! are mounted in the node's own sandboxes; where accounts are kept apart by virtual machines it does not run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::suspension::{CheckpointFacts, Suspendable};
 use bowline_sandbox::{
-    Backend, Berth, CreateError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, Share, ShareError, Stand,
-    VersionSpec,
+    Backend, Berth, CreateError, FunctionError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, Share, ShareError,
+    Stand, VersionSpec,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -182,6 +182,13 @@ fn full(version: &VersionSpec, wanted: Wanted) -> CreateError {
     ))
 }
 
+/// What a function that shares folders is told where none may run beside another's machine.
+fn kept_apart() -> CreateError {
+    let text = "Error: shared memory and volumes are mounted in the node's own sandboxes, and this node runs functions in virtual \
+                machines: detach them from the function, or use a set of keys";
+    CreateError::Init(FunctionError::new("Runtime.InvalidMount", text))
+}
+
 fn late(version: &VersionSpec) -> CreateError {
     CreateError::Exhausted(format!(
         "no instance of account {} was ready within {COMING_MAX:?}",
@@ -204,7 +211,13 @@ impl Backend for Placed {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        if !version.mounts.is_empty() || self.inline.suspendable(&version) == Suspendable::Yes {
+        if !version.mounts.is_empty() {
+            return match self.always {
+                Some(Kind::Vm) => Err(kept_apart()),
+                _ => self.inline.create(version, log).await,
+            };
+        }
+        if self.inline.suspendable(&version) == Suspendable::Yes {
             return self.inline.create(version, log).await;
         }
         let mut walk = Walk::begin();

@@ -24,7 +24,7 @@ const MIB: u64 = 1024 * 1024;
 const NOISE_BYTES: u64 = 16 * MIB;
 
 const SOURCE: &[u8] = br#"
-import errno, hashlib, os, time, uuid
+import errno, hashlib, os, threading, time, uuid
 
 SANDBOX = str(uuid.uuid4())
 
@@ -44,6 +44,13 @@ def fill(path, mib):
     return {"sum": digest.hexdigest(), "to_disk": written_bytes() - before}
 
 
+def linger(path):
+    while True:
+        with open(path, "a") as file:
+            file.write("x")
+        time.sleep(0.005)
+
+
 def handler(event, context):
     do, path = event["do"], event.get("path", "/mnt/shared/file")
     told = {"sandbox": SANDBOX}
@@ -56,6 +63,12 @@ def handler(event, context):
         if do == "list":
             told["mnt"] = sorted(os.listdir("/mnt"))
             told["files"] = {name: sorted(os.listdir("/mnt/" + name)) for name in told["mnt"]}
+        if do == "linger":
+            threading.Thread(target=linger, args=(path,), daemon=True).start()
+        if do == "watch":
+            before = os.path.getsize(path)
+            time.sleep(0.3)
+            told["grew"] = os.path.getsize(path) - before
         if do == "count":
             number = int(open(path).read()) if os.path.exists(path) else 0
             time.sleep(event.get("pause", 0))
@@ -491,6 +504,42 @@ fn one_who_waits_too_long_for_another_writer_is_throttled_and_a_reader_does_not_
     }
     let _held = holding.join().expect("it does not panic");
     ensure!(call(&lambda, "waits", &count)?["n"].is_u64(), "the turn comes back");
+    Ok(())
+}
+
+/// Whether a function's thread writes on after its invocation, while another function is at its turn.
+fn lingers(lambda: &Lambda) -> Result<bool> {
+    call(lambda, "lingers", &json!({"do": "linger"}))?;
+    let seen = call(lambda, "watches", &json!({"do": "watch"}))?;
+    Ok(seen["grew"].as_u64().with_context(|| seen.to_string())? > 0)
+}
+
+#[test]
+fn root_what_a_writer_left_running_writes_in_nobody_elses_turn() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let node = Node::start()?;
+    let lambda = node.lambda();
+    deploy(&lambda, &["lingers", "watches"])?;
+    let share = |name: &str, writers: &str| -> Result<()> {
+        create(&lambda, name, "memory", 4, writers)?;
+        for function in ["lingers", "watches"] {
+            attach(&lambda, name, function, &json!({"mount_path": "/mnt/shared"}))?;
+        }
+        call(&lambda, "lingers", &json!({"do": "count"}))?;
+        Ok(())
+    };
+    share("any", "any")?;
+    let control = patience::until(SEEN_MAX, || lingers(&lambda).ok().filter(|lingers| *lingers));
+    control.context("control: where all may write it writes on")?;
+    for function in ["lingers", "watches"] {
+        detach(&lambda, "any", function)?;
+    }
+    share("one", "one")?;
+    for _ in 0..5 {
+        ensure!(!lingers(&lambda)?, "it writes in another's turn");
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use bowline_agent::{CodeWay, Host, HostOptions, LinkOptions};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{CodeDir, Invocation, MemoryLog, Outcome, Report, Runtime, Usage};
+use bowline_sandbox::{CodeDir, Invocation, MemoryLog, Mount, MountAccess, Outcome, Report, Runtime, Usage};
 use bowline_store::MemoryStore;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -250,6 +250,44 @@ async fn the_last_place_is_the_node_unless_it_takes_nobody() {
     let refused = world.create(true).await;
     assert!(matches!(refused, Err(CreateError::Backend(_))), "{refused:?}");
     assert_eq!(world.node.asked(), 1);
+}
+
+#[tokio::test]
+async fn what_shares_folders_runs_in_the_node_and_not_where_machines_keep_accounts_apart() {
+    let mut world = World::new().await;
+    let (_, instance) = world.instance("good", Way::Well, 1024).await;
+    let mount = Mount {
+        share: "a".to_owned(),
+        at: "/mnt/a".to_owned(),
+        access: MountAccess::Write,
+    };
+    let sharing = Arc::new(VersionSpec {
+        mounts: vec![mount],
+        ..VersionSpec::clone(&version())
+    });
+    let create = async |version: &Arc<VersionSpec>, always| {
+        let placed = Placed::new(
+            Arc::new(FakeBackend(world.node.clone())),
+            world.service.handle(),
+            always,
+        );
+        let log = Arc::new(MemoryLog::default());
+        placed
+            .create(version.clone(), log)
+            .await
+            .map(|sandbox| sandbox.ground())
+    };
+    for always in [None, Some(Kind::Process)] {
+        assert_eq!(create(&sharing, always).await.unwrap(), Ground::Node);
+    }
+    let refused = create(&sharing, Some(Kind::Vm)).await;
+    assert!(
+        matches!(&refused, Err(CreateError::Init(error)) if error.error_type == "Runtime.InvalidMount"),
+        "{refused:?}"
+    );
+    assert_eq!((instance.asked(), world.node.asked()), (0, 2));
+    let without = create(&version(), Some(Kind::Vm)).await;
+    assert_eq!(without.unwrap(), Ground::Instance, "control: without folders");
 }
 
 #[tokio::test]
