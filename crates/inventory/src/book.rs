@@ -192,6 +192,12 @@ impl Book {
         Ok(found.into_iter().map(|kept| kept.record).collect())
     }
 
+    /// Those of all accounts.
+    pub async fn all_files(&self) -> Result<Vec<FileRecord>, BookError> {
+        let found = self.all(keys::ALL_FILES).await?;
+        Ok(found.into_iter().map(|kept| kept.record).collect())
+    }
+
     /// Keeps a file, at the version it was read at.
     pub async fn put_file(
         &self,

@@ -4,6 +4,7 @@
 
 mod check;
 mod effective;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,7 @@ use toml::Spanned;
 
 pub use check::is_name;
 pub use effective::{Effective, EffectiveVolume};
+pub use schedule::{SERVERS_MAX, Schedule, Window};
 
 /// The longest file.
 pub const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -63,6 +65,9 @@ pub struct InstanceFile {
     pub roles: BTreeMap<Spanned<String>, Role>,
     #[serde(default)]
     pub policy: Policy,
+    /// When servers like this, without a role, wait for whoever needs one.
+    #[serde(default)]
+    pub schedule: Vec<Window>,
 }
 
 /// What the server as a whole may use.
@@ -262,6 +267,11 @@ impl InstanceFile {
     /// rather than kept in silence; `text` is what the file was read from.
     pub fn check_limits(&self, text: &str) -> Result<(), FileError> {
         check::limits(self).map_err(|(span, reason)| FileError::at(text, span.start, reason))
+    }
+
+    /// When servers like this wait, whatever is expected. The file has been checked.
+    pub fn schedules(&self) -> Vec<Schedule> {
+        self.schedule.iter().filter_map(|window| window.read().ok()).collect()
     }
 
     /// The names of its roles.

@@ -325,9 +325,14 @@ impl Handle {
         loop {
             tokio::time::sleep(TICK).await;
             self.shared.keep_usage().await;
-            if let Err(error) = self.shared.read_criteria().await {
+            // Another node may have changed them.
+            let read = match self.shared.read_criteria().await {
+                Ok(()) => self.shared.read_schedules().await,
+                failure => failure,
+            };
+            if let Err(error) = read {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "by what fleets go cannot be read: it stays as it was");
+                tracing::warn!(error, "criteria and schedules cannot be read: they stay as they were");
             }
         }
     }

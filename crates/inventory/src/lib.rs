@@ -28,5 +28,5 @@ pub mod vm;
 pub mod warming;
 
 pub use placed::Placed;
-pub use provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
+pub use provider::{Declared, Offer, ProvideError, Provider, Reached, ServerOrder, Waiting};
 pub use service::{Handle, Options, Service, default_server};

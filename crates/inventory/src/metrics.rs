@@ -25,6 +25,7 @@ pub struct Metrics {
     pub forced: Counter,
     warming: Family<KindLabels, Gauge>,
     warmed: Family<KindLabels, Counter>,
+    scheduled: Family<KindLabels, Gauge>,
     spilled: Family<FleetLabels, Counter>,
     moved: Family<FleetLabels, Counter>,
 }
@@ -43,6 +44,12 @@ impl Metrics {
     /// Servers of a kind that wait for an owner.
     pub fn warming(&self, kind: Kind) -> Gauge {
         self.warming.get_or_create_owned(&KindLabels { kind: kind.to_string() })
+    }
+
+    /// Servers of a kind that are to wait now by the schedules of files.
+    pub fn scheduled(&self, kind: Kind) -> Gauge {
+        self.scheduled
+            .get_or_create_owned(&KindLabels { kind: kind.to_string() })
     }
 
     /// Servers of a kind that had waited when somebody wanted one.
@@ -104,6 +111,11 @@ impl Metrics {
             "instances_warming",
             "Servers without an owner that are ready for one",
             metrics.warming.clone(),
+        );
+        registry.register(
+            "instances_scheduled",
+            "Servers without an owner that are to be ready now by the schedules of files",
+            metrics.scheduled.clone(),
         );
         registry.register(
             "instances_warmed",

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bowline_agent::{CodeWay, Dial};
 use bowline_foundation::id::AccountId;
 
-use crate::file::{Effective, Kind};
+use crate::file::{Effective, Kind, Schedule};
 use crate::model::MachineFacts;
 
 /// A server that is to be.
@@ -21,6 +21,21 @@ pub struct ServerOrder {
     /// The server's own address on this machine, if its kind has one.
     pub address: Option<String>,
     pub effective: Effective,
+}
+
+/// When servers of a configuration are to wait.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    pub server: Effective,
+    pub schedules: Vec<Schedule>,
+}
+
+/// Servers of one configuration that belong to nobody yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub ready: u32,
+    /// How many a schedule wants now, or will soon.
+    pub scheduled: u32,
 }
 
 /// The most that one server may be.
@@ -83,6 +98,14 @@ pub trait Provider: Send + Sync + 'static {
 
     /// What is being done for a server that does not run yet, if that takes long.
     fn progress(&self, _server: &str) -> Option<String> {
+        None
+    }
+
+    /// Says of which configurations servers are to wait, and when; what was said before no longer counts.
+    fn declare(&self, _declared: Vec<Declared>) {}
+
+    /// How many servers of a configuration wait for whoever needs one, and how many are to by what was declared.
+    fn waiting(&self, _effective: &Effective) -> Option<Waiting> {
         None
     }
 

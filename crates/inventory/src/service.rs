@@ -21,7 +21,7 @@ use crate::file::{Effective, FileError, InstanceFile, Kind};
 use crate::fleets::Fleets;
 use crate::metrics::Metrics;
 use crate::model::{Assignment, CostIndication, Event, FileRecord, Instance, Server, State, TokenRecord};
-use crate::provider::{Offer, Provider};
+use crate::provider::{Declared, Offer, Provider, Waiting};
 use crate::roster::{Roster, Standing};
 use crate::tend::{self, Tended};
 
@@ -107,6 +107,8 @@ pub struct View {
     pub instance: Instance,
     pub sandboxes: u64,
     pub held_mib: u64,
+    /// Servers like its own that belong to nobody yet, if any wait or are to.
+    pub waiting: Option<Waiting>,
     /// What is being done for its server, if that takes long.
     pub progress: Option<String>,
 }
@@ -187,6 +189,24 @@ impl Shared {
             Some(objection) => Err(objection),
             None => Ok(()),
         }
+    }
+
+    /// Has the providers know which files have schedules. A file's latest revision counts.
+    pub(crate) async fn read_schedules(&self) -> Result<(), BookError> {
+        let mut declared = Vec::new();
+        for record in self.book.all_files().await? {
+            let Ok(file) = InstanceFile::parse(&record.text) else {
+                continue;
+            };
+            let schedules = file.schedules();
+            if let (false, Some(server)) = (schedules.is_empty(), file.effective(None)) {
+                declared.push(Declared { server, schedules });
+            }
+        }
+        for provider in &self.providers {
+            provider.declare(declared.clone());
+        }
+        Ok(())
     }
 
     pub fn new_server(&self, file: &FileRecord, effective: Effective, replaces: Option<String>) -> Server {
@@ -274,6 +294,7 @@ impl Service {
         let mut own = shared.book.instances(None).await?;
         own.retain(|kept| kept.record.node == shared.node);
         shared.recall_usage().await?;
+        shared.read_schedules().await?;
         remove_orphans(&shared).await;
         for kept in own {
             shared.drive(kept);
@@ -372,6 +393,7 @@ impl Handle {
             at: self.shared.clock.now(),
         };
         self.shared.book.put_file(caller, old.as_ref(), Some(&record)).await?;
+        self.shared.read_schedules().await?;
         Ok(record)
     }
 
@@ -396,7 +418,8 @@ impl Handle {
         if let (Some(user), false) = (user, force) {
             return Err(Error::InUse(id.to_owned(), user.record.name.clone()));
         }
-        Ok(self.shared.book.put_file(caller, Some(&old), None).await?)
+        self.shared.book.put_file(caller, Some(&old), None).await?;
+        Ok(self.shared.read_schedules().await?)
     }
 
     /// Makes an instance from a file that is kept. Its server is on its way when this returns.
@@ -561,6 +584,10 @@ impl Handle {
         View {
             sandboxes: link.as_ref().map_or(0, |link| link.sandboxes()),
             held_mib: link.as_ref().map_or(0, |link| link.held_mib()),
+            waiting: self
+                .shared
+                .provider(instance.kind())
+                .and_then(|provider| provider.waiting(&instance.current().effective)),
             progress: self
                 .shared
                 .provider(instance.kind())

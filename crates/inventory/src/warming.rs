@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   fill ─▶ each fleet: the trend of what is taken ─▶ WarmingPool: boot, stop
+//!   files' schedules ─▶ at least so many at these hours, from a boot before
 //!   configure ─▶ the order's fleet: one is ready? ─▶ given to the order; spin_up hands over its agent
 //! ```
 //! A *fleet* is all servers of one configuration: each of them can stand for any other. One fleet always has a server ready,
@@ -26,9 +27,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::file::{Effective, Kind};
+use crate::file::{Effective, Kind, Schedule};
 use crate::metrics::Metrics;
-use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
+use crate::provider::{Declared, Offer, ProvideError, Provider, Reached, ServerOrder, Waiting};
 
 /// How often it is looked whether there are enough.
 const TICK: Duration = Duration::from_secs(1);
@@ -74,6 +75,7 @@ pub struct Warming {
 
 struct State {
     fleets: Vec<Fleet>,
+    declared: Vec<Declared>,
     /// By the server of the order.
     given: HashMap<String, Given>,
 }
@@ -88,6 +90,8 @@ struct Fleet {
     ready: VecDeque<Spare>,
     /// Boots that removals have asked for.
     due: u32,
+    /// How many are to wait by what was declared.
+    scheduled: u32,
 }
 
 struct Spare {
@@ -111,6 +115,7 @@ impl Fleet {
             trend: Trend::new(now),
             ready: VecDeque::new(),
             due: 0,
+            scheduled: 0,
         }
     }
 
@@ -138,6 +143,7 @@ impl Fleet {
             true => self.pool.target(expected),
             false => 0,
         };
+        let target = target.max(self.scheduled);
         let due = std::mem::take(&mut self.due);
         match self.pool.follow(target) {
             Adjustment::Boot(count) => (due + count, Vec::new()),
@@ -172,9 +178,25 @@ impl State {
         self.fleets.last_mut()
     }
 
+    /// Has each fleet know how many of it were declared for now, or for when a server that boots now is ready.
+    fn follow_schedules(&mut self, now: Timestamp) {
+        self.fleets.iter_mut().for_each(|fleet| fleet.scheduled = 0);
+        let moments = [now, now.after(rules(false).boot)];
+        for Declared { server, schedules } in self.declared.clone() {
+            let of_one = |schedule: &Schedule| moments.map(|moment| schedule.servers_at(moment));
+            let wanted = schedules.iter().flat_map(of_one).max().unwrap_or(0);
+            if wanted > 0
+                && let Some(fleet) = self.fleet_for(&server, now)
+            {
+                fleet.scheduled = fleet.scheduled.max(wanted.min(SPARES_MAX));
+            }
+        }
+    }
+
     /// What is to boot, and which are to go. What waits may together use `memory_mib`, unless it is a fleet's only one
     /// that always has one.
     fn adjust(&mut self, memory_mib: u64, now: Timestamp) -> (Vec<Effective>, Vec<Spare>) {
+        self.follow_schedules(now);
         let (mut boots, mut surplus) = (Vec::new(), Vec::new());
         let mut held: u64 = self.fleets.iter().map(Fleet::memory_mib).sum();
         for fleet in &mut self.fleets {
@@ -223,6 +245,7 @@ impl Warming {
             metrics,
             state: Mutex::new(State {
                 fleets: standing.into_iter().map(fleet).collect(),
+                declared: Vec::new(),
                 given: HashMap::new(),
             }),
             wake: Notify::new(),
@@ -269,6 +292,16 @@ impl Warming {
         let ready: usize = state.fleets.iter().map(|fleet| fleet.ready.len()).sum();
         let ready = i64::try_from(ready).unwrap_or(i64::MAX);
         self.metrics.warming(self.kind()).set(ready);
+        let scheduled = state.fleets.iter().map(|fleet| i64::from(fleet.scheduled)).sum();
+        self.metrics.scheduled(self.kind()).set(scheduled);
+    }
+
+    /// Whether a server of this configuration fits this machine at all.
+    fn can_make(&self, server: &Effective) -> bool {
+        let offer = self.offer();
+        u64::from(server.memory_mib) <= offer.memory_mib
+            && u64::from(server.cpu_millis) <= offer.cpu_millis
+            && self.objection(server).is_none()
     }
 
     async fn boot(self: Arc<Self>, server: Effective) {
@@ -377,6 +410,21 @@ impl Provider for Warming {
 
     fn progress(&self, server: &str) -> Option<String> {
         self.behind.progress(server)
+    }
+
+    fn declare(&self, mut declared: Vec<Declared>) {
+        declared.retain(|declared| declared.server.kind == self.kind() && self.can_make(&declared.server));
+        self.state.lock().declared = declared;
+        self.wake.notify_one();
+    }
+
+    fn waiting(&self, effective: &Effective) -> Option<Waiting> {
+        let state = self.state.lock();
+        let fleet = state.fleets.iter().find(|fleet| fleet.fits(effective))?;
+        Some(Waiting {
+            ready: u32::try_from(fleet.ready.len()).unwrap_or(u32::MAX),
+            scheduled: fleet.scheduled,
+        })
     }
 
     async fn configure(&self, order: &ServerOrder) -> Result<(), ProvideError> {

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::limits::PROCESSES_MAX;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     Backend, CreateError, FunctionError, LogSink, PrepareError, RUNTIME_API, Runtime, Sandbox, SandboxKind, Share,
     ShareError, VersionSpec,
@@ -29,12 +30,14 @@ use crate::clients::{self, NODE_CLIENT, PYTHON_CLIENT, RUNTIME_DIR};
 use crate::interpreter::{self, Interpreter};
 use crate::linux_sandbox::{Departure, LinuxSandbox, Surroundings, cell_error, cpu_millis};
 use crate::output::Output;
-use crate::pool::{Pool, WarmCell};
+use crate::pool::{Pool, Reserve, WarmCell};
 use crate::volume;
 
 /// How long a taken cell is not replaced: the making of another must not take the processor from the
 /// first invocation.
 const REFILL_DELAY: Duration = Duration::from_millis(20);
+/// The cells of programs that need no interpreter.
+const NATIVE: &str = "native";
 /// How long a version's preparation waits for the first warm cell of its runtime.
 const FIRST_CELL_MAX: Duration = Duration::from_secs(2);
 const TASK_ROOT: &str = "/var/task";
@@ -55,14 +58,16 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Makes the cells. [`Backend::shut_down`] ends it.
     pub spawner: Spawner,
-    /// Cells that wait for each runtime that is in use; zero keeps none.
+    /// Cells that wait for each runtime that is in use at least; zero keeps none.
     pub warm_cells: usize,
+    /// What all cells that wait may use together.
+    pub warm_memory: Mebibytes,
     /// What an invocation may print; the rest is dropped.
     pub log_bytes_max: usize,
 }
 
 impl Options {
-    /// The defaults: two waiting cells for each runtime, 4 MiB of output for each invocation.
+    /// The defaults: two waiting cells for each runtime, and more while many are taken, within 512 MiB; 4 MiB of output for each invocation.
     pub fn new(clock: Clock, state_dir: PathBuf, spawner: Spawner) -> Self {
         Self {
             clock,
@@ -70,6 +75,7 @@ impl Options {
             state_dir,
             spawner,
             warm_cells: 2,
+            warm_memory: Mebibytes(512),
             log_bytes_max: 4 * 1024 * 1024,
         }
     }
@@ -114,16 +120,35 @@ impl LinuxBackend {
     /// # Errors
     /// If the state folder cannot be written.
     pub fn new(options: Options) -> io::Result<Self> {
+        let reserve = Reserve {
+            count_min: u32::try_from(options.warm_cells).unwrap_or(u32::MAX),
+            budget: options.warm_memory,
+        };
+        let pool = Pool::new(options.spawner.clone(), options.clock.clone(), reserve);
         Ok(Self {
             clock: options.clock,
             entropy: options.entropy,
             endings: Arc::new(watch::Sender::new(())),
-            pool: Pool::new(options.spawner.clone(), options.warm_cells),
+            pool,
             spawner: options.spawner,
             log_bytes_max: options.log_bytes_max,
             runtime_dir: clients::lay_out(&options.state_dir)?,
             interpreters: Mutex::default(),
         })
+    }
+
+    /// Changes how many cells wait, from now on; sandboxes are not touched.
+    pub fn set_reserve(&self, reserve: Reserve) {
+        self.pool.set_reserve(reserve);
+    }
+
+    /// How many cells of a runtime are ready for a function, and how often none was for any.
+    pub fn standing(&self, runtime: Runtime) -> (usize, u64) {
+        let name = match runtime {
+            Runtime::ProvidedAl2023 | Runtime::ProvidedAl2 => NATIVE.to_owned(),
+            interpreted => interpreted.to_string(),
+        };
+        self.pool.standing(&name)
     }
 
     async fn interpreter(&self, runtime: Runtime) -> Result<Option<Interpreter>, PrepareError> {
@@ -147,7 +172,7 @@ impl LinuxBackend {
         environment.extend(version.lambda_environment());
         let mut binds = Vec::new();
         let mut start = Start::Later;
-        let mut name = "native".to_owned();
+        let mut name = NATIVE.to_owned();
         let mut fresh = false;
         if let Some(interpreter) = interpreter {
             let early = |key: &String| EARLY_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
@@ -264,9 +289,8 @@ impl Backend for LinuxBackend {
             PrepareError::Backend(error) => CreateError::Backend(error),
             other => CreateError::Init(FunctionError::new("Runtime.InvalidEntrypoint", &other.to_string())),
         })?;
-        let name = recipe.name.clone();
         let sandbox = self.start(&version, recipe, log).await;
-        self.pool.refill(&name, REFILL_DELAY);
+        self.pool.refill(REFILL_DELAY);
         Ok(Box::new(sandbox?))
     }
 

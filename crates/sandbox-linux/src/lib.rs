@@ -18,3 +18,4 @@ mod watch;
 
 pub use backend::{LinuxBackend, Options};
 pub use interpreter::available_runtimes;
+pub use pool::Reserve;

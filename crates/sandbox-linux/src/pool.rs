@@ -1,20 +1,31 @@
 //! Generic cells that wait, without code, for a function of their runtime.
 //!
-//! A runtime's pool is empty until a function of that runtime is prepared: a node with none keeps
-//! nothing. Taking a cell makes the pool fill up again in the background.
+//! A runtime has none until a function of it is prepared: a node with none keeps nothing. How many wait follows what is
+//! taken: see [`stock`]. Taking a cell makes the pool fill up again in the background.
+
+mod stock;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bowline_capacity::worker::WorkerId;
+use bowline_foundation::clock::Clock;
+use bowline_foundation::units::Mebibytes;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::cell::{Cell, CellError, CellPlan, Spawner, Start};
+use stock::{Changes, Facts, Stock};
+
+pub use stock::Reserve;
+
+/// How often it is looked whether more or fewer are wanted, though none was taken.
+const TICK: Duration = Duration::from_secs(5);
 
 /// A cell with our end of its control channel.
 pub(crate) struct WarmCell {
@@ -24,146 +35,169 @@ pub(crate) struct WarmCell {
 
 /// The waiting cells of all runtimes; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Pool {
-    spawner: Spawner,
-    /// Cells that are kept for each runtime.
-    size: usize,
-    shelves: Arc<Mutex<Shelves>>,
-}
+pub(crate) struct Pool(Arc<Inner>);
 
-#[derive(Default)]
-struct Shelves {
-    of: HashMap<String, Shelf>,
-    closed: bool,
+struct Inner {
+    spawner: Spawner,
+    clock: Clock,
+    state: Mutex<State>,
     /// Told whenever a cell that was on its way has come, or will not come.
     arrived: Arc<Notify>,
 }
 
-struct Shelf {
-    plan: CellPlan,
-    ready: Vec<WarmCell>,
-    /// Cells on their way.
-    coming: usize,
+struct State {
+    stock: Stock<WarmCell>,
+    plans: HashMap<String, CellPlan>,
 }
 
 impl Pool {
-    pub(crate) fn new(spawner: Spawner, size: usize) -> Self {
-        Self {
+    pub(crate) fn new(spawner: Spawner, clock: Clock, reserve: Reserve) -> Self {
+        let state = State {
+            stock: Stock::new(reserve),
+            plans: HashMap::new(),
+        };
+        Self(Arc::new(Inner {
             spawner,
-            size,
-            shelves: Arc::default(),
-        }
+            clock,
+            state: Mutex::new(state),
+            arrived: Arc::default(),
+        }))
     }
 
     /// Begins to keep cells made by `plan` under `name`, if that is not done already.
     pub(crate) fn keep(&self, name: &str, plan: &CellPlan) {
-        let mut shelves = self.shelves.lock();
-        if !shelves.of.contains_key(name) {
-            let shelf = Shelf {
-                plan: plan.clone(),
-                ready: Vec::new(),
-                coming: 0,
-            };
-            shelves.of.insert(name.to_owned(), shelf);
+        let mut state = self.0.state.lock();
+        let is_first = state.plans.is_empty();
+        state.plans.entry(name.to_owned()).or_insert_with(|| plan.clone());
+        state.stock.keep(name);
+        drop(state);
+        if is_first {
+            tokio::spawn(look(Arc::downgrade(&self.0)));
         }
-        drop(shelves);
-        self.refill(name, Duration::ZERO);
+        self.0.adjust();
+    }
+
+    /// Changes how many wait, from now on.
+    pub(crate) fn set_reserve(&self, reserve: Reserve) {
+        self.0.state.lock().stock.set_reserve(reserve);
+        self.0.adjust();
+    }
+
+    /// Cells of `name` that are ready, and how often none was for any function.
+    pub(crate) fn standing(&self, name: &str) -> (usize, u64) {
+        let state = self.0.state.lock();
+        (state.stock.ready(name), state.stock.misses())
     }
 
     /// Waits until a cell of `name` is ready, or none is on its way.
     pub(crate) async fn stocked(&self, name: &str) {
         loop {
-            let arrived = {
-                let shelves = self.shelves.lock();
-                let pending = |shelf: &Shelf| shelf.ready.is_empty() && shelf.coming > 0;
-                if !shelves.of.get(name).is_some_and(pending) {
-                    return;
-                }
-                shelves.arrived.clone().notified_owned()
-            };
+            let arrived = self.0.arrived.clone().notified_owned();
+            if !self.0.state.lock().stock.is_pending(name) {
+                return;
+            }
             arrived.await;
         }
     }
 
     /// A cell that is ready now, if there is one. The caller asks for a refill when it suits it.
     pub(crate) fn take(&self, name: &str) -> Option<WarmCell> {
-        let mut shelves = self.shelves.lock();
-        let shelf = shelves.of.get_mut(name)?;
-        while let Some(mut warm) = shelf.ready.pop() {
-            if warm.cell.try_exit().is_none() {
-                return Some(warm);
-            }
-        }
-        None
+        let now = self.0.clock.now();
+        let lives = |warm: &mut WarmCell| warm.cell.try_exit().is_none();
+        self.0.state.lock().stock.take(name, now, lives)
     }
 
     /// Makes a cell by `plan` now, for a caller that found none.
     pub(crate) async fn make(&self, plan: CellPlan) -> Result<WarmCell, CellError> {
-        make(&self.spawner, plan).await
+        make(&self.0.spawner, plan).await
     }
 
     /// Fills up what was taken, in the background and not before `delay` has passed.
-    pub(crate) fn refill(&self, name: &str, delay: Duration) {
-        let mut shelves = self.shelves.lock();
-        if shelves.closed {
+    pub(crate) fn refill(&self, delay: Duration) {
+        let inner = self.0.clone();
+        if inner.state.lock().plans.is_empty() {
             return;
         }
-        let Some(shelf) = shelves.of.get_mut(name) else {
-            return;
-        };
-        while shelf.ready.len() + shelf.coming < self.size {
-            shelf.coming += 1;
-            let (pool, name, plan) = (self.clone(), name.to_owned(), shelf.plan.clone());
-            tokio::spawn(async move {
-                tokio::time::sleep(delay).await;
-                pool.add(&name, plan).await;
-            });
-        }
-    }
-
-    async fn add(&self, name: &str, plan: CellPlan) {
-        let made = make_ready(&self.spawner, plan).await;
-        let surplus = {
-            let mut shelves = self.shelves.lock();
-            let closed = shelves.closed;
-            let shelf = shelves.of.get_mut(name).expect("a shelf is never taken away");
-            shelf.coming -= 1;
-            let surplus = match made {
-                Ok(warm) if closed => Some(warm),
-                Ok(warm) => {
-                    shelf.ready.push(warm);
-                    None
-                }
-                Err(_) if closed => None,
-                Err(error) => {
-                    // The next function that takes a cell makes its own and asks again.
-                    tracing::warn!(runtime = name, error = &error as &dyn std::error::Error, "no warm cell");
-                    None
-                }
-            };
-            shelves.arrived.notify_waiters();
-            surplus
-        };
-        if let Some(warm) = surplus {
-            warm.cell.destroy().await;
-        }
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            inner.adjust();
+        });
     }
 
     /// Destroys the waiting cells and keeps no more.
     pub(crate) async fn close(&self) {
-        let cells: Vec<WarmCell> = {
-            let mut shelves = self.shelves.lock();
-            shelves.closed = true;
-            shelves
-                .of
-                .values_mut()
-                .flat_map(|shelf| shelf.ready.drain(..))
-                .collect()
-        };
+        let cells = self.0.state.lock().stock.close();
         for warm in cells {
             warm.cell.destroy().await;
         }
     }
+}
+
+/// Looks now and then, for as long as somebody has the pool.
+async fn look(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if inner.state.lock().stock.is_closed() {
+            return;
+        }
+        inner.adjust();
+    }
+}
+
+impl Inner {
+    /// Brings the cells to their numbers, in the background.
+    fn adjust(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let Changes { start, retire } = state.stock.adjust(self.clock.now());
+        let mut plans = Vec::new();
+        for (name, worker) in start {
+            let plan = state.plans[&name].clone();
+            plans.push((name, worker, plan));
+        }
+        drop(state);
+        for (name, worker, plan) in plans {
+            tokio::spawn(self.clone().add(name, worker, plan));
+        }
+        for warm in retire {
+            tokio::spawn(warm.cell.destroy());
+        }
+    }
+
+    async fn add(self: Arc<Self>, name: String, worker: WorkerId, plan: CellPlan) {
+        let begin = self.clock.monotonic();
+        let made = make_ready(&self.spawner, plan).await;
+        let unwanted = {
+            let mut state = self.state.lock();
+            match made {
+                Ok(warm) => {
+                    let facts = Facts {
+                        memory: memory(&warm.cell),
+                        start: self.clock.monotonic().since(begin),
+                    };
+                    state.stock.came(&name, worker, (warm, facts), self.clock.now())
+                }
+                Err(error) => {
+                    state.stock.failed(worker);
+                    if !state.stock.is_closed() {
+                        // It is tried again when the next one is taken, or after a while.
+                        tracing::warn!(runtime = name, error = &error as &dyn std::error::Error, "no warm cell");
+                    }
+                    None
+                }
+            }
+        };
+        self.arrived.notify_waiters();
+        if let Some(warm) = unwanted {
+            warm.cell.destroy().await;
+        }
+    }
+}
+
+/// What a cell uses now; nothing where the host does not tell.
+fn memory(cell: &Cell) -> Mebibytes {
+    let bytes = cell.usage().memory_bytes_now;
+    Mebibytes(u32::try_from(bytes.div_ceil(Mebibytes(1).bytes())).unwrap_or(u32::MAX))
 }
 
 async fn make(spawner: &Spawner, plan: CellPlan) -> Result<WarmCell, CellError> {

@@ -9,6 +9,7 @@ use super::{Findings, Tree};
 /// The layers from the ground up; a crate knows only crates of layers before its own.
 const LAYERS: &[&[&str]] = &[
     &["bowline-foundation"],
+    &["bowline-capacity"],
     &["bowline-store"],
     &["bowline-stream"],
     &["bowline-aws", "bowline-oci"],
@@ -17,7 +18,6 @@ const LAYERS: &[&[&str]] = &[
     &["bowline-sandbox-wasm", "bowline-sandbox-linux"],
     &["bowline-sandbox-vm"],
     &["bowline-agent"],
-    &["bowline-capacity"],
     &["bowline-inventory"],
     &["bowline-functions"],
     &["bowline-api"],

@@ -103,6 +103,12 @@ pub struct InstanceView {
     sandboxes: u64,
     /// What the limits of its sandboxes add up to.
     held_mib: u64,
+    /// Servers like its own that wait for whoever needs one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<u32>,
+    /// How many are to wait now by its file's schedule, or another's of the same configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled: Option<u32>,
     replacements: usize,
     created: String,
 }
@@ -207,6 +213,8 @@ impl From<View> for InstanceView {
             draining: instance.draining,
             sandboxes: view.sandboxes,
             held_mib: view.held_mib,
+            waiting: view.waiting.map(|waiting| waiting.ready),
+            scheduled: view.waiting.map(|waiting| waiting.scheduled),
             replacements: instance.replaced_at.len(),
             created: time::text(instance.created),
             account: instance.account.to_string(),
@@ -262,6 +270,7 @@ impl Ask<'_> {
             instance,
             sandboxes: 0,
             held_mib: 0,
+            waiting: None,
             progress: None,
         }
         .into()

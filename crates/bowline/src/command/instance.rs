@@ -345,7 +345,7 @@ fn in_fleets(fleets: &Value) -> String {
 }
 
 fn listed(instances: &[Value]) -> String {
-    const SHOWN: [&str; 9] = [
+    const SHOWN: [&str; 10] = [
         "name",
         "kind",
         "fleet",
@@ -353,6 +353,7 @@ fn listed(instances: &[Value]) -> String {
         "role",
         "address",
         "sandboxes",
+        "waiting",
         "memory_mib",
         "server",
     ];
@@ -369,6 +370,7 @@ fn listed(instances: &[Value]) -> String {
             "ROLE",
             "ADDRESS",
             "SANDBOXES",
+            "WAITING",
             "MIB",
             "SERVER",
         ],
@@ -393,6 +395,8 @@ fn shown(instance: &Value) -> String {
         ("memory MiB", "memory_mib"),
         ("held MiB", "held_mib"),
         ("sandboxes", "sandboxes"),
+        ("waiting", "waiting"),
+        ("scheduled", "scheduled"),
         ("draining", "draining"),
         ("revision", "revision"),
         ("since", "since"),

@@ -13,8 +13,10 @@ pub(super) fn file(account: &AccountId, id: &str) -> Key {
 }
 
 pub(super) fn files(account: &AccountId) -> String {
-    format!("inventory/file/{account}/")
+    format!("{ALL_FILES}{account}/")
 }
+
+pub(super) const ALL_FILES: &str = "inventory/file/";
 
 /// `inventory/instance/ACCOUNT/NAME`: an [`Instance`](crate::model::Instance). Lives from its creation to its removal.
 /// Missing: there is no such instance.

@@ -51,7 +51,27 @@ pub(super) fn check(file: &InstanceFile) -> Result<(), Fault> {
         together(file, role)?;
     }
     few(file.roles.len(), file.id.span(), "roles")?;
+    schedule(file)?;
     policy(file)
+}
+
+/// Servers that wait belong to nobody: what has volumes or services cannot.
+fn schedule(file: &InstanceFile) -> Result<(), Fault> {
+    few(file.schedule.len(), file.id.span(), "windows of its schedule")?;
+    for window in &file.schedule {
+        window.read()?;
+        if *file.kind.get_ref() == Kind::Inline {
+            return fault(
+                &window.servers,
+                "a place inside the node is always there: no server waits for it".to_owned(),
+            );
+        }
+        if file.effective(None).is_some_and(|effective| !effective.is_plain()) {
+            let reason = "servers with volumes or services do not wait: these are an account's alone";
+            return fault(&window.servers, reason.to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// A role's services and volumes count with those of the file that they do not replace.

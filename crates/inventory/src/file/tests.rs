@@ -1,5 +1,7 @@
 //! Files that are good, and the places of what is wrong with others.
 
+use bowline_capacity::fleet::Class;
+
 use super::*;
 
 const FILE: &str = r#"
@@ -60,6 +62,42 @@ fn a_role_changes_what_it_says_and_nothing_else() {
     assert_eq!(archive.services[1].command, ["/bin/sleep", "7"]);
     assert_eq!(archive.services[0], plain.services[0]);
     assert_eq!(file.effective(Some("clerk")), None);
+}
+
+#[test]
+fn a_fleet_and_a_schedule_are_read_and_what_is_wrong_with_them_is_placed() {
+    const PLAIN: &str = "id = \"shop\"\nkind = \"process\"\nfleet = \"high\"\n[resources]\nmemory_mib = 256\n";
+    const WINDOW: &str = "[[schedule]]\ndays = [\"mon\"]\nfrom = \"08:00\"\nto = \"18:00\"\nservers = 2\n";
+    let good = format!("{PLAIN}{WINDOW}");
+    let file = InstanceFile::parse(&good).unwrap();
+    assert_eq!(file.effective(None).unwrap().fleet, Some(Class::High));
+    assert_eq!(file.schedules().len(), 1);
+    let fault = |from: &str, to: &str| {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good);
+        let error = InstanceFile::parse(&text).expect_err(to);
+        ((error.line, error.column), error.reason)
+    };
+    for (from, to, place, says) in [
+        ("\"high\"", "\"middle\"", (3, 9), "expected `low` or `high`"),
+        ("\"mon\"", "\"monday\"", (7, 9), "unknown variant"),
+        ("\"08:00\"", "\"8\"", (8, 8), "no time of the day"),
+        ("\"18:00\"", "\"08:00\"", (9, 6), "the same time"),
+        ("servers = 2", "servers = 9", (10, 11), "from 1 to 4"),
+        ("servers = 2", "zone = \"Here\"\nservers = 2", (10, 8), "no time zone"),
+        ("servers = 2", "size = 2", (10, 1), "unknown field"),
+        ("kind = \"process\"", "kind = \"inline\"", (10, 11), "inside the node"),
+        (
+            "[[schedule]]",
+            "[[volumes]]\nsource = \"a\"\nmount = \"/a\"\n[[schedule]]",
+            (13, 11),
+            "do not wait",
+        ),
+    ] {
+        let (found, reason) = fault(from, to);
+        assert!(reason.contains(says), "{reason}");
+        assert_eq!(found, place, "{reason}");
+    }
 }
 
 #[test]

@@ -385,3 +385,70 @@ async fn nothing_boots_once_it_is_told_to_stop() {
     tokio::time::sleep(10 * TICK).await;
     assert_eq!(fake.names(), names);
 }
+
+/// A window of every day, by UTC.
+fn schedule(from: &str, to: &str, servers: u32) -> Schedule {
+    let text = format!(
+        "id = \"shop\"\nkind = \"process\"\n[resources]\nmemory_mib = 64\n[[schedule]]\nfrom = \"{from}\"\nto = \"{to}\"\n\
+         servers = {servers}\n"
+    );
+    crate::file::InstanceFile::parse(&text).unwrap().schedules().remove(0)
+}
+
+/// 04/T-D6.
+#[tokio::test(start_paused = true)]
+async fn t_d6_servers_wait_by_a_declared_schedule_and_go_when_it_is_over() {
+    let world = World::with(false, 4096);
+    let day = 24 * 60 * 60;
+    let to_midnight = day - world.clock.now().as_millis() / 1000 % day;
+    let hour = 60 * 60;
+    // Some seconds go by with each look.
+    let go = async |seconds: u64| {
+        world.clock.advance(Duration::from_secs(seconds));
+        world.settle().await;
+        world.ready()
+    };
+    go(to_midnight + 7 * hour).await;
+    assert_eq!(go(2 * hour).await, 0, "the control: nothing is declared");
+    let server = world.standing.clone();
+    world.warming.declare(vec![Declared {
+        server: server.clone(),
+        schedules: vec![schedule("08:00", "18:00", 2)],
+    }]);
+    assert_eq!(go(22 * hour).await, 0, "at seven nobody needs one");
+    let to_eight = hour - world.clock.now().as_millis() / 1000 % hour;
+    assert_eq!(go(to_eight - 60).await, 0);
+    assert_eq!(go(57).await, 2, "they boot before eight");
+    let waiting = world.warming.waiting(&server);
+    assert_eq!(waiting, Some(Waiting { ready: 2, scheduled: 2 }));
+    assert_eq!(world.warming.metrics.scheduled(Kind::Process).get(), 2);
+    let (_, waited) = world.make(&world.order("x")).await;
+    assert!(waited, "one that waits is given");
+    assert_eq!(go(1).await, 2, "and replaced");
+    assert_eq!(go(10 * hour).await, 0, "when it is over they go");
+    // What is no longer declared no longer counts.
+    assert_eq!(go(18 * hour).await, 2, "the control: at noon on the next day");
+    world.warming.declare(Vec::new());
+    assert_eq!(go(1).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_machine_cannot_make_is_not_awaited() {
+    let world = World::with(false, 1024);
+    let declared = |memory_mib| Declared {
+        server: Effective {
+            memory_mib,
+            ..world.standing.clone()
+        },
+        schedules: vec![schedule("00:00", "23:59", 4), schedule("23:58", "00:01", 4)],
+    };
+    world.warming.declare(vec![declared(1025)]);
+    world.settle().await;
+    assert_eq!(world.ready(), 0);
+    // Those that wait have together no more memory than there is.
+    world.warming.declare(vec![declared(512)]);
+    for _ in 0..3 {
+        world.settle().await;
+    }
+    assert_eq!(world.ready(), 2);
+}
