@@ -1,6 +1,8 @@
 //! The code of one function with its places: where it may stop, and which values live there.
 
+mod places;
 mod read;
+mod rounds;
 
 use std::collections::HashMap;
 
@@ -94,10 +96,13 @@ pub(crate) struct PlaceOf {
 pub(crate) enum PlaceKind {
     Entry,
     Loop,
-    /// After a call with so many results.
+    /// After a call with so many results, which polls, or only sees whether the callee has stopped.
     Call {
         results: usize,
+        polls: bool,
     },
+    /// After a call that is not meant to return: nothing is needed any more.
+    Dead,
 }
 
 impl PlaceOf {
@@ -134,6 +139,9 @@ impl Body<'_> {
 
     /// The variables among these: all but those of the operands of the innermost block.
     pub(crate) fn kept_at(&self, place: &PlaceOf) -> Vec<u32> {
+        if matches!(place.kind, PlaceKind::Dead) {
+            return Vec::new();
+        }
         let mut kept = place.live.clone();
         for block in self.chain(place) {
             kept.extend(&self.blocks[block as usize].outer_locals);
@@ -156,7 +164,8 @@ impl Body<'_> {
             let kind = match place.kind {
                 PlaceKind::Entry => Place::Entry,
                 PlaceKind::Loop => Place::Loop,
-                PlaceKind::Call { results } => {
+                PlaceKind::Dead => Place::Call(Vec::new()),
+                PlaceKind::Call { results, .. } => {
                     let results = &place.stack[place.stack.len() - results..];
                     Place::Call(self.value_types(results.iter().copied())?)
                 }

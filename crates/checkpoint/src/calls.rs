@@ -1,8 +1,8 @@
 //! Who calls whom, and so which functions may be stopped while they run or while they call.
 //!
-//! A function may be stopped if it has a loop, if it lies on a cycle of calls, or if it calls such a
-//! function. Any other function ends soon. A call through a table may reach every function of its type that a
-//! reference can lead to.
+//! A function may be stopped if it has a loop, if it lies on a cycle of calls, if it does more than a bounded amount of
+//! work without either, or if it calls such a function. Any other function ends soon. A call through a table may reach
+//! every function of its type that a reference can lead to.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,13 +11,23 @@ use wasmparser::{FuncType, Operator};
 use crate::Refusal;
 use crate::outline::{Outline, invalid};
 
+/// Operators that may be executed between two polls. Calls that do not poll themselves count with what they may do, so
+/// this is met by functions that call each other many times on each of many levels.
+const WORK_MAX: u64 = 1 << 17;
+/// The same of a function on a cycle of calls, which may be met once for each frame of a stack.
+const WORK_ON_CYCLE_MAX: u64 = 1 << 14;
+
 /// What the code of all functions says about the module.
 #[derive(Default)]
 pub(crate) struct Calls {
     /// Functions in which a frame may be found when the guest stops.
     pub may_stop: Vec<bool>,
-    /// Functions that call themselves over and over without growing the stack.
+    /// Functions that call themselves over and over without growing the stack, and those that do much.
     pub polls_at_entry: Vec<bool>,
+    /// Of each function, on which cycle of calls it lies: functions of one number can reach each other.
+    component: Vec<u32>,
+    /// The same of each type, for calls through references.
+    indirect_component: Vec<u32>,
     /// For each type, whether a call through a reference of that type may be stopped inside.
     pub indirect_may_stop: Vec<bool>,
     /// Functions that such functions call by their index.
@@ -45,6 +55,8 @@ struct Graph {
     edges: Vec<Vec<u32>>,
     tail_edges: Vec<Vec<u32>>,
     loops: Vec<bool>,
+    /// How many operators each function has.
+    operators: Vec<u64>,
     has_tail_calls: bool,
     /// The node of each type of the module.
     type_nodes: Vec<u32>,
@@ -72,6 +84,16 @@ impl Calls {
         graph.connect_types(outline);
         Ok(graph.judge(outline, touched))
     }
+
+    /// Whether a function and one that it calls by its index lie on one cycle.
+    pub(crate) fn calls_back(&self, caller: u32, callee: u32) -> bool {
+        self.component[caller as usize] == self.component[callee as usize]
+    }
+
+    /// The same of what a reference of this type may lead to.
+    pub(crate) fn indirect_calls_back(&self, caller: u32, type_index: u32) -> bool {
+        self.component[caller as usize] == self.indirect_component[type_index as usize]
+    }
 }
 
 impl Graph {
@@ -91,12 +113,14 @@ impl Graph {
             edges: vec![Vec::new(); next as usize],
             tail_edges: vec![Vec::new(); next as usize],
             loops: vec![false; functions],
+            operators: vec![0; functions],
             has_tail_calls: false,
             type_nodes,
         }
     }
 
     fn see(&mut self, function: usize, operator: &Operator<'_>) {
+        self.operators[function] += 1;
         match *operator {
             Operator::Loop { .. } => self.loops[function] = true,
             Operator::Call { function_index } => self.edges[function].push(function_index),
@@ -128,16 +152,21 @@ impl Graph {
 
     fn judge(self, outline: &Outline, touched: Touched) -> Calls {
         let functions = outline.functions.len();
-        let on_cycle = on_cycles(&self.edges);
-        let on_tail_cycle = on_cycles(&self.tail_edges);
-        let mut may_stop = on_cycle;
-        for (node, has_loop) in self.loops.iter().enumerate() {
-            may_stop[node] |= has_loop;
+        let cycles = Components::of(&self.edges);
+        let on_tail_cycle = Components::of(&self.tail_edges).on_cycle;
+        let does_much = self.does_much(&cycles);
+        let mut may_stop = cycles.on_cycle;
+        for (node, &has_loop) in self.loops.iter().enumerate() {
+            may_stop[node] |= has_loop || does_much[node];
         }
         spread_to_callers(&self.edges, &mut may_stop);
         let polls_at_entry = (0..functions)
-            .map(|node| on_tail_cycle[node] && !self.tail_edges[node].is_empty())
+            .map(|node| does_much[node] || on_tail_cycle[node] && !self.tail_edges[node].is_empty())
             .collect();
+        let indirect_component = self.type_nodes.iter().map(|&node| cycles.number[node as usize]);
+        let indirect_component = indirect_component.collect();
+        let mut component = cycles.number;
+        component.truncate(functions);
         let indirect_may_stop = self.type_nodes.iter().map(|&node| may_stop[node as usize]).collect();
         may_stop.truncate(functions);
         let callers = self.edges.iter().zip(&may_stop).filter(|(_, may_stop)| **may_stop);
@@ -147,9 +176,39 @@ impl Graph {
             has_tail_calls: self.has_tail_calls,
             may_stop,
             polls_at_entry,
+            component,
+            indirect_component,
             indirect_may_stop,
             touched,
         }
+    }
+
+    /// Functions that may do more than they should between two polls, if only loops and calls on cycles polled. They
+    /// poll at their entry, after which their callers have polled as well.
+    fn does_much(&self, cycles: &Components) -> Vec<bool> {
+        let functions = self.operators.len();
+        let mut work = vec![0_u64; self.edges.len()];
+        let mut polls = vec![false; functions];
+        for component in &cycles.callees_first {
+            for &node in component {
+                let callees = self.edges[node].iter().map(|&callee| callee as usize);
+                let elsewhere = callees.filter(|&callee| cycles.number[callee] != cycles.number[node]);
+                let called = elsewhere.map(|callee| work[callee]);
+                if node >= functions {
+                    work[node] = called.max().unwrap_or_default();
+                    continue;
+                }
+                let all = called.fold(self.operators[node], u64::saturating_add);
+                let most = if cycles.on_cycle[node] {
+                    WORK_ON_CYCLE_MAX
+                } else {
+                    WORK_MAX
+                };
+                polls[node] = all > most;
+                work[node] = if polls[node] { 0 } else { all };
+            }
+        }
+        polls
     }
 }
 
@@ -199,16 +258,26 @@ fn spread_to_callers(edges: &[Vec<u32>], marked: &mut [bool]) {
     }
 }
 
-/// Which nodes lie on a cycle: those of components with several nodes, and those with an edge to themselves
-/// (Tarjan's algorithm, without recursion).
-fn on_cycles(edges: &[Vec<u32>]) -> Vec<bool> {
-    let mut search = Search::new(edges);
-    for node in 0..edges.len() {
-        if search.order[node] == UNSEEN {
-            search.explore(node);
+/// The components of a graph whose nodes reach each other (Tarjan's algorithm, without recursion).
+struct Components {
+    /// Of each node, the number of its component.
+    number: Vec<u32>,
+    /// Nodes of components with several, and those with an edge to themselves.
+    on_cycle: Vec<bool>,
+    /// The nodes of each, those that others lead to first.
+    callees_first: Vec<Vec<usize>>,
+}
+
+impl Components {
+    fn of(edges: &[Vec<u32>]) -> Self {
+        let mut search = Search::new(edges);
+        for node in 0..edges.len() {
+            if search.order[node] == UNSEEN {
+                search.explore(node);
+            }
         }
+        search.found
     }
-    search.on_cycle
 }
 
 const UNSEEN: usize = usize::MAX;
@@ -220,7 +289,7 @@ struct Search<'g> {
     on_stack: Vec<bool>,
     stack: Vec<usize>,
     next: usize,
-    on_cycle: Vec<bool>,
+    found: Components,
 }
 
 impl<'g> Search<'g> {
@@ -233,7 +302,11 @@ impl<'g> Search<'g> {
             on_stack: vec![false; count],
             stack: Vec::new(),
             next: 0,
-            on_cycle: vec![false; count],
+            found: Components {
+                number: vec![0; count],
+                on_cycle: vec![false; count],
+                callees_first: Vec::new(),
+            },
         }
     }
 
@@ -279,10 +352,14 @@ impl<'g> Search<'g> {
             .stack
             .split_off(start.expect("the root of a component is on the stack"));
         let alone = component.len() == 1 && !self.edges[node].iter().any(|&to| to as usize == node);
+        let number = self.found.callees_first.len();
+        let number = u32::try_from(number).expect("a module has fewer than 2^32 functions and types");
         for &member in &component {
             self.on_stack[member] = false;
-            self.on_cycle[member] = !alone;
+            self.found.on_cycle[member] = !alone;
+            self.found.number[member] = number;
         }
+        self.found.callees_first.push(component);
     }
 }
 
@@ -322,6 +399,34 @@ mod tests {
                 (func $does_not (call_indirect (param i64) (i64.const 1) (i32.const 0))))",
         );
         assert_eq!(calls.may_stop, [true, true, true, false]);
+    }
+
+    /// Forty functions that each call the next one twice would run for hours without a loop.
+    #[test]
+    fn functions_that_call_others_many_times_on_many_levels_poll_at_their_entry() {
+        let doubling = |levels: usize| {
+            let calls = (1..levels).map(|level| format!("(func (call {level}) (call {level}))"));
+            format!("(module {} (func))", calls.collect::<String>())
+        };
+        let calls = calls_of(&doubling(40));
+        assert!(calls.polls_at_entry[39 - 16], "after some 100,000 operators");
+        assert_eq!(calls.polls_at_entry.iter().filter(|polls| **polls).count(), 2);
+        assert!(calls.may_stop[0] && !calls.may_stop[39]);
+        let calls = calls_of(&doubling(10));
+        assert!(calls.may_stop.iter().all(|may_stop| !may_stop), "this ends soon");
+    }
+
+    #[test]
+    fn functions_on_one_cycle_are_told_from_those_that_it_only_reaches() {
+        let calls = calls_of(
+            "(module
+                (table 1 funcref) (elem (i32.const 0) $even)
+                (func $even (param i32) (call $odd))
+                (func $odd (call_indirect (param i32) (i32.const 1) (i32.const 0)) (call $loops))
+                (func $loops (loop (br_if 0 (i32.const 0)))))",
+        );
+        assert!(calls.calls_back(0, 1) && calls.indirect_calls_back(1, 0));
+        assert!(!calls.calls_back(1, 2) && !calls.calls_back(2, 1));
     }
 
     #[test]

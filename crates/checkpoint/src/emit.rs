@@ -10,11 +10,11 @@ mod switch;
 use std::convert::Infallible;
 
 use wasm_encoder::reencode::{Error, Reencode};
-use wasm_encoder::{BlockType, Catch, Function, HeapType, Instruction, ValType as Encoded};
+use wasm_encoder::{BlockType, Catch, Function, HeapType, Instruction, MemoryType, ValType as Encoded};
 use wasmparser::{Operator, ValType};
 
 pub(crate) use continuation::continuation;
-pub(crate) use module::{Needs, instrumented};
+pub(crate) use module::{Instrumented, Needs};
 use save::Saver;
 pub(crate) use switch::Switches;
 
@@ -37,6 +37,10 @@ trait Target: Reencode<Error = Infallible> {
     fn saver(&mut self, saver: Saver) -> Option<u32>;
     /// The function that finishes a frame: takes where its values end, and the site.
     fn finisher(&mut self) -> u32;
+    /// The function that leaves a function behind a call that is not meant to return: takes the site.
+    fn leaver(&mut self) -> u32;
+    /// The global that is set while frames are written.
+    fn unwinding(&mut self) -> u32;
     /// Writes an operator that has another form in this module; whether it had.
     fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool;
 }
@@ -215,6 +219,17 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
                 }
             }
         }
+    }
+}
+
+/// The shared memory of the word that stops a guest.
+pub(crate) fn word_type() -> MemoryType {
+    MemoryType {
+        minimum: 1,
+        maximum: Some(1),
+        memory64: false,
+        shared: true,
+        page_size_log2: None,
     }
 }
 

@@ -104,8 +104,7 @@ pub fn configure(config: &mut Config) -> &mut Config {
 impl Prepared {
     /// Instruments and compiles a module. The engine's configuration must have passed [`configure`].
     pub fn new(engine: &Engine, module: &[u8], options: Options) -> Result<Self, PrepareError> {
-        let plan = Plan::new(module, options)?;
-        let instrumented = plan.instrument()?;
+        let (plan, instrumented) = Plan::instrument(module, options)?;
         let module = Module::from_binary(engine, &instrumented).map_err(PrepareError::Engine)?;
         Self::compiled(engine, plan, module).map_err(PrepareError::Engine)
     }

@@ -14,10 +14,10 @@
 //!  - the *engine* ([`engine`]): the only part that knows wasmtime. It runs, stops, captures and restores;
 //!  - *WASI* ([`wasi`]): a host whose state is part of the checkpoint.
 //!
-//! How a stop works: instrumented code polls one word at each loop's head and after each call that may
-//! have been stopped inside. The word lies in a shared memory that the guest has no index for. Once it is
-//! set, the innermost frame writes what lives to the save memory, another one without an index, and
-//! returns; its caller sees the word and does the same, to the outermost frame. To go on, a
+//! How a stop works: instrumented code polls one word in each round of a loop and of a recursion. The word lies
+//! in a shared memory that the guest has no index for. Once it is set, the innermost frame writes what lives to the
+//! save memory, another one without an index, and returns; its caller, behind each call that may have been stopped
+//! inside, sees that frames are being written and does the same, to the outermost frame. To go on, a
 //! *continuation* is generated for each saved frame: a function in a module of its own that loads the
 //! values, enters the enclosing blocks again and runs the rest of the original function.
 

@@ -112,8 +112,10 @@ pub(crate) fn mark(body: &mut Body<'_>) -> Result<(), &'static str> {
     let parameters = u32::try_from(body.parameters).expect("a function has few parameters");
     for (place, live) in body.places.iter_mut().zip(places) {
         place.live = if ended.is_ok() { live } else { all.clone() };
-        if matches!(place.kind, PlaceKind::Entry) {
-            place.live.retain(|&variable| variable < parameters);
+        match place.kind {
+            PlaceKind::Entry => place.live.retain(|&variable| variable < parameters),
+            PlaceKind::Dead => place.live.clear(),
+            PlaceKind::Loop | PlaceKind::Call { .. } => {}
         }
     }
     Ok(())

@@ -18,6 +18,10 @@ pub(crate) const START: &str = "ck:start";
 pub(crate) const SETTLE: &str = "ck:settle";
 /// Finishes a frame whose values are saved.
 pub(crate) const FINISH: &str = "ck:finish";
+/// Leaves a function behind a call that is not meant to return.
+pub(crate) const LEAVE: &str = "ck:leave";
+/// The global that says that frames are being written: what a caller looks at, being cheaper than the word.
+pub(crate) const UNWINDING: &str = "ck:unwinding";
 /// The function of a continuation module.
 pub(crate) const CONTINUE: &str = "ck:continue";
 

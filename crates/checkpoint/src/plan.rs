@@ -7,7 +7,7 @@ use bowline_foundation::digest::Digest;
 
 use crate::body::Body;
 use crate::calls::Calls;
-use crate::emit::{self, Needs, Switches};
+use crate::emit::{self, Instrumented, Needs, Switches};
 use crate::frame::BASE;
 use crate::outline::Outline;
 use crate::segments::Segments;
@@ -49,36 +49,48 @@ impl Plan {
     /// Reads a module, or says why it cannot be checkpointed.
     pub fn new(module: impl Into<Arc<[u8]>>, options: Options) -> Result<Self, Refusal> {
         let analysis = Analysis::new(module.into(), options)?;
-        let bodies = 0..analysis.outline.bodies.len();
-        let layouts = bodies
-            .map(
-                |index| match analysis.calls.may_stop[analysis.outline.function_of_body(index) as usize] {
-                    true => analysis.body_at(index)?.layouts(),
-                    false => Ok(Vec::new()),
-                },
-            )
-            .collect::<Result<Vec<_>, _>>()?;
-        let all = || layouts.iter().flatten();
-        let needs = Needs {
-            frames_pages: frames_pages(all().map(Layout::frame_bytes).max(), options.stack_bytes)?,
-            externs: all().any(|layout| layout.values.contains(&crate::ValueType::Extern)),
-        };
-        Ok(Self {
+        let mut layouts = Vec::with_capacity(analysis.outline.bodies.len());
+        for index in 0..analysis.outline.bodies.len() {
+            let function = analysis.outline.function_of_body(index);
+            layouts.push(match analysis.calls.may_stop[function as usize] {
+                true => analysis.body_at(index)?.layouts()?,
+                false => Vec::new(),
+            });
+        }
+        let needs = Needs::of(&layouts, options)?;
+        Ok(Self::of(analysis, layouts, needs))
+    }
+
+    /// The same, and the instrumented module.
+    pub fn instrument(module: impl Into<Arc<[u8]>>, options: Options) -> Result<(Self, Vec<u8>), Refusal> {
+        let analysis = Analysis::new(module.into(), options)?;
+        let mut layouts = Vec::with_capacity(analysis.outline.bodies.len());
+        let mut instrumented = Instrumented::new(&analysis);
+        let mut first_site = 0;
+        for index in 0..analysis.outline.bodies.len() {
+            let body = analysis.body_at(index)?;
+            instrumented.function(&body, first_site)?;
+            let places = body.layouts()?;
+            first_site += count_of(&places);
+            layouts.push(places);
+        }
+        let needs = Needs::of(&layouts, options)?;
+        let code = instrumented.finish(needs);
+        Ok((Self::of(analysis, layouts, needs), code))
+    }
+
+    fn of(analysis: Analysis, layouts: Vec<Vec<Layout>>, needs: Needs) -> Self {
+        Self {
             first_sites: first_sites(&layouts),
             identity: Identity {
                 module: Digest::of(&analysis.module),
                 pass: PASS_VERSION,
-                options,
+                options: analysis.options,
             },
             analysis,
             layouts,
             needs,
-        })
-    }
-
-    /// The instrumented module.
-    pub fn instrument(&self) -> Result<Vec<u8>, Refusal> {
-        emit::instrumented(&self.analysis, &self.first_sites, self.needs)
+        }
     }
 
     /// The module that continues a frame which stopped at `site`, `None` if there is no such place.
@@ -176,14 +188,28 @@ impl Analysis {
     }
 }
 
+impl Needs {
+    fn of(layouts: &[Vec<Layout>], options: Options) -> Result<Self, Refusal> {
+        let all = || layouts.iter().flatten();
+        Ok(Self {
+            frames_pages: frames_pages(all().map(Layout::frame_bytes).max(), options.stack_bytes)?,
+            externs: all().any(|layout| layout.values.contains(&crate::ValueType::Extern)),
+        })
+    }
+}
+
 /// Places are numbered through the module.
 fn first_sites(layouts: &[Vec<Layout>]) -> Vec<u32> {
     let mut next = 0;
     let mut first = |places: &Vec<Layout>| {
-        next += u32::try_from(places.len()).expect("code has fewer than 2^32 places");
-        next - places.len() as u32
+        next += count_of(places);
+        next - count_of(places)
     };
     layouts.iter().map(&mut first).collect()
+}
+
+fn count_of(places: &[Layout]) -> u32 {
+    u32::try_from(places.len()).expect("code has fewer than 2^32 places")
 }
 
 /// Pages that hold the frames of any stack of `stack_bytes`: of the smallest native frames, each saving as
@@ -308,8 +334,9 @@ mod tests {
 
     #[test]
     fn an_instrumented_module_is_refused_a_second_time() {
-        let plan = plan_of("(module (func (loop (br_if 0 (i32.const 0)))))").unwrap();
-        let again = Plan::new(plan.instrument().unwrap(), Options::default());
+        let module = wat::parse_str("(module (func (loop (br_if 0 (i32.const 0)))))").unwrap();
+        let (_, instrumented) = Plan::instrument(module, Options::default()).unwrap();
+        let again = Plan::new(instrumented, Options::default());
         assert_eq!(again.err(), Some(Refusal::Threads));
     }
 }

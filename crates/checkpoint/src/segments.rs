@@ -127,8 +127,8 @@ impl Helper {
         FuncType::new([target, ValType::I32, ValType::I32], [])
     }
 
-    /// The helper's body in the main module; `memory_index` says where a memory lies there.
-    pub(crate) fn code(self, segments: &Segments, memory_index: impl Fn(u32) -> u32) -> Function {
+    /// The helper's body in the main module.
+    pub(crate) fn code(self, segments: &Segments) -> Function {
         let mut code = Function::new([]);
         if !matches!(self, Self::Drop(_)) {
             (0..3).for_each(|parameter| {
@@ -138,7 +138,7 @@ impl Helper {
         match self {
             Self::MemoryInit { segment, memory } => {
                 code.instruction(&I::MemoryInit {
-                    mem: memory_index(memory),
+                    mem: memory,
                     data_index: segment,
                 });
             }

@@ -80,8 +80,8 @@ fn compile_here(engine: &Engine, source: &Path, target: &Path, form: Form) -> st
         (ModuleShape::HttpComponent, Form::Plain) => engine.precompile_component(&module),
         (ModuleShape::Command | ModuleShape::Reactor, Form::Plain) => engine.precompile_module(&module),
         (ModuleShape::Command, Form::Checkpointed) => {
-            let plan = Plan::new(module, checkpoint_options())?;
-            engine.precompile_module(&plan.instrument()?)
+            let (_, instrumented) = Plan::instrument(module, checkpoint_options())?;
+            engine.precompile_module(&instrumented)
         }
         (ModuleShape::HttpComponent, Form::Checkpointed) => return Err(Refusal::Component.into()),
         (ModuleShape::Reactor, Form::Checkpointed) => {

@@ -33,6 +33,7 @@ impl<'a> Body<'a> {
         }
         let mut body = reader.body;
         body.kept_locals = body.locals.len();
+        body.settle_places();
         if !body.places.is_empty() {
             liveness::mark(&mut body).map_err(|what| body.too_large(what))?;
             body.add_locals()?;
@@ -179,20 +180,24 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     fn plain(&mut self, operator: Operator<'a>, reached: bool) {
-        let results = match operator {
-            Operator::Call { function_index } if self.calls.may_stop[function_index as usize] => {
-                Some(self.outline.type_of(function_index).results().len())
-            }
-            Operator::CallIndirect { type_index, .. } if self.calls.indirect_may_stop[type_index as usize] => {
-                Some(self.outline.types[type_index as usize].results().len())
-            }
+        let (calls, caller) = (self.calls, self.body.function);
+        let call = match operator {
+            Operator::Call { function_index } if calls.may_stop[function_index as usize] => Some((
+                self.outline.type_of(function_index),
+                calls.calls_back(caller, function_index),
+            )),
+            Operator::CallIndirect { type_index, .. } if calls.indirect_may_stop[type_index as usize] => Some((
+                &self.outline.types[type_index as usize],
+                calls.indirect_calls_back(caller, type_index),
+            )),
             _ => None,
         };
-        match results.filter(|_| reached && self.wants_places) {
-            Some(results) => {
+        match call.filter(|_| reached && self.wants_places) {
+            Some((callee, polls)) => {
+                let results = callee.results().len();
                 let stack = self.operands().expect("a call that is reached may return");
                 self.body.steps.push(Step::Plain(Operator::Nop));
-                let place = self.add_place(PlaceKind::Call { results }, stack);
+                let place = self.add_place(PlaceKind::Call { results, polls }, stack);
                 *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
             }
             None => self.body.steps.push(Step::Plain(operator)),
@@ -201,12 +206,6 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     /// Adds a place before the next step.
     fn add_place(&mut self, kind: PlaceKind, stack: Vec<ValType>) -> u32 {
-        for &block in self.open.iter().rev() {
-            // Where one is marked, those around it are.
-            if std::mem::replace(&mut self.body.blocks[block as usize].holds_places, true) {
-                break;
-            }
-        }
         self.body.places.push(PlaceOf {
             kind,
             block: self.open.last().copied(),

@@ -24,10 +24,10 @@ use wasm_encoder::{
 };
 use wasmparser::{FuncType, Operator, ValType};
 
-use super::save::{Saver, finisher_type};
+use super::save::{Saver, finisher_type, leaver_type, unwinding_type};
 use super::signatures::Signatures;
-use super::{Manner, Target, Writer, sound};
-use crate::body::{Block, Shape};
+use super::{Manner, Target, Writer, sound, word_type};
+use crate::body::{Block, PlaceKind, Shape};
 use crate::plan::Analysis;
 use crate::{Refusal, Site, names};
 
@@ -61,6 +61,11 @@ impl<T: Target> Writer<'_, '_, T> {
         let body = self.body;
         let place = &body.places[site.place as usize];
         self.load_frame(site.place);
+        if matches!(place.kind, PlaceKind::Dead) {
+            self.resume_place(site.place, site.stop);
+            self.put(&Instruction::Unreachable);
+            return;
+        }
         let chain = body.chain(place);
         let mut behind = Vec::new();
         for &block in &chain {
@@ -252,14 +257,7 @@ impl Target for Resume<'_> {
     }
 
     fn word_memory(&mut self) -> u32 {
-        let ty = MemoryType {
-            minimum: 1,
-            maximum: Some(1),
-            memory64: false,
-            shared: true,
-            page_size_log2: None,
-        };
-        self.import(Kind::Memory, names::WORD.to_owned(), ty)
+        self.import(Kind::Memory, names::WORD.to_owned(), word_type())
     }
 
     fn frames_memory(&mut self) -> u32 {
@@ -288,6 +286,14 @@ impl Target for Resume<'_> {
 
     fn finisher(&mut self) -> u32 {
         self.import_function(names::FINISH.to_owned(), &finisher_type())
+    }
+
+    fn leaver(&mut self) -> u32 {
+        self.import_function(names::LEAVE.to_owned(), &leaver_type())
+    }
+
+    fn unwinding(&mut self) -> u32 {
+        self.import(Kind::Global, names::UNWINDING.to_owned(), unwinding_type())
     }
 
     fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 
-use wasm_encoder::reencode::{Error, Reencode};
+use wasm_encoder::reencode::Reencode;
 use wasm_encoder::{
     BlockType, BranchHint, BranchHints, CodeSection, ConstExpr, DataCountSection, DataSection, ElementSection,
     Elements, ExportKind, ExportSection, Function, FunctionSection, GlobalSection, GlobalType, ImportSection,
@@ -12,9 +12,9 @@ use wasm_encoder::{
 };
 use wasmparser::{FuncType, Operator, Parser, Payload, ValType};
 
-use super::save::{self, Places, Saver};
+use super::save::{self, Places, Saver, Storer};
 use super::signatures::Signatures;
-use super::{Manner, Target, Writer, sound};
+use super::{Manner, Target, Writer, sound, word_type};
 use crate::body::{Body, PlaceKind};
 use crate::plan::Analysis;
 use crate::segments::Segment;
@@ -31,33 +31,49 @@ pub(crate) struct Needs {
     pub externs: bool,
 }
 
-/// Writes the instrumented module.
-pub(crate) fn instrumented(analysis: &Analysis, first_sites: &[u32], needs: Needs) -> Result<Vec<u8>, Refusal> {
-    let mut main = Main {
-        analysis,
-        signatures: Signatures::of_module(&analysis.outline.types),
-        savers: HashMap::new(),
-        saver_codes: Vec::new(),
-    };
-    let mut parts = Parts::default();
-    parts.copy(&mut main);
-    for (index, &first_site) in first_sites.iter().enumerate() {
-        let body = analysis.body_at(index)?;
-        parts.function(&mut main, &body, first_site)?;
-    }
-    parts.add_helpers(&mut main);
-    parts.add_state(&main, needs);
-    parts.add_exports(&main, needs);
-    Ok(parts.finish(&main))
+/// The instrumented module, while it is written.
+pub(crate) struct Instrumented<'s> {
+    main: Main<'s>,
+    parts: Parts,
 }
 
-/// The index spaces of the instrumented module: memories move by one, behind the word; the rest stays.
+impl<'s> Instrumented<'s> {
+    pub(crate) fn new(analysis: &'s Analysis) -> Self {
+        let mut main = Main {
+            analysis,
+            signatures: Signatures::of_module(&analysis.outline.types),
+            savers: HashMap::new(),
+            storers: HashMap::new(),
+            saving: Vec::new(),
+        };
+        let mut parts = Parts::default();
+        parts.copy(&mut main);
+        Self { main, parts }
+    }
+
+    /// Writes the next function. `first_site` is the number of its first place.
+    pub(crate) fn function(&mut self, body: &Body<'_>, first_site: u32) -> Result<(), Refusal> {
+        self.parts.function(&mut self.main, body, first_site)
+    }
+
+    /// Writes the rest.
+    pub(crate) fn finish(mut self, needs: Needs) -> Vec<u8> {
+        self.parts.add_helpers(&mut self.main);
+        self.parts.add_state(&self.main, needs);
+        self.parts.add_exports(&self.main, needs);
+        self.parts.finish(&self.main)
+    }
+}
+
+/// The index spaces of the instrumented module: what the pass adds comes last everywhere, so that the guest's own indices stay
+/// as they are, and as short.
 struct Main<'s> {
     analysis: &'s Analysis,
     signatures: Signatures,
     savers: HashMap<Saver, u32>,
-    /// Type and code of each saver.
-    saver_codes: Vec<(u32, Function)>,
+    storers: HashMap<Storer, u32>,
+    /// Type and code of each of these.
+    saving: Vec<(u32, Function)>,
 }
 
 impl Main<'_> {
@@ -71,9 +87,39 @@ impl Main<'_> {
         self.settler() + 1
     }
 
-    /// The index of the first switch, when all savers are known.
+    fn leaver_index(&self) -> u32 {
+        self.settler() + 2
+    }
+
+    /// The index of the next function that saves.
+    fn next_saving(&self) -> u32 {
+        self.settler() + 3 + index(self.saving.len())
+    }
+
+    /// The index of the first switch, when all that save are known.
     fn first_switch(&self) -> u32 {
-        self.finisher_index() + 1 + index(self.saver_codes.len())
+        self.next_saving()
+    }
+
+    fn unwinding_index(&self) -> u32 {
+        let analysis = self.analysis;
+        index(analysis.outline.globals.len() + analysis.segments.markers.len())
+    }
+
+    fn add_saving(&mut self, ty: &FuncType, code: Function) -> u32 {
+        let function = self.next_saving();
+        self.saving.push((self.signatures.of(ty), code));
+        function
+    }
+
+    fn storer(&mut self, storer: Storer) -> u32 {
+        if let Some(&index) = self.storers.get(&storer) {
+            return index;
+        }
+        let code = storer.code(self.places());
+        let function = self.add_saving(&storer.signature(), code);
+        self.storers.insert(storer, function);
+        function
     }
 
     fn places(&mut self) -> Places {
@@ -81,16 +127,13 @@ impl Main<'_> {
             word_memory: self.word_memory(),
             frames_memory: self.frames_memory(),
             finisher: self.finisher_index(),
+            unwinding: self.unwinding_index(),
         }
     }
 }
 
 impl Reencode for Main<'_> {
     type Error = Infallible;
-
-    fn memory_index(&mut self, memory: u32) -> Result<u32, Error<Infallible>> {
-        Ok(memory + 1)
-    }
 }
 
 impl Target for Main<'_> {
@@ -103,7 +146,7 @@ impl Target for Main<'_> {
     }
 
     fn word_memory(&mut self) -> u32 {
-        0
+        index(self.analysis.outline.memories.len())
     }
 
     fn frames_memory(&mut self) -> u32 {
@@ -125,16 +168,23 @@ impl Target for Main<'_> {
         if let Some(&index) = self.savers.get(&saver) {
             return Some(index);
         }
-        let function = self.finisher_index() + 1 + index(self.saver_codes.len());
-        let ty = self.signatures.of(&saver.ty());
-        let code = saver.code(self.places());
-        self.saver_codes.push((ty, code));
+        let storers: Vec<u32> = saver.storers().into_iter().map(|storer| self.storer(storer)).collect();
+        let code = saver.code(self.places(), &storers);
+        let function = self.add_saving(&saver.ty(), code);
         self.savers.insert(saver, function);
         Some(function)
     }
 
     fn finisher(&mut self) -> u32 {
         self.finisher_index()
+    }
+
+    fn leaver(&mut self) -> u32 {
+        self.leaver_index()
+    }
+
+    fn unwinding(&mut self) -> u32 {
+        self.unwinding_index()
     }
 
     fn rewrite(&mut self, operator: &Operator<'_>, code: &mut Function) -> bool {
@@ -185,14 +235,6 @@ impl Parts {
                 _ => {}
             }
         }
-        let word = MemoryType {
-            minimum: 1,
-            maximum: Some(1),
-            memory64: false,
-            shared: true,
-            page_size_log2: None,
-        };
-        self.imports.import(names::IMPORT_MODULE, names::WORD, word);
     }
 
     fn function(&mut self, main: &mut Main<'_>, body: &Body<'_>, first_site: u32) -> Result<(), Refusal> {
@@ -237,8 +279,7 @@ impl Parts {
         for &helper in &analysis.segments.helpers {
             self.functions
                 .function(main.signatures.of(&helper.ty(&analysis.outline)));
-            self.code
-                .function(&helper.code(&analysis.segments, |memory| memory + 1));
+            self.code.function(&helper.code(&analysis.segments));
             self.exports.export(&helper.name(), ExportKind::Func, next);
             next += 1;
         }
@@ -249,7 +290,10 @@ impl Parts {
         self.code.function(&save::finish(main.places()));
         self.exports
             .export(names::FINISH, ExportKind::Func, main.finisher_index());
-        for (ty, code) in &main.saver_codes {
+        self.functions.function(main.signatures.of(&save::leaver_type()));
+        self.code.function(&save::leave(main.places()));
+        self.exports.export(names::LEAVE, ExportKind::Func, main.leaver_index());
+        for (ty, code) in &main.saving {
             self.functions.function(*ty);
             self.code.function(code);
         }
@@ -269,9 +313,10 @@ impl Parts {
         }
     }
 
-    /// The save memory, the markers, and the tables of references.
+    /// The word, the save memory, the markers, and the tables of references.
     fn add_state(&mut self, main: &Main<'_>, needs: Needs) {
         let analysis = main.analysis;
+        self.memories.memory(word_type());
         self.memories.memory(MemoryType {
             minimum: needs.frames_pages,
             maximum: Some(needs.frames_pages),
@@ -287,6 +332,7 @@ impl Parts {
             };
             self.globals.global(flag, &ConstExpr::i32_const(0));
         }
+        self.globals.global(save::unwinding_type(), &ConstExpr::i32_const(0));
         let references = &analysis.references;
         self.tables
             .table(reference_table(RefType::FUNCREF, references.len() as u64));
@@ -304,8 +350,9 @@ impl Parts {
         let outline = &main.analysis.outline;
         let exports = &mut self.exports;
         let tables = index(outline.tables.len());
-        exports.export(names::WORD, ExportKind::Memory, 0);
-        exports.export(names::FRAMES, ExportKind::Memory, index(outline.memories.len()) + 1);
+        let memories = index(outline.memories.len());
+        exports.export(names::WORD, ExportKind::Memory, memories);
+        exports.export(names::FRAMES, ExportKind::Memory, memories + 1);
         exports.export(names::FUNCTIONS, ExportKind::Table, tables);
         if needs.externs {
             exports.export(names::EXTERNS, ExportKind::Table, tables + 1);
@@ -313,8 +360,8 @@ impl Parts {
         if let Some(start) = outline.start {
             exports.export(names::START, ExportKind::Func, start);
         }
-        for memory in 0..index(outline.memories.len()) {
-            exports.export(&names::memory(memory), ExportKind::Memory, memory + 1);
+        for memory in 0..memories {
+            exports.export(&names::memory(memory), ExportKind::Memory, memory);
         }
         for table in 0..tables {
             exports.export(&names::table(table), ExportKind::Table, table);
@@ -322,6 +369,7 @@ impl Parts {
         for global in 0..index(outline.globals.len() + main.analysis.segments.markers.len()) {
             exports.export(&names::global(global), ExportKind::Global, global);
         }
+        exports.export(names::UNWINDING, ExportKind::Global, main.unwinding_index());
         for tag in 0..index(outline.tags.len()) {
             exports.export(&names::tag(tag), ExportKind::Tag, tag);
         }

@@ -24,8 +24,16 @@
 //!    return zeros
 //! ```
 //!
+//! Behind a call that is not meant to return nothing is asked, and nothing but the site is saved:
+//!
+//! ```text
+//!  leave(site)                             traps if the callee has returned, as the code behind it would
+//!  return zeros
+//! ```
+//!
 //! In a loop the load is atomic because an engine may take an ordinary one out of a loop that stores nothing. Behind a
-//! call it need not be: nothing that is known before a call of a guest's function holds behind it.
+//! call it need not be: nothing that is known before a call of a guest's function holds behind it. Most calls do not poll but
+//! look at a global, which is cheaper, and says only whether the callee has stopped.
 
 use wasm_encoder::{Function, Instruction, MemArg};
 use wasmparser::ValType;
@@ -56,11 +64,19 @@ impl<T: Target> Writer<'_, '_, T> {
     /// Polls, and saves if the guest shall stop.
     pub(super) fn place(&mut self, index: u32) {
         let place = &self.body.places[index as usize];
+        let site = self.first_site + index;
+        if matches!(place.kind, PlaceKind::Dead) {
+            let leaver = self.target.leaver();
+            self.put(&Instruction::I32Const(signed(site)));
+            self.put(&Instruction::Call(leaver));
+            self.put_zeros();
+            self.put(&Instruction::Return);
+            return;
+        }
         self.poll(&place.kind);
         self.unlikely.push(offset_in(&self.code));
         let ty = self.target.signature(&place.stack, &place.stack);
         self.open(&Instruction::If(ty));
-        let site = self.first_site + index;
         match self.target.saver(Saver::of(self.body, place)) {
             Some(saver) => self.save_by(saver, place, site),
             None => self.save_here(place, site),
@@ -179,11 +195,20 @@ impl<T: Target> Writer<'_, '_, T> {
             self.put(&Instruction::I32Eqz);
         }
         let word = aligned(self.target.word_memory(), 0);
-        self.put(&Instruction::I32Const(0));
-        self.put(&match kind {
-            PlaceKind::Call { .. } => Instruction::I32Load(word),
-            PlaceKind::Entry | PlaceKind::Loop => Instruction::I32AtomicLoad(word),
-        });
+        match kind {
+            PlaceKind::Dead | PlaceKind::Call { polls: false, .. } => {
+                let unwinding = self.target.unwinding();
+                self.put(&Instruction::GlobalGet(unwinding));
+            }
+            PlaceKind::Call { polls: true, .. } => {
+                self.put(&Instruction::I32Const(0));
+                self.put(&Instruction::I32Load(word));
+            }
+            PlaceKind::Entry | PlaceKind::Loop => {
+                self.put(&Instruction::I32Const(0));
+                self.put(&Instruction::I32AtomicLoad(word));
+            }
+        }
         if self.poll == Poll::Countdown {
             self.put(&Instruction::I32Or);
         }
@@ -232,7 +257,7 @@ impl<T: Target> Writer<'_, '_, T> {
         let body = self.body;
         let place = &body.places[index as usize];
         let results = match (stop, &place.kind) {
-            (Stop::Inside, PlaceKind::Call { results }) => *results,
+            (Stop::Inside, PlaceKind::Call { results, .. }) => *results,
             _ => 0,
         };
         let own = place.stack.len() - results;

@@ -1,16 +1,16 @@
 //! Functions of the instrumented module that save frames. Places that save as many values share one: a call with the
-//! values as arguments is a third of the code that would store them one by one.
+//! values as arguments is a third of the code that would store them one by one. Savers in turn share what stores.
 //!
 //! ```text
 //!  saver(narrow values, wide values, site)          finish(end, site)
 //!    base = frames.top                                frames[end] = site, word == unwinding
-//!    frames[base ..] = values                         frames.top = end + header; word = unwinding
-//!    finish(base + size, site)
+//!    base = store(base, some of the values) ...       frames.top = end + header; word = unwinding
+//!    finish(base, site)
 //! ```
 //!
 //! Floats come as their bits, vectors as two halves, references as their places in a table.
 
-use wasm_encoder::{Function, Instruction as I, MemArg};
+use wasm_encoder::{Function, GlobalType, Instruction as I, MemArg};
 use wasmparser::{FuncType, ValType};
 
 use crate::ValueType;
@@ -19,6 +19,8 @@ use crate::frame::{HEADER_BYTES, TOP, WORD_UNWINDING};
 
 /// Arguments that a saver may take.
 const VALUES_MAX: u32 = 100;
+/// How many values functions store that savers share.
+const STORED: [u32; 4] = [8, 4, 2, 1];
 
 /// How many values a saver takes, besides the site.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,12 +31,20 @@ pub(super) struct Saver {
     wide: u32,
 }
 
-/// Where a saver finds what it writes to.
+/// A function that stores values behind each other and says where the next one goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Storer {
+    ty: ValType,
+    count: u32,
+}
+
+/// Where the module's own functions find what they write to.
 #[derive(Clone, Copy)]
 pub(super) struct Places {
     pub word_memory: u32,
     pub frames_memory: u32,
     pub finisher: u32,
+    pub unwinding: u32,
 }
 
 impl Saver {
@@ -61,30 +71,59 @@ impl Saver {
         FuncType::new(narrow.chain(wide).chain([ValType::I32]), [])
     }
 
-    pub(super) fn code(self, places: Places) -> Function {
+    /// What stores its values, in their order.
+    pub(super) fn storers(self) -> Vec<Storer> {
+        let mut storers = Vec::new();
+        for (ty, mut left) in [(ValType::I32, self.narrow), (ValType::I64, self.wide)] {
+            for count in STORED {
+                while left >= count {
+                    storers.push(Storer { ty, count });
+                    left -= count;
+                }
+            }
+        }
+        storers
+    }
+
+    /// Its body; `storers` are the indices of [`Saver::storers`].
+    pub(super) fn code(self, places: Places, storers: &[u32]) -> Function {
         let site = self.narrow + self.wide;
-        let base = site + 1;
-        let mut code = Function::new([(1, wasm_encoder::ValType::I32)]);
+        let mut code = Function::new([]);
         code.instruction(&I::I32Const(0))
-            .instruction(&I::I32Load(aligned(places.frames_memory, TOP)))
-            .instruction(&I::LocalSet(base));
-        for value in 0..self.narrow {
-            code.instruction(&I::LocalGet(base))
-                .instruction(&I::LocalGet(value))
-                .instruction(&I::I32Store(packed(places.frames_memory, 4 * value)));
+            .instruction(&I::I32Load(aligned(places.frames_memory, TOP)));
+        let mut value = 0;
+        for (storer, &index) in self.storers().iter().zip(storers) {
+            for _ in 0..storer.count {
+                code.instruction(&I::LocalGet(value));
+                value += 1;
+            }
+            code.instruction(&I::Call(index));
         }
-        let narrow_bytes = 4 * self.narrow;
-        for value in 0..self.wide {
-            code.instruction(&I::LocalGet(base))
-                .instruction(&I::LocalGet(self.narrow + value))
-                .instruction(&I::I64Store(packed(places.frames_memory, narrow_bytes + 8 * value)));
-        }
-        let bytes = narrow_bytes + 8 * self.wide;
-        code.instruction(&I::LocalGet(base))
-            .instruction(&I::I32Const(bytes.cast_signed()))
-            .instruction(&I::I32Add)
-            .instruction(&I::LocalGet(site))
+        code.instruction(&I::LocalGet(site))
             .instruction(&I::Call(places.finisher))
+            .instruction(&I::End);
+        code
+    }
+}
+
+impl Storer {
+    pub(super) fn signature(self) -> FuncType {
+        let values = (0..self.count).map(|_| self.ty);
+        FuncType::new(std::iter::once(ValType::I32).chain(values), [ValType::I32])
+    }
+
+    pub(super) fn code(self, places: Places) -> Function {
+        let bytes = saved(self.ty).saved_bytes();
+        let base = 0;
+        let mut code = Function::new([]);
+        for value in 0..self.count {
+            code.instruction(&I::LocalGet(base))
+                .instruction(&I::LocalGet(value + 1))
+                .instruction(&store(self.ty, packed(places.frames_memory, bytes * value)));
+        }
+        code.instruction(&I::LocalGet(base))
+            .instruction(&I::I32Const((bytes * self.count).cast_signed()))
+            .instruction(&I::I32Add)
             .instruction(&I::End);
         code
     }
@@ -117,8 +156,41 @@ pub(super) fn finish(places: Places) -> Function {
         .instruction(&I::I32Const(0))
         .instruction(&I::I32Const(WORD_UNWINDING.cast_signed()))
         .instruction(&I::I32AtomicStore(word))
+        .instruction(&I::I32Const(1))
+        .instruction(&I::GlobalSet(places.unwinding))
         .instruction(&I::End);
     code
+}
+
+/// The body of the function that leaves another one behind a call that is not meant to return.
+pub(super) fn leave(places: Places) -> Function {
+    let site = 0;
+    let mut code = Function::new([]);
+    code.instruction(&I::GlobalGet(places.unwinding))
+        .instruction(&I::I32Eqz)
+        .instruction(&I::If(wasm_encoder::BlockType::Empty))
+        .instruction(&I::Unreachable)
+        .instruction(&I::End)
+        .instruction(&I::I32Const(0))
+        .instruction(&I::I32Load(aligned(places.frames_memory, TOP)))
+        .instruction(&I::LocalGet(site))
+        .instruction(&I::Call(places.finisher))
+        .instruction(&I::End);
+    code
+}
+
+/// What the leaver takes.
+pub(super) fn leaver_type() -> FuncType {
+    FuncType::new([ValType::I32], [])
+}
+
+/// The global that is set while frames are written.
+pub(super) fn unwinding_type() -> GlobalType {
+    GlobalType {
+        val_type: wasm_encoder::ValType::I32,
+        mutable: true,
+        shared: false,
+    }
 }
 
 /// What the finisher takes.

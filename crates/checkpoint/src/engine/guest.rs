@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use wasmtime::{
-    AsContext, AsContextMut, Extern, Func, Instance, Linker, Memory, MemoryType, SharedMemory, Store, Table, Val,
-};
+use wasmtime::{AsContext, AsContextMut, Extern, Func, Global, Instance, Linker, Memory, Store, Table, Val};
 
 use super::in_place::Linked;
 use super::{Prepared, Stopper};
@@ -25,6 +23,8 @@ pub struct Guest {
     pub(super) instance: Instance,
     pub(super) frames: Memory,
     pub(super) functions: Table,
+    /// Set by the guest while it writes frames.
+    unwinding: Global,
     /// Where external references are saved, if the module has places that need it.
     pub(super) externs: Option<Table>,
     /// What the outermost frame continues with, after a restore.
@@ -40,25 +40,21 @@ impl Guest {
         store: &mut Store<T>,
         linker: &Linker<T>,
     ) -> wasmtime::Result<Self> {
-        let word = SharedMemory::new(&prepared.engine, MemoryType::shared(1, 1))?;
+        let instance = linker.instantiate(&mut *store, &prepared.module)?;
+        let word = instance.get_shared_memory(&mut *store, names::WORD);
+        let word = word.expect("every instrumented module exports its word");
         let stopper = Stopper::new(&prepared.engine, &prepared.setter, &word)?;
-        let mut imports = Vec::new();
-        for import in prepared.module.imports() {
-            imports.push(if import.module() == names::IMPORT_MODULE {
-                word.clone().into()
-            } else {
-                linker.get(&mut *store, import.module(), import.name())?
-            });
-        }
-        let instance = Instance::new(&mut *store, &prepared.module, &imports)?;
         let functions = instance.get_table(&mut *store, names::FUNCTIONS);
         let frames = memory(&instance, &mut *store, names::FRAMES);
         let functions = functions.expect("every instrumented module exports its table of functions");
+        let unwinding = instance.get_global(&mut *store, names::UNWINDING);
+        let unwinding = unwinding.expect("every instrumented module exports what its callers look at");
         let guest = Self {
             externs: instance.get_table(&mut *store, names::EXTERNS),
             instance,
             frames,
             functions,
+            unwinding,
             outermost: None,
             linked: HashMap::new(),
             stopper,
@@ -100,6 +96,7 @@ impl Guest {
         let outermost = self.outermost.take();
         let outermost = outermost.ok_or_else(|| wasmtime::format_err!("there is no stopped call to go on with"))?;
         self.set_word(&mut store, TOP, BASE);
+        self.unwinding.set(&mut store, Val::I32(0))?;
         self.run(store, outermost, &[])
     }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use wasm_encoder::{
-    CodeSection, ExportKind, ExportSection, Function, FunctionSection, ImportSection, Instruction, MemArg, MemoryType,
-    TypeSection, ValType,
+    CodeSection, ExportKind, ExportSection, Function, FunctionSection, ImportSection, Instruction, MemArg, TypeSection,
+    ValType,
 };
 use wasmtime::{Engine, Instance, Module, SharedMemory, Store, TypedFunc};
 
+use crate::emit::word_type;
 use crate::frame::{WORD_REQUESTED, WORD_UNWINDING};
 use crate::names;
 
@@ -70,14 +71,7 @@ pub(super) fn compile(engine: &Engine) -> wasmtime::Result<Module> {
     types.ty().function([], [ValType::I32]);
     types.ty().function([ValType::I32], []);
     let mut imports = ImportSection::new();
-    let word = MemoryType {
-        minimum: 1,
-        maximum: Some(1),
-        memory64: false,
-        shared: true,
-        page_size_log2: None,
-    };
-    imports.import(names::IMPORT_MODULE, names::WORD, word);
+    imports.import(names::IMPORT_MODULE, names::WORD, word_type());
     let mut functions = FunctionSection::new();
     functions.function(0).function(1);
     let mut exports = ExportSection::new();

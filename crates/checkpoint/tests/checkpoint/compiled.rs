@@ -35,7 +35,7 @@ fn a_hash_chain() {
 
 #[test]
 fn trees_in_boxes_behind_dynamic_calls() {
-    check(guest::rust("trees"), 2_003, 50);
+    check(guest::rust("trees"), 1_003, 50);
 }
 
 #[test]

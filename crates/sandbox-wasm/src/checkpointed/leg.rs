@@ -218,12 +218,15 @@ pub(crate) fn resident_bytes(checkpoint: &Checkpoint) -> u64 {
     (pages.sum::<usize>() * Page::BYTES) as u64
 }
 
-/// Holds a guest to its memory limit. The save memory, which the guest cannot reach, does not count.
+/// Memories that the pass adds behind the guest's own: the word's and the save memory.
+const ADDED_MEMORIES: u32 = 2;
+
+/// Holds a guest to its memory limit. The memories of the pass, which the guest cannot reach, do not count.
 struct Limits {
     surroundings: Arc<Surroundings>,
-    /// How many memories are still to be made before the save memory.
+    /// How many of the guest's own memories are still to be made, and how many behind them.
     own_left: u32,
-    save_is_made: bool,
+    added_left: u32,
     bytes: u64,
     refused: bool,
 }
@@ -233,7 +236,7 @@ impl Limits {
         Self {
             surroundings,
             own_left: own,
-            save_is_made: false,
+            added_left: ADDED_MEMORIES,
             bytes: 0,
             refused: false,
         }
@@ -242,14 +245,12 @@ impl Limits {
 
 impl ResourceLimiter for Limits {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        // An instance's memories are made in their order, all before any code runs; the save memory is the last.
-        match self.own_left.checked_sub(1) {
-            Some(left) => self.own_left = left,
-            None if !self.save_is_made => {
-                self.save_is_made = true;
-                return Ok(true);
-            }
-            None => {}
+        // An instance's memories are made in their order, all before any code runs.
+        if self.own_left > 0 {
+            self.own_left -= 1;
+        } else if self.added_left > 0 {
+            self.added_left -= 1;
+            return Ok(true);
         }
         let bytes = self.bytes + (desired.saturating_sub(current)) as u64;
         if bytes > self.surroundings.memory.bytes() {

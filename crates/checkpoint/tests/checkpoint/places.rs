@@ -1,0 +1,189 @@
+//! Places that are not needed, and what holds where there are none: each case beside one in which they are.
+
+use std::sync::mpsc;
+
+use bowline_checkpoint::engine::{Outcome, Prepared};
+use bowline_checkpoint::{Options, Place, Plan, Poll};
+use wasmtime::{Linker, Store, Val};
+
+use crate::run::{Subject, engine, options};
+
+fn plan_of(text: &str) -> Plan {
+    let module = wat::parse_str(text).expect("the text is a module");
+    Plan::new(module, Options::default()).expect("it can be stopped")
+}
+
+/// How many places the functions of a module have, in the order of the functions.
+fn places(text: &str) -> Vec<usize> {
+    let plan = plan_of(text);
+    let of = |function| {
+        (0..)
+            .take_while(|&place| plan.layout(function, place).is_some())
+            .count()
+    };
+    (0..).map(of).take(plan.functions().0).collect()
+}
+
+const SPIN: &str = "(func $spin (param $n i32) (result i32)
+    (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+    (i32.const 7))";
+
+/// A module with the function `$spin` and an exported one of this body.
+fn run(body: &str) -> String {
+    format!("(module {SPIN} (func (export \"run\") (param $n i32) (result i32) (local $i i32) {body}))")
+}
+
+#[track_caller]
+fn check(text: &str, places_of_run: usize, hops_min: usize) -> Subject {
+    assert_eq!(places(text), [1, places_of_run]);
+    let subject = Subject::text(text, "run", &[Val::I32(5)]);
+    let hops = subject.check();
+    assert!(hops >= hops_min, "{hops} hops");
+    subject
+}
+
+#[test]
+fn a_call_whose_results_are_returned_as_they_are_needs_no_place() {
+    let last = [
+        "(call $spin (local.get $n))",
+        "(return (call $spin (local.get $n)))",
+        "(drop (i32.const 1)) (block (result i32) (br 1 (call $spin (local.get $n))))",
+        "(if (result i32) (local.get $n) (then (call $spin (local.get $n))) (else (i32.const 1)))",
+        "(i32.const 3) (return (call $spin (local.get $n)))",
+    ];
+    for body in last {
+        check(&run(body), 0, 5);
+    }
+    let not_last = [
+        "(i32.add (call $spin (local.get $n)) (i32.const 1))",
+        "(drop (call $spin (local.get $n))) (i32.const 1)",
+        "(i32.const 9) (drop (call $spin (local.get $n)))",
+    ];
+    for body in not_last {
+        check(&run(body), 1, 6);
+    }
+}
+
+/// Who calls itself last still polls, or two such calls on each level would run for hours.
+#[test]
+fn a_last_call_on_a_cycle_of_calls_keeps_its_place() {
+    let text = "(module (func $down (export \"run\") (param $n i32) (result i32)
+        (if (i32.eqz (local.get $n)) (then (return (i32.const 1))))
+        (drop (call $down (i32.sub (local.get $n) (i32.const 1))))
+        (call $down (i32.sub (local.get $n) (i32.const 1)))))";
+    assert_eq!(places(text), [2]);
+    Subject::text(text, "run", &[Val::I32(4)]).check();
+}
+
+#[test]
+fn a_loop_whose_rounds_pass_other_places_needs_none_at_its_head() {
+    let next = "(br_if $o (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 4)))";
+    let inner = "(loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))";
+    let polled = [
+        (format!("(loop $o (drop (call $spin (local.get $n))) {next})"), 1),
+        (format!("(loop $o (local.set $n (i32.const 3)) {inner} {next})"), 1),
+        (
+            format!(
+                "(loop $o (if (local.get $n) (then (drop (call $spin (i32.const 1)))) (else (drop (call $spin (i32.const 2)))))
+                    {next})"
+            ),
+            2,
+        ),
+        ("(loop $o (local.set $i (i32.const 3)))".to_owned(), 0),
+    ];
+    for (body, places) in polled {
+        check(&run(&format!("{body} (local.get $i)")), places, places);
+    }
+    let not_polled = [
+        format!("(loop $o (if (local.get $n) (then (drop (call $spin (i32.const 1))))) {next})"),
+        format!("(loop $o {next} (drop (call $spin (i32.const 2))) {next})"),
+        format!("(loop $o (block $b (br_if $b (local.get $n)) (drop (call $spin (i32.const 2)))) {next})"),
+    ];
+    for body in not_polled {
+        let text = run(&format!("{body} (local.get $i)"));
+        let plan = plan_of(&text);
+        assert_eq!(
+            plan.layout(1, 0).map(|layout| &layout.place),
+            Some(&Place::Loop),
+            "{body}"
+        );
+        Subject::text(&text, "run", &[Val::I32(5)]).check();
+    }
+}
+
+/// A callee that throws does not come back to the place behind it.
+#[test]
+fn a_loop_whose_call_may_throw_keeps_its_place() {
+    let text = "(module (tag $e)
+        (func $spin (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))) (throw $e))
+        (func (export \"run\") (param $n i32) (result i32) (local $i i32)
+            (loop $o
+                (block $caught (try_table (catch $e $caught) (call $spin (i32.const 3))))
+                (br_if $o (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 4))))
+            (local.get $i)))";
+    assert_eq!(places(text), [1, 2]);
+    let hops = Subject::text(text, "run", &[Val::I32(5)]).check();
+    assert!(hops >= 12, "{hops} hops");
+}
+
+#[test]
+fn nothing_is_saved_behind_a_call_that_is_not_meant_to_return() {
+    let text = "(module (memory (export \"memory\") 1)
+        (func $fail (loop $l (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1)))
+            (br_if $l (i32.lt_u (i32.load (i32.const 0)) (i32.const 9)))) (unreachable))
+        (func (export \"run\") (param $n i32) (result i32)
+            (i32.const 4)
+            (if (local.get $n) (then (call $fail) (unreachable)))
+            (i32.add (local.get $n))))";
+    let plan = plan_of(text);
+    assert_eq!(plan.layout(1, 0).unwrap().values.len(), 0);
+    let subject = Subject::text(text, "run", &[Val::I32(5)]);
+    assert!(subject.plain().end.is_err(), "it fails");
+    assert!(subject.check() >= 9);
+}
+
+/// What returns although it was not meant to ends the guest where the code behind it would have.
+#[test]
+fn a_call_that_returns_all_the_same_ends_at_the_code_behind_it() {
+    let text = format!(
+        "(module {SPIN} (func $idle (drop (call $spin (i32.const 4)))) (func (export \"run\") (param i32)
+        (call $idle) (unreachable)))"
+    );
+    let subject = Subject::text(&text, "run", &[Val::I32(5)]);
+    let plain = subject.plain();
+    assert!(plain.end.is_err(), "the code behind the call is reached");
+    assert!(subject.check() >= 4);
+}
+
+/// Forty functions that call the next one twice have no loop, and would run for hours.
+#[test]
+fn work_without_a_loop_stops_when_asked() {
+    let next = |level: u32| format!("(func (call {0}) (call {0}))", level + 1);
+    let levels: String = (2..40).map(next).collect();
+    let text = format!(
+        "(module (import \"host\" \"running\" (func $running)) (func (export \"run\") (call $running) (call 2) (call 2))
+            {levels} (func))"
+    );
+    let prepared = Prepared::new(engine(), &wat::parse_str(text).unwrap(), options(Poll::Word)).unwrap();
+    let (running, runs) = mpsc::channel();
+    let mut linker = Linker::new(engine());
+    let announce = move || running.send(()).expect("the test waits");
+    linker.func_wrap("host", "running", announce).unwrap();
+    let mut store = Store::new(engine(), ());
+    let mut guest = prepared.instantiate(&mut store, &linker).unwrap();
+    let stopper = guest.stopper();
+    let asker = std::thread::spawn(move || {
+        runs.recv().expect("the guest runs");
+        stopper.request().expect("the word can be set");
+        stopper
+    });
+    let outcome = guest.call(&mut store, "run", &[]).unwrap();
+    assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}");
+    let stopper = asker.join().unwrap();
+    prepared.go_on(&mut guest, &mut store).unwrap();
+    stopper.request().unwrap();
+    assert!(
+        matches!(guest.resume(&mut store), Ok(Outcome::Stopped)),
+        "it goes on, and stops again"
+    );
+}
