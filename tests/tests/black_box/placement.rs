@@ -44,12 +44,14 @@ impl Cluster {
         let (server, shared) = (Server::start()?, tempfile::tempdir()?);
         let member = |index| {
             let mut settings = own(index);
+            let own = std::mem::take(&mut settings.environment);
             settings.environment.extend([
                 ("BOWLINE_STORE".into(), server.url().into()),
                 ("BOWLINE_BLOBS".into(), shared.path().into()),
                 ("BOWLINE_LEASE_SECONDS".into(), LEASE_SECONDS.to_string().into()),
                 ("BOWLINE_PLACEMENT".into(), placement.into()),
             ]);
+            settings.environment.extend(own);
             Node::start_with(settings)
         };
         let cluster = Self {
