@@ -1,7 +1,9 @@
 //! Streams of bytes between a node and an agent, and how they are opened.
 
+use std::any::Any;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +28,11 @@ pub type Channel = Box<dyn ByteStream>;
 pub trait Dial: Send + Sync + 'static {
     /// Opens a channel. Fails if the agent is not there; never waits for it to come.
     async fn dial(&self) -> io::Result<Channel>;
+
+    /// The machine that the agent is alone in, for whoever made it.
+    fn machine(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
 }
 
 /// Where an agent is reached.

@@ -8,8 +8,11 @@
 //! **Lease.** An agent that hears nothing from its node for the length of the lease ends everything; one that was stopped
 //! and goes on later looks at its lease before it does anything that it was asked before.
 //! **Epoch.** Channels carry the epoch of the control channel they belong to; those of an older one are refused.
+//! **Parting.** Before its machine is saved, an agent that runs a single invocation takes it off its channel, and waits
+//! without node and lease. A node that comes later, with a greater epoch, attaches the invocation to a channel again.
 
 mod control;
+mod parting;
 mod sandbox;
 
 use std::io;
@@ -27,9 +30,10 @@ use tokio::task::JoinSet;
 
 use crate::channel::{Accept, Channel};
 use crate::code::CodeStore;
-use crate::message::{Create, Hello, Judge, Keep, OfferCode, Question, Refusal, SpecMessage, Verdict};
+use crate::message::{Attach, Create, Hello, Judge, Keep, OfferCode, Question, Refusal, SpecMessage, Verdict};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 use control::Control;
+use parting::Runs;
 
 /// Channels that an agent serves at once.
 const CHANNELS_MAX: usize = 10_000;
@@ -54,6 +58,8 @@ pub enum Stopped {
     NodeGone,
     #[error("the lease ran out")]
     LeaseOver,
+    #[error("its machine is to be saved")]
+    Parted,
     #[error("no channel can come any more")]
     Deaf(#[source] io::Error),
 }
@@ -75,6 +81,8 @@ pub(crate) struct Shared {
     heard_micros: AtomicU64,
     begin: bowline_foundation::clock::Monotonic,
     prepared: Mutex<std::collections::HashSet<Prepared>>,
+    /// What runs here, and what has parted.
+    runs: Mutex<Runs>,
 }
 
 /// What makes one preparation as good as another.
@@ -177,6 +185,7 @@ impl Host {
             lease_micros: AtomicU64::new(u64::MAX),
             heard_micros: AtomicU64::new(0),
             prepared: Mutex::default(),
+            runs: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -236,8 +245,8 @@ async fn begin(shared: &Arc<Shared>, mut framed: Framed, ends: mpsc::Sender<Stop
                 return framed.flush().await;
             }
             let stopped = Control::new(shared.clone(), framed, &hello).run().await;
-            // One that a newer node took the place of ends alone.
-            if shared.epoch.load(Ordering::Acquire) == hello.epoch {
+            // One that a newer node took the place of ends alone; after a parting nothing ends.
+            if !matches!(stopped, Stopped::Parted) && shared.epoch.load(Ordering::Acquire) == hello.epoch {
                 let _ = ends.send(stopped).await;
             }
         }
@@ -245,6 +254,11 @@ async fn begin(shared: &Arc<Shared>, mut framed: Framed, ends: mpsc::Sender<Stop
             let create: Create = wire::json(&first.body, "a creation")?;
             current(shared, create.epoch)?;
             sandbox::serve(shared, framed, create).await?;
+        }
+        Kind::Attach => {
+            let attach: Attach = wire::json(&first.body, "an invocation that parted")?;
+            current(shared, attach.epoch)?;
+            shared.attach(&attach, framed)?;
         }
         Kind::Judge => {
             let judge: Judge = wire::json(&first.body, "a question")?;

@@ -23,5 +23,5 @@ pub mod wire;
 
 pub use channel::{Accept, ByteStream, Channel, Dial, UnixAccept, UnixDial};
 pub use host::{Host, HostOptions, Stopped};
-pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost};
-pub use remote::Remote;
+pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost, Parted};
+pub use remote::{Leg, Remote, RemoteSandbox};

@@ -5,6 +5,7 @@
 //! ```
 //! A link that is lost never comes back: whoever holds it fences the instance and begins anew with a greater epoch.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::SandboxKind;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::channel::Dial;
-use crate::message::{Hello, Keep, Refusal, Welcome};
+use crate::message::{Hello, Keep, NotParted, Part, Refusal, Welcome};
 use crate::service::{Serve, ServiceNews};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 
@@ -79,6 +80,9 @@ pub enum Lost {
     /// It said what no agent says.
     #[error("the agent does not keep to the protocol: {0}")]
     Protocol(String),
+    /// Its machine was taken away with what runs in it.
+    #[error("its machine was suspended with an invocation")]
+    Parted,
 }
 
 /// What a link tells whoever holds the instance.
@@ -92,7 +96,13 @@ pub enum LinkNews {
 enum Order {
     Serve(Serve),
     Restart(String),
+    Part(String, oneshot::Sender<Result<Parted, String>>),
     Stop,
+}
+
+/// A machine whose only invocation has left its channel. Whoever holds the link is told when this is dropped.
+pub struct Parted {
+    _told: oneshot::Sender<()>,
 }
 
 /// A connected agent; cheap to clone. The link ends when the last one is dropped.
@@ -109,6 +119,10 @@ pub(crate) struct Inner {
     lost: watch::Sender<Option<Lost>>,
     closed: AtomicBool,
     draining: AtomicBool,
+    /// Whether an invocation there is about to part.
+    parting: AtomicBool,
+    /// Held while one is.
+    parts: tokio::sync::Mutex<()>,
     orders: mpsc::UnboundedSender<Order>,
     /// Code that the agent is known to have.
     pub carried: Mutex<HashSet<Digest>>,
@@ -128,7 +142,8 @@ impl Inner {
 
     /// Whether sandboxes there may be used again.
     pub fn serves(&self) -> bool {
-        !self.closed.load(Ordering::Acquire) && !self.draining.load(Ordering::Acquire)
+        let left = [&self.closed, &self.draining, &self.parting];
+        left.iter().all(|left| !left.load(Ordering::Acquire))
     }
 
     /// Whether the instance is fenced: what still comes from there has no effect.
@@ -152,6 +167,8 @@ impl Link {
             lost: watch::Sender::new(None),
             closed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            parting: AtomicBool::new(false),
+            parts: tokio::sync::Mutex::default(),
             orders,
             carried: Mutex::default(),
             sandboxes: AtomicU64::new(0),
@@ -165,6 +182,7 @@ impl Link {
             clock: options.clock,
             orders: orders_receiver,
             news: news_sender,
+            asked: None,
         };
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -247,6 +265,24 @@ impl Link {
         let _ = self.inner.orders.send(Order::Restart(service.to_owned()));
     }
 
+    /// The machine that the agent is alone in, for whoever made it.
+    pub fn machine(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.inner.dial.machine()
+    }
+
+    /// Has the only invocation there leave its channel, so that its machine can be saved; all other sandboxes there are
+    /// lost. Or says why not: then nothing has changed.
+    pub async fn part(&self, run: &str) -> Result<Parted, String> {
+        let _one = self.inner.parts.lock().await;
+        let parting = Parting(&self.inner.parting);
+        parting.0.store(true, Ordering::Release);
+        let (answer, answered) = oneshot::channel();
+        let _ = self.inner.orders.send(Order::Part(run.to_owned(), answer));
+        let parted = answered.await.unwrap_or_else(|_| Err("its agent is gone".to_owned()))?;
+        self.close();
+        Ok(parted)
+    }
+
     /// Asks the agent to end: it lets nothing run on.
     pub fn stop(&self) {
         let _ = self.inner.orders.send(Order::Stop);
@@ -282,6 +318,15 @@ impl Link {
     }
 }
 
+/// Says that an invocation is about to part, until it is dropped.
+struct Parting<'a>(&'a AtomicBool);
+
+impl Drop for Parting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 async fn shake_hands(options: &LinkOptions) -> Result<(Framed, Welcome), LinkError> {
     let mut framed = Framed::new(options.dial.dial().await?);
     let hello = Hello {
@@ -313,6 +358,8 @@ struct Control {
     heard: Monotonic,
     orders: mpsc::UnboundedReceiver<Order>,
     news: mpsc::Sender<LinkNews>,
+    /// Who wants to know of an invocation that is to part.
+    asked: Option<oneshot::Sender<Result<Parted, String>>>,
 }
 
 impl Control {
@@ -341,6 +388,10 @@ impl Control {
                 order = self.orders.recv() => match order {
                     Some(Order::Serve(services)) => self.framed.put_json(Kind::Serve, &services),
                     Some(Order::Restart(service)) => self.framed.put(Kind::Restart, service.as_bytes()),
+                    Some(Order::Part(run, asked)) => {
+                        self.framed.put_json(Kind::Part, &Part { run });
+                        self.asked = Some(asked);
+                    }
                     Some(Order::Stop) | None => {
                         self.framed.put(Kind::Stop, b"");
                         let _ = timeout(self.lease, self.framed.flush()).await;
@@ -349,6 +400,7 @@ impl Control {
                 },
                 frame = self.framed.next() => match frame? {
                     None => return Ok(Lost::Gone),
+                    Some(frame) if frame.kind == Kind::Parted => return self.parted().await,
                     Some(frame) => self.take(frame).await?,
                 },
             }
@@ -369,9 +421,26 @@ impl Control {
         }
     }
 
+    /// Waits until the machine is done with, as far as this link goes.
+    async fn parted(&mut self) -> io::Result<Lost> {
+        let asked = self.asked.take();
+        let asked = asked.ok_or(WireError::Body("a parting that nobody asked for"))?;
+        let (told, dropped) = oneshot::channel();
+        // Without a taker it is dropped here.
+        let _ = asked.send(Ok(Parted { _told: told }));
+        let _ = dropped.await;
+        Ok(Lost::Parted)
+    }
+
     async fn take(&mut self, frame: wire::Frame) -> Result<(), WireError> {
         match frame.kind {
             Kind::Beat => self.heard = self.clock.monotonic(),
+            Kind::NotParted => {
+                let not: NotParted = wire::json(&frame.body, "why an invocation did not part")?;
+                if let Some(asked) = self.asked.take() {
+                    let _ = asked.send(Err(not.reason));
+                }
+            }
             Kind::ServiceNews => {
                 let news = wire::json(&frame.body, "news of a service")?;
                 // Without a listener there is nothing to tell.

@@ -98,6 +98,25 @@ pub enum NotCreated {
     Backend { text: String },
 }
 
+/// An invocation that is to part from its channel.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Part {
+    pub run: String,
+}
+
+/// Why it does not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NotParted {
+    pub reason: String,
+}
+
+/// An invocation that gets a channel again.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Attach {
+    pub epoch: u64,
+    pub run: String,
+}
+
 /// Code that a version needs.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OfferCode {

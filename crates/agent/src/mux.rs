@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::channel::{Accept, ByteStream, Channel, Dial};
 
@@ -29,6 +30,8 @@ pub const DATA_BYTES_MAX: usize = 32 * 1024;
 pub const CHANNELS_MAX: usize = 4096;
 
 const HEAD_BYTES: usize = 9;
+/// The channel that a fresh stream begins with.
+const FIRST_CHANNEL: u32 = 1;
 /// Pieces that wait for the stream.
 const PIECES_MAX: usize = 64;
 /// Channels that wait to be accepted.
@@ -120,10 +123,31 @@ pub struct MuxAccept {
 
 /// The node's side of a stream.
 pub fn dialer(stream: impl ByteStream) -> MuxDial {
+    dialer_from(stream, FIRST_CHANNEL)
+}
+
+/// The node's side of a stream whose other side has seen all channels before this one.
+pub fn dialer_from(stream: impl ByteStream, channel: u32) -> MuxDial {
     let (shared, _) = start(stream);
     MuxDial {
         shared,
-        next: Arc::new(AtomicU32::new(1)),
+        next: Arc::new(AtomicU32::new(channel)),
+    }
+}
+
+impl MuxDial {
+    /// Ends this side and all its channels; returns when nothing more is read or written. What was written is whole
+    /// pieces. Gives the channel that a next dialer of the same other side begins with.
+    pub async fn halt(&self) -> u32 {
+        self.shared.channels.lock().take();
+        self.shared.halting.notify_one();
+        let tasks = self.shared.tasks.lock().take();
+        if let Some((reading, writing)) = tasks {
+            reading.abort();
+            let _ = reading.await;
+            let _ = writing.await;
+        }
+        self.next.load(Ordering::Relaxed)
     }
 }
 
@@ -157,6 +181,10 @@ impl Accept for MuxAccept {
 struct Shared {
     channels: Mutex<Option<HashMap<u32, Ends>>>,
     out: mpsc::Sender<(u32, Piece)>,
+    /// Told when nothing more is to be written.
+    halting: Notify,
+    /// What reads, and what writes.
+    tasks: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
 }
 
 /// What the reader of the stream needs of a channel.
@@ -225,23 +253,44 @@ fn start(stream: impl ByteStream) -> (Arc<Shared>, mpsc::Receiver<Channel>) {
     let shared = Arc::new(Shared {
         channels: Mutex::new(Some(HashMap::new())),
         out,
+        halting: Notify::new(),
+        tasks: Mutex::default(),
     });
-    let writing = tokio::spawn(write(writer, pieces));
+    let ended = Arc::new(Notify::new());
+    let (writes, has_ended) = (shared.clone(), ended.clone());
+    let writing = tokio::spawn(async move {
+        tokio::select! {
+            _ = write(writer, pieces, &writes.halting) => {}
+            () = has_ended.notified() => {}
+        }
+    });
     let reading = shared.clone();
-    tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         if let Err(error) = read(&reading, reader, opened).await {
             tracing::warn!(%error, "a stream of channels broke off");
         }
         // All channels end, and nothing is opened any more.
         reading.channels.lock().take();
-        writing.abort();
+        ended.notify_one();
     });
+    *shared.tasks.lock() = Some((reading, writing));
     (shared, channels)
 }
 
-async fn write(mut writer: WriteHalf<impl ByteStream>, mut pieces: mpsc::Receiver<(u32, Piece)>) -> io::Result<()> {
+/// Writes pieces, one whole one after the other, until it is told to halt.
+async fn write(
+    mut writer: WriteHalf<impl ByteStream>,
+    mut pieces: mpsc::Receiver<(u32, Piece)>,
+    halting: &Notify,
+) -> io::Result<()> {
     let mut out = BytesMut::new();
-    while let Some((channel, piece)) = pieces.recv().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = halting.notified() => return Ok(()),
+            next = pieces.recv() => next,
+        };
+        let Some((channel, piece)) = next else { return Ok(()) };
         put(&mut out, channel, &piece);
         while out.len() < DATA_BYTES_MAX
             && let Ok((channel, piece)) = pieces.try_recv()
@@ -251,7 +300,6 @@ async fn write(mut writer: WriteHalf<impl ByteStream>, mut pieces: mpsc::Receive
         writer.write_all_buf(&mut out).await?;
         writer.flush().await?;
     }
-    Ok(())
 }
 
 async fn read(

@@ -13,17 +13,17 @@ use bowline_foundation::digest::Digest;
 use bowline_foundation::id::RequestId;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    Backend, CreateError, FunctionError, Ground, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
-    SandboxKind, Stand, Usage, VersionSpec,
+    AnswerSink, Backend, CreateError, FunctionError, Ground, Invocation, LogSink, Outcome, Platform, PrepareError,
+    Report, Sandbox, SandboxKind, Stand, Usage, VersionSpec,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::code;
 use crate::link::{Inner, Link};
-use crate::message::{Create, Created, Judge, NotCreated, Question, Verdict, invoke};
+use crate::message::{Attach, Create, Created, Judge, NotCreated, Question, Verdict, invoke};
 use crate::wire::{self, Framed, Kind, WireError};
 
-use exchange::Exchange;
+use exchange::{End, Exchange};
 
 /// How long the agent may take over a question or a new sandbox: it may have to be sent the code first, and to compile it.
 const WORK_MAX: Duration = Duration::from_secs(15 * 60);
@@ -67,6 +67,50 @@ impl Remote {
     #[must_use]
     pub fn standing(self, stand: Option<Stand>) -> Self {
         Self { stand, ..self }
+    }
+
+    /// The same as [`Backend::create`], for whoever follows what runs there leg by leg.
+    pub async fn make(&self, version: &VersionSpec, log: Arc<dyn LogSink>) -> Result<RemoteSandbox, CreateError> {
+        let held = Held::take(&self.link, version)?;
+        let created = within(WORK_MAX, self.try_create(version, &log)).await;
+        let created = created.map_err(CreateError::Backend)?;
+        let (framed, created) = created.map_err(CreateError::from)?;
+        let resident_bytes = held.at_most(created.resident_bytes);
+        Ok(self.sandbox(framed, (held, resident_bytes), log))
+    }
+
+    /// The sandbox of an invocation that parted from an earlier link, and has so much time left.
+    pub async fn attach(
+        &self,
+        run: &str,
+        (version, left): (&VersionSpec, Duration),
+        log: Arc<dyn LogSink>,
+    ) -> io::Result<RemoteSandbox> {
+        let held = Held::take(&self.link, version).map_err(io::Error::other)?;
+        let mut framed = self.link.open().await?;
+        let attach = Attach {
+            epoch: self.link.epoch,
+            run: run.to_owned(),
+        };
+        framed.put_json(Kind::Attach, &attach);
+        framed.flush().await?;
+        let mut sandbox = self.sandbox(framed, (held, 0), log);
+        sandbox.budget = left;
+        Ok(sandbox)
+    }
+
+    fn sandbox(&self, framed: Framed, (held, resident_bytes): (Held, u64), log: Arc<dyn LogSink>) -> RemoteSandbox {
+        RemoteSandbox {
+            framed,
+            log,
+            resident_bytes,
+            settled: true,
+            budget: Duration::ZERO,
+            broken: false,
+            held,
+            ground: self.ground,
+            stand: self.stand,
+        }
     }
 
     async fn judge(&self, question: Question, version: &VersionSpec) -> io::Result<Verdict> {
@@ -139,21 +183,7 @@ impl Backend for Remote {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        let held = Held::take(&self.link, &version)?;
-        let created = within(WORK_MAX, self.try_create(&version, &log)).await;
-        let created = created.map_err(CreateError::Backend)?;
-        let (framed, created) = created.map_err(CreateError::from)?;
-        Ok(Box::new(RemoteSandbox {
-            framed,
-            log,
-            resident_bytes: held.at_most(created.resident_bytes),
-            settled: true,
-            budget: Duration::ZERO,
-            broken: false,
-            held,
-            ground: self.ground,
-            stand: self.stand,
-        }))
+        Ok(Box::new(self.make(&version, log).await?))
     }
 
     async fn collect_garbage(&self, in_use: &[Digest]) {
@@ -211,8 +241,20 @@ impl Drop for Held {
     }
 }
 
+/// What an invocation is given besides its event.
+type Ways = (Option<AnswerSink>, Option<Arc<dyn Platform>>);
+
+/// How a part of an invocation ended that was followed.
+#[derive(Debug)]
+pub enum Leg {
+    /// With the invocation.
+    Over(Report),
+    /// It left its channel, which is of no use any more.
+    Parted,
+}
+
 /// A sandbox at the other end of a channel of its own.
-struct RemoteSandbox {
+pub struct RemoteSandbox {
     framed: Framed,
     log: Arc<dyn LogSink>,
     resident_bytes: u64,
@@ -268,6 +310,44 @@ impl RemoteSandbox {
         }
     }
 
+    /// Hands an invocation over, and follows it to its end, or until it parts.
+    pub async fn send(&mut self, invocation: Invocation) -> Leg {
+        wire::put(&mut self.framed.out, Kind::Invoke, |out| invoke::put(out, &invocation));
+        self.budget = invocation.deadline.budget;
+        let ways = (invocation.sink, invocation.platform);
+        self.follow_with(invocation.request_id, ways).await
+    }
+
+    /// Follows an invocation that was attached.
+    pub async fn follow(&mut self, run: RequestId) -> Leg {
+        self.follow_with(run, (None, None)).await
+    }
+
+    async fn follow_with(&mut self, request_id: RequestId, (sink, platform): Ways) -> Leg {
+        let due = Instant::now() + self.budget.min(BUDGET_MAX);
+        let exchange = Exchange::new(&mut self.framed, &*self.log, sink, platform);
+        let failure = match timeout_at(due + GRACE, exchange).await {
+            Ok(Ok(End::Parted)) => {
+                self.broken = true;
+                return Leg::Parted;
+            }
+            // What a fenced instance still answers does not count.
+            Ok(Ok(End::Report(_))) if self.held.link.is_closed() => io::Error::other("it was fenced"),
+            Ok(Ok(End::Report(message))) => {
+                self.settled = message.settled;
+                self.resident_bytes = self.held.at_most(message.resident_bytes);
+                return Leg::Over(message.report);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("it took {GRACE:?} longer than it may")),
+        };
+        // Whoever ended it, it had its time.
+        Leg::Over(match Instant::now() < due {
+            true => self.broken(&failure),
+            false => self.timed_out(request_id, &failure),
+        })
+    }
+
     fn broken(&mut self, error: &io::Error) -> Report {
         self.broken = true;
         Report {
@@ -281,25 +361,9 @@ impl RemoteSandbox {
 #[async_trait]
 impl Sandbox for RemoteSandbox {
     async fn invoke(&mut self, invocation: Invocation) -> Report {
-        wire::put(&mut self.framed.out, Kind::Invoke, |out| invoke::put(out, &invocation));
-        self.budget = invocation.deadline.budget;
-        let (request_id, due) = (invocation.request_id, Instant::now() + self.budget.min(BUDGET_MAX));
-        let exchange = Exchange::new(&mut self.framed, &*self.log, invocation.sink, invocation.platform);
-        let failure = match timeout_at(due + GRACE, exchange).await {
-            // What a fenced instance still answers does not count.
-            Ok(Ok(_)) if self.held.link.is_closed() => io::Error::other("it was fenced"),
-            Ok(Ok(message)) => {
-                self.settled = message.settled;
-                self.resident_bytes = self.held.at_most(message.resident_bytes);
-                return message.report;
-            }
-            Ok(Err(error)) => error,
-            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("it took {GRACE:?} longer than it may")),
-        };
-        // Whoever ended it, it had its time.
-        match Instant::now() < due {
-            true => self.broken(&failure),
-            false => self.timed_out(request_id, &failure),
+        match self.send(invocation).await {
+            Leg::Over(report) => report,
+            Leg::Parted => self.broken(&io::Error::other("it parted, and nobody had asked")),
         }
     }
 
@@ -324,6 +388,10 @@ impl Sandbox for RemoteSandbox {
 
     fn resident_bytes(&self) -> u64 {
         self.resident_bytes
+    }
+
+    fn can_suspend(&self) -> bool {
+        false
     }
 
     fn ground(&self) -> Ground {

@@ -67,6 +67,12 @@ kinds! {
     Restart = 7,
     /// Node: end everything.
     Stop = 8,
+    /// Node: leave this invocation's channel, and wait without a node: the machine is to be saved. JSON.
+    Part = 9,
+    /// Agent: done; by the invocation's channel first, then by the channel of control.
+    Parted = 10,
+    /// Agent: it goes on as it was. JSON.
+    NotParted = 11,
     /// Node: a question about a version. JSON.
     Judge = 16,
     /// Agent: the answer. JSON.
@@ -109,6 +115,8 @@ kinds! {
     Settled = 44,
     /// Node: it will be idle.
     Idle = 45,
+    /// Node: this channel is for an invocation that parted from another one. JSON.
+    Attach = 46,
 }
 
 /// Bytes that are no frame, or a body that is not what its kind says.

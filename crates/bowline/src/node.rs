@@ -70,7 +70,7 @@ impl Node {
         // Once others have taken this node for dead, it changes no keys either.
         let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());
         let sources = (&clock, &entropy, data_service.store());
-        let instances = Instances::start(sources, (config, &data), sandboxes.backends(), &mut registry).await?;
+        let instances = Instances::start(sources, (config, &data), &sandboxes, &mut registry).await?;
         let service = bowline_functions::Options {
             durable: durable_executions(),
             suspend: suspended_runs(config, &ground),

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bowline_agent::Link;
 use bowline_agent::link::LinkNews;
 use bowline_agent::service::ServiceNews;
+use bowline_agent::{Link, Lost};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
@@ -253,15 +253,27 @@ impl Driver {
     async fn watch(&mut self) -> Result<(), DriveError> {
         let Some((_, news)) = &mut self.link else { return Ok(()) };
         tokio::select! {
-            told = news.recv() => match failure_of(told) {
-                None => {}
-                Some(failure) => self.failed(failure).await?,
+            told = news.recv() => match told {
+                Some(LinkNews::Lost(Lost::Parted)) => self.parted().await?,
+                told => if let Some(failure) = failure_of(told) {
+                    self.failed(failure).await?;
+                },
             },
             order = self.orders.recv() => if let Some(order) = order {
                 self.obey(order).await?;
             },
             () = removal(&mut self.removing) => {}
         }
+        Ok(())
+    }
+
+    /// The server's machine was taken away with an invocation: the server begins again with another one.
+    async fn parted(&mut self) -> Result<(), DriveError> {
+        self.stand(Standing::Coming);
+        let server = self.kept.record.server.clone();
+        let change = Change::default().told("parted", &server, Lost::Parted);
+        self.commit("SuspendServer", self.kept.record.clone(), change).await?;
+        self.link = None;
         Ok(())
     }
 

@@ -23,6 +23,7 @@ pub mod process;
 pub mod provider;
 mod roster;
 pub mod service;
+mod suspending;
 mod tend;
 pub mod vm;
 pub mod warming;

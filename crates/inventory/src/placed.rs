@@ -7,9 +7,11 @@
 //!          ├─▶ all are full: one that was to go is taken back, or one more is made (`process`, `vm`), or there is no room
 //!          └─▶ it has none that works: one of the warming pool, or a new one (`process`, `vm`), or the node itself (`inline`)
 //! ```
-//! A version is checked and prepared by the node; instances see what that made, or are sent it. One whose invocations can
-//! be suspended runs in the node: it alone keeps checkpoints, and goes on with them. So does one that shares folders: they
-//! are mounted in the node's own sandboxes; where accounts are kept apart by virtual machines it does not run.
+//! A version is checked and prepared by the node; instances see what that made, or are sent it. A WebAssembly version whose
+//! invocations can be suspended runs in the node: it alone keeps checkpoints, and goes on with them. A native one can be
+//! suspended where it runs on an instance that is a virtual machine ([`crate::suspending`]). One that shares folders runs in
+//! the node too: they are mounted in the node's own sandboxes; where accounts are kept apart by virtual machines it does not
+//! run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,10 @@ use async_trait::async_trait;
 use bowline_agent::{Link, Remote};
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
-use bowline_sandbox::suspension::{CheckpointFacts, Suspendable};
+use bowline_sandbox::suspension::{CheckpointFacts, CheckpointMode, Suspendable};
 use bowline_sandbox::{
-    Backend, Berth, CreateError, FunctionError, Ground, LogSink, PrepareError, Sandbox, SandboxKind, Share, ShareError,
-    Stand, VersionSpec,
+    Backend, Berth, CreateError, FunctionError, Ground, LogSink, MachineNeeds, PrepareError, Sandbox, SandboxKind,
+    Share, ShareError, Stand, Unmet, VersionSpec,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -29,7 +31,9 @@ use crate::file::Kind;
 use crate::fleets;
 use crate::roster::{Choice, Origin, Passed, Wanted};
 use crate::service::{Error, Handle};
+use crate::suspending::{Making, Suspending};
 use crate::tend::Room;
+use crate::vm::VmProvider;
 
 /// How long a creation waits for instances that are coming.
 const COMING_MAX: Duration = Duration::from_secs(60);
@@ -42,6 +46,8 @@ pub struct Placed {
     instances: Handle,
     /// What an account without an instance gets, if it is not the node itself.
     always: Option<Kind>,
+    /// What makes instances that invocations can be suspended with.
+    machines: Option<Arc<VmProvider>>,
 }
 
 impl Placed {
@@ -50,7 +56,33 @@ impl Placed {
             inline,
             instances,
             always,
+            machines: None,
         }
+    }
+
+    /// Where native versions ask for it, suspends their invocations with the machines they run in.
+    #[must_use]
+    pub fn suspending_with(self, machines: Arc<VmProvider>) -> Self {
+        let machines = Some(machines).filter(|_| self.inline.kind() == SandboxKind::Linux);
+        Self { machines, ..self }
+    }
+
+    /// What makes sandboxes of a version whose invocations are suspended with their machines.
+    fn making(
+        &self,
+        version: &Arc<VersionSpec>,
+        (ground, stand): (Ground, Option<Stand>),
+        log: &Arc<dyn LogSink>,
+    ) -> Option<Making> {
+        let machines = self.machines.clone().filter(|_| asks_for_checkpoints(version))?;
+        Some(Making {
+            machines,
+            version: version.clone(),
+            kind: self.inline.kind(),
+            ground,
+            stand,
+            log: log.clone(),
+        })
     }
 
     /// Where the sandbox is to be made next; `None` is the node itself.
@@ -117,12 +149,21 @@ impl Placed {
         version: &Arc<VersionSpec>,
         log: &Arc<dyn LogSink>,
     ) -> Result<Box<dyn Sandbox>, CreateError> {
-        let remote = Remote::new(link, self.inline.kind())
-            .on(walk.ground)
-            .standing(walk.stand);
+        let creation = async {
+            if let Some(making) = self.making(version, (walk.ground, walk.stand), log)
+                && let Some(whole) = VmProvider::behind(link)
+            {
+                let sandbox = Suspending::create(making, link, whole).await?;
+                return Ok(Box::new(sandbox) as Box<dyn Sandbox>);
+            }
+            let remote = Remote::new(link, self.inline.kind())
+                .on(walk.ground)
+                .standing(walk.stand);
+            remote.create(version.clone(), log.clone()).await
+        };
         tokio::select! {
             biased;
-            created = remote.create(version.clone(), log.clone()) => created,
+            created = creation => created,
             () = link.ended() => {
                 let lost = link.lost().map(|lost| lost.to_string()).unwrap_or_default();
                 Err(CreateError::Backend(std::io::Error::other(lost)))
@@ -149,6 +190,11 @@ impl Placed {
         walk.failure = Some(failure);
         Ok(())
     }
+}
+
+/// Whether a version's owner wants its invocations to be suspended, and it may run on an instance.
+fn asks_for_checkpoints(version: &VersionSpec) -> bool {
+    version.mounts.is_empty() && matches!(CheckpointMode::of(&version.environment), Ok(Some(_)))
 }
 
 /// How far the search of one creation is.
@@ -257,7 +303,22 @@ impl Backend for Placed {
     }
 
     fn suspendable(&self, version: &VersionSpec) -> Suspendable {
-        self.inline.suspendable(version)
+        match self.inline.suspendable(version) {
+            Suspendable::Unasked if self.machines.is_some() && asks_for_checkpoints(version) => Suspendable::Yes,
+            suspendable => suspendable,
+        }
+    }
+
+    fn seat(&self, version: &Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Option<Box<dyn Sandbox>> {
+        let making = self.making(version, (Ground::NewInstance, None), &log)?;
+        Some(Box::new(Suspending::seat(making)))
+    }
+
+    async fn unmet(&self, needs: &MachineNeeds) -> Option<Unmet> {
+        match &self.machines {
+            Some(machines) => machines.unmet(needs).await,
+            None => self.inline.unmet(needs).await,
+        }
     }
 
     fn inspect(&self, checkpoint: &[u8]) -> Result<CheckpointFacts, String> {

@@ -4,8 +4,12 @@
 //!   configure: the image of this very program, built if there is none ─▶ spin up: the golden snapshot of such machines,
 //!   made by one that boots if there is none ─▶ a machine from it ─▶ its port, a channel of many channels, to the agent
 //! ```
+//! A machine can be taken away from its instance as a whole, with an invocation in it ([`frozen`]).
 //! A machine has nothing on the host but its process and control groups, and these end with the node. So there is nothing to
 //! be found again after a crash.
+
+mod frozen;
+mod whole;
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_agent::{CodeWay, mux};
+use bowline_agent::{CodeWay, Link};
+use bowline_checkpoint::SigningKey;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
@@ -22,13 +27,14 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox_vm::image::{Build, Source, build, digest_of};
 use bowline_sandbox_vm::{Golden, Host, Image, Machine, MachineKind, Vm, VmError, golden, host};
 use parking_lot::Mutex;
-use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::file::{Effective, Kind};
 use crate::model::MachineFacts;
 use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
+pub(crate) use frozen::Freezing;
+pub use whole::Whole;
 
 /// How long a killed machine may take to be gone.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -46,6 +52,10 @@ pub struct Options {
     pub data: PathBuf,
     /// What this machine has in all.
     pub offer: Offer,
+    /// What signs machines that are written down; nodes that take each other's have the same.
+    pub signing: SigningKey,
+    /// How long the agent of a machine may be silent that an invocation took away.
+    pub lease: Duration,
 }
 
 /// Makes servers that are virtual machines.
@@ -58,7 +68,7 @@ pub struct VmProvider {
     images: Arc<tokio::sync::Mutex<()>>,
     /// The last one first. Held while one is made.
     goldens: tokio::sync::Mutex<Vec<(Digest, Machine, Arc<Golden>)>>,
-    servers: Mutex<HashMap<String, Arc<Vm>>>,
+    servers: Mutex<HashMap<String, Arc<Whole>>>,
     progress: Arc<Mutex<HashMap<String, String>>>,
 }
 
@@ -73,6 +83,19 @@ impl VmProvider {
             servers: Mutex::default(),
             progress: Arc::default(),
         }
+    }
+
+    /// The machine behind a link, if it is one that was made here.
+    pub(crate) fn behind(link: &Link) -> Option<Arc<Whole>> {
+        link.machine()?.downcast().ok()
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.options.clock
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        self.options.lease
     }
 
     fn folder(&self) -> PathBuf {
@@ -180,16 +203,13 @@ impl VmProvider {
         let limited = vm.limit_processes(effective.processes).await;
         limited.map_err(failed("limiting its processes"))?;
         let memory = vm.guest_memory().await.map_err(failed("asking for its memory"))?;
-        let stream = vm.take_agent().ok_or(io::ErrorKind::NotConnected.into());
-        let stream = stream.and_then(|stream| {
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        });
-        let stream = stream.map_err(ProvideError::failed("opening the agent's port"))?;
         let facts = self.facts(&vm, &golden).await?;
-        self.servers.lock().insert(order.server.clone(), Arc::new(vm));
+        let whole = Whole::new(vm, Some(effective.cpu_millis), None);
+        let whole = whole.map_err(ProvideError::failed("opening the agent's port"))?;
+        let dial = Self::dial(&whole);
+        self.servers.lock().insert(order.server.clone(), whole);
         Ok(Reached {
-            dial: Arc::new(mux::dialer(stream)),
+            dial,
             code: CodeWay::Carried,
             detail: Some(format!(
                 "{} by {}, process {}",
@@ -279,9 +299,14 @@ impl Provider for VmProvider {
 
     async fn fence(&self, server: &str) -> Result<(), ProvideError> {
         self.progress.lock().remove(server);
-        let vm = self.servers.lock().get(server).cloned();
-        if let Some(vm) = vm {
-            let ended = timeout(END_MAX, vm.end()).await;
+        let whole = self.servers.lock().get(server).cloned();
+        if let Some(whole) = whole {
+            if whole.is_taken() {
+                // It is an invocation's, and nothing of the server any more.
+                self.servers.lock().remove(server);
+                return Ok(());
+            }
+            let ended = timeout(END_MAX, whole.end()).await;
             let words = ended.map_err(|late| ProvideError::failed("ending a virtual machine")(late.into()))?;
             tracing::debug!(server, words, "a virtual machine has ended");
             self.servers.lock().remove(server);
@@ -316,6 +341,8 @@ mod tests {
                 cpu_millis: 1,
                 storage_mib: 1,
             },
+            signing: SigningKey::new(&[0; 32]),
+            lease: Duration::from_secs(10),
         });
         provider.objection(&effective)
     }

@@ -485,6 +485,10 @@ impl Sandbox for LinuxSandbox {
         self.cell.usage().memory_bytes_now
     }
 
+    fn can_suspend(&self) -> bool {
+        false
+    }
+
     async fn destroy(mut self: Box<Self>) {
         self.shut_down().await;
         self.output.drain();

@@ -138,13 +138,18 @@ impl Host {
         if self.accelerator() == Accelerator::Tcg {
             return "max".to_owned();
         }
-        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let value = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_once(':').map_or("", |(_, value)| value.trim()).to_owned()
-        };
-        let features = Digest::of(value("flags").as_bytes()).to_string();
-        format!("{} ({})", value("model name"), &features[..16])
+        let features = Digest::of(cpuinfo("flags").as_bytes()).to_string();
+        format!("{} ({})", cpuinfo("model name"), &features[..16])
+    }
+
+    /// What guests' processors can do here that others perhaps cannot; the translator's can always do the same.
+    pub(crate) fn features(&self) -> Vec<String> {
+        if self.accelerator() == Accelerator::Tcg {
+            return Vec::new();
+        }
+        let mut features: Vec<_> = cpuinfo("flags").split_whitespace().map(str::to_owned).collect();
+        features.sort_unstable();
+        features
     }
 
     /// A control group that holds a machine of this size, which may use this much of the processors if it is said.
@@ -180,6 +185,13 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.groups.lock().remove();
     }
+}
+
+/// What the kernel says of the first processor by this name.
+fn cpuinfo(name: &str) -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split_once(':').map_or("", |(_, value)| value.trim()).to_owned()
 }
 
 /// Where QEMU is.

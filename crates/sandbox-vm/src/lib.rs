@@ -4,12 +4,14 @@
 //! image::build ─▶ Image ─┐
 //!                        ├─▶ Vm::boot ─▶ ready ─▶ Vm::save ─▶ Snapshot ─▶ Golden ─▶ Golden::start ─▶ Vm (copy on write)
 //! Host::find ────────────┘                            └──────▶ Vm::restore, in another QEMU, on another day
+//!                             Vm::pour ─▶ signed bytes ─▶ Vm::refill, the same without a disk
 //! ```
 //!
 //! A [`Host`] knows what this machine can do: which QEMU, and whether KVM really works. A [`Vm`] is one QEMU
 //! with two channels into it: [`Vm::control`] to the first process inside, and [`Vm::take_agent`], a plain stream
 //! of bytes for whoever has an agent at its other end.
 
+pub mod frozen;
 pub mod golden;
 pub mod guest;
 pub mod host;
@@ -24,7 +26,9 @@ pub mod qmp;
 pub mod snapshot;
 mod sys;
 pub mod vm;
+mod whole;
 
+pub use frozen::Frozen;
 pub use golden::Golden;
 pub use guest::{AGENT_READY, GUEST_ARGUMENT, guest_main};
 pub use host::{Host, Options};

@@ -220,17 +220,12 @@ impl Vm {
     /// Stops the machine, writes all of it to the new folder `path`, and lets it go on or not. A crash on the way
     /// leaves no folder, or one without a record.
     pub async fn save(&self, path: &Path, after: After) -> Result<Snapshot, VmError> {
-        if self.sticks().await > 0 {
-            return Err(VmError::Unfit {
-                needs: "a machine with the memory it began with".to_owned(),
-                here: "one to which memory was added".to_owned(),
-            });
-        }
+        self.has_all_its_memory().await?;
         let parent = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).cannot("make a snapshot's folder")?;
         let place = tempfile::Builder::new().prefix(".saving-").tempdir_in(parent);
         let place = place.cannot("make a snapshot's folder")?;
-        let stopped = Stopped(Some((Arc::clone(&self.qmp), self.quiet().await)));
+        let stopped = Stopped::new(Arc::clone(&self.qmp), self.quiet().await);
         self.qmp.execute("stop", json!({})).await?;
         let written = self.write(place.path()).await;
         if after == After::GoOn || written.is_err() {
@@ -246,6 +241,16 @@ impl Vm {
         }
         named.cannot(format!("put a snapshot at `{}`", path.display()))?;
         Snapshot::open(path)
+    }
+
+    pub(crate) async fn has_all_its_memory(&self) -> Result<(), VmError> {
+        if self.sticks().await == 0 {
+            return Ok(());
+        }
+        Err(VmError::Unfit {
+            needs: "a machine with the memory it began with".to_owned(),
+            here: "one to which memory was added".to_owned(),
+        })
     }
 
     /// Begins a saved machine in a QEMU of its own. It goes on where it was, with the time of day and randomness of
@@ -269,8 +274,7 @@ impl Vm {
             Backing::CopyOnWrite => MemoryIn::State,
         };
         self.capabilities(memory_in == MemoryIn::File).await?;
-        let parameters = json!({ "max-bandwidth": BANDWIDTH_BYTES });
-        self.qmp.execute("migrate-set-parameters", parameters).await?;
+        self.hurry().await?;
         let state = private_file(&folder.join(STATE)).cannot("make a snapshot's state")?;
         self.migrate("migrate", &state).await?;
         let memory = match memory_in {
@@ -304,7 +308,14 @@ impl Vm {
         write_record(&record, folder).cannot("write a snapshot's record")
     }
 
-    async fn capabilities(&self, memory_is_apart: bool) -> Result<(), VmError> {
+    /// Has QEMU write as fast as it can.
+    pub(crate) async fn hurry(&self) -> Result<(), VmError> {
+        let parameters = json!({ "max-bandwidth": BANDWIDTH_BYTES });
+        self.qmp.execute("migrate-set-parameters", parameters).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn capabilities(&self, memory_is_apart: bool) -> Result<(), VmError> {
         let switch = |name: &str, on: bool| json!({ "capability": name, "state": on });
         let switches = [switch("events", true), switch("x-ignore-shared", memory_is_apart)];
         let arguments = json!({ "capabilities": switches });
@@ -313,7 +324,7 @@ impl Vm {
     }
 
     /// Lets QEMU write its state to a file, or read it from there.
-    async fn migrate(&self, command: &str, state: &File) -> Result<(), VmError> {
+    pub(crate) async fn migrate(&self, command: &str, state: &File) -> Result<(), VmError> {
         use std::os::fd::AsFd;
         let mut events = self.qmp.events();
         self.qmp.hand_over("state", state.as_fd()).await?;
@@ -343,11 +354,15 @@ impl Vm {
 
 /// A machine that was stopped to be saved. It goes on when this is dropped, also in the middle of the work: whoever
 /// wanted the snapshot may have gone away. Until then it gets no orders, and nobody else saves it.
-struct Stopped(Option<(Arc<Qmp>, Quiet)>);
+pub(crate) struct Stopped(Option<(Arc<Qmp>, Quiet)>);
 
 impl Stopped {
+    pub fn new(qmp: Arc<Qmp>, quiet: Quiet) -> Self {
+        Self(Some((qmp, quiet)))
+    }
+
     /// Lets it go on.
-    async fn go_on(mut self) -> Result<(), VmError> {
+    pub async fn go_on(mut self) -> Result<(), VmError> {
         let result = match &self.0 {
             Some((qmp, _)) => resume(qmp).await,
             None => Ok(()),
@@ -357,7 +372,7 @@ impl Stopped {
     }
 
     /// Leaves it as it was saved.
-    fn stand(mut self) {
+    pub fn stand(mut self) {
         self.0 = None;
     }
 }
@@ -420,7 +435,9 @@ fn digest_of(mut file: &File) -> std::io::Result<Digest> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 

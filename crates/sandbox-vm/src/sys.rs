@@ -58,6 +58,14 @@ fn check(result: isize) -> io::Result<()> {
     }
 }
 
+/// How much was written to a socket that its other end has not read.
+pub fn unread(socket: &impl AsRawFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one number to `bytes`, which lives through it.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } as isize)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Reads the processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
 pub fn time_stamp() -> Option<u64> {

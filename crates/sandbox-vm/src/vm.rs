@@ -89,6 +89,8 @@ pub struct Vm {
     process: Process,
     control: Control,
     agent: Mutex<Option<UnixStream>>,
+    /// The same stream.
+    pub(crate) port: UnixStream,
     ready_after: Duration,
     sticks: tokio::sync::Mutex<u32>,
 }
@@ -169,6 +171,7 @@ impl Vm {
         };
         Ok(Self {
             control: Control::open(control).cannot("open the control channel")?,
+            port: agent.try_clone().cannot("keep the agent's port")?,
             agent: Mutex::new(Some(agent)),
             machine: start.machine,
             memory: start.memory,

@@ -12,6 +12,7 @@ pub mod image;
 mod invocation;
 mod log;
 mod logging;
+mod machine;
 mod platform;
 pub mod record;
 mod share;
@@ -28,6 +29,7 @@ pub use image::ImageSpec;
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
 pub use logging::{ApplicationLogLevel, LogFormat, Logging, SystemLogLevel};
+pub use machine::{MachineNeeds, MachineOffer, Unmet};
 pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};
 pub use share::{Content, MOUNTS_DIR, MOUNTS_MAX, Mount, MountAccess, Share, ShareError};
 pub use suspension::{CheckpointFacts, CheckpointMode, Control, Frozen, Keeper, Suspendable, Suspension, Wish};
@@ -93,6 +95,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Tells how often a version was called from `since` until now, where that matters. Must be cheap.
     fn called(&self, _version: &VersionSpec, _count: u64, _since: bowline_foundation::clock::Timestamp) {}
 
+    /// A sandbox for an invocation that goes on from a checkpoint, if [`Self::create`] is not the way to one: what it
+    /// holds is made when it is invoked.
+    fn seat(&self, _version: &Arc<VersionSpec>, _log: Arc<dyn LogSink>) -> Option<Box<dyn Sandbox>> {
+        None
+    }
+
+    /// What a checkpoint of a whole machine needs that is not here; only some backends go on with such.
+    async fn unmet(&self, _needs: &MachineNeeds) -> Option<Unmet> {
+        let needed = "virtual machines";
+        Some(Unmet::new("kind", needed, "none for this kind of sandbox"))
+    }
+
     /// Frees what belongs to no version any more: called with the digests still in use, rarely.
     async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}
 
@@ -136,6 +150,11 @@ pub trait Sandbox: Send + 'static {
 
     /// Memory the sandbox holds now, in bytes; zero if unknown. Must be cheap.
     fn resident_bytes(&self) -> u64;
+
+    /// Whether an invocation in it can be suspended, if its version allows it. Must be cheap.
+    fn can_suspend(&self) -> bool {
+        true
+    }
 
     /// Where it was made. Must be cheap.
     fn ground(&self) -> Ground {

@@ -17,6 +17,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::machine::MachineNeeds;
+
 /// The variable of a function's environment that asks for checkpoints: `on`, or how often one is taken while an
 /// invocation runs (`500ms`, `5s`, `2m`).
 pub const CHECKPOINT_VARIABLE: &str = "BOWLINE_CHECKPOINT";
@@ -103,6 +105,8 @@ pub struct Frozen {
     pub resident_bytes: u64,
     /// From the request until the bytes were there.
     pub took: Duration,
+    /// What it needs to go on, if it is a whole machine.
+    pub machine: Option<Box<MachineNeeds>>,
 }
 
 impl std::fmt::Debug for Frozen {
@@ -124,6 +128,9 @@ pub enum Kept {
 pub trait Keeper: Send + Sync + 'static {
     /// Keeps a checkpoint; the guest waits for the answer.
     async fn keep(&self, frozen: Frozen) -> Kept;
+
+    /// Says that no checkpoint could be taken, and why; the invocation goes on.
+    fn not_taken(&self, _reason: &str) {}
 }
 
 /// The way of one invocation to be suspended and resumed.

@@ -8,6 +8,7 @@ mod failures;
 mod fleets;
 mod functions;
 mod machines;
+mod suspended;
 
 use std::io::Read as _;
 use std::net::TcpStream;

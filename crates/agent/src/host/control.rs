@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::{Shared, Stopped, lease_tick};
-use crate::message::{Hello, Welcome};
+use crate::message::{Hello, NotParted, Part, Welcome};
 use crate::service::{Serve, ServiceNews, Supervisor};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 
@@ -20,6 +20,8 @@ pub(super) struct Control {
     framed: Framed,
     epoch: u64,
     lease: Duration,
+    /// Whether it was told of services.
+    serves: bool,
 }
 
 /// What the supervisor is told; it works beside the control channel, for services may start slowly.
@@ -35,6 +37,7 @@ impl Control {
             framed,
             epoch: hello.epoch,
             lease: Duration::from_millis(hello.lease_ms),
+            serves: false,
         }
     }
 
@@ -78,6 +81,11 @@ impl Control {
                     // Whoever was stopped for longer than its lease believes nothing that was said meanwhile.
                     Some(_) if !self.shared.is_current(self.epoch) => {}
                     Some(frame) if frame.kind == Kind::Stop => return Ok(Stopped::Told),
+                    Some(frame) if frame.kind == Kind::Part => {
+                        if self.part(&frame).await? {
+                            return Ok(Stopped::Parted);
+                        }
+                    }
                     Some(frame) => self.take(&frame, &errands)?,
                 },
             }
@@ -88,6 +96,24 @@ impl Control {
         }
     }
 
+    /// Lets an invocation part, if it can; all is said then.
+    async fn part(&mut self, frame: &wire::Frame) -> io::Result<bool> {
+        let part: Part = wire::json(&frame.body, "an invocation that is to part")?;
+        let parted = match self.serves {
+            true => Err("its instance has services, which cannot be taken along".to_owned()),
+            false => self.shared.part(&part.run).await,
+        };
+        match &parted {
+            Ok(()) => self.framed.put(Kind::Parted, b""),
+            Err(reason) => {
+                let reason = reason.clone();
+                self.framed.put_json(Kind::NotParted, &NotParted { reason });
+            }
+        }
+        self.framed.flush().await?;
+        Ok(parted.is_ok())
+    }
+
     fn take(&mut self, frame: &wire::Frame, errands: &mpsc::UnboundedSender<Errand>) -> Result<(), WireError> {
         let errand = match frame.kind {
             Kind::Beat => {
@@ -95,7 +121,11 @@ impl Control {
                 self.framed.put(Kind::Beat, &frame.body);
                 return Ok(());
             }
-            Kind::Serve => Errand::Serve(wire::json(&frame.body, "services")?),
+            Kind::Serve => {
+                let serve: Serve = wire::json(&frame.body, "services")?;
+                self.serves |= !serve.services.is_empty();
+                Errand::Serve(serve)
+            }
             Kind::Restart => Errand::Restart(String::from_utf8_lossy(&frame.body).into_owned()),
             kind => {
                 let wanted = "a beat or services";

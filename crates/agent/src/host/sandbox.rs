@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::Shared;
+use super::parting::{Back, Running, Told};
 use crate::message::invoke::{self, InvokeMessage};
 use crate::message::report::{self, ReportMessage};
 use crate::message::{
@@ -92,7 +93,8 @@ impl Place {
                     continue;
                 }
                 _ = tick.tick() => {
-                    if !sandbox.is_alive() {
+                    // The channel of one that was left behind when its machine was saved never ends.
+                    if !sandbox.is_alive() || !self.shared.is_current(self.epoch) {
                         return Ok(());
                     }
                     continue;
@@ -132,6 +134,7 @@ impl Place {
         if !sandbox.is_alive() {
             return Err(io::Error::other("the sandbox died while it was idle"));
         }
+        let (running, told) = self.shared.begins(message.request_id.to_string())?;
         let (sink, stream) = match message.stream_bytes_max.map(answer::channel) {
             Some((sink, stream)) => (Some(sink), Some(Stream::new(stream))),
             None => (None, None),
@@ -140,13 +143,11 @@ impl Place {
         let platform = platform.map(|platform| Arc::new(platform) as Arc<dyn Platform>);
         let invocation = message.invocation(&self.shared.clock, sink, platform);
         let exchange = Exchange {
-            place: self,
             stream,
             asks,
-            asked: HashMap::new(),
-            asked_bytes: 0,
-            next: None,
-            number: 0,
+            presence: Presence::Here(Some(told)),
+            running: Some(running),
+            ..Exchange::new(self)
         };
         let report = exchange.run(sandbox.invoke(invocation)).await?;
         if !self.shared.is_current(self.epoch) {
@@ -164,17 +165,18 @@ impl Place {
 
     /// Waits for `work` as long as the node has not gone, and passes the log on meanwhile.
     async fn beside<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
-        let exchange = Exchange {
-            place: self,
-            stream: None,
-            asks: None,
-            asked: HashMap::new(),
-            asked_bytes: 0,
-            next: None,
-            number: 0,
-        };
-        exchange.run(work).await
+        Exchange::new(self).run(work).await
     }
+}
+
+/// Whether an exchange has a channel.
+enum Presence {
+    /// It has, and may be told to part.
+    Here(Option<Told>),
+    /// It is told to part: what is queued is still written.
+    Leaving(oneshot::Sender<Back>),
+    /// It waits for a channel.
+    Away(oneshot::Receiver<(Framed, u64)>),
 }
 
 /// Something that runs, and all that goes over the channel beside it.
@@ -188,6 +190,25 @@ struct Exchange<'a> {
     /// The next request, for which there was no room beside them.
     next: Option<Asked>,
     number: u32,
+    presence: Presence,
+    /// The invocation, if it is one.
+    running: Option<Running>,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(place: &'a mut Place) -> Self {
+        Self {
+            place,
+            stream: None,
+            asks: None,
+            asked: HashMap::new(),
+            asked_bytes: 0,
+            next: None,
+            number: 0,
+            presence: Presence::Here(None),
+            running: None,
+        }
+    }
 }
 
 impl Exchange<'_> {
@@ -195,11 +216,25 @@ impl Exchange<'_> {
         let mut work = pin!(work);
         let outbox = self.place.outbox.clone();
         let mut logged = pin!(outbox.news.notified());
+        let mut ended = None;
         let done = std::future::poll_fn(|cx| {
-            if let Poll::Ready(done) = work.as_mut().poll(cx) {
-                return Poll::Ready(Ok(done));
+            if ended.is_none()
+                && let Poll::Ready(done) = work.as_mut().poll(cx)
+            {
+                ended = Some(done);
             }
             loop {
+                match self.poll_presence(cx) {
+                    Ok(true) => {}
+                    Ok(false) => return Poll::Pending,
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+                // What ends while it parts is told by the next channel.
+                if matches!(self.presence, Presence::Here(_))
+                    && let Some(done) = ended.take()
+                {
+                    return Poll::Ready(Ok(done));
+                }
                 // Asked first, so that no line that comes from now on is missed.
                 if logged.as_mut().poll(cx).is_ready() {
                     logged.set(outbox.news.notified());
@@ -218,6 +253,44 @@ impl Exchange<'_> {
             stream.finish(&mut self.place.framed);
         }
         Ok(done)
+    }
+
+    /// Parts if it is told so, and comes back; whether there is a channel.
+    fn poll_presence(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        loop {
+            match &mut self.presence {
+                Presence::Here(None) => return Ok(true),
+                Presence::Here(Some(told)) => match pin!(told).poll(cx) {
+                    Poll::Pending => return Ok(true),
+                    Poll::Ready(Err(_)) => self.presence = Presence::Here(None),
+                    Poll::Ready(Ok(way)) => {
+                        self.place.queue_log();
+                        self.place.framed.put(Kind::Parted, b"");
+                        self.presence = Presence::Leaving(way);
+                    }
+                },
+                Presence::Leaving(_) => {
+                    if self.place.framed.poll_flush(cx)?.is_pending() {
+                        return Ok(false);
+                    }
+                    let (back, next) = oneshot::channel();
+                    // The channel ends with what it is held by.
+                    self.place.framed = Framed::new(Box::new(tokio::io::empty()));
+                    if let Presence::Leaving(way) = std::mem::replace(&mut self.presence, Presence::Away(next)) {
+                        let _ = way.send(back);
+                    }
+                }
+                Presence::Away(next) => match pin!(next).poll(cx) {
+                    Poll::Pending => return Ok(false),
+                    Poll::Ready(Err(_)) => return Err(WireError::Ended("an invocation that had parted").into()),
+                    Poll::Ready(Ok((framed, epoch))) => {
+                        self.place.framed = framed;
+                        self.place.epoch = epoch;
+                        self.presence = Presence::Here(self.running.as_ref().map(Running::told));
+                    }
+                },
+            }
+        }
     }
 
     /// Sends and takes what there is; whether it must be called again at once.

@@ -136,3 +136,35 @@ async fn what_comes_in_tiny_pieces_holds_no_more_than_its_bytes() {
     channel.read_exact(&mut read).await.unwrap();
     assert!(read.iter().all(|byte| *byte == b'7'), "all of it comes");
 }
+
+#[tokio::test]
+async fn after_a_halt_another_dialer_goes_on_with_the_same_other_side() {
+    let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let stream = |stream: std::os::unix::net::UnixStream| {
+        stream.set_nonblocking(true).unwrap();
+        tokio::net::UnixStream::from_std(stream).unwrap()
+    };
+    let dial = dialer(stream(near.try_clone().unwrap()));
+    let mut accept = acceptor(stream(far));
+    let mut before = dial.dial().await.unwrap();
+    before.write_all(b"one").await.unwrap();
+    let mut first = accept.accept().await.unwrap();
+    first.read_exact(&mut [0; 3]).await.unwrap();
+    let next = dial.halt().await;
+    assert!(dial.dial().await.is_err(), "the first dialer has ended");
+    assert_eq!(before.read(&mut [0; 8]).await.unwrap(), 0, "and so have its channels");
+
+    let dial = dialer_from(stream(near), next);
+    let mut after = dial.dial().await.unwrap();
+    after.write_all(b"two").await.unwrap();
+    let mut second = accept.accept().await.unwrap();
+    let mut read = [0; 3];
+    second.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, b"two");
+    // What the other side still says of the first channel is nobody's.
+    first.write_all(b"late").await.unwrap();
+    second.write_all(b"ok").await.unwrap();
+    let mut read = [0; 2];
+    after.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, b"ok");
+}

@@ -51,11 +51,18 @@ impl<'a> Exchange<'a> {
     }
 }
 
+/// How an exchange ended.
+pub(super) enum End {
+    Report(report::ReportMessage),
+    Parted,
+}
+
 impl Exchange<'_> {
-    /// Takes a frame; the report ends the exchange.
-    fn take(&mut self, frame: wire::Frame) -> Result<Option<report::ReportMessage>, WireError> {
+    /// Takes a frame; the report ends the exchange, and so does the invocation's parting.
+    fn take(&mut self, frame: wire::Frame) -> Result<Option<End>, WireError> {
         match frame.kind {
-            Kind::Report => return report::take(frame.body).map(Some),
+            Kind::Report => return report::take(frame.body).map(|report| Some(End::Report(report))),
+            Kind::Parted => return Ok(Some(End::Parted)),
             Kind::Log => self.log.write(&frame.body),
             Kind::Begin | Kind::Piece => self.take_answer(frame)?,
             Kind::Ask => self.take_ask(frame.body)?,
@@ -133,7 +140,7 @@ impl Exchange<'_> {
 }
 
 impl Future for Exchange<'_> {
-    type Output = io::Result<report::ReportMessage>;
+    type Output = io::Result<End>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
@@ -142,9 +149,9 @@ impl Future for Exchange<'_> {
             let is_flushed = this.framed.poll_flush(cx)?.is_ready();
             while let Poll::Ready(frame) = this.framed.poll_next(cx)? {
                 let frame = frame.ok_or(WireError::Ended("an invocation"))?;
-                if let Some(report) = this.take(frame)? {
+                if let Some(end) = this.take(frame)? {
                     this.done = true;
-                    return Poll::Ready(Ok(report));
+                    return Poll::Ready(Ok(end));
                 }
             }
             if !is_flushed || !this.attend(cx) {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use bowline_functions::suspend::{Decision, MoveRequest, Phase, RunView, TakeRequest};
+use bowline_sandbox::MachineNeeds;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,30 @@ pub struct CheckpointBody {
     /// Microseconds from the guest's stop until the bytes were there.
     took_us: u64,
     reason: String,
+    /// `wasm`: a WebAssembly guest alone; `vm`: the whole virtual machine that a native one runs in.
+    kind: &'static str,
+    /// What a virtual machine needs where it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needs: Option<MachineBody>,
+}
+
+/// A virtual machine that goes on only where it finds all of this.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MachineNeeds)]
+pub struct MachineBody {
+    /// `microvm` or `q35`.
+    machine: String,
+    processors: u32,
+    memory_mib: u32,
+    /// `kvm` or `tcg`.
+    accelerator: String,
+    processor: String,
+    /// What a processor must be able to do; none for a translated machine, which brings its own.
+    features: Vec<String>,
+    /// The version of QEMU.
+    qemu: String,
+    /// The digest of the image.
+    image: String,
 }
 
 /// Why something was done with a run.
@@ -157,9 +182,26 @@ impl RunBody {
                 taken: millis(kept.taken_ms),
                 took_us: kept.took_us,
                 reason: kept.reason,
+                kind: if kept.machine.is_some() { "vm" } else { "wasm" },
+                needs: kept.machine.map(MachineBody::of),
             }),
             failure: view.failure,
             decisions: view.decisions.into_iter().map(DecisionBody::of).collect(),
+        }
+    }
+}
+
+impl MachineBody {
+    fn of(needs: MachineNeeds) -> Self {
+        Self {
+            machine: needs.machine,
+            processors: needs.processors,
+            memory_mib: needs.memory_mib,
+            accelerator: needs.accelerator,
+            processor: needs.processor,
+            features: needs.features,
+            qemu: needs.qemu,
+            image: needs.image,
         }
     }
 }

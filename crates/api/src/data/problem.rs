@@ -95,6 +95,8 @@ codes! {
     NotSuspended CONFLICT "not_suspended";
     /// No checkpoint could be taken or kept; the invocation goes on.
     NotKept CONFLICT "not_kept";
+    /// The invocation needs what this node does not have, and stays suspended.
+    Unfit CONFLICT "unfit";
     /// The invocation goes on as it did.
     NotMoved CONFLICT "not_moved";
     NoRoom CONFLICT "no_room";
@@ -252,6 +254,7 @@ impl From<Refused> for Problem {
             Refused::NotRunning(_) => Code::NotRunning,
             Refused::NotSuspended(_) => Code::NotSuspended,
             Refused::NotKept { .. } => Code::NotKept,
+            Refused::Unfit { .. } => Code::Unfit,
             Refused::NoSuchNode(_) => Code::NoSuchNode,
             Refused::NoCluster | Refused::NobodyFits { .. } | Refused::NotTaken { .. } => Code::NotMoved,
             Refused::Contended(_) => Code::Contended,

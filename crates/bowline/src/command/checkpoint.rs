@@ -160,13 +160,22 @@ fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         }
         let rows: Vec<_> = runs.iter().map(row).collect();
         table(
-            ["RUN", "FUNCTION", "VERSION", "PHASE", "CHECKPOINT", "TAKEN", "REASON"],
+            [
+                "RUN",
+                "FUNCTION",
+                "VERSION",
+                "PHASE",
+                "KIND",
+                "CHECKPOINT",
+                "TAKEN",
+                "REASON",
+            ],
             &rows,
         )
     })
 }
 
-fn row(run: &Value) -> [String; 7] {
+fn row(run: &Value) -> [String; 8] {
     let kept = &run["checkpoint"];
     let bytes = kept["bytes"].as_u64().map_or_else(|| "-".to_owned(), size);
     [
@@ -174,6 +183,7 @@ fn row(run: &Value) -> [String; 7] {
         cell(&run["function"]),
         cell(&run["version"]),
         cell(&run["phase"]),
+        cell(&kept["kind"]),
         bytes,
         cell(&kept["taken"]),
         cell(&kept["reason"]),
@@ -192,14 +202,25 @@ fn describe(run: &Value) -> String {
         ("deadline", "deadline"),
         ("failure", "failure"),
     ];
-    const KEPT: [(&str, &str); 7] = [
+    const KEPT: [(&str, &str); 8] = [
         ("checkpoint", "number"),
+        ("kind", "kind"),
         ("taken", "taken"),
         ("reason", "reason"),
         ("took us", "took_us"),
         ("bytes", "bytes"),
         ("resident", "resident_bytes"),
         ("sha256", "digest"),
+    ];
+    const NEEDS: [(&str, &str); 8] = [
+        ("machine", "machine"),
+        ("processors", "processors"),
+        ("memory MiB", "memory_mib"),
+        ("accelerator", "accelerator"),
+        ("processor", "processor"),
+        ("features", "features"),
+        ("QEMU", "qemu"),
+        ("image", "image"),
     ];
     const CONTENT: [(&str, &str); 7] = [
         ("module", "module"),
@@ -214,7 +235,9 @@ fn describe(run: &Value) -> String {
         let lines = shown.iter().map(|(label, member)| field(label, &of[*member]));
         lines.collect::<String>()
     };
-    let mut text = members(run, &RUN) + &members(&run["checkpoint"], &KEPT) + &members(&run["content"], &CONTENT);
+    let kept = &run["checkpoint"];
+    let mut text = members(run, &RUN) + &members(kept, &KEPT) + &members(&kept["needs"], &NEEDS);
+    text.push_str(&members(&run["content"], &CONTENT));
     for decision in run["decisions"].as_array().into_iter().flatten() {
         let values = decision["values"].as_object().into_iter().flatten();
         let values: Vec<_> = values.map(|(name, value)| format!("{name}={}", cell(value))).collect();

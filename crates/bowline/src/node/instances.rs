@@ -21,6 +21,7 @@ use bowline_store::Store;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 
+use super::sandboxes::Sandboxes;
 use crate::config::Config;
 
 /// How long an agent may be silent.
@@ -39,13 +40,14 @@ pub struct Instances {
 }
 
 impl Instances {
-    /// Brings back the instances of this node. `inline` are the node's own sandboxes.
+    /// Brings back the instances of this node. `sandboxes` are the node's own.
     pub async fn start(
         (clock, entropy, store): (&Clock, &Entropy, Arc<dyn Store>),
         (config, data): (&Config, &Path),
-        inline: Vec<Arc<dyn Backend>>,
+        sandboxes: &Sandboxes,
         registry: &mut Registry,
     ) -> anyhow::Result<Self> {
+        let inline = sandboxes.backends();
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let processes = ProcessProvider::new(process::Options {
             program: program.clone(),
@@ -54,13 +56,15 @@ impl Instances {
         });
         let processes = processes.context("cannot make the folder of instances")?;
         let inside = InlineProvider::new(clock.clone(), inline.clone(), processes.offer(), data.join("instances"));
-        let machines = VmProvider::new(vm::Options {
+        let machines = Arc::new(VmProvider::new(vm::Options {
             clock: clock.clone(),
             entropy: entropy.clone(),
             program,
             data: data.to_owned(),
             offer: processes.offer(),
-        });
+            signing: sandboxes.signing.clone(),
+            lease: LEASE,
+        }));
         let metrics = Metrics::register(registry);
         let offer = processes.offer();
         // What every account gets, if it is not a place in the node itself.
@@ -70,7 +74,7 @@ impl Instances {
             let standing = standing.map(|kind| default_server(kind, &offer));
             Arc::new(Warming::new((clock, entropy), behind, standing, metrics.clone()))
         };
-        let pools = [warming(Arc::new(processes)), warming(Arc::new(machines))];
+        let pools = [warming(Arc::new(processes)), warming(machines.clone())];
         let mut providers: Vec<Arc<dyn Provider>> = vec![Arc::new(inside)];
         providers.extend(pools.iter().map(|pool| pool.clone() as Arc<dyn Provider>));
         let service = Service::start(Options {
@@ -87,8 +91,10 @@ impl Instances {
         .context("cannot bring back the instances")?;
         let handle = service.handle();
         let filling = pools.map(Warming::fill);
-        let place =
-            |inline: Arc<dyn Backend>| Arc::new(Placed::new(inline, handle.clone(), always)) as Arc<dyn Backend>;
+        let place = |inline: Arc<dyn Backend>| {
+            let placed = Placed::new(inline, handle.clone(), always);
+            Arc::new(placed.suspending_with(machines.clone())) as Arc<dyn Backend>
+        };
         let mut tending = vec![tokio::spawn(handle.clone().follow_fleets())];
         tending.extend(always.map(|_| tokio::spawn(handle.clone().tend())));
         Ok(Self {

@@ -16,6 +16,8 @@ use crate::config::Config;
 pub struct Sandboxes {
     wasm: Arc<WasmBackend>,
     linux: Result<Arc<LinuxBackend>, String>,
+    /// What signs checkpoints of them.
+    pub signing: SigningKey,
 }
 
 impl Sandboxes {
@@ -32,6 +34,7 @@ impl Sandboxes {
         Ok(Self {
             wasm: Arc::new(wasm),
             linux: linux.map(Arc::new),
+            signing: signing.clone(),
         })
     }
 

@@ -15,7 +15,7 @@ use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     AnswerSink, CheckpointMode, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report,
-    VersionSpec,
+    SandboxKind, VersionSpec,
 };
 use tokio::runtime::Handle as RuntimeHandle;
 
@@ -212,7 +212,9 @@ async fn perform(
     (sink, platform): Ways,
     place: &mut Option<Admission>,
 ) -> (Report, Left) {
-    if sink.is_none() && pool.suspend_mode().is_some() {
+    let is_plain = sink.is_none() && (platform.is_none() || pool.parts.spec.kind == SandboxKind::Wasm);
+    let can_suspend = slot.sandbox.can_suspend();
+    if is_plain && pool.suspend_mode().is_some() && Box::pin(inner.carries(&seed.request_id, can_suspend)).await {
         // Boxed, so that the future of a plain invocation stays small.
         return Box::pin(inner.carry(pool, slot, seed, place)).await;
     }
@@ -347,14 +349,45 @@ pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option
 
 /// A sandbox for a run that was suspended: a warm one, or one that is made for it.
 pub(crate) async fn seat_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
-    if let Some(got) = warm(pool) {
-        return Ok(got.slot);
-    }
-    match cold(inner, pool, Crowded::Wait).await {
-        Ok(got) => Ok(got.slot),
+    let seated = match own_seat(inner, pool).await {
+        Ok(None) => match warm(pool) {
+            Some(got) => Ok(got.slot),
+            None => cold(inner, pool, Crowded::Wait).await.map(|got| got.slot),
+        },
+        Ok(Some(slot)) => Ok(slot),
+        Err(error) => Err(error),
+    };
+    match seated {
+        Ok(slot) => Ok(slot),
         Err(NotCreated::Init(error, ..)) => Err(error.error_type),
         Err(NotCreated::Refused(error)) => Err(error.to_string()),
     }
+}
+
+/// A seat that a run brings its own sandbox to, where that is how its kind goes on; once there is room for it.
+async fn own_seat(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Option<Slot>, NotCreated> {
+    let (spec, log) = (pool.spec(), inner.sandbox_log(pool));
+    let Some(sandbox) = pool.parts.backend.seat(&spec, Arc::new(Sink(log.clone()))) else {
+        return Ok(None);
+    };
+    inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
+    let claim = loop {
+        if let Some(claim) = inner.room.try_claim(spec.memory) {
+            break claim;
+        }
+        match make_room(inner, pool, spec.memory, Crowded::Wait).await? {
+            Room::Claimed(claim) => break claim,
+            // What has become idle is of no use but for its memory.
+            Room::Spared(got) => pool.clone().destroy(got.slot).await,
+        }
+    };
+    let init = Duration::ZERO;
+    Ok(Some(pool.created(Created {
+        sandbox,
+        log,
+        claim,
+        init,
+    })))
 }
 
 /// Creates a sandbox that is to be kept; idle ones make room for it, if that is enough.

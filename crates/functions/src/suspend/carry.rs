@@ -95,6 +95,12 @@ impl Inner {
         (report, left)
     }
 
+    /// Whether an invocation is carried: if its sandbox can suspend it, or if it was suspended before.
+    pub(crate) async fn carries(&self, run: &RequestId, can_suspend: bool) -> bool {
+        // A store that is away is `carry`'s to report.
+        can_suspend || self.suspends.get(run).is_some() || !matches!(self.suspends.ledger.load(run).await, Ok(None))
+    }
+
     async fn carry_found(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
@@ -108,6 +114,9 @@ impl Inner {
             Found::Fresh => None,
             Found::Ours(loaded) => Some(*loaded),
         };
+        if loaded.is_some() && !seat.can_suspend() {
+            seat.leave(self, pool);
+        }
         let run = seed.request_id;
         let live = Live::new(self.about_run(pool, &seed), true, loaded);
         match self.suspends.register(live) {
@@ -655,6 +664,15 @@ impl Keeper for KeeperOf {
             Ok(()) => Answer::GoOn,
         }
     }
+
+    fn not_taken(&self, reason: &str) {
+        tracing::warn!(run = %self.live.run, reason, "a run that was to be suspended goes on");
+        // Nobody waits for its memory, or offers it, any more.
+        self.live.passing.store(false, Ordering::SeqCst);
+        self.live.yields.store(false, Ordering::SeqCst);
+        *self.live.rests.lock() = None;
+        self.live.taken(Some(reason.to_owned()));
+    }
 }
 
 impl Inner {
@@ -693,6 +711,7 @@ impl Inner {
             taken_ms: now.as_millis(),
             took_us: u64::try_from(frozen.took.as_micros()).unwrap_or(u64::MAX),
             reason: why.why.clone(),
+            machine: frozen.machine.map(|machine| *machine),
         };
         // Stopped by the node's own end, it is as good as running: whoever comes next goes on with it.
         let is_stopped = phase == Phase::Suspended && live.stopping.load(Ordering::SeqCst);

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bowline_foundation::id::RequestId;
-use bowline_sandbox::Wish;
+use bowline_sandbox::{SandboxKind, Wish};
 
 use super::carry::Chain;
 use super::fit::{Candidate, Facts, Misfit, Needs, choose, fit};
@@ -56,6 +56,16 @@ impl Inner {
     /// Takes a run that is in hand here to another node. Without a node in `request` this one may be chosen too.
     pub(super) async fn move_live(self: &Arc<Self>, live: &Arc<Live>, request: &MoveRequest) -> Result<(), Refused> {
         let was_running = live.phase() == Phase::Running;
+        if live
+            .pool
+            .get()
+            .is_some_and(|pool| pool.parts.spec.kind == SandboxKind::Linux)
+        {
+            let reason =
+                "it runs in a virtual machine, which other nodes are not offered: suspend it here, and resume it there";
+            let (run, reason) = (live.run, reason.to_owned());
+            return Err(Refused::NotTaken { run, reason });
+        }
         if was_running && live.loaded.lock().await.is_none() {
             // What it needs is in its checkpoint; it goes on meanwhile.
             let decision = self.decision("copy", &request.reason, BTreeMap::new());

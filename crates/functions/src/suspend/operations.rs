@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::RequestId;
-use bowline_sandbox::{CheckpointFacts, Suspendable, Wish};
+use bowline_sandbox::{CheckpointFacts, SandboxKind, Suspendable, Unmet, Wish};
 use bytes::Bytes;
 
 use super::carry::Chain;
@@ -43,6 +43,9 @@ pub enum Refused {
     /// Somebody else has changed it at the same time.
     #[error("invocation `{0}` has changed meanwhile; look at it again")]
     Contended(RequestId),
+    /// It needs what is not here; it is as it was.
+    #[error("invocation `{run}` does not fit here and stays suspended: {unmet}")]
+    Unfit { run: RequestId, unmet: Unmet },
     /// There is no other node.
     #[error("this node is alone: invocations move between nodes that share a PostgreSQL store")]
     NoCluster,
@@ -177,6 +180,25 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Refuses a run that needs a machine which is not here; nothing is begun or ended for it.
+    async fn fits_here(&self, run: RequestId, record: Option<&RunRecord>) -> Result<(), Refused> {
+        match record {
+            Some(record) => self
+                .unmet_of_run(record)
+                .await
+                .map_or(Ok(()), |unmet| Err(Refused::Unfit { run, unmet })),
+            None => Ok(()),
+        }
+    }
+
+    /// What the machine of a run's checkpoint needs that is not here, if it is one.
+    pub(super) async fn unmet_of_run(&self, record: &RunRecord) -> Option<Unmet> {
+        let needs = record.checkpoint.machine.as_ref()?;
+        self.backend(SandboxKind::Linux).unmet(needs).await
+    }
+}
+
 impl Handle {
     /// All runs that are in hand here or have a checkpoint, by request id.
     pub async fn list_runs(&self) -> Result<Vec<RunView>, Refused> {
@@ -245,6 +267,8 @@ impl Handle {
         let inner = self.inner();
         match inner.suspends.get(&id) {
             Some(live) if live.phase() == Phase::Suspended => {
+                let record = live.loaded.lock().await.as_ref().map(|loaded| loaded.record.clone());
+                inner.fits_here(id, record.as_ref()).await?;
                 live.give_turn(Turn::Resume);
                 self.resumed(&live).await?;
             }
@@ -255,6 +279,7 @@ impl Handle {
                 if loaded.record.phase != Phase::Suspended {
                     return Err(Refused::NotSuspended(id));
                 }
+                inner.fits_here(id, Some(&loaded.record)).await?;
                 inner.adopt_run(id, loaded, Some(Turn::Resume), None);
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bowline_foundation::digest::Digest;
+use bowline_sandbox::MachineNeeds;
 use bowline_store::record::Record;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,9 @@ pub struct Kept {
     pub took_us: u64,
     /// Why it was taken.
     pub reason: String,
+    /// What it needs, if it is a whole machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineNeeds>,
 }
 
 /// How a run ended whose caller is gone.
@@ -135,6 +139,7 @@ pub(super) mod tests {
                 taken_ms: 900,
                 took_us: 150,
                 reason: "operator".to_owned(),
+                machine: None,
             },
             outcome: Some(Ended {
                 error_type: Some("Sandbox.Timedout".to_owned()),
@@ -155,6 +160,29 @@ pub(super) mod tests {
     fn a_record_survives_its_bytes() {
         let golden = include_bytes!("golden/run-1.json");
         let record = record();
+        assert_eq!(
+            String::from_utf8_lossy(&record.encode()),
+            String::from_utf8_lossy(golden).trim_end()
+        );
+        assert_eq!(RunRecord::decode(golden).unwrap(), record);
+    }
+
+    /// The same of one whose checkpoint is a whole machine.
+    #[test]
+    fn a_machine_s_record_survives_its_bytes() {
+        let golden = include_bytes!("golden/run-1-machine.json");
+        let mut record = record();
+        record.checkpoint.machine = Some(MachineNeeds {
+            machine: "microvm".to_owned(),
+            processors: 1,
+            memory_mib: 512,
+            accelerator: "kvm".to_owned(),
+            processor: "Some CPU".to_owned(),
+            features: vec!["avx2".to_owned()],
+            qemu: "7.2.22".to_owned(),
+            image: Digest::of(b"image").to_string(),
+            tsc_khz: Some(2_600_000),
+        });
         assert_eq!(
             String::from_utf8_lossy(&record.encode()),
             String::from_utf8_lossy(golden).trim_end()

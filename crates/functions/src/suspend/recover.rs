@@ -184,6 +184,9 @@ impl Inner {
             let reason = "its code was replaced; a checkpoint goes on with the code it was taken of";
             return Err(NoPool::Ever(reason.to_owned()));
         }
+        if let Some(unmet) = self.unmet_of_run(record).await {
+            return Err(NoPool::Now(unmet.to_string()));
+        }
         self.ensure_prepared(pool).await.map_err(|error| match error {
             Error::InvalidRuntime(_) => NoPool::Ever(error.to_string()),
             error => NoPool::Now(error.to_string()),

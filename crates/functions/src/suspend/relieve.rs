@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bowline_foundation::clock::{Monotonic, Timestamp};
-use bowline_sandbox::Wish;
+use bowline_sandbox::{SandboxKind, Wish};
 
 use super::carry::Chain;
 use super::fit::{Candidate, Facts, Needs};
@@ -188,7 +188,12 @@ impl Inner {
         if live.phase() != Phase::Running || live.passing.load(Ordering::SeqCst) {
             return None;
         }
-        let priority = self.priority(live.pool.get()?);
+        let pool = live.pool.get()?;
+        // A whole machine is too heavy to be sent to and fro by a rule.
+        if pool.parts.spec.kind == SandboxKind::Linux {
+            return None;
+        }
+        let priority = self.priority(pool);
         let held = live.loaded.lock().await;
         let decisions = held.as_ref().map(|loaded| loaded.record.decisions.as_slice());
         let disturbs = |decision: &&Decision| ["move", "suspend", "resume"].contains(&decision.what.as_str());

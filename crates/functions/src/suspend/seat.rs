@@ -46,6 +46,11 @@ impl Seat {
         &self.log
     }
 
+    /// Whether what runs in the sandbox can be suspended, if there is one.
+    pub fn can_suspend(&self) -> bool {
+        self.slot.as_ref().is_none_or(|slot| slot.sandbox.can_suspend())
+    }
+
     /// Runs in the sandbox.
     pub async fn invoke(&mut self, invocation: Invocation) -> Outcome {
         let slot = self.slot.as_mut().expect("a run sits down before it runs");

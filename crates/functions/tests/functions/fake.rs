@@ -330,6 +330,7 @@ impl FakeSandbox {
             bytes: invocation.payload.clone(),
             resident_bytes: 0,
             took: Duration::ZERO,
+            machine: None,
         };
         if way == "until-asked" {
             let asked = Arc::new(tokio::sync::Notify::new());

@@ -196,6 +196,7 @@ impl Journey {
                 resident_bytes: resident_bytes(&checkpoint),
                 took: clock.monotonic().since(asked),
                 bytes,
+                machine: None,
             };
             (checkpoint, frozen)
         });

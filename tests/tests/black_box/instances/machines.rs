@@ -21,7 +21,7 @@ def handler(event, context):
 ";
 
 /// A node's data with the shared images in it, built with Python for this very program.
-fn data() -> Result<TempDir> {
+pub(super) fn data() -> Result<TempDir> {
     let data = tempfile::Builder::new().prefix("bowline-test-").tempdir()?;
     let shared = place::shared("vm-instances")?;
     std::os::unix::fs::symlink(&shared, data.path().join("vm"))?;
@@ -52,7 +52,7 @@ fn forget_others(shared: &Path, image: &str) -> Result<()> {
     Ok(())
 }
 
-fn node_on(data: &TempDir) -> Result<Ground> {
+pub(super) fn node_on(data: &TempDir) -> Result<Ground> {
     Ground::start(Settings {
         data: Some(data.path().to_owned()),
         ..Settings::default()
@@ -65,12 +65,12 @@ fn file(rest: &str) -> String {
 }
 
 /// The process of an instance's QEMU.
-fn qemu(shown: &Value) -> Result<u32> {
+pub(super) fn qemu(shown: &Value) -> Result<u32> {
     let pid = shown["machine"]["process"].as_u64().context("no process")?;
     Ok(u32::try_from(pid)?)
 }
 
-fn well(reply: Reply) -> Result<Value> {
+pub(super) fn well(reply: Reply) -> Result<Value> {
     let reply = reply.expect(200)?;
     ensure!(reply.header("x-amz-function-error").is_empty(), "{}", reply.json());
     Ok(reply.json())

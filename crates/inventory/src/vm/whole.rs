@@ -1,0 +1,110 @@
+//! One server that is a virtual machine, with the way to its agent; it can be taken away from its instance, as a whole.
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bowline_agent::mux::{self, MuxDial};
+use bowline_agent::{Channel, Dial};
+use bowline_sandbox_vm::Vm;
+use parking_lot::Mutex;
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+/// How long it may take until all that was written to a machine's agent is read.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is.
+const TICK: Duration = Duration::from_millis(2);
+
+/// A virtual machine with an agent.
+pub struct Whole {
+    pub(super) vm: Vm,
+    mux: Mutex<MuxDial>,
+    pub(super) cpu_millis: Option<u32>,
+    /// It belongs to an invocation, no longer to an instance.
+    taken: AtomicBool,
+}
+
+impl Whole {
+    /// The agent has seen all channels before `channel`, if it has seen any.
+    pub(super) fn new(vm: Vm, cpu_millis: Option<u32>, channel: Option<u32>) -> io::Result<Arc<Self>> {
+        let stream = vm.take_agent().ok_or(io::ErrorKind::NotConnected)?;
+        let mux = match channel {
+            None => mux::dialer(stream_of(stream)?),
+            Some(channel) => mux::dialer_from(stream_of(stream)?, channel),
+        };
+        Ok(Arc::new(Self {
+            vm,
+            mux: Mutex::new(mux),
+            cpu_millis,
+            taken: AtomicBool::new(false),
+        }))
+    }
+
+    /// Says that its instance does without it from now on.
+    pub fn take(&self) {
+        self.taken.store(true, Ordering::Release);
+    }
+
+    /// Whether it is no instance's any more.
+    pub fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.vm.is_alive()
+    }
+
+    /// Ends it; returns when its process is gone.
+    pub async fn end(&self) -> String {
+        self.vm.end().await
+    }
+
+    /// Ends all channels to the agent; when this returns nothing is on its way there. Gives the channel that comes next.
+    pub(super) async fn hush(&self) -> io::Result<u32> {
+        let mux = self.mux.lock().clone();
+        let hushed = async {
+            let channel = mux.halt().await;
+            while !self.vm.port_is_read()? {
+                sleep(TICK).await;
+            }
+            Ok(channel)
+        };
+        let late = |_| {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("its port was not read within {QUIET_MAX:?}"),
+            )
+        };
+        timeout(QUIET_MAX, hushed).await.map_err(late)?
+    }
+
+    /// Opens the way to the agent again, in the same machine.
+    pub(super) fn speak(&self, channel: u32) -> io::Result<()> {
+        *self.mux.lock() = mux::dialer_from(stream_of(self.vm.port_again()?)?, channel);
+        Ok(())
+    }
+}
+
+fn stream_of(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// The way to the agent of a machine.
+pub(super) struct WholeDial(pub Arc<Whole>);
+
+#[async_trait]
+impl Dial for WholeDial {
+    async fn dial(&self) -> io::Result<Channel> {
+        let mux = self.0.mux.lock().clone();
+        mux.dial().await
+    }
+
+    fn machine(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.0.clone())
+    }
+}
