@@ -35,8 +35,9 @@ const PYTHON: &[u8] = b"def handler(event, context):\n    return event['name']\n
 const PROCESSES_AT_REST: usize = 7;
 const ACCOUNT: &str = "000000000000";
 const SEED: u64 = 50_500;
-/// How long it may take until what was used is given back.
-const SETTLED_MAX: Duration = Duration::from_secs(60);
+/// How long it may take until what was used is given back: cells that wait are one too many once nobody has taken any for a
+/// minute, and end when they have waited for one.
+const SETTLED_MAX: Duration = Duration::from_secs(180);
 /// The clients' threads only wait.
 const STACK_BYTES: usize = 256 * 1024;
 

@@ -19,8 +19,9 @@ const FUNCTIONS: (&str, usize) = ("BOWLINE_SHARE_FUNCTIONS", 100);
 const SECONDS: (&str, usize) = ("BOWLINE_SHARE_SECONDS", 15);
 const CLIENTS: usize = 8;
 const MEMORY_MIB: usize = 128;
-/// How long it may take until what was used is given back.
-const SETTLED_MAX: Duration = Duration::from_secs(60);
+/// How long it may take until what was used is given back: cells that wait are one too many once nobody has taken any for a
+/// minute, and end when they have waited for one.
+const SETTLED_MAX: Duration = Duration::from_secs(180);
 
 fn setting((name, default): (&str, usize)) -> Result<usize> {
     match std::env::var(name) {
