@@ -13,7 +13,7 @@ use super::{Effort, median, progress};
 const CONNECTIONS: u32 = 32;
 const START_MAX: Duration = Duration::from_secs(60);
 const FILE: &str =
-    "id = \"bench\"\nkind = \"process\"\n[resources]\nmemory_mib = 8192\ncpu_millis = 256000\nprocesses = 4096\n";
+    "id = \"bench\"\nkind = \"process\"\n[resources]\nmemory_mib = 8192\ncpu_millis = 2000\nprocesses = 4096\n";
 
 pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     // Each node has one place: in itself, or on its account's instance.
