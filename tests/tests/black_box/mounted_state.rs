@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -593,6 +594,44 @@ fn root_nothing_is_left_of_a_volume_that_was_removed_also_after_kills() -> Resul
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let data = node.data().display().to_string();
     ensure!(!mounts.contains(&data), "the host has never seen any of it: {mounts}");
+    Ok(())
+}
+
+#[test]
+fn root_a_store_that_knows_nothing_of_a_nodes_volumes_has_none_of_them_removed() -> Result<()> {
+    if !can_mount() {
+        return Ok(());
+    }
+    let mut node = Node::start()?;
+    deploy(&node.lambda(), &["writes"])?;
+    create(&node.lambda(), "shared", "volume", 16, "one")?;
+    attach(&node.lambda(), "shared", "writes", &json!({}))?;
+    let written = fill(&node.lambda(), "writes", 1)?["sum"].clone();
+    ensure!(written.is_string() && volume_files(&node).len() == 1, "control");
+    node.kill()?;
+    let aside = tempfile::tempdir()?;
+    move_store(&node.data(), aside.path())?;
+    node.start_again()?;
+    let found = node.lambda().get("/v1/state/shared")?;
+    ensure!(found.status == 404, "this store has never heard of it: {}", found.json());
+    ensure!(volume_files(&node).len() == 1, "what it does not know is not its to remove");
+    node.kill()?;
+    let other = tempfile::tempdir()?;
+    move_store(&node.data(), other.path())?;
+    move_store(aside.path(), &node.data())?;
+    node.start_again()?;
+    ensure!(sum(&node.lambda(), "writes")? == written, "it is as it was");
+    Ok(())
+}
+
+/// Moves the store of a node that does not run.
+fn move_store(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        if name.to_string_lossy().starts_with("bowline.db") {
+            fs::rename(from.join(&name), to.join(&name))?;
+        }
+    }
     Ok(())
 }
 

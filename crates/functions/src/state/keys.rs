@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `state/resource/ACCOUNT/NAME` | [`super::record::ResourceRecord`] | from its creation to its removal; missing: there is none |
 //! | `state/head/ID` | [`super::record::HeadRecord`] | as its resource; missing: nothing was written yet |
+//! | `state/keeper/NODE` | [`super::record::KeeperRecord`] | for ever; missing: the node has never kept a volume by this store |
 //! | `state/entry/ID/KEY` | [`super::record::EntryRecord`] | from its first write until it or its resource goes |
 
 use bowline_foundation::id::AccountId;
@@ -30,6 +31,10 @@ pub(super) fn resource(account: &AccountId, name: &StateName) -> Key {
 pub(super) fn account_of(resource: &Key) -> Option<AccountId> {
     let rest = str::from_utf8(resource).ok()?.strip_prefix(RESOURCES)?;
     rest.split_once('/')?.0.parse().ok()
+}
+
+pub(super) fn keeper(node: &str) -> Key {
+    format!("state/keeper/{node}").into()
 }
 
 pub(super) fn head(id: &str) -> Key {

@@ -8,7 +8,7 @@ use bowline_sandbox::SandboxKind;
 use bowline_store::record::Record as _;
 use bowline_store::{Sharing, Version as StoreVersion};
 
-use super::folder::{self, FolderRecord, share_name};
+use super::folder::{self, FolderKind, FolderRecord, share_name};
 use super::record::{HeadRecord, ResourceRecord};
 use super::shelf::Age;
 use super::vault::Vault;
@@ -76,6 +76,9 @@ pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, new: NewState) -> 
             generation: 1,
         }),
     };
+    if record.folder.as_ref().is_some_and(|folder| folder.kind == FolderKind::Volume) {
+        inner.begin_keeping().await?;
+    }
     inner.keep_folder(&caller.account, &record, Age::New).await?;
     let committed = commit_new(&inner, &caller, &record).await;
     match committed {

@@ -47,6 +47,16 @@ pub(super) struct EntryRecord {
     pub value: String,
 }
 
+/// Says that a node has kept volumes by this store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeeperRecord {
+    pub since: Timestamp,
+}
+
+impl Record for KeeperRecord {
+    const FORMAT: u32 = 1;
+}
+
 impl Record for ResourceRecord {
     const FORMAT: u32 = 1;
 }
@@ -103,6 +113,10 @@ mod tests {
                 golden,
             );
         }
+        let keeper = KeeperRecord {
+            since: Timestamp::from_micros(1_795_217_079_123_456),
+        };
+        check(&keeper, include_str!("golden/keeper-1.json"));
         let head = HeadRecord {
             version: 7,
             entries: 1,

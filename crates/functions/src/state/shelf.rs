@@ -1,11 +1,12 @@
 //! The folders that this node keeps, from their making or the node's start to their removal.
 //!
 //! What the records name as this node's is kept; whatever else lies in its folder of volumes belongs to a creation or a
-//! removal that a crash cut off, and goes at the next start.
+//! removal that a crash cut off, and goes at the next start, unless the store is not the one that this node kept its
+//! volumes by: then they stay, for the node may be started with the right store again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::folder::{FolderKind, FolderRecord, share_name};
-use super::record::ResourceRecord;
+use super::record::{KeeperRecord, ResourceRecord};
 use super::{StateError, keys};
 use crate::invoke::Claim;
 use crate::service::Inner;
@@ -171,7 +172,29 @@ impl Inner {
                 break;
             }
         }
-        self.remove_unnamed(&named);
+        let is_ours = !named.is_empty() || self.registry.store().get(&keys::keeper(&self.node)).await?.is_some();
+        for (id, file) in self.volume_files() {
+            match (named.contains(&id), is_ours) {
+                (true, _) => {}
+                (false, true) => remove_unnamed(&file),
+                (false, false) => tracing::warn!(
+                    file = %file.display(),
+                    "the store does not know this node's volumes, which stay: start the node with the store that has \
+                     them, or remove the file"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the store know that this node keeps volumes, before the first one is made.
+    pub(super) async fn begin_keeping(&self) -> Result<(), StateError> {
+        let (store, key) = (self.registry.store(), keys::keeper(&self.node));
+        if store.get(&key).await?.is_none() {
+            let since = self.clock.now();
+            let mark = Write::Put(key, KeeperRecord { since }.encode());
+            store.commit(Vec::new(), vec![mark]).await?;
+        }
         Ok(())
     }
 
@@ -199,18 +222,15 @@ impl Inner {
         }
     }
 
-    /// Removes the files of volumes that no record names.
-    fn remove_unnamed(&self, named: &BTreeSet<String>) {
-        for entry in fs::read_dir(self.volumes()).into_iter().flatten().flatten() {
+    /// The files of volumes, with the identifiers of their resources.
+    fn volume_files(&self) -> Vec<(String, PathBuf)> {
+        let entries = fs::read_dir(self.volumes()).into_iter().flatten().flatten();
+        let named = |entry: fs::DirEntry| {
             let name = entry.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-            if id.is_some_and(|id| !named.contains(id)) {
-                tracing::info!(file = %entry.path().display(), "a volume that nothing names is removed");
-                if let Err(error) = fs::remove_file(entry.path()) {
-                    tracing::warn!(file = %entry.path().display(), %error, "it stays");
-                }
-            }
-        }
+            let id = name.to_str()?.strip_suffix(SUFFIX)?;
+            Some((id.to_owned(), entry.path()))
+        };
+        entries.filter_map(named).collect()
     }
 
     /// Drops what other nodes have removed, and says by which number this node is known now, for as long as the service
@@ -264,5 +284,13 @@ impl From<ShareError> for StateError {
             ShareError::Unsupported(text) => Self::Infeasible(text),
             ShareError::Failed(error) => Self::NoRoom(format!("the folder cannot be made: {error}")),
         }
+    }
+}
+
+/// Removes the file of a volume that no record names.
+fn remove_unnamed(file: &Path) {
+    tracing::info!(file = %file.display(), "a volume that nothing names is removed");
+    if let Err(error) = fs::remove_file(file) {
+        tracing::warn!(file = %file.display(), %error, "it stays");
     }
 }
