@@ -15,6 +15,8 @@ use crate::{Layout, Place, Refusal, ValueType};
 const LOCALS_MAX: usize = 50_000;
 /// Values that a block may take or return.
 const BLOCK_VALUES_MAX: usize = 1_000;
+/// Steps that a continuation may hold besides those of its function.
+const STEPS_AGAIN_MAX: usize = 1 << 22;
 
 /// One function's code. The operators are a flat list; blocks refer to their ends by index.
 pub(crate) struct Body<'a> {
@@ -68,6 +70,8 @@ pub(crate) struct Block {
     pub outer: Vec<ValType>,
     /// Variables that keep these operands while the block runs.
     pub outer_locals: Vec<u32>,
+    /// The innermost of it and the blocks around that has such variables.
+    pub keeper: Option<u32>,
     /// Index of its first step, of the step `else` and of its last one.
     pub open: usize,
     pub otherwise: Option<usize>,
@@ -103,6 +107,29 @@ pub(crate) enum PlaceKind {
     },
     /// After a call that is not meant to return: nothing is needed any more.
     Dead,
+}
+
+/// What a place looks at to see whether its function shall stop.
+#[derive(Clone, Copy)]
+pub(crate) enum Look {
+    /// The word, which may change at any time.
+    Word,
+    /// The word, behind a call.
+    WordBehindCall,
+    /// Whether frames are being written.
+    Unwinding,
+}
+
+impl PlaceKind {
+    /// What it looks at; nothing behind a call that is not meant to return.
+    pub(crate) fn looks_at(&self) -> Option<Look> {
+        match self {
+            Self::Entry | Self::Loop => Some(Look::Word),
+            Self::Call { polls: true, .. } => Some(Look::WordBehindCall),
+            Self::Call { polls: false, .. } => Some(Look::Unwinding),
+            Self::Dead => None,
+        }
+    }
 }
 
 impl PlaceOf {
@@ -142,9 +169,15 @@ impl Body<'_> {
         if matches!(place.kind, PlaceKind::Dead) {
             return Vec::new();
         }
+        let keeper_of = |block: u32| self.blocks[block as usize].keeper;
+        let mut keepers: Vec<u32> = std::iter::successors(place.block.and_then(keeper_of), |&keeper| {
+            self.blocks[keeper as usize].parent.and_then(keeper_of)
+        })
+        .collect();
+        keepers.reverse();
         let mut kept = place.live.clone();
-        for block in self.chain(place) {
-            kept.extend(&self.blocks[block as usize].outer_locals);
+        for keeper in keepers {
+            kept.extend(&self.blocks[keeper as usize].outer_locals);
         }
         kept
     }
@@ -179,6 +212,23 @@ impl Body<'_> {
         Ok(layouts)
     }
 
+    /// A continuation holds each loop around its place once more: so many steps in all.
+    fn check_continuations(&self) -> Result<(), Refusal> {
+        let mut again: Vec<usize> = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let around = block.parent.map_or(0, |parent| again[parent as usize]);
+            let own = match block.shape {
+                Shape::Loop => block.end - block.open,
+                _ => 0,
+            };
+            again.push(around.saturating_add(own));
+            if block.holds_places && again[again.len() - 1] > STEPS_AGAIN_MAX {
+                return Err(self.too_large("loops in loops make it too long to continue in their midst"));
+            }
+        }
+        Ok(())
+    }
+
     fn value_types(&self, types: impl Iterator<Item = ValType>) -> Result<Vec<ValueType>, Refusal> {
         types
             .map(ValueType::of)
@@ -199,17 +249,27 @@ impl Body<'_> {
     fn add_locals(&mut self) -> Result<(), Refusal> {
         let mut by_height: HashMap<(usize, ValType), u32> = HashMap::new();
         self.condition_local = add(&mut self.locals, ValType::I32);
+        // How many operands lie below what a block pushes itself. It comes before the blocks inside.
+        let mut heights: Vec<usize> = Vec::with_capacity(self.blocks.len());
         for index in 0..self.blocks.len() {
-            if !self.blocks[index].holds_places {
+            let block = &self.blocks[index];
+            let parent = block.parent.map(|parent| parent as usize);
+            let below = parent.map_or(0, |parent| heights[parent]);
+            heights.push(below + block.outer.len());
+            if !block.holds_places {
                 continue;
             }
             let mut locals = Vec::new();
-            for (height, ty) in (self.height_below(index)..).zip(self.blocks[index].outer.clone()) {
+            for (height, ty) in (below..).zip(block.outer.clone()) {
                 let local = *by_height
                     .entry((height, ty))
                     .or_insert_with(|| add(&mut self.locals, ty));
                 locals.push(local);
             }
+            self.blocks[index].keeper = match locals.is_empty() {
+                true => parent.and_then(|parent| self.blocks[parent].keeper),
+                false => Some(u32::try_from(index).expect("code has fewer than 2^32 blocks")),
+            };
             self.blocks[index].outer_locals = locals;
             if !self.blocks[index].outer.is_empty() {
                 self.add_stack_locals(&self.blocks[index].params.clone())?;
@@ -241,12 +301,6 @@ impl Body<'_> {
             self.stack_locals.entry((height, ty)).or_insert_with(|| add(locals, ty));
         }
         Ok(())
-    }
-
-    /// How many operands of enclosing blocks lie below those that the block itself lies on.
-    fn height_below(&self, block: usize) -> usize {
-        let parents = std::iter::successors(self.blocks[block].parent, |&parent| self.blocks[parent as usize].parent);
-        parents.map(|parent| self.blocks[parent as usize].outer.len()).sum()
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) use switch::Switches;
 use crate::Poll;
 use crate::body::{Block, Body, Shape, Step};
 
+/// The largest code of a function that readers allow.
+const CODE_BYTES_MAX: usize = 7_654_321;
+
 /// The module that code is written into: it knows under which index things are found there.
 trait Target: Reencode<Error = Infallible> {
     /// A block's type; signatures of several values get a type of the module.

@@ -69,8 +69,9 @@ impl Plan {
         let mut first_site = 0;
         for index in 0..analysis.outline.bodies.len() {
             let body = analysis.body_at(index)?;
-            instrumented.function(&body, first_site)?;
+            // Code that would save too much is refused before it is written.
             let places = body.layouts()?;
+            instrumented.function(&body, first_site)?;
             first_site += count_of(&places);
             layouts.push(places);
         }

@@ -9,18 +9,30 @@
 use wasmparser::Operator;
 
 use super::rounds::Rounds;
-use super::{Body, PlaceKind, Shape, Step};
+use super::{Block, Body, PlaceKind, Shape, Step};
 
-/// Steps that are looked at behind a call to see whether its function ends.
-const STEPS_TO_THE_END_MAX: usize = 64;
+/// Steps behind a call that may lead to its function's end.
+const STEPS_TO_THE_END_MAX: u8 = 64;
+/// More than can be.
+const NEVER: u8 = u8::MAX;
+
+/// What a block and those around it are.
+#[derive(Clone, Copy, Default)]
+struct Around {
+    /// An exception may be caught.
+    may_be_caught: bool,
+    /// A loop has no place at its head, since each of its rounds passes another.
+    in_polled_loop: bool,
+}
 
 impl Body<'_> {
     /// Drops the places that are not needed, and marks the blocks that hold the others.
     pub(super) fn settle_places(&mut self) {
         let polled = self.polled_loops();
+        let (around, to_the_end) = (self.around_blocks(&polled), self.steps_to_the_end());
         let mut needed = Vec::with_capacity(self.places.len());
         for index in 0..self.places.len() {
-            needed.push(self.settle(index, &polled));
+            needed.push(self.settle(index, &around, &to_the_end));
         }
         for (block, polled) in polled.into_iter().enumerate() {
             if let Some(place) = self.blocks[block].place.filter(|_| polled) {
@@ -41,17 +53,30 @@ impl Body<'_> {
         }
     }
 
+    /// What each block and those around it are: in one pass, since a block comes before those inside.
+    fn around_blocks(&self, polled: &[bool]) -> Vec<Around> {
+        let mut all: Vec<Around> = Vec::with_capacity(self.blocks.len());
+        for (block, &polled) in self.blocks.iter().zip(polled) {
+            let outside = block.parent.map(|parent| all[parent as usize]).unwrap_or_default();
+            all.push(Around {
+                may_be_caught: outside.may_be_caught || matches!(block.shape, Shape::Try(_)),
+                in_polled_loop: outside.in_polled_loop || polled,
+            });
+        }
+        all
+    }
+
     /// Says what kind of place one behind a call is; whether it is needed.
-    fn settle(&mut self, index: usize, polled: &[bool]) -> bool {
+    fn settle(&mut self, index: usize, around: &[Around], to_the_end: &[u8]) -> bool {
         let place = &self.places[index];
         let PlaceKind::Call { results, polls } = place.kind else {
             return true;
         };
-        let (mut may_be_caught, mut in_polled_loop) = (false, false);
-        for block in std::iter::successors(place.block, |&block| self.blocks[block as usize].parent) {
-            may_be_caught |= matches!(self.blocks[block as usize].shape, Shape::Try(_));
-            in_polled_loop |= polled[block as usize];
-        }
+        let around = place.block.map(|block| around[block as usize]).unwrap_or_default();
+        let Around {
+            may_be_caught,
+            in_polled_loop,
+        } = around;
         let is_last = matches!(self.steps.get(place.after), Some(Step::Plain(Operator::Unreachable)));
         let place = &mut self.places[index];
         if is_last && results == 0 && !may_be_caught {
@@ -63,37 +88,44 @@ impl Body<'_> {
         place.kind = PlaceKind::Call { results, polls };
         let place = &self.places[index];
         let returned = place.stack[place.stack.len() - results..] == self.results;
-        polls || may_be_caught || !returned || !self.ends_behind(place.after, place.block)
+        polls || may_be_caught || !returned || to_the_end[place.after] > STEPS_TO_THE_END_MAX
     }
 
-    /// Whether the function does nothing more from a step on.
-    fn ends_behind(&self, step: usize, block: Option<u32>) -> bool {
-        let (mut next, mut inside) = (step, block);
-        for _ in 0..STEPS_TO_THE_END_MAX {
-            let leave = match self.steps.get(next) {
-                None | Some(Step::Plain(Operator::Return)) => return true,
-                Some(Step::Plain(Operator::Nop)) => {
-                    next += 1;
+    /// Of each step, how many lead from it to the function's end without doing anything; [`NEVER`] where that is not so,
+    /// or where they are many.
+    fn steps_to_the_end(&self) -> Vec<u8> {
+        let mut all = vec![NEVER; self.steps.len() + 1];
+        all[self.steps.len()] = 1;
+        let mut open: Vec<&Block> = Vec::new();
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            let next = match step {
+                Step::Plain(Operator::Return) => {
+                    all[index] = 1;
                     continue;
                 }
-                Some(Step::End(_) | Step::Else) => 0,
-                Some(Step::Plain(Operator::Br { relative_depth })) => *relative_depth,
-                Some(_) => return false,
+                Step::Plain(Operator::Nop) => Some(index + 1),
+                Step::Plain(Operator::Br { relative_depth }) => {
+                    let target = open.len().checked_sub(1 + *relative_depth as usize);
+                    let Some(target) = target.map(|target| open[target]) else {
+                        all[index] = 1;
+                        continue;
+                    };
+                    (!matches!(target.shape, Shape::Loop)).then_some(target.end + 1)
+                }
+                Step::Else => open.last().map(|block| block.end + 1),
+                Step::End(block) => {
+                    open.push(&self.blocks[*block as usize]);
+                    Some(index + 1)
+                }
+                Step::Open(_) => {
+                    open.pop();
+                    None
+                }
+                _ => None,
             };
-            for _ in 0..leave {
-                inside = inside.and_then(|block| self.blocks[block as usize].parent);
-            }
-            let Some(block) = inside.map(|block| &self.blocks[block as usize]) else {
-                return true;
-            };
-            let goes_back = matches!(block.shape, Shape::Loop) && !matches!(self.steps[next], Step::End(_));
-            if goes_back {
-                return false;
-            }
-            next = block.end + 1;
-            inside = block.parent;
+            all[index] = next.map_or(NEVER, |next| all[next].saturating_add(1));
         }
-        false
+        all
     }
 
     /// The loops each of whose rounds passes a place besides that at its head.

@@ -12,6 +12,9 @@ use crate::calls::Calls;
 use crate::outline::{Outline, invalid};
 use crate::{Refusal, liveness};
 
+/// Values that all blocks and calls of a function together lie on, take and return.
+const VALUES_MAX: usize = 4_000_000;
+
 impl<'a> Body<'a> {
     /// Reads the function whose body is the `index`th of the module.
     pub(crate) fn read(module: &'a [u8], outline: &Outline, calls: &Calls, index: usize) -> Result<Self, Refusal> {
@@ -35,6 +38,7 @@ impl<'a> Body<'a> {
         body.kept_locals = body.locals.len();
         body.settle_places();
         if !body.places.is_empty() {
+            body.check_continuations()?;
             liveness::mark(&mut body).map_err(|what| body.too_large(what))?;
             body.add_locals()?;
         }
@@ -49,6 +53,8 @@ struct Reader<'r, 'a> {
     body: Body<'a>,
     /// The blocks that are open.
     open: Vec<u32>,
+    /// Values that blocks and calls may still lie on, take and return.
+    values_left: usize,
     /// The function may be stopped, so places are wanted.
     wants_places: bool,
 }
@@ -86,6 +92,7 @@ impl<'r, 'a> Reader<'r, 'a> {
                 site_local: 0,
             },
             open: Vec::new(),
+            values_left: VALUES_MAX,
             wants_places: calls.may_stop[function as usize],
         };
         if calls.polls_at_entry[function as usize] {
@@ -97,17 +104,17 @@ impl<'r, 'a> Reader<'r, 'a> {
     fn step(&mut self, operator: Operator<'a>, offset: usize) -> Result<(), Refusal> {
         let before = match operator {
             Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
-                self.operands()
+                self.operands()?
             }
             _ => None,
         };
         let reached = self.is_reached();
         self.validator.op(offset, &operator).map_err(invalid)?;
         match operator {
-            Operator::Block { blockty } => self.open(Shape::Block, blockty, before),
-            Operator::Loop { blockty } => self.open(Shape::Loop, blockty, before),
-            Operator::If { blockty } => self.open(Shape::If, blockty, before),
-            Operator::TryTable { try_table } => self.open(Shape::Try(try_table.catches), try_table.ty, before),
+            Operator::Block { blockty } => self.open(Shape::Block, blockty, before)?,
+            Operator::Loop { blockty } => self.open(Shape::Loop, blockty, before)?,
+            Operator::If { blockty } => self.open(Shape::If, blockty, before)?,
+            Operator::TryTable { try_table } => self.open(Shape::Try(try_table.catches), try_table.ty, before)?,
             Operator::Else => {
                 let block = *self.open.last().expect("`else` lies in a block");
                 self.body.blocks[block as usize].otherwise = Some(self.body.steps.len());
@@ -120,7 +127,7 @@ impl<'r, 'a> Reader<'r, 'a> {
                     self.body.steps.push(Step::End(block));
                 }
             }
-            other => self.plain(other, reached),
+            other => self.plain(other, reached)?,
         }
         Ok(())
     }
@@ -135,20 +142,27 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     /// The operands of the current block, `None` where the code is not reached.
-    fn operands(&self) -> Option<Vec<ValType>> {
-        if !self.is_reached() {
-            return None;
-        }
-        let frame = self.validator.get_control_frame(0)?;
+    fn operands(&mut self) -> Result<Option<Vec<ValType>>, Refusal> {
+        let Some(frame) = self.validator.get_control_frame(0).filter(|_| self.is_reached()) else {
+            return Ok(None);
+        };
         let count = self.validator.operand_stack_height() as usize - frame.height;
-        (0..count)
+        self.take_values(count)?;
+        Ok((0..count)
             .rev()
             .map(|depth| self.validator.get_operand_type(depth).flatten().map(widest))
-            .collect()
+            .collect())
     }
 
-    fn open(&mut self, shape: Shape, ty: BlockType, before: Option<Vec<ValType>>) {
-        let (params, results) = self.signature(ty);
+    /// Counts values that are about to be kept.
+    fn take_values(&mut self, count: usize) -> Result<(), Refusal> {
+        let left = self.values_left.checked_sub(count);
+        self.values_left = left.ok_or_else(|| self.body.too_large("its blocks and calls lie on too many operands"))?;
+        Ok(())
+    }
+
+    fn open(&mut self, shape: Shape, ty: BlockType, before: Option<Vec<ValType>>) -> Result<(), Refusal> {
+        let (params, results) = self.signature(ty)?;
         let dead = before.is_none();
         let mut outer = before.unwrap_or_default();
         if !dead {
@@ -164,6 +178,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             parent: self.open.last().copied(),
             outer,
             outer_locals: Vec::new(),
+            keeper: None,
             open: self.body.steps.len(),
             otherwise: None,
             end: usize::MAX,
@@ -177,9 +192,10 @@ impl<'r, 'a> Reader<'r, 'a> {
             let place = self.add_place(PlaceKind::Loop, params);
             self.body.blocks[index as usize].place = Some(place);
         }
+        Ok(())
     }
 
-    fn plain(&mut self, operator: Operator<'a>, reached: bool) {
+    fn plain(&mut self, operator: Operator<'a>, reached: bool) -> Result<(), Refusal> {
         let (calls, caller) = (self.calls, self.body.function);
         let call = match operator {
             Operator::Call { function_index } if calls.may_stop[function_index as usize] => Some((
@@ -195,13 +211,14 @@ impl<'r, 'a> Reader<'r, 'a> {
         match call.filter(|_| reached && self.wants_places) {
             Some((callee, polls)) => {
                 let results = callee.results().len();
-                let stack = self.operands().expect("a call that is reached may return");
+                let stack = self.operands()?.expect("a call that is reached may return");
                 self.body.steps.push(Step::Plain(Operator::Nop));
                 let place = self.add_place(PlaceKind::Call { results, polls }, stack);
                 *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
             }
             None => self.body.steps.push(Step::Plain(operator)),
         }
+        Ok(())
     }
 
     /// Adds a place before the next step.
@@ -216,15 +233,16 @@ impl<'r, 'a> Reader<'r, 'a> {
         u32::try_from(self.body.places.len() - 1).expect("code has fewer than 2^32 places")
     }
 
-    fn signature(&self, ty: BlockType) -> (Vec<ValType>, Vec<ValType>) {
-        match ty {
+    fn signature(&mut self, ty: BlockType) -> Result<(Vec<ValType>, Vec<ValType>), Refusal> {
+        Ok(match ty {
             BlockType::Empty => (Vec::new(), Vec::new()),
             BlockType::Type(ty) => (Vec::new(), vec![ty]),
             BlockType::FuncType(index) => {
                 let ty = &self.outline.types[index as usize];
+                self.take_values(ty.params().len() + ty.results().len())?;
                 (ty.params().to_vec(), ty.results().to_vec())
             }
-        }
+        })
     }
 }
 

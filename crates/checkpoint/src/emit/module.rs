@@ -14,14 +14,11 @@ use wasmparser::{FuncType, Operator, Parser, Payload, ValType};
 
 use super::save::{self, Places, Saver, Storer};
 use super::signatures::Signatures;
-use super::{Manner, Target, Writer, sound, word_type};
+use super::{CODE_BYTES_MAX, Manner, Target, Writer, sound, word_type};
 use crate::body::{Body, PlaceKind};
 use crate::plan::Analysis;
 use crate::segments::Segment;
 use crate::{Refusal, names};
-
-/// The largest code of a function that readers allow.
-const CODE_BYTES_MAX: usize = 7_654_321;
 
 /// What the layouts of all functions say about the save memory.
 #[derive(Clone, Copy)]
@@ -91,14 +88,9 @@ impl Main<'_> {
         self.settler() + 2
     }
 
-    /// The index of the next function that saves.
+    /// The index of the next function that saves; of the first switch, when all of them are known.
     fn next_saving(&self) -> u32 {
         self.settler() + 3 + index(self.saving.len())
-    }
-
-    /// The index of the first switch, when all that save are known.
-    fn first_switch(&self) -> u32 {
-        self.next_saving()
     }
 
     fn unwinding_index(&self) -> u32 {
@@ -302,7 +294,7 @@ impl Parts {
 
     fn add_switches(&mut self, main: &mut Main<'_>) {
         let analysis = main.analysis;
-        let first = main.first_switch();
+        let first = main.next_saving();
         for (number, switch) in (0..).zip(&analysis.switches.list) {
             self.functions.function(main.signatures.of(&switch.own_type()));
             let arguments = main.signature(&[], switch.ty.params());

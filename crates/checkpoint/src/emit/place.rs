@@ -39,8 +39,8 @@ use wasm_encoder::{Function, Instruction, MemArg};
 use wasmparser::ValType;
 
 use super::save::{Saver, aligned, packed, saved, store};
-use super::{Target, Writer, zero};
-use crate::body::{PlaceKind, PlaceOf};
+use super::{CODE_BYTES_MAX, Target, Writer, zero};
+use crate::body::{Look, PlaceKind, PlaceOf};
 use crate::frame::{BASE, COUNT, CURSOR, HEADER_BYTES, TOP, offsets};
 use crate::{Poll, Stop, ValueType};
 
@@ -63,17 +63,21 @@ impl<T: Target> Writer<'_, '_, T> {
 
     /// Polls, and saves if the guest shall stop.
     pub(super) fn place(&mut self, index: u32) {
+        if self.code.byte_len() > CODE_BYTES_MAX {
+            // It is refused, with what follows or without.
+            return;
+        }
         let place = &self.body.places[index as usize];
         let site = self.first_site + index;
-        if matches!(place.kind, PlaceKind::Dead) {
+        let Some(look) = place.kind.looks_at() else {
             let leaver = self.target.leaver();
             self.put(&Instruction::I32Const(signed(site)));
             self.put(&Instruction::Call(leaver));
             self.put_zeros();
             self.put(&Instruction::Return);
             return;
-        }
-        self.poll(&place.kind);
+        };
+        self.poll(look);
         self.unlikely.push(offset_in(&self.code));
         let ty = self.target.signature(&place.stack, &place.stack);
         self.open(&Instruction::If(ty));
@@ -180,7 +184,7 @@ impl<T: Target> Writer<'_, '_, T> {
         (values.map(|((local, ty), offset)| (local, ty, offset)).collect(), bytes)
     }
 
-    fn poll(&mut self, kind: &PlaceKind) {
+    fn poll(&mut self, look: Look) {
         if self.poll == Poll::Countdown {
             let count = self.frames_at(COUNT);
             let left = self.body.condition_local;
@@ -195,16 +199,16 @@ impl<T: Target> Writer<'_, '_, T> {
             self.put(&Instruction::I32Eqz);
         }
         let word = aligned(self.target.word_memory(), 0);
-        match kind {
-            PlaceKind::Dead | PlaceKind::Call { polls: false, .. } => {
+        match look {
+            Look::Unwinding => {
                 let unwinding = self.target.unwinding();
                 self.put(&Instruction::GlobalGet(unwinding));
             }
-            PlaceKind::Call { polls: true, .. } => {
+            Look::WordBehindCall => {
                 self.put(&Instruction::I32Const(0));
                 self.put(&Instruction::I32Load(word));
             }
-            PlaceKind::Entry | PlaceKind::Loop => {
+            Look::Word => {
                 self.put(&Instruction::I32Const(0));
                 self.put(&Instruction::I32AtomicLoad(word));
             }

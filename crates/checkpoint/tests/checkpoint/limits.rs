@@ -3,6 +3,9 @@
 use std::fmt::Write;
 
 use bowline_checkpoint::{Options, Plan, Refusal};
+use wasm_encoder::{
+    BlockType, CodeSection, Function, FunctionSection, Instruction as I, Module, TypeSection, ValType as Encoded,
+};
 use wasmtime::Val;
 
 use crate::run::Subject;
@@ -86,4 +89,87 @@ fn code_that_needs_too_many_rounds_saves_everything() {
     assert_eq!(saved(700), 701, "all variables");
     let hops = Subject::text(&loops_in_loops(6), "run", &[] as &[Val]).check();
     assert_eq!(hops, 1, "the heads of the outer loops need no place");
+}
+
+/// Code of a million operators. `$spin`, function 0, may stop.
+fn hostile(results: usize, body: impl FnOnce(&mut Function)) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    types.ty().function([], vec![Encoded::I32; results]);
+    let mut functions = FunctionSection::new();
+    functions.function(0).function(1);
+    let mut spin = Function::new([]);
+    spin.instruction(&I::Loop(BlockType::Empty))
+        .instruction(&I::End)
+        .instruction(&I::End);
+    let mut large = Function::new([]);
+    body(&mut large);
+    large.instruction(&I::Unreachable).instruction(&I::End);
+    assert!(
+        (500_000..7_654_321).contains(&large.byte_len()),
+        "{} bytes",
+        large.byte_len()
+    );
+    let mut code = CodeSection::new();
+    code.function(&spin).function(&large);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&code);
+    module.finish()
+}
+
+fn repeat(code: &mut Function, times: usize, instructions: &[I<'_>]) {
+    for _ in 0..times {
+        for instruction in instructions {
+            code.instruction(instruction);
+        }
+    }
+}
+
+/// Each of these would take hours, or all memory, if its places were looked at one by one with all that is around them.
+#[test]
+fn code_of_many_blocks_and_places_ends_in_bounded_work() {
+    let refusal = |module: Vec<u8>| Plan::instrument(module, Options::default()).err();
+    let (open, end, spin) = (I::Block(BlockType::Empty), I::End, I::Call(0));
+    let calls_in_deep_blocks = hostile(0, |code| {
+        repeat(code, 300_000, std::slice::from_ref(&open));
+        repeat(code, 300_000, &[spin.clone(), I::Nop]);
+        repeat(code, 300_000, std::slice::from_ref(&end));
+    });
+    assert_eq!(refusal(calls_in_deep_blocks), None);
+    let branches_out_of_deep_blocks = hostile(0, |code| {
+        repeat(code, 200_000, std::slice::from_ref(&open));
+        repeat(
+            code,
+            300_000,
+            &[open.clone(), spin.clone(), I::Br(150_000), end.clone()],
+        );
+        repeat(code, 200_000, std::slice::from_ref(&end));
+    });
+    assert_eq!(refusal(branches_out_of_deep_blocks), None);
+    let operands_below_blocks = hostile(0, |code| {
+        repeat(code, 50_000, &[I::I32Const(1)]);
+        repeat(code, 300_000, &[open.clone(), spin.clone(), end.clone()]);
+    });
+    let operands = "its blocks and calls lie on too many operands";
+    assert_eq!(refusal(operands_below_blocks), too_large(operands));
+    let blocks_of_many_results = hostile(1_000, |code| {
+        code.instruction(&I::Unreachable);
+        repeat(
+            code,
+            300_000,
+            &[I::Block(BlockType::FunctionType(1)), I::Unreachable, end.clone()],
+        );
+    });
+    assert_eq!(refusal(blocks_of_many_results), too_large(operands));
+    let calls_that_return_zeros = hostile(1_000, |code| repeat(code, 300_000, &[spin.clone(), I::Nop]));
+    assert_eq!(
+        refusal(calls_that_return_zeros),
+        too_large("its code would exceed what engines read")
+    );
+    let loops_in_loops = hostile(0, |code| {
+        repeat(code, 300_000, &[I::Loop(BlockType::Empty)]);
+        repeat(code, 300_000, &[I::I32Const(0), I::BrIf(0), end.clone()]);
+    });
+    let again = "loops in loops make it too long to continue in their midst";
+    assert_eq!(refusal(loops_in_loops), too_large(again));
 }
