@@ -169,6 +169,9 @@ impl From<CreateError> for NotCreated {
                 payload: String::from_utf8_lossy(&error.payload).into_owned(),
             },
             CreateError::Exhausted(text) => Self::Exhausted { text },
+            error @ CreateError::Away(_) => Self::Backend {
+                text: error.to_string(),
+            },
             CreateError::Backend(error) => Self::Backend {
                 text: error.to_string(),
             },

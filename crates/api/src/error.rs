@@ -219,7 +219,7 @@ impl From<Error> for ApiError {
             Error::MountFailed(_) => Exception::EfsMountFailure,
             Error::InvalidRuntime(_) => Exception::InvalidRuntime,
             Error::InvalidZip(_) => Exception::InvalidZipFile,
-            Error::Lost(_) | Error::MountAway(_) => Exception::ServiceUnavailable,
+            Error::Lost(_) | Error::Away(_) => Exception::ServiceUnavailable,
             Error::Service(_) => Exception::Service,
         };
         let message = error.to_string();

@@ -134,6 +134,8 @@ pub struct Config {
     pub log_level: tracing::Level,
     /// Sandboxes kept ready for each runtime that starts slowly.
     pub prewarmed: usize,
+    /// What all of these together may use.
+    pub prewarmed_memory: Mebibytes,
     /// What the node serves HTTPS with; plain HTTP without.
     pub certificate: Option<Certificate>,
     /// Where code packages in buckets are fetched from.
@@ -220,6 +222,7 @@ impl Config {
             log_format: read.with(Key::LogFormat, log_format)?,
             log_level: read.with(Key::LogLevel, log_level)?,
             prewarmed: read.with(Key::Prewarmed, |text| number(text, 0, 64))? as usize,
+            prewarmed_memory: read.with(Key::PrewarmedMemory, |text| amount(text, 1))?,
             certificate: certificate(&read)?,
             s3_endpoint: read.with(Key::S3Endpoint, endpoint)?,
             sqs_endpoint: read.with(Key::SqsEndpoint, endpoint)?,
@@ -371,17 +374,17 @@ fn memory_budget(text: &str) -> Result<Option<Mebibytes>, String> {
     if text == Key::MemoryBudget.default() {
         return Ok(None);
     }
+    amount(text, MEMORY_BUDGET_MIB_MIN).map(Some)
+}
+
+fn amount(text: &str, mib_min: u32) -> Result<Mebibytes, String> {
     let sized = [("TiB", 1 << 20), ("GiB", 1 << 10), ("MiB", 1)];
     let amount = sized.iter().find_map(|(unit, mebibytes)| {
         let number: u32 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
-        number
-            .checked_mul(*mebibytes)
-            .filter(|amount| *amount >= MEMORY_BUDGET_MIB_MIN)
+        number.checked_mul(*mebibytes).filter(|amount| *amount >= mib_min)
     });
-    let amount = amount.map(|amount| Some(Mebibytes(amount)));
-    amount.ok_or_else(|| {
-        format!("expected an amount from {MEMORY_BUDGET_MIB_MIN}MiB on, `512MiB`, `24GiB` or `2TiB` say")
-    })
+    let amount = amount.map(Mebibytes);
+    amount.ok_or_else(|| format!("expected an amount from {mib_min}MiB on, `512MiB`, `24GiB` or `2TiB` say"))
 }
 
 fn bandwidth(text: &str) -> Result<Option<u32>, String> {

@@ -63,9 +63,9 @@ impl Node {
         let access = AccessKeys::new(ground.store.clone(), clock.clone(), entropy.clone());
         let mut keys = KeyService::start(access, auth.clone(), &data).await?;
         may_listen(config, &keys, tls.as_deref())?;
-        let sandboxes = Sandboxes::start(&clock, &data, config, &ground.signing)?;
-        let remote = Remote::new(config, &clock)?;
         let mut registry = MetricsRegistry::with_prefix("bowline");
+        let sandboxes = Sandboxes::start(&clock, &data, (config, &ground.signing), &mut registry)?;
+        let remote = Remote::new(config, &clock)?;
         let mut data_service = DataService::start((&clock, &entropy), &ground, config, &mut registry).await?;
         // Once others have taken this node for dead, it changes no keys either.
         let orders = AccessKeys::new(data_service.store(), clock.clone(), entropy.clone());

@@ -1,18 +1,21 @@
-//! Fleets by how often code runs: rare code goes to one, busy code to the other, whatever it is and
-//! whosever it is.
+//! Fleets by how often code runs: each is for a band of frequencies, whatever code it is and whosever.
 //!
 //! ```text
-//!            rate >= promote, after the dwell time
-//!   low ───────────────────────────────────────────▶ high
-//!    ▲                                                │
-//!    └──────────── rate < demote, after the dwell time┘
+//!   frequency   0 ───────── 10 ─────────────── 100 ──────────▶
+//!   fleets      │  low      │  10+             │  100+
+//!               └ code goes up at a fleet's line, and down once it is well below it, each after the dwell time
 //! ```
+//! `low` and `high` are two of them: those below and above the rate that the criteria say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bowline_foundation::clock::Timestamp;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::draining::Placement;
 use crate::identity::Code;
@@ -23,43 +26,86 @@ const BUCKETS_MAX: u64 = 8640;
 /// The longest dwell time.
 const DWELL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The kind of load a fleet is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// The load that a fleet is for; the band of each ends where the next one of the account's begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Class {
+    /// Whatever belongs to no other, and what nothing is known of.
     #[default]
     Low,
+    /// So many requests within the window, or more.
+    From(NonZeroU32),
+    /// The rate at which the criteria promote, or more.
     High,
 }
 
-impl Class {
-    pub fn other(self) -> Self {
-        match self {
-            Self::Low => Self::High,
-            Self::High => Self::Low,
-        }
-    }
+/// What is no name of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("a fleet is `low`, `high`, or for so many requests within the window and more, as `10+`: not `{0}`")]
+pub struct NoClass(String);
 
-    /// How a fleet of this class is run: the high one keeps code loaded and spreads it, the low one drops
-    /// idle code and packs tightly.
+impl Class {
+    /// How a fleet of this class is run: the low one drops idle code and packs tightly, the others keep code loaded and
+    /// spread it.
     pub fn practice(self) -> Practice {
         match self {
             Self::Low => Practice {
                 keeps_code: false,
                 placement: Placement::Pack,
             },
-            Self::High => Practice {
+            Self::From(_) | Self::High => Practice {
                 keeps_code: true,
                 placement: Placement::Spread,
             },
         }
     }
 
-    pub const fn name(self) -> &'static str {
+    /// Where code of this class runs, the best place first: in its own fleet, else in one for less load, the nearest
+    /// first, else in one for more.
+    pub fn places(self, fleets: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let (below, mut above): (BTreeSet<_>, BTreeSet<_>) = fleets.into_iter().partition(|class| *class < self);
+        let own = above.take(&self);
+        own.into_iter().chain(below.into_iter().rev()).chain(above).collect()
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Low => "low",
-            Self::High => "high",
+            Self::Low => f.write_str("low"),
+            Self::From(count) => write!(f, "{count}+"),
+            Self::High => f.write_str("high"),
         }
+    }
+}
+
+impl FromStr for Class {
+    type Err = NoClass;
+
+    fn from_str(text: &str) -> Result<Self, NoClass> {
+        match text {
+            "low" => Ok(Self::Low),
+            "high" => Ok(Self::High),
+            _ => {
+                let count = text.strip_suffix('+').and_then(|count| count.parse().ok());
+                let class = count.map(Self::From).filter(|class| class.to_string() == text);
+                class.ok_or_else(|| NoClass(text.to_owned()))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Class {
+    type Error = NoClass;
+
+    fn try_from(text: String) -> Result<Self, NoClass> {
+        text.parse()
+    }
+}
+
+impl From<Class> for String {
+    fn from(class: Class) -> Self {
+        class.to_string()
     }
 }
 
@@ -103,6 +149,41 @@ impl Default for Criteria {
 }
 
 impl Criteria {
+    /// Requests a second from which on code comes to a class.
+    fn rises(&self, class: Class) -> f64 {
+        match class {
+            Class::Low => 0.0,
+            Class::From(count) => f64::from(count.get()) / self.window.length().as_secs_f64(),
+            Class::High => self.promote_at,
+        }
+    }
+
+    /// Requests a second below which code leaves a class.
+    fn falls(&self, class: Class) -> f64 {
+        match class {
+            Class::Low => 0.0,
+            Class::From(_) => self.rises(class) * (self.demote_at / self.promote_at),
+            Class::High => self.demote_at,
+        }
+    }
+
+    /// The class of code with such a rate that was in another `before`.
+    fn judge(&self, before: Class, fleets: &[Class], rate: f64) -> Class {
+        let by_line = |one: &Class, other: &Class| self.rises(*one).total_cmp(&self.rises(*other));
+        let highest = |line: fn(&Self, Class) -> f64| {
+            let reached = fleets.iter().copied().filter(|class| rate >= line(self, *class));
+            reached.max_by(by_line).unwrap_or_default()
+        };
+        let (at_least, at_most) = (highest(Self::rises), highest(Self::falls));
+        if !fleets.contains(&before) || by_line(&before, &at_least).is_lt() {
+            at_least
+        } else if by_line(&before, &at_most).is_gt() {
+            at_most
+        } else {
+            before
+        }
+    }
+
     /// What is wrong with them, if anything is.
     pub fn objection(&self) -> Option<String> {
         let Window {
@@ -132,27 +213,49 @@ pub struct Usage {
     changes: u32,
 }
 
-/// Where a request goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Routed {
-    pub class: Class,
-    /// Whether it was meant for the other fleet, which had no room.
-    pub is_spilled: bool,
-}
-
 /// Knows how often each code runs. It is stored as a whole and goes on from there.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Router {
     criteria: Criteria,
+    fleets: Vec<Class>,
     usage: BTreeMap<Code, Usage>,
 }
 
+impl Default for Router {
+    fn default() -> Self {
+        Self::new(Criteria::default())
+    }
+}
+
 impl Router {
+    /// One for two fleets, the low and the high one.
     pub fn new(criteria: Criteria) -> Self {
         Self {
             criteria,
+            fleets: vec![Class::Low, Class::High],
             usage: BTreeMap::new(),
         }
+    }
+
+    /// Changes which fleets there are, beside the low one; code moves as by changed criteria.
+    pub fn set_fleets(&mut self, fleets: impl IntoIterator<Item = Class>) {
+        self.fleets.clear();
+        self.fleets.push(Class::Low);
+        self.fleets.extend(fleets);
+        self.fleets.sort();
+        self.fleets.dedup();
+    }
+
+    /// The fleets, and with how many requests in the window the band of each begins; the lowest first.
+    pub fn bands(&self) -> Vec<(Class, u64)> {
+        let seconds = self.criteria.window.length().as_secs_f64();
+        let line = |class: &Class| match class {
+            Class::From(count) => u64::from(count.get()),
+            class => (self.criteria.rises(*class) * seconds).ceil() as u64,
+        };
+        let mut bands: Vec<_> = self.fleets.iter().map(|class| (*class, line(class))).collect();
+        bands.sort_by_key(|(_, from)| *from);
+        bands
     }
 
     /// Changes the criteria; code moves when its dwell time has passed.
@@ -195,7 +298,7 @@ impl Router {
         let Some(usage) = self.usage.get_mut(&code) else {
             return false;
         };
-        usage.judge(criteria, now);
+        usage.judge((criteria, &self.fleets), now);
         let is_idle = usage.class == Class::Low
             && usage.counts.within(&criteria.window, now) == 0
             && now.since(usage.class_since) >= criteria.dwell_min;
@@ -210,7 +313,7 @@ impl Router {
         let criteria = &self.criteria;
         let usage = self.usage.entry(code).or_default();
         usage.counts.add(&criteria.window, now);
-        usage.judge(criteria, now);
+        usage.judge((criteria, &self.fleets), now);
         usage.class
     }
 
@@ -219,16 +322,8 @@ impl Router {
         let Some(usage) = self.usage.get_mut(&code) else {
             return Class::Low;
         };
-        usage.judge(&self.criteria, now);
+        usage.judge((&self.criteria, &self.fleets), now);
         usage.class
-    }
-
-    /// Counts a request and sends it to its fleet, or to the other if only that one has room.
-    pub fn route(&mut self, code: Code, now: Timestamp, has_room: impl Fn(Class) -> bool) -> Option<Routed> {
-        let wanted = self.arrived(code, now);
-        let order = [(wanted, false), (wanted.other(), true)];
-        let found = order.into_iter().find(|(class, _)| has_room(*class));
-        found.map(|(class, is_spilled)| Routed { class, is_spilled })
     }
 
     /// How many requests each bucket of the window had.
@@ -238,7 +333,7 @@ impl Router {
         buckets.unwrap_or_default()
     }
 
-    /// How many requests came for this code in the window: what [`Bands`] choose by.
+    /// How many requests came for this code in the window: what chooses its fleet.
     pub fn count(&self, code: Code, now: Timestamp) -> u64 {
         let usage = self.usage.get(&code);
         usage.map_or(0, |usage| usage.counts.within(&self.criteria.window, now))
@@ -260,36 +355,13 @@ impl Usage {
         self.class_since
     }
 
-    fn judge(&mut self, criteria: &Criteria, now: Timestamp) {
+    fn judge(&mut self, (criteria, fleets): (&Criteria, &[Class]), now: Timestamp) {
         let rate = self.counts.rate(&criteria.window, now);
-        let class = match self.class {
-            Class::Low if rate >= criteria.promote_at => Class::High,
-            Class::High if rate < criteria.demote_at => Class::Low,
-            same => same,
-        };
+        let class = criteria.judge(self.class, fleets, rate);
         if class != self.class && now.since(self.class_since) >= criteria.dwell_min {
             (self.class, self.class_since) = (class, now);
             self.changes += 1;
         }
-    }
-}
-
-/// Several managers of capacity, each for the codes whose count in the window lies in its band.
-#[derive(Clone, Debug)]
-pub struct Bands<M>(Vec<(u64, M)>);
-
-impl<M> Bands<M> {
-    /// Managers by the count at which their band begins; the first begins at nought.
-    pub fn new(first: M, others: impl IntoIterator<Item = (u64, M)>) -> Self {
-        let mut bands: Vec<(u64, M)> = std::iter::once((0, first)).chain(others).collect();
-        bands.sort_by_key(|(from, _)| *from);
-        Self(bands)
-    }
-
-    /// The manager of a code with so many requests in the window.
-    pub fn manager(&self, count: u64) -> &M {
-        let after = self.0.partition_point(|(from, _)| *from <= count);
-        &self.0[after - 1].1
     }
 }
 

@@ -61,9 +61,9 @@ pub enum Error {
     /// `EFSMountFailureException`, 403: what the function has mounted is gone, and comes back only if its owner acts.
     #[error("shared state cannot be mounted: {0}")]
     MountFailed(String),
-    /// `ServiceException`, 503: it is on a node that does not answer now; nothing has begun.
-    #[error("shared state is away: {0}; try again")]
-    MountAway(String),
+    /// `ServiceException`, 503: what it needs does not answer now, or waits for somebody's word; nothing has begun.
+    #[error("{0}; try again")]
+    Away(String),
     /// `TooManyRequestsException`: another invocation writes what one at a time may write; nothing has begun.
     #[error("{0}; try again")]
     MountBusy(String),

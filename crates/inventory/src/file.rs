@@ -53,7 +53,7 @@ pub struct InstanceFile {
     /// Names the file among those of its account.
     pub id: Spanned<String>,
     pub kind: Spanned<Kind>,
-    /// Which of its account's fleets it is in. Where none is in the high one there are no fleets.
+    /// Which of its account's fleets it is in. Where all are in the low one there are no fleets.
     #[serde(default)]
     pub fleet: Option<Class>,
     pub resources: Resources,

@@ -1,20 +1,20 @@
-//! Fleets: an account's instances for versions that are called often, and those for the others.
+//! Fleets: an account's instances, each for versions that are called so often; a fleet is the manager of its band.
 //!
 //! ```text
-//!   calls, told every few seconds ─▶ Router: rate, hysteresis ─▶ class ─▶ Roster::choose: the fleet's instances, then the other's
+//!   calls, told every few seconds ─▶ Router: bands, hysteresis ─▶ class ─▶ Roster::choose: the fleet's instances, then another's ─▶ Acquisition
 //!                                      └─ every TICK and at the stop ─▶ a record a version ─▶ start: goes on from there
 //! ```
-//! There are fleets where an instance's file says `fleet = "high"`. Everything else costs an account without one nothing.
+//! There are fleets where an instance's file says `fleet = "high"` or, say, `"10+"`. Everything else costs an account without one nothing.
 //! Each node keeps what it has seen itself, for it has instances of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use bowline_capacity::fleet::{Class, Criteria, Router, Usage};
 use bowline_capacity::identity::Code;
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
-use bowline_sandbox::{Berth, Fleet, Stand, VersionSpec};
+use bowline_sandbox::{Berth, Stand, VersionSpec};
 use parking_lot::Mutex;
 
 use crate::book::{BookError, Caller};
@@ -24,6 +24,8 @@ use crate::service::{Error, Handle, Shared};
 
 /// How often what was seen is written down, and the criteria are read again, which another node may have changed.
 const TICK: Duration = Duration::from_secs(10);
+/// So many of an account's latest acquisitions are told.
+const ACQUIRED_MAX: usize = 100;
 
 /// How often the versions of accounts with fleets are called.
 #[derive(Default)]
@@ -43,6 +45,8 @@ struct Account {
     next: u64,
     /// What the store has of each.
     kept: HashMap<Name, Usage>,
+    /// The latest last.
+    acquired: VecDeque<Acquisition>,
 }
 
 /// A function and its version.
@@ -54,7 +58,32 @@ pub struct FleetsView {
     /// Whether its instances are in fleets on this node.
     pub has_fleets: bool,
     pub criteria: Criteria,
+    /// The lowest first; none where there are no fleets.
+    pub fleets: Vec<FleetView>,
     pub versions: Vec<VersionView>,
+    /// The latest last.
+    pub acquired: Vec<Acquisition>,
+}
+
+/// A fleet and its band.
+#[derive(Clone, Debug)]
+pub struct FleetView {
+    pub class: Class,
+    /// The requests within the window with which its band begins; it ends where the next one's begins.
+    pub from: u64,
+    pub instances: Vec<String>,
+}
+
+/// A fleet had one of its instances make a sandbox of a version.
+#[derive(Clone, Debug)]
+pub struct Acquisition {
+    pub at: Timestamp,
+    pub function: String,
+    pub version: String,
+    /// Requests for it within the window.
+    pub count: u64,
+    pub stand: Stand,
+    pub instance: String,
 }
 
 /// How often a version is called on this node.
@@ -131,7 +160,29 @@ impl Account {
         (changed, gone)
     }
 
-    fn view(&self, has_fleets: bool, now: Timestamp) -> FleetsView {
+    fn view(&self, instances: Option<BTreeMap<String, Class>>, now: Timestamp) -> FleetsView {
+        let members = |class: Class| {
+            let of = instances.iter().flatten();
+            of.filter(|(_, other)| **other == class)
+                .map(|(name, _)| name.clone())
+                .collect()
+        };
+        let fleet = |(class, from)| FleetView {
+            class,
+            from,
+            instances: members(class),
+        };
+        let bands = instances.as_ref().map(|_| self.router.bands());
+        FleetsView {
+            has_fleets: instances.is_some(),
+            criteria: self.router.criteria().clone(),
+            fleets: bands.into_iter().flatten().map(fleet).collect(),
+            versions: self.versions(now),
+            acquired: self.acquired.iter().cloned().collect(),
+        }
+    }
+
+    fn versions(&self, now: Timestamp) -> Vec<VersionView> {
         let mut versions = Vec::new();
         let bucket_seconds = self.router.criteria().window.bucket_seconds;
         for ((function, version), code) in &self.codes {
@@ -154,26 +205,7 @@ impl Account {
             });
         }
         versions.sort_by(|a, b| (&a.function, &a.version).cmp(&(&b.function, &b.version)));
-        FleetsView {
-            has_fleets,
-            criteria: self.router.criteria().clone(),
-            versions,
-        }
-    }
-}
-
-/// Where a sandbox stands that is made in the fleet of `class`, if it was `wanted` in one.
-pub(crate) fn stand(class: Class, wanted: Option<Class>) -> Stand {
-    Stand {
-        fleet: fleet(class),
-        is_spilled: wanted.is_some_and(|wanted| wanted != class),
-    }
-}
-
-fn fleet(class: Class) -> Fleet {
-    match class {
-        Class::Low => Fleet::Low,
-        Class::High => Fleet::High,
+        versions
     }
 }
 
@@ -205,6 +237,7 @@ impl Shared {
         let now = self.clock.now();
         let (mut kept, mut forgotten) = (Vec::new(), Vec::new());
         for (account, of) in &mut self.fleets.0.lock().accounts {
+            self.set_fleets(account, of);
             let (changed, gone) = of.changes(account, now);
             kept.extend(changed);
             forgotten.extend(
@@ -231,7 +264,16 @@ impl Shared {
                 of.kept.insert((record.function, record.version), record.usage);
             }
         }
-        state.accounts.retain(|_, of| !of.codes.is_empty());
+        state
+            .accounts
+            .retain(|account, of| !of.codes.is_empty() || self.roster.fleets(account).is_some());
+    }
+
+    /// Has an account's router know which fleets there are; returns their instances, if there are any.
+    fn set_fleets(&self, account: &AccountId, of: &mut Account) -> Option<BTreeMap<String, Class>> {
+        let instances = self.roster.fleets(account)?;
+        of.router.set_fleets(instances.values().copied());
+        Some(instances)
     }
 
     /// Reads by what fleets go: another node may have changed it.
@@ -257,18 +299,17 @@ impl Handle {
             class: Some(class),
         };
         Some(Berth {
-            fleet: fleet(class),
+            fleet: class,
             idle_max: (!class.practice().keeps_code).then_some(idle_max),
-            has_room: matches!(self.roster().choose(&version.account, wanted, &[]), Choice::Here(.., found) if found == class),
+            has_room: matches!(self.roster().choose(&version.account, wanted, &[]), Choice::Here(found) if found.class == class),
         })
     }
 
     fn berth_of(&self, version: &VersionSpec) -> Option<(Class, Duration)> {
-        if !self.roster().has_fleets(&version.account) {
-            return None;
-        }
+        self.roster().fleets(&version.account)?;
         let mut state = self.shared.fleets.0.lock();
         let of = state.account(&version.account);
+        self.shared.set_fleets(&version.account, of);
         let idle_max = of.router.criteria().idle_max;
         let Some(code) = of.known(version) else {
             return Some((Class::Low, idle_max));
@@ -281,12 +322,13 @@ impl Handle {
 
     /// A version was called so often from `since` on.
     pub(crate) fn called(&self, version: &VersionSpec, count: u64, since: Timestamp) {
-        if count == 0 || !self.roster().has_fleets(&version.account) {
+        if count == 0 || self.roster().fleets(&version.account).is_none() {
             return;
         }
         let now = self.shared.clock.now();
         let mut state = self.shared.fleets.0.lock();
         let of = state.account(&version.account);
+        self.shared.set_fleets(&version.account, of);
         let code = of.code(&version.function, &version.version);
         let before = of.router.usage(code).map_or(Class::Low, Usage::class);
         of.router.counted(code, count, since);
@@ -299,25 +341,36 @@ impl Handle {
         }
         self.metrics().moved(class).inc();
         tracing::info!(account = %version.account, function = version.function, version = version.version,
-            fleet = class.name(), "a version comes to another fleet by how often it is called");
+            fleet = %class, "a version comes to another fleet by how often it is called");
     }
 
-    /// Tells that a sandbox was made in the fleet that it was not meant for.
-    pub(crate) fn note_spill(&self, version: &VersionSpec, stand: Option<Stand>) {
-        let Some(Stand {
-            fleet,
-            is_spilled: true,
-        }) = stand
-        else {
+    /// An instance made a sandbox of a version: which fleet had it do so, and whether that is the version's.
+    pub(crate) fn note_acquired(&self, version: &VersionSpec, instance: String, stand: Option<Stand>) {
+        let Some(stand) = stand.filter(|_| self.roster().fleets(&version.account).is_some()) else {
             return;
         };
-        let meant_for = match fleet {
-            Fleet::Low => Class::High,
-            Fleet::High => Class::Low,
-        };
-        self.metrics().spilled(meant_for).inc();
+        let now = self.shared.clock.now();
+        let mut state = self.shared.fleets.0.lock();
+        let of = state.account(&version.account);
+        let (count, meant_for) = of.known(version).map_or((0, Class::Low), |code| {
+            (of.router.count(code, now), of.router.class(code, now))
+        });
         tracing::info!(account = %version.account, function = version.function, version = version.version,
-            fleet = fleet.name(), "a version's fleet has no room: it runs in the other one");
+            count, fleet = %stand.fleet, instance, is_spilled = stand.is_spilled, "a fleet acquired an instance for a version");
+        if stand.is_spilled {
+            self.metrics().spilled(meant_for).inc();
+        }
+        if of.acquired.len() == ACQUIRED_MAX {
+            of.acquired.pop_front();
+        }
+        of.acquired.push_back(Acquisition {
+            at: now,
+            function: version.function.clone(),
+            version: version.version.clone(),
+            count,
+            stand,
+            instance,
+        });
     }
 
     /// Writes down how often versions are called, for as long as the node runs.
@@ -340,9 +393,10 @@ impl Handle {
     /// By what an account's versions are sent to its fleets, and where they belong now.
     pub async fn fleets(&self, account: &AccountId) -> Result<FleetsView, Error> {
         self.shared.read_criteria().await?;
-        let (now, has_fleets) = (self.shared.clock.now(), self.roster().has_fleets(account));
         let mut state = self.shared.fleets.0.lock();
-        Ok(state.account(account).view(has_fleets, now))
+        let of = state.account(account);
+        let instances = self.shared.set_fleets(account, of);
+        Ok(of.view(instances, self.shared.clock.now()))
     }
 
     /// Changes by what an account's versions are sent to its fleets. They move once they have dwelt where they are.

@@ -32,7 +32,7 @@ pub struct Metrics {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FleetLabels {
-    fleet: &'static str,
+    fleet: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -57,15 +57,15 @@ impl Metrics {
         self.warmed.get_or_create_owned(&KindLabels { kind: kind.to_string() })
     }
 
-    /// Sandboxes that were meant for a fleet and made in the other one.
+    /// Sandboxes that were meant for a fleet and made in another one.
     pub fn spilled(&self, meant_for: Class) -> Counter {
-        let fleet = meant_for.name();
+        let fleet = meant_for.to_string();
         self.spilled.get_or_create_owned(&FleetLabels { fleet })
     }
 
     /// Versions that came to a fleet since they are called more often, or less.
     pub fn moved(&self, to: Class) -> Counter {
-        let fleet = to.name();
+        let fleet = to.to_string();
         self.moved.get_or_create_owned(&FleetLabels { fleet })
     }
 
@@ -124,7 +124,7 @@ impl Metrics {
         );
         registry.register(
             "fleet_spills",
-            "Sandboxes that were meant for a fleet without room and made in the other one",
+            "Sandboxes that were meant for a fleet without room and made in another one",
             metrics.spilled.clone(),
         );
         registry.register(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   create ─▶ the account's instance with the most room ─▶ Remote ── it fails, is silent or full: the next one
-//!          │   (where there are fleets: one of the version's, then one of the other)
+//!          │   (where there are fleets: one of the version's, then one of another)
 //!          ├─▶ one is coming, or the one that failed is replaced: wait for it
 //!          ├─▶ all are full: one that was to go is taken back, or one more is made (`process`, `vm`), or there is no room
 //!          └─▶ it has none that works: one of the warming pool, or a new one (`process`, `vm`), or the node itself (`inline`)
@@ -28,7 +28,6 @@ use bowline_sandbox::{
 use tokio::time::{Instant, timeout_at};
 
 use crate::file::Kind;
-use crate::fleets;
 use crate::roster::{Choice, Origin, Passed, Wanted};
 use crate::service::{Error, Handle};
 use crate::suspending::{Making, Suspending};
@@ -86,7 +85,7 @@ impl Placed {
     }
 
     /// Where the sandbox is to be made next; `None` is the node itself.
-    async fn next(&self, version: &VersionSpec, walk: &mut Walk) -> Result<Option<Link>, CreateError> {
+    async fn next(&self, version: &VersionSpec, walk: &mut Walk) -> Result<Option<(String, Link)>, CreateError> {
         let wanted = Wanted {
             kind: self.inline.kind(),
             mib: u64::from(version.memory.0),
@@ -96,12 +95,14 @@ impl Placed {
         let mut changes = roster.changes();
         loop {
             match roster.choose(&version.account, wanted, &walk.passed) {
-                Choice::Here(link, origin, class) => {
-                    walk.stand = Some(fleets::stand(class, wanted.class));
-                    if (walk.ground, origin) == (Ground::NewInstance, Origin::Waited) {
+                Choice::Here(found) => {
+                    let fleet = found.class;
+                    let is_spilled = wanted.class.is_some_and(|wanted| wanted != fleet);
+                    walk.stand = Some(Stand { fleet, is_spilled });
+                    if (walk.ground, found.origin) == (Ground::NewInstance, Origin::Waited) {
                         walk.ground = Ground::WarmingPool;
                     }
-                    return Ok(Some(link));
+                    return Ok(Some((found.name, found.link)));
                 }
                 Choice::Full => match self.more_room(version, (wanted, walk)).await? {
                     Room::None => return Err(walk.failure.take().unwrap_or_else(|| full(version, wanted))),
@@ -122,6 +123,7 @@ impl Placed {
                     let made = self.instances.ensure_default(&version.account, kind, wanted.mib).await;
                     made.map_err(|error| match error {
                         Error::Infeasible(reason) => CreateError::Exhausted(reason),
+                        Error::Held(reason) => CreateError::Away(reason),
                         error => CreateError::Backend(std::io::Error::other(error)),
                     })?;
                 }
@@ -176,7 +178,7 @@ impl Placed {
         let why = match &failure {
             CreateError::Init(_) => return Err(failure),
             CreateError::Exhausted(_) => Passed::Full,
-            CreateError::Backend(_) => Passed::Failed,
+            CreateError::Away(_) | CreateError::Backend(_) => Passed::Failed,
         };
         if walk.passed.len() == PASSED_MAX {
             return Err(failure);
@@ -269,13 +271,13 @@ impl Backend for Placed {
         let mut walk = Walk::begin();
         loop {
             let next = timeout_at(walk.until, self.next(&version, &mut walk)).await;
-            let Some(link) = next.unwrap_or_else(|_| Err(late(&version)))? else {
+            let Some((instance, link)) = next.unwrap_or_else(|_| Err(late(&version)))? else {
                 return self.inline.create(version, log).await;
             };
             match self.create_at((&link, &walk), &version, &log).await {
                 Err(failure) => self.pass(&mut walk, link, failure)?,
                 Ok(sandbox) => {
-                    self.instances.note_spill(&version, walk.stand);
+                    self.instances.note_acquired(&version, instance, walk.stand);
                     return Ok(sandbox);
                 }
             }

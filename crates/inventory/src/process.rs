@@ -17,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bowline_agent::{CodeWay, UnixDial};
 use bowline_foundation::digest::Digest;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox_linux::cell::place::{Place, PlaceLimits, PlaceMount, PlaceView};
 use parking_lot::Mutex;
 use tokio::process::{Child, Command};
@@ -41,6 +42,8 @@ pub struct Options {
     pub data: PathBuf,
     /// Sandboxes that an agent keeps ready for each runtime that starts slowly.
     pub prewarmed: usize,
+    /// What all of these in one agent may use.
+    pub prewarmed_memory: Mebibytes,
 }
 
 /// Makes servers that are processes.
@@ -137,6 +140,8 @@ impl ProcessProvider {
             .arg(self.options.data.join("wasm"))
             .arg("--prewarmed")
             .arg(self.options.prewarmed.to_string())
+            .arg("--prewarmed-memory")
+            .arg(self.options.prewarmed_memory.0.to_string())
             .arg("--place")
             .arg(folder.join("place.json"))
             .env_clear()

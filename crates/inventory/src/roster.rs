@@ -1,6 +1,6 @@
 //! Which of an account's instances can take a sandbox now: soft state that the drivers keep.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bowline_agent::Link;
 use bowline_capacity::draining::Placement;
@@ -49,10 +49,18 @@ pub(crate) struct Wanted {
     pub class: Option<Class>,
 }
 
+/// An instance with room.
+pub(crate) struct Found {
+    pub name: String,
+    pub link: Link,
+    pub origin: Origin,
+    /// The fleet that it is, or would be, in.
+    pub class: Class,
+}
+
 /// Where a sandbox may be made.
 pub(crate) enum Choice {
-    /// Here, on an instance that is, or would be, in this fleet.
-    Here(Link, Origin, Class),
+    Here(Found),
     /// Those that are ready have too little room, or make no such sandboxes.
     Full,
     /// One will be ready.
@@ -94,13 +102,18 @@ struct Instances {
 }
 
 impl Instances {
-    /// Where nobody is in the high fleet, there are none. Who is in none is in the low one then.
+    /// Where all are in the low fleet, there are none. Who is in none is in the low one then.
     fn has_fleets(&self) -> bool {
-        self.fleets.values().any(|class| *class == Class::High)
+        self.fleets.values().any(|class| *class != Class::Low)
     }
 
     fn class(&self, instance: &str) -> Class {
         self.fleets.get(instance).copied().unwrap_or_default()
+    }
+
+    /// The fleets that take what belongs to one, in order.
+    fn places(&self, class: Class) -> Vec<Class> {
+        class.places(self.fleets.values().copied().chain([Class::Low]))
     }
 }
 
@@ -138,9 +151,19 @@ impl Roster {
         };
     }
 
-    /// Whether the account's instances are in fleets.
-    pub fn has_fleets(&self, account: &AccountId) -> bool {
-        self.accounts.lock().get(account).is_some_and(Instances::has_fleets)
+    /// The account's instances with the fleet of each, if they are in fleets.
+    pub fn fleets(&self, account: &AccountId) -> Option<BTreeMap<String, Class>> {
+        let accounts = self.accounts.lock();
+        let instances = accounts.get(account).filter(|instances| instances.has_fleets())?;
+        let of_each = |name: &String| (name.clone(), instances.class(name));
+        Some(
+            instances
+                .standings
+                .keys()
+                .chain(instances.fleets.keys())
+                .map(of_each)
+                .collect(),
+        )
     }
 
     /// Whether any account's instances are.
@@ -154,7 +177,7 @@ impl Roster {
     }
 
     /// The account's instance with the most room for such a sandbox, among those that were not passed. Where there are
-    /// fleets, one of its fleet: the low one is packed. If none of them has room, one of the other fleet.
+    /// fleets, one of its fleet: the low one is packed. If none of them has room, one of another fleet.
     pub fn choose(&self, account: &AccountId, wanted: Wanted, passed: &[(Link, Passed)]) -> Choice {
         let accounts = self.accounts.lock();
         let Some(instances) = accounts.get(account) else {
@@ -183,7 +206,7 @@ impl Roster {
         }
         let best = match wanted.class {
             None => roomiest(fitting.into_iter()),
-            Some(class) => [class, class.other()].into_iter().find_map(|class| {
+            Some(class) => instances.places(class).into_iter().find_map(|class| {
                 let is_in = |(name, ..): &(&str, &Link, Origin)| instances.class(name) == class;
                 let own = fitting.iter().copied().filter(is_in);
                 match class.practice().placement {
@@ -193,7 +216,12 @@ impl Roster {
             }),
         };
         match best {
-            Some((name, link, origin)) => Choice::Here(link.clone(), origin, instances.class(name)),
+            Some((name, link, origin)) => Choice::Here(Found {
+                name: name.to_owned(),
+                link: link.clone(),
+                origin,
+                class: instances.class(name),
+            }),
             None if coming => Choice::Coming,
             None if ready => Choice::Full,
             None => Choice::Nowhere,

@@ -557,7 +557,9 @@ impl Handle {
     ) -> Result<(), Error> {
         let account = &caller.account;
         if self.instance(account, name).await?.hold.is_some() {
-            let text = format!("instance `{name}` of account {account} is held: see `bowline instance show {name}`");
+            let text = format!(
+                "instance `{name}` of account {account} is held: see `bowline instance show {name}`, then `bowline instance resume {name}`"
+            );
             return Err(Error::Held(text));
         }
         let Some(more) = self.next_name(account, kind).await? else {

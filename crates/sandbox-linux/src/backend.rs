@@ -29,6 +29,7 @@ use crate::cell::{Cell, CellError, CellPlan, Command, Furnishing, ReadOnlyBind, 
 use crate::clients::{self, NODE_CLIENT, PYTHON_CLIENT, RUNTIME_DIR};
 use crate::interpreter::{self, Interpreter};
 use crate::linux_sandbox::{Departure, LinuxSandbox, Surroundings, cell_error, cpu_millis};
+use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::pool::{Pool, Reserve, WarmCell};
 use crate::volume;
@@ -62,6 +63,8 @@ pub struct Options {
     pub warm_cells: usize,
     /// What all cells that wait may use together.
     pub warm_memory: Mebibytes,
+    /// Where it is counted how often one waited for who wanted it.
+    pub metrics: Metrics,
     /// What an invocation may print; the rest is dropped.
     pub log_bytes_max: usize,
 }
@@ -76,6 +79,7 @@ impl Options {
             spawner,
             warm_cells: 2,
             warm_memory: Mebibytes(512),
+            metrics: Metrics::default(),
             log_bytes_max: 4 * 1024 * 1024,
         }
     }
@@ -124,7 +128,11 @@ impl LinuxBackend {
             count_min: u32::try_from(options.warm_cells).unwrap_or(u32::MAX),
             budget: options.warm_memory,
         };
-        let pool = Pool::new(options.spawner.clone(), options.clock.clone(), reserve);
+        let pool = Pool::new(
+            (options.spawner.clone(), options.clock.clone()),
+            reserve,
+            options.metrics,
+        );
         Ok(Self {
             clock: options.clock,
             entropy: options.entropy,

@@ -9,6 +9,7 @@ pub mod cell;
 mod clients;
 mod interpreter;
 mod linux_sandbox;
+mod metrics;
 mod output;
 mod pool;
 pub mod runtime_api;
@@ -18,4 +19,5 @@ mod watch;
 
 pub use backend::{LinuxBackend, Options};
 pub use interpreter::available_runtimes;
+pub use metrics::Metrics;
 pub use pool::Reserve;

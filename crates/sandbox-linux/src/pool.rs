@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::cell::{Cell, CellError, CellPlan, Spawner, Start};
+use crate::metrics::Metrics;
 use stock::{Changes, Facts, Stock};
 
 pub use stock::Reserve;
@@ -40,6 +41,7 @@ pub(crate) struct Pool(Arc<Inner>);
 struct Inner {
     spawner: Spawner,
     clock: Clock,
+    metrics: Metrics,
     state: Mutex<State>,
     /// Told whenever a cell that was on its way has come, or will not come.
     arrived: Arc<Notify>,
@@ -51,7 +53,7 @@ struct State {
 }
 
 impl Pool {
-    pub(crate) fn new(spawner: Spawner, clock: Clock, reserve: Reserve) -> Self {
+    pub(crate) fn new((spawner, clock): (Spawner, Clock), reserve: Reserve, metrics: Metrics) -> Self {
         let state = State {
             stock: Stock::new(reserve),
             plans: HashMap::new(),
@@ -59,6 +61,7 @@ impl Pool {
         Self(Arc::new(Inner {
             spawner,
             clock,
+            metrics,
             state: Mutex::new(state),
             arrived: Arc::default(),
         }))
@@ -104,7 +107,12 @@ impl Pool {
     pub(crate) fn take(&self, name: &str) -> Option<WarmCell> {
         let now = self.0.clock.now();
         let lives = |warm: &mut WarmCell| warm.cell.try_exit().is_none();
-        self.0.state.lock().stock.take(name, now, lives)
+        let mut state = self.0.state.lock();
+        let taken = state.stock.take(name, now, lives);
+        if state.plans.contains_key(name) {
+            self.0.metrics.wanted(name, taken.is_some()).inc();
+        }
+        taken
     }
 
     /// Makes a cell by `plan` now, for a caller that found none.

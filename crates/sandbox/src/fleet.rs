@@ -1,30 +1,14 @@
-//! Fleets: places for versions that are called often, and places for those that are not.
+//! Which of an account's fleets a sandbox stands in, and which its version belongs to.
 
+use std::fmt;
 use std::time::Duration;
 
-/// The kind of load that a place is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fleet {
-    /// Versions that are called rarely, and those of which nothing is known.
-    Low,
-    /// Versions that are called often.
-    High,
-}
-
-impl Fleet {
-    /// The name in files, headers and labels.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::High => "high",
-        }
-    }
-}
+use bowline_capacity::fleet::Class;
 
 /// Where a version's sandboxes belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Berth {
-    pub fleet: Fleet,
+    pub fleet: Class,
     /// How long each of them may be idle; `None` if the last one stays between bursts of calls.
     pub idle_max: Option<Duration>,
     /// Whether there is room for one more there now.
@@ -34,19 +18,15 @@ pub struct Berth {
 /// The fleet that a sandbox was made in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stand {
-    pub fleet: Fleet,
-    /// Whether it was meant for the other one, which had no room.
+    pub fleet: Class,
+    /// Whether it was meant for another one, which had no room.
     pub is_spilled: bool,
 }
 
-impl Stand {
-    /// The name in headers.
-    pub const fn name(self) -> &'static str {
-        match (self.fleet, self.is_spilled) {
-            (Fleet::Low, false) => "low",
-            (Fleet::Low, true) => "low; spilled",
-            (Fleet::High, false) => "high",
-            (Fleet::High, true) => "high; spilled",
-        }
+/// As in headers.
+impl fmt::Display for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spilled = if self.is_spilled { "; spilled" } else { "" };
+        write!(f, "{}{spilled}", self.fleet)
     }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
-pub use fleet::{Berth, Fleet, Stand};
+pub use fleet::{Berth, Stand};
 pub use image::ImageSpec;
 pub use invocation::{Deadline, FunctionError, Invocation, Outcome, Report, Usage};
 pub use log::{LogSink, MemoryLog};
@@ -207,6 +207,9 @@ pub enum CreateError {
     /// No room now; retry later or after destroying an idle sandbox.
     #[error("no room for another sandbox: {0}")]
     Exhausted(String),
+    /// Where it would be made, somebody must look after something first; the text is for the caller.
+    #[error("{0}")]
+    Away(String),
     /// The platform failed.
     #[error("sandbox backend failed: {0}")]
     Backend(#[source] std::io::Error),

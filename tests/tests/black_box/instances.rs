@@ -8,6 +8,7 @@ mod failures;
 mod fleets;
 mod functions;
 mod machines;
+mod schedules;
 mod suspended;
 
 use std::io::Read as _;

@@ -29,6 +29,7 @@ mod outages;
 mod permissions;
 mod placement;
 mod pressure;
+mod prewarmed;
 mod proxy;
 mod share;
 mod shared_state;

@@ -68,9 +68,9 @@ pub struct InstanceView {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<String>,
     kind: String,
-    /// `low` or `high`, where the file says which of its account's fleets it is in.
+    /// `low`, `high`, or such as `10+`, where the file says which of its account's fleets it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    fleet: Option<&'static str>,
+    fleet: Option<String>,
     /// `REQUESTED`, `CONFIGURING`, `SPINNING_UP`, `RUNNING`, `ERROR`, `REPAIRING`, `ACCESS_TERMINATED`, or `HELD`.
     state: String,
     since: String,
@@ -195,7 +195,7 @@ impl From<View> for InstanceView {
         });
         Self {
             kind: instance.kind().to_string(),
-            fleet: server.effective.fleet.map(|class| class.name()),
+            fleet: server.effective.fleet.map(|class| class.to_string()),
             state: instance.shown_state(),
             since: time::text(server.since),
             server: server.id.clone(),

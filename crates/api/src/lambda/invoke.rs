@@ -154,7 +154,8 @@ fn respond(answered: InvocationResponse, trace_id: Option<HeaderValue>) -> Respo
         headers.insert(PROVISIONED, HeaderValue::from_static(rung.name()));
     }
     if let Some(stand) = answered.stand {
-        headers.insert(FLEET, HeaderValue::from_static(stand.name()));
+        let name = HeaderValue::try_from(stand.to_string()).expect("names of fleets are letters, digits and signs");
+        headers.insert(FLEET, name);
     }
     name_execution(headers, answered.execution);
     name_node(headers, answered.node);

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use bowline_agent::code::CodeStore;
 use bowline_agent::{Accept, Host, HostOptions, UnixAccept, mux};
 use bowline_foundation::clock::Clock;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::Backend;
 use bowline_sandbox_linux::LinuxBackend;
 use bowline_sandbox_linux::cell::place::{self, PlaceView};
@@ -55,6 +56,9 @@ pub struct Args {
     /// Sandboxes kept ready for each runtime in use that starts slowly.
     #[arg(long, value_name = "N", default_value_t = 1)]
     prewarmed: usize,
+    /// What all of these together may use.
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    prewarmed_memory: u32,
     /// The place to enter first: its control groups and mounts, as a file.
     #[arg(long, value_name = "FILE")]
     place: Option<PathBuf>,
@@ -168,5 +172,6 @@ fn linux(clock: &Clock, args: &Args) -> anyhow::Result<LinuxBackend> {
     })?;
     let mut options = bowline_sandbox_linux::Options::new(clock.clone(), args.state.join("linux"), spawner);
     options.warm_cells = args.prewarmed;
+    options.warm_memory = Mebibytes(args.prewarmed_memory);
     Ok(LinuxBackend::new(options)?)
 }

@@ -74,7 +74,7 @@ enum Action {
         #[command(flatten)]
         of: Of,
     },
-    /// Show which versions are called often and belong to the high fleet, or change by what that is judged.
+    /// Show which versions belong to which fleet by how often they are called, or change by what that is judged.
     Fleets {
         #[command(flatten)]
         criteria: Criteria,
@@ -125,7 +125,7 @@ struct Criteria {
     /// Requests a second from which on a version belongs to the high fleet.
     #[arg(long, value_name = "RATE")]
     promote_at: Option<f64>,
-    /// Requests a second below which it belongs to the low one again.
+    /// Requests a second below which it leaves that one again; other fleets are left as far below their line.
     #[arg(long, value_name = "RATE")]
     demote_at: Option<f64>,
     /// Over how long requests are counted.
@@ -341,7 +341,24 @@ fn in_fleets(fleets: &Value) -> String {
     let row = |version: &Value| ["function", "version", "fleet", "count", "since"].map(|member| cell(&version[member]));
     let rows: Vec<_> = fleets["versions"].as_array().into_iter().flatten().map(row).collect();
     let versions = table(["FUNCTION", "VERSION", "FLEET", "REQUESTS", "SINCE"], &rows);
-    format!("{criteria}\n{versions}")
+    let row = |fleet: &Value| {
+        let instances = fleet["instances"].as_array().into_iter().flatten();
+        let names: Vec<_> = instances.map(cell).collect();
+        [cell(&fleet["fleet"]), cell(&fleet["from"]), names.join(" ")]
+    };
+    let rows: Vec<_> = fleets["fleets"].as_array().into_iter().flatten().map(row).collect();
+    let bands = table(["FLEET", "REQUESTS FROM", "INSTANCES"], &rows);
+    let row = |acquired: &Value| {
+        ["at", "function", "version", "count", "fleet", "instance", "spilled"].map(|member| cell(&acquired[member]))
+    };
+    let rows: Vec<_> = fleets["acquired"].as_array().into_iter().flatten().map(row).collect();
+    let acquired = table(
+        [
+            "ACQUIRED", "FUNCTION", "VERSION", "REQUESTS", "FLEET", "INSTANCE", "SPILLED",
+        ],
+        &rows,
+    );
+    format!("{criteria}\n{bands}\n{versions}\n{acquired}")
 }
 
 fn listed(instances: &[Value]) -> String {

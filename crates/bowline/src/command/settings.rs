@@ -64,9 +64,13 @@ pub struct SettingFlags {
     /// Least severe log lines: error, warn, info, debug or trace [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Sandboxes kept ready for each runtime in use that starts slowly [default: 2].
+    /// Sandboxes kept ready for each runtime in use that starts slowly, more while many are taken; 0: none [default: 2].
     #[arg(long, value_name = "N")]
     pub prewarmed: Option<String>,
+    /// What all of these together may use, and as much again in each instance; those that spare most start time for it
+    /// come first [default: 512MiB].
+    #[arg(long, value_name = "AMOUNT")]
+    pub prewarmed_memory: Option<String>,
     /// File with the certificate to serve HTTPS with, and its issuers' (PEM); read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<String>,
@@ -115,6 +119,7 @@ impl SettingFlags {
             (Key::LogFormat, self.log_format),
             (Key::LogLevel, self.log_level),
             (Key::Prewarmed, self.prewarmed),
+            (Key::PrewarmedMemory, self.prewarmed_memory),
             (Key::TlsCert, self.tls_cert),
             (Key::TlsPrivate, self.tls_key),
             (Key::S3Endpoint, self.s3_endpoint),

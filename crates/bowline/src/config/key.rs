@@ -21,6 +21,7 @@ pub enum Key {
     LogFormat,
     LogLevel,
     Prewarmed,
+    PrewarmedMemory,
     TlsCert,
     TlsPrivate,
     S3Endpoint,
@@ -31,7 +32,7 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Listen,
         Self::Data,
         Self::Store,
@@ -48,6 +49,7 @@ impl Key {
         Self::LogFormat,
         Self::LogLevel,
         Self::Prewarmed,
+        Self::PrewarmedMemory,
         Self::TlsCert,
         Self::TlsPrivate,
         Self::S3Endpoint,
@@ -76,6 +78,7 @@ impl Key {
             Self::LogFormat => "log_format",
             Self::LogLevel => "log_level",
             Self::Prewarmed => "prewarmed",
+            Self::PrewarmedMemory => "prewarmed_memory",
             Self::TlsCert => "tls_cert",
             Self::TlsPrivate => "tls_key",
             Self::S3Endpoint => "s3_endpoint",
@@ -105,6 +108,7 @@ impl Key {
             Self::LogFormat => "text",
             Self::LogLevel => "info",
             Self::Prewarmed => "2",
+            Self::PrewarmedMemory => "512MiB",
             Self::TlsCert | Self::TlsPrivate => "none",
             Self::S3Endpoint | Self::SqsEndpoint | Self::Registries => "none",
             Self::Instances => "inline",

@@ -53,6 +53,7 @@ impl Instances {
             program: program.clone(),
             data: data.to_owned(),
             prewarmed: config.prewarmed,
+            prewarmed_memory: config.prewarmed_memory,
         });
         let processes = processes.context("cannot make the folder of instances")?;
         let inside = InlineProvider::new(clock.clone(), inline.clone(), processes.offer(), data.join("instances"));

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use bowline_foundation::clock::Clock;
 use bowline_sandbox::Backend;
-use bowline_sandbox_linux::LinuxBackend;
 use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions};
+use bowline_sandbox_linux::{LinuxBackend, Metrics};
 use bowline_sandbox_wasm::{Compiler, SigningKey, WasmBackend};
+use prometheus_client::registry::Registry;
 
 use crate::config::Config;
 
@@ -22,8 +23,13 @@ pub struct Sandboxes {
 
 impl Sandboxes {
     /// WebAssembly works everywhere; what Linux sandboxes lack is logged, and the node goes on without.
-    pub fn start(clock: &Clock, data: &Path, config: &Config, signing: &SigningKey) -> anyhow::Result<Self> {
-        let linux = linux(clock, data, config).map_err(|error| format!("{error:#}"));
+    pub fn start(
+        clock: &Clock,
+        data: &Path,
+        (config, signing): (&Config, &SigningKey),
+        registry: &mut Registry,
+    ) -> anyhow::Result<Self> {
+        let linux = linux(clock, data, (config, registry)).map_err(|error| format!("{error:#}"));
         if let Err(reason) = &linux {
             tracing::warn!(%reason, "this machine offers no Linux sandboxes; only WebAssembly functions can run");
         }
@@ -52,7 +58,7 @@ impl Sandboxes {
     }
 }
 
-fn linux(clock: &Clock, data: &Path, config: &Config) -> anyhow::Result<LinuxBackend> {
+fn linux(clock: &Clock, data: &Path, (config, registry): (&Config, &mut Registry)) -> anyhow::Result<LinuxBackend> {
     let spawner = Spawner::start(SpawnerOptions {
         state_dir: data.join("cells"),
         program: None,
@@ -60,5 +66,7 @@ fn linux(clock: &Clock, data: &Path, config: &Config) -> anyhow::Result<LinuxBac
     .context("cannot start the spawner")?;
     let mut options = bowline_sandbox_linux::Options::new(clock.clone(), data.join("linux"), spawner);
     options.warm_cells = config.prewarmed;
+    options.warm_memory = config.prewarmed_memory;
+    options.metrics = Metrics::register(registry);
     LinuxBackend::new(options).context("cannot begin the Linux backend")
 }

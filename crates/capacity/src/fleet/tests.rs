@@ -52,22 +52,56 @@ fn t_c2_a_restart_forgets_nothing() {
     );
 }
 
+fn from(count: u32) -> Class {
+    Class::From(count.try_into().unwrap())
+}
+
 /// 03/T-C3: three managers by count; each next request is acquired by the right one.
 #[test]
 fn t_c3_managers_by_the_count_of_requests() {
-    let bands = Bands::new("few", [(100, "many"), (10, "some")]);
     let mut router = Router::default();
-    for (code, count) in [(Code(5), 5), (Code(50), 50), (Code(500), 500)] {
-        (0..count).for_each(|step| {
-            router.arrived(code, milli(step * 100));
-        });
+    router.set_fleets([from(100), from(10)]);
+    let classes = [5, 9, 10, 50, 99, 100, 500].map(|count| {
+        let code = Code(count);
+        router.counted(code, count, milli(0));
+        router.class(code, milli(100))
+    });
+    let (some, many) = (from(10), from(100));
+    assert_eq!(classes, [Class::Low, Class::Low, some, some, some, many, many]);
+    assert_eq!(router.bands(), [(Class::Low, 0), (some, 10), (many, 100)]);
+    let mut two = Router::default();
+    two.counted(Code(50), 50, milli(0));
+    assert_eq!(two.class(Code(50), milli(100)), Class::Low, "the control: two fleets");
+    assert_eq!(two.bands(), [(Class::Low, 0), (Class::High, 300)]);
+}
+
+/// 03/C9, of several bands: down goes what is well below its fleet's line, as far as it belongs.
+#[test]
+fn a_band_is_left_well_below_its_line() {
+    let fleets = [Class::Low, from(10), from(100), Class::High];
+    let criteria = Criteria::default();
+    let judge = |before, count: u32| criteria.judge(before, &fleets, f64::from(count) / 300.0);
+    assert_eq!(judge(from(100), 50), from(100));
+    assert_eq!(judge(from(100), 49), from(10));
+    assert_eq!(judge(from(100), 4), Class::Low);
+    assert_eq!(judge(from(10), 300), Class::High);
+    assert_eq!(judge(Class::High, 149), from(100));
+    assert_eq!(judge(from(70), 80), from(10), "a fleet that is no more is left at once");
+}
+
+#[test]
+fn names_of_fleets_are_read_as_they_are_written() {
+    for name in ["low", "high", "1+", "10+", "4294967295+"] {
+        assert_eq!(name.parse::<Class>().unwrap().to_string(), name);
+        let text = format!("\"{name}\"");
+        assert_eq!(
+            serde_json::to_string(&serde_json::from_str::<Class>(&text).unwrap()).unwrap(),
+            text
+        );
     }
-    let manager = |code| *bands.manager(router.count(Code(code), milli(60_000)));
-    assert_eq!([manager(5), manager(50), manager(500)], ["few", "some", "many"]);
-    assert_eq!(
-        [9, 10, 99, 100].map(|count| *bands.manager(count)),
-        ["few", "some", "some", "many"]
-    );
+    for name in ["", "Low", "0+", "10", "+10+", "010+", "10++", "-1+", "4294967296+"] {
+        assert_eq!(name.parse::<Class>(), Err(NoClass(name.to_owned())));
+    }
 }
 
 /// 03/T-C4: a load that swings by a tenth about the line changes its class twice at most.
@@ -144,29 +178,16 @@ fn t_c9_unknown_code_goes_low() {
     assert_eq!(Router::default().class(Code(78), milli(0)), Class::Low);
 }
 
-/// 03/T-C12: what finds its fleet full runs on the other, and that is told.
+/// 03/T-C12: what finds its fleet full runs on another, the next for less load first.
 #[test]
 fn t_c12_a_full_fleet_spills_to_the_other() {
-    let mut router = Router::default();
-    send(&mut router, HOT, 50.0, 0..200);
-    let now = milli(200_000);
-    let all = router.route(HOT, now, |_| true).unwrap();
-    assert_eq!(
-        all,
-        Routed {
-            class: Class::High,
-            is_spilled: false
-        }
-    );
-    let spilled = router.route(HOT, now, |class| class == Class::Low).unwrap();
-    assert_eq!(
-        spilled,
-        Routed {
-            class: Class::Low,
-            is_spilled: true
-        }
-    );
-    assert_eq!(router.route(HOT, now, |_| false), None);
+    let places = |class: Class, fleets: &[Class]| class.places(fleets.iter().copied());
+    let two = [Class::Low, Class::High];
+    assert_eq!(places(Class::High, &two), [Class::High, Class::Low]);
+    assert_eq!(places(Class::Low, &two), [Class::Low, Class::High]);
+    let many = [from(100), Class::Low, from(1000), from(10)];
+    assert_eq!(places(from(100), &many), [from(100), from(10), Class::Low, from(1000)]);
+    assert_eq!(places(from(50), &many), [from(10), Class::Low, from(100), from(1000)]);
 }
 
 /// 03/T-C10, what is decided here: the high fleet keeps code, the low one does not and packs.
@@ -174,6 +195,7 @@ fn t_c12_a_full_fleet_spills_to_the_other() {
 fn t_c10_fleets_are_run_differently() {
     assert!(Class::High.practice().keeps_code && !Class::Low.practice().keeps_code);
     assert_eq!(Class::Low.practice().placement, Placement::Pack);
+    assert_eq!(from(10).practice(), Class::High.practice());
 }
 
 /// Counts that are told in batches decide as requests that come one by one.

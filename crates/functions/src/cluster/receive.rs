@@ -119,7 +119,7 @@ fn told(ended: Result<InvocationResponse, Error>) -> Told {
             (result, response.log_tail.map(Into::into))
         }
         // There was no room for a sandbox, so that nothing has begun.
-        Err(Error::Throttled(_) | Error::MountFailed(_) | Error::MountAway(_) | Error::MountBusy(_)) => {
+        Err(Error::Throttled(_) | Error::MountFailed(_) | Error::Away(_) | Error::MountBusy(_)) => {
             return Told::Refused(Refusal::Full);
         }
         Err(Error::Service(cause)) => (Outcome::Broken(cause.to_string()), None),

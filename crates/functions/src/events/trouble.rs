@@ -51,7 +51,7 @@ impl Trouble {
         let code = match error {
             Error::Throttled(_) | Error::MountBusy(_) => 429,
             Error::MountFailed(_) => 403,
-            Error::MountAway(_) => 503,
+            Error::Away(_) => 503,
             Error::NotFound(_) => 404,
             Error::RequestTooLarge(_) => 413,
             Error::InvalidRequestContent(_) => 400,

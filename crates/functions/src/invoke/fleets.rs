@@ -7,11 +7,12 @@
 //! What runs is never moved. One that found no room in its fleet goes there, when it is idle, once there is. Where nobody has fleets, nothing of this is done.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bowline_capacity::fleet::Class;
 use bowline_foundation::clock::Timestamp;
-use bowline_sandbox::{Berth, Fleet, Stand};
+use bowline_sandbox::{Berth, Stand};
 
 use super::pool::{Kept, Pool, Slot};
 use super::run::create_ahead;
@@ -26,17 +27,18 @@ const AHEAD_MAX: u32 = 4;
 #[derive(Default)]
 pub(crate) struct Mooring {
     /// Zero for none, or else [`mark`].
-    fleet: AtomicU8,
+    fleet: AtomicU64,
     /// How long they may be idle there, in milliseconds; zero if they may stay.
     idle_ms_max: AtomicU64,
     /// Whether some are being started elsewhere.
     is_moving: AtomicBool,
 }
 
-const fn mark(fleet: Fleet) -> u8 {
+fn mark(fleet: Class) -> u64 {
     match fleet {
-        Fleet::Low => 1,
-        Fleet::High => 2,
+        Class::Low => 1,
+        Class::High => 2,
+        Class::From(count) => 2 + u64::from(count.get()),
     }
 }
 
@@ -196,7 +198,7 @@ async fn keep_or_destroy(inner: &Arc<Inner>, pool: &Arc<Pool>, slots: impl IntoI
 /// Has a pool's sandboxes be in another fleet. A busy version has some there before those that it had end.
 async fn move_to(inner: Arc<Inner>, pool: Arc<Pool>, berth: Option<Berth>) {
     let mut ahead = Vec::new();
-    if pool.mooring.is_set() && berth.is_some_and(|berth| berth.fleet == Fleet::High) {
+    if pool.mooring.is_set() && berth.is_some_and(|berth| berth.idle_max.is_none()) {
         for _ in 0..pool.living().min(AHEAD_MAX) {
             ahead.extend(create_ahead(&inner, &pool).await);
         }

@@ -53,7 +53,12 @@ async fn elsewhere(
     outlet: &mut Option<Outlet>,
 ) -> Result<InvocationResponse, Error> {
     let parts = &job.pool.parts;
-    let away = |why: &str| Err(Error::MountAway(format!("the folder at `{}`: {why}", missing.at)));
+    let away = |why: &str| {
+        Err(Error::Away(format!(
+            "shared state is away: the folder at `{}`: {why}",
+            missing.at
+        )))
+    };
     let host = match inner.whereabouts(&parts.spec.account, &parts.name, missing).await? {
         Whereabouts::Gone(text) => return Err(Error::MountFailed(text)),
         Whereabouts::Here => return away("this node has it and cannot mount it; see its log"),

@@ -540,6 +540,7 @@ async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Resul
                 evicted = true;
                 owner.destroy(slot).await;
             }
+            CreateError::Away(reason) => return Err(NotCreated::Refused(Error::Away(reason))),
             error @ CreateError::Backend(_) => return Err(NotCreated::Refused(Error::service(error))),
         }
     }

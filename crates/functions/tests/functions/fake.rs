@@ -9,12 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bowline_capacity::fleet::Class;
 use bowline_foundation::clock::Timestamp;
 use bowline_sandbox::answer::{AnswerSink, STREAM_CONTENT_TYPE};
 use bowline_sandbox::suspension::{CHECKPOINT_VARIABLE, Kept};
 use bowline_sandbox::{
-    Backend, Berth, CreateError, Fleet, Frozen, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report,
-    Sandbox, SandboxKind, Stand, Suspendable, Usage, VersionSpec,
+    Backend, Berth, CreateError, Frozen, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
+    SandboxKind, Stand, Suspendable, Usage, VersionSpec,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -155,8 +156,8 @@ impl Fake {
         let (Berth { fleet, .. }, has_room) = (*self.berth.lock())?;
         let fleet = match (fleet, has_room) {
             (fleet, true) => fleet,
-            (Fleet::Low, false) => Fleet::High,
-            (Fleet::High, false) => Fleet::Low,
+            (Class::Low, false) => Class::High,
+            (_, false) => Class::Low,
         };
         Some(Stand {
             fleet,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_capacity::fleet::Class;
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_functions::Rung;
-use bowline_sandbox::{Berth, Fleet, Stand};
+use bowline_sandbox::{Berth, Stand};
 use bowline_store::MemoryStore;
 use bowline_store::blob::Blobs;
 use serde_json::json;
@@ -13,12 +14,12 @@ use serde_json::json;
 use crate::world::{World, WorldSettings, request, target};
 
 const LOW: Berth = Berth {
-    fleet: Fleet::Low,
+    fleet: Class::Low,
     idle_max: Some(Duration::from_secs(60)),
     has_room: true,
 };
 const HIGH: Berth = Berth {
-    fleet: Fleet::High,
+    fleet: Class::High,
     idle_max: None,
     has_room: true,
 };
@@ -56,7 +57,7 @@ async fn call(world: &World) -> (Rung, Option<Stand>) {
     (response.rung.unwrap(), response.stand)
 }
 
-fn at(fleet: Fleet) -> Option<Stand> {
+fn at(fleet: Class) -> Option<Stand> {
     Some(Stand {
         fleet,
         is_spilled: false,
@@ -102,14 +103,14 @@ async fn of_many_in_the_high_fleet_one_stays() {
 #[tokio::test(start_paused = true)]
 async fn a_version_that_is_called_often_has_a_sandbox_there_before_its_old_one_ends() {
     let (world, clock) = world(Some(LOW)).await;
-    assert_eq!(call(&world).await, (Rung::Created, at(Fleet::Low)));
-    assert_eq!(call(&world).await, (Rung::Warm, at(Fleet::Low)), "the control");
+    assert_eq!(call(&world).await, (Rung::Created, at(Class::Low)));
+    assert_eq!(call(&world).await, (Rung::Warm, at(Class::Low)), "the control");
     world.fake.moor(Some((HIGH, true)));
     pass(&clock, SEEN).await;
     let counts = world.fake.until(|counts| counts.destroyed == 1).await;
     assert_eq!(counts.created, 2);
-    assert_eq!(call(&world).await, (Rung::Prewarmed, at(Fleet::High)));
-    assert_eq!(call(&world).await, (Rung::Warm, at(Fleet::High)));
+    assert_eq!(call(&world).await, (Rung::Prewarmed, at(Class::High)));
+    assert_eq!(call(&world).await, (Rung::Warm, at(Class::High)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,10 +124,10 @@ async fn what_runs_is_not_moved() {
     assert_eq!(world.fake.count().destroyed, 0, "it runs on");
     world.fake.hold_invocations(false);
     let response = run.await.unwrap().unwrap();
-    assert_eq!((response.stand, response.result.is_ok()), (at(Fleet::High), true));
+    assert_eq!((response.stand, response.result.is_ok()), (at(Class::High), true));
     // Nor is it used again where it does not belong.
     world.fake.until(|counts| counts.destroyed == 1).await;
-    assert_eq!(call(&world).await, (Rung::Created, at(Fleet::Low)));
+    assert_eq!(call(&world).await, (Rung::Created, at(Class::Low)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +135,7 @@ async fn one_that_found_no_room_in_its_fleet_stays_where_it_is_until_there_is_ro
     let (world, clock) = world(Some(HIGH)).await;
     world.fake.moor(Some((HIGH, false)));
     let spilled = Some(Stand {
-        fleet: Fleet::Low,
+        fleet: Class::Low,
         is_spilled: true,
     });
     assert_eq!(call(&world).await, (Rung::Created, spilled));
@@ -144,14 +145,14 @@ async fn one_that_found_no_room_in_its_fleet_stays_where_it_is_until_there_is_ro
     world.fake.moor(Some((HIGH, true)));
     pass(&clock, SEEN + SEEN).await;
     world.fake.until(|counts| counts.destroyed == 1).await;
-    assert_eq!(call(&world).await, (Rung::Prewarmed, at(Fleet::High)));
+    assert_eq!(call(&world).await, (Rung::Prewarmed, at(Class::High)));
     // In the low fleet it is made when it is called for.
     world.fake.moor(Some((LOW, false)));
     pass(&clock, SEEN).await;
-    assert_eq!(call(&world).await.1.map(Stand::name), Some("high; spilled"));
+    assert_eq!(call(&world).await.1.unwrap().to_string(), "high; spilled");
     world.fake.moor(Some((LOW, true)));
     pass(&clock, SEEN + SEEN).await;
-    assert_eq!(call(&world).await, (Rung::Created, at(Fleet::Low)));
+    assert_eq!(call(&world).await, (Rung::Created, at(Class::Low)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ impl Day {
 pub struct Window {
     /// Every day if missing.
     pub days: Option<Spanned<Vec<Day>>>,
-    /// `08:30`, say.
+    /// `08:30` or `08:30:15`, say.
     pub from: Spanned<String>,
     pub to: Spanned<String>,
     /// A name of the time zone database; UTC if missing.
@@ -113,23 +113,23 @@ impl Window {
     }
 }
 
-/// A time of the day, to the minute.
+/// A time of the day, to the minute or the second.
 fn time(given: &Spanned<String>) -> Result<civil::Time, Fault> {
     let text = given.get_ref();
-    let parts = text
-        .split_once(':')
-        .filter(|(hour, minute)| hour.len() == 2 && minute.len() == 2);
     let number = |digits: &str| {
-        digits
-            .bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| digits.parse::<i8>().ok())?
+        let is_number = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| digits.parse::<i8>().ok())?
     };
-    let read = parts.and_then(|(hour, minute)| civil::Time::new(number(hour)?, number(minute)?, 0, 0).ok());
+    let parts: Option<Vec<i8>> = text.split(':').map(number).collect();
+    let read = parts.and_then(|parts| match parts[..] {
+        [hour, minute] => civil::Time::new(hour, minute, 0, 0).ok(),
+        [hour, minute, second] => civil::Time::new(hour, minute, second, 0).ok(),
+        _ => None,
+    });
     read.ok_or_else(|| {
         (
             given.span(),
-            format!("`{text}` is no time of the day: expected one like 08:30"),
+            format!("`{text}` is no time of the day: expected one like 08:30 or 08:30:15"),
         )
     })
 }
@@ -208,6 +208,19 @@ mod tests {
     }
 
     #[test]
+    fn its_times_may_have_seconds() {
+        check(
+            "from = \"08:00:15\"\nto = \"08:00:17\"\nservers = 2",
+            &[
+                ("2026-11-30T08:00:14Z", 0),
+                ("2026-11-30T08:00:15Z", 2),
+                ("2026-11-30T08:00:16.9Z", 2),
+                ("2026-11-30T08:00:17Z", 0),
+            ],
+        );
+    }
+
+    #[test]
     fn one_that_ends_before_it_begins_ends_on_the_next_day() {
         check(
             "days = [\"sun\"]\nfrom = \"22:00\"\nto = \"02:00\"\nservers = 1",
@@ -249,6 +262,11 @@ mod tests {
     #[test]
     fn what_is_no_window_is_refused() {
         for (text, says) in [
+            ("from = \"08:00:61\"\nto = \"09:00\"\nservers = 1", "no time of the day"),
+            (
+                "from = \"08:00:00:00\"\nto = \"09:00\"\nservers = 1",
+                "no time of the day",
+            ),
             ("from = \"8:00\"\nto = \"09:00\"\nservers = 1", "no time of the day"),
             ("from = \"08:00\"\nto = \"24:00\"\nservers = 1", "no time of the day"),
             ("from = \"08:00\"\nto = \"+1:00\"\nservers = 1", "no time of the day"),

@@ -79,7 +79,7 @@ fn a_fleet_and_a_schedule_are_read_and_what_is_wrong_with_them_is_placed() {
         ((error.line, error.column), error.reason)
     };
     for (from, to, place, says) in [
-        ("\"high\"", "\"middle\"", (3, 9), "expected `low` or `high`"),
+        ("\"high\"", "\"middle\"", (3, 9), "a fleet is `low`, `high`"),
         ("\"mon\"", "\"monday\"", (7, 9), "unknown variant"),
         ("\"08:00\"", "\"8\"", (8, 8), "no time of the day"),
         ("\"18:00\"", "\"08:00\"", (9, 6), "the same time"),

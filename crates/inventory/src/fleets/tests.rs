@@ -218,7 +218,7 @@ fn version(function: &str, mib: u32) -> Arc<VersionSpec> {
     })
 }
 
-fn in_its(fleet: Fleet) -> Option<Stand> {
+fn in_its(fleet: Class) -> Option<Stand> {
     Some(Stand {
         fleet,
         is_spilled: false,
@@ -232,7 +232,7 @@ async fn t_c1_and_c9_busy_versions_run_on_one_fleet_and_all_others_on_the_other(
     let (hot, first) = world.create("hot", 64).await.unwrap();
     assert_eq!(
         first,
-        in_its(Fleet::Low),
+        in_its(Class::Low),
         "of a version that was never called nothing is known"
     );
     drop(hot);
@@ -245,16 +245,69 @@ async fn t_c1_and_c9_busy_versions_run_on_one_fleet_and_all_others_on_the_other(
         made.push(world.create("hot", 64).await.unwrap());
         made.push(world.create("cold", 64).await.unwrap());
     }
-    assert!(made.iter().step_by(2).all(|(_, stand)| *stand == in_its(Fleet::High)));
+    assert!(made.iter().step_by(2).all(|(_, stand)| *stand == in_its(Class::High)));
     assert!(
         made.iter()
             .skip(1)
             .step_by(2)
-            .all(|(_, stand)| *stand == in_its(Fleet::Low))
+            .all(|(_, stand)| *stand == in_its(Class::Low))
     );
     assert_eq!((low.sandboxes(), high.sandboxes()), (5, 5));
     let moved = |class| world.metrics.moved(class).get();
     assert_eq!((moved(Class::High), moved(Class::Low)), (1, 0));
+}
+
+/// 03/T-C3: the fleets that there are make the bands, and each acquires its own instances.
+#[tokio::test]
+async fn t_c3_each_band_has_its_own_instances_and_says_what_it_acquired() {
+    let mut world = World::new().await;
+    let from = |count: u32| Class::From(count.try_into().unwrap());
+    world.instance("few", None, 1024).await;
+    world.instance("some", Some(from(10)), 1024).await;
+    world.instance("many", Some(from(100)), 1024).await;
+    world.call(&[("five", 5), ("fifty", 50), ("fivehundred", 500)], 1);
+    let mut made = Vec::new();
+    for (function, mib, class) in [
+        ("five", 64, Class::Low),
+        ("fifty", 900, from(10)),
+        ("fivehundred", 64, from(100)),
+    ] {
+        let (sandbox, stand) = world.create(function, mib).await.unwrap();
+        assert_eq!(stand, in_its(class), "{function}");
+        made.push(sandbox);
+    }
+    // Full, it spills to the next one for less.
+    let (again, stand) = world.create("fifty", 200).await.unwrap();
+    assert_eq!(stand.unwrap().to_string(), "low; spilled");
+    made.push(again);
+    let view = world.view().await;
+    let bands: Vec<_> = view
+        .fleets
+        .into_iter()
+        .map(|fleet| (fleet.class, fleet.from, fleet.instances))
+        .collect();
+    let band = |class, from, name: &str| (class, from, vec![name.to_owned()]);
+    assert_eq!(
+        bands,
+        [
+            band(Class::Low, 0, "few"),
+            band(from(10), 10, "some"),
+            band(from(100), 100, "many")
+        ]
+    );
+    let acquired = view
+        .acquired
+        .iter()
+        .map(|one| (&*one.function, one.count, one.stand.to_string(), &*one.instance));
+    assert_eq!(
+        acquired.collect::<Vec<_>>(),
+        [
+            ("five", 5, "low".to_owned(), "few"),
+            ("fifty", 50, "10+".to_owned(), "some"),
+            ("fivehundred", 500, "100+".to_owned(), "many"),
+            ("fifty", 50, "low; spilled".to_owned(), "few"),
+        ]
+    );
 }
 
 #[tokio::test]
@@ -268,7 +321,7 @@ async fn without_a_high_fleet_all_is_as_ever() {
     let (_made, stand) = world.create("hot", 64).await.unwrap();
     assert_eq!(
         (stand, large.sandboxes()),
-        (in_its(Fleet::Low), 1),
+        (in_its(Class::Low), 1),
         "the roomiest one serves"
     );
     assert!(world.view().await.versions.is_empty(), "nothing is counted");
@@ -279,10 +332,10 @@ async fn without_a_high_fleet_all_is_as_ever() {
 async fn t_c2_a_restart_forgets_nothing() {
     let (world, ..) = World::with_fleets().await;
     world.call(&[("hot", 50)], 100);
-    assert_eq!(world.stand("hot").await, in_its(Fleet::High));
+    assert_eq!(world.stand("hot").await, in_its(Class::High));
     let before = world.view().await.versions;
     let world = world.restart("here").await;
-    assert_eq!(world.stand("hot").await, in_its(Fleet::High));
+    assert_eq!(world.stand("hot").await, in_its(Class::High));
     let after = world.view().await.versions;
     assert_eq!(
         (before[0].count, &before[0].buckets),
@@ -292,7 +345,7 @@ async fn t_c2_a_restart_forgets_nothing() {
     let other = world.restart("there").await;
     assert_eq!(
         other.stand("hot").await,
-        in_its(Fleet::Low),
+        in_its(Class::Low),
         "the control: a node that has seen nothing of it"
     );
 }
@@ -322,11 +375,11 @@ async fn what_is_seen_is_written_down_meanwhile() {
 async fn t_c6_the_history_of_the_version_decides() {
     let (world, ..) = World::with_fleets().await;
     world.call(&[("one", 20)], 200);
-    assert_eq!(world.stand("one").await, in_its(Fleet::High));
-    assert_eq!(world.stand("other").await, in_its(Fleet::Low));
+    assert_eq!(world.stand("one").await, in_its(Class::High));
+    assert_eq!(world.stand("other").await, in_its(Class::Low));
     world.call(&[("other", 20)], 600);
-    assert_eq!(world.stand("one").await, in_its(Fleet::Low));
-    assert_eq!(world.stand("other").await, in_its(Fleet::High));
+    assert_eq!(world.stand("one").await, in_its(Class::Low));
+    assert_eq!(world.stand("other").await, in_its(Class::High));
 }
 
 /// 03/T-C7.
@@ -334,7 +387,7 @@ async fn t_c6_the_history_of_the_version_decides() {
 async fn t_c7_criteria_change_while_the_node_runs() {
     let (world, ..) = World::with_fleets().await;
     world.call(&[("f", 3)], 300);
-    assert_eq!(world.stand("f").await, in_its(Fleet::High));
+    assert_eq!(world.stand("f").await, in_its(Class::High));
     let refused = world.set(Criteria {
         demote_at: 9.0,
         ..Criteria::default()
@@ -349,11 +402,11 @@ async fn t_c7_criteria_change_while_the_node_runs() {
     assert_eq!(world.set(slower.clone()).await.unwrap().criteria, slower);
     assert_eq!(
         world.stand("f").await,
-        in_its(Fleet::High),
+        in_its(Class::High),
         "not before it has dwelt there"
     );
     world.call(&[("f", 3)], 400);
-    assert_eq!(world.stand("f").await, in_its(Fleet::Low));
+    assert_eq!(world.stand("f").await, in_its(Class::Low));
     let world = world.restart("here").await;
     assert_eq!(world.view().await.criteria, slower, "they are kept");
 }
@@ -384,25 +437,25 @@ async fn t_c12_a_full_fleet_spills_to_the_other() {
     let (world, low, high) = World::with_fleets().await;
     world.call(&[("hot", 50)], 100);
     let (first, stand) = world.create("hot", 1000).await.unwrap();
-    assert_eq!(stand, in_its(Fleet::High), "the control: there is room");
+    assert_eq!(stand, in_its(Class::High), "the control: there is room");
     assert_eq!(world.metrics.spilled(Class::High).get(), 0);
     let (_second, stand) = world.create("hot", 1000).await.unwrap();
     let spilled = Stand {
-        fleet: Fleet::Low,
+        fleet: Class::Low,
         is_spilled: true,
     };
     assert_eq!((stand, low.sandboxes()), (Some(spilled), 1));
-    assert_eq!(stand.unwrap().name(), "low; spilled");
+    assert_eq!(stand.unwrap().to_string(), "low; spilled");
     assert_eq!(world.metrics.spilled(Class::High).get(), 1);
     let refused = world.create("hot", 1000).await.map(|made| made.1);
     assert!(matches!(refused, Err(CreateError::Exhausted(_))), "{refused:?}");
     first.destroy().await;
     let again = world.create("hot", 1000).await.unwrap().1;
-    assert_eq!(again, in_its(Fleet::High), "the control");
+    assert_eq!(again, in_its(Class::High), "the control");
     assert_eq!(high.sandboxes(), 0);
     // The other way round as well.
     let (_cold, stand) = world.create("cold", 500).await.unwrap();
-    assert_eq!(stand.map(Stand::name), Some("high; spilled"));
+    assert_eq!(stand.unwrap().to_string(), "high; spilled");
     assert_eq!(world.metrics.spilled(Class::Low).get(), 1);
 }
 

@@ -4,10 +4,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bowline_tests::patience;
+use bowline_tests::{Artifact, patience};
 use serde_json::json;
 
-use super::{Fleet, PATIENCE, agent_pid, file, greeter, greeting, node, place, processes_of, runs, shell, signal};
+use super::{
+    Fleet, PATIENCE, agent_pid, file, greeter, greeting, node, node_with, place, processes_of, runs, shell, signal,
+};
 
 /// The file of a server that greets.
 fn greeting_file(text: &str, policy: &str) -> String {
@@ -261,5 +263,34 @@ fn a_t13_without_its_file_a_broken_server_is_fenced_and_not_replaced() -> Result
         TcpStream::connect((address, 7070)).is_err()
             && processes_of(old["server"].as_str().context("no server")?).is_empty()
     );
+    Ok(())
+}
+
+/// What is held waits for a person, and whoever calls is told so, as something to be tried again.
+#[test]
+fn a_t12_a_call_for_an_account_whose_instance_is_held_is_told_to_try_again() -> Result<()> {
+    let node = node_with(&[("BOWLINE_INSTANCES", "process")])?;
+    let fleet = Fleet::of(&node);
+    let rest = format!(
+        "[[services]]\nname = \"mayfly\"\ncommand = {}\n[policy]\nrepair_attempts = 1\nbackoff_ms = 50\n",
+        shell("sleep 0.1; exit 1")
+    );
+    fleet.make("default", &file("default", 256, &rest))?;
+    fleet.until("default", "held", |shown| shown["state"] == "HELD")?;
+    fleet.lambda.deploy("hello", &Artifact::reactor()?, json!({}))?;
+    let refused = fleet.lambda.invoke("hello", &json!({"name": "ada"}))?.expect(503)?;
+    ensure!(refused.error() == "ServiceException", "{}", refused.error());
+    let told = refused.json().to_string();
+    for says in ["`default`", "is held", "bowline instance resume default", "try again"] {
+        ensure!(told.contains(says), "no `{says}` in {told}");
+    }
+    // The control: with the cause gone and somebody's word the same call is served.
+    fleet.put("default", &file("default", 256, ""))?;
+    fleet
+        .lambda
+        .post("/v1/instances/default/resume", &json!({}))?
+        .expect(200)?;
+    fleet.running("default")?;
+    fleet.lambda.invoke("hello", &json!({"name": "ada"}))?.expect(200)?;
     Ok(())
 }

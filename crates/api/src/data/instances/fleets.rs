@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bowline_capacity::fleet::Criteria;
 use bowline_capacity::rate::Window;
-use bowline_inventory::fleets::{FleetsView, VersionView};
+use bowline_inventory::fleets::{Acquisition, FleetView, FleetsView, VersionView};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::super::{Ask, time};
 use crate::body::Body;
 use crate::reply;
 
-/// By what a version is sent to the fleet for those that are called often. What is missing is as for everybody.
+/// By what a version is sent to a fleet. What is missing is as for everybody.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FleetCriteria {
@@ -24,7 +24,7 @@ pub struct FleetCriteria {
     window_seconds: u64,
     /// From so many requests a second on a version belongs to the high fleet.
     promote_at: f64,
-    /// Below so many it belongs to the low one again; not above `promote_at`.
+    /// Below so many it leaves that one again; not above `promote_at`. Other fleets are left as far below their line.
     demote_at: f64,
     /// How long it stays where it is at least.
     dwell_seconds: u64,
@@ -70,11 +70,39 @@ impl From<FleetCriteria> for Criteria {
 /// An account's fleets on this node.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Fleets {
-    /// Whether its instances are in fleets: whether the file of one says `fleet = "high"`.
+    /// Whether its instances are in fleets: whether the file of one says `fleet = "high"` or, say, `"10+"`.
     in_use: bool,
     criteria: FleetCriteria,
-    /// Those that were called lately, or are in the high fleet.
+    /// The fleet for the fewest requests first.
+    fleets: Vec<Fleet>,
+    /// Those that were called lately, or are above the low fleet.
     versions: Vec<FleetVersion>,
+    /// The last hundred sandboxes that fleets had their instances make, the latest last.
+    acquired: Vec<Acquired>,
+}
+
+/// A fleet: the instances for versions whose requests within the window lie in its band.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Fleet {
+    /// `low`, `high`, or such as `10+`.
+    fleet: String,
+    /// With so many requests its band begins; it ends where that of the next fleet begins.
+    from: u64,
+    instances: Vec<String>,
+}
+
+/// A fleet had one of its instances make a sandbox.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Acquired {
+    at: String,
+    function: String,
+    version: String,
+    /// Requests for it within the window.
+    count: u64,
+    fleet: String,
+    instance: String,
+    /// Whether its own fleet had no room.
+    spilled: bool,
 }
 
 /// Where a version belongs, and why.
@@ -82,8 +110,8 @@ pub struct Fleets {
 pub struct FleetVersion {
     function: String,
     version: String,
-    /// `low` or `high`.
-    fleet: &'static str,
+    /// `low`, `high`, or such as `10+`.
+    fleet: String,
     /// Missing if it was never elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
@@ -105,7 +133,33 @@ impl From<FleetsView> for Fleets {
         Self {
             in_use: view.has_fleets,
             criteria: FleetCriteria::from(&view.criteria),
+            fleets: view.fleets.into_iter().map(Fleet::from).collect(),
             versions: view.versions.into_iter().map(FleetVersion::from).collect(),
+            acquired: view.acquired.into_iter().map(Acquired::from).collect(),
+        }
+    }
+}
+
+impl From<FleetView> for Fleet {
+    fn from(view: FleetView) -> Self {
+        Self {
+            fleet: view.class.to_string(),
+            from: view.from,
+            instances: view.instances,
+        }
+    }
+}
+
+impl From<Acquisition> for Acquired {
+    fn from(acquisition: Acquisition) -> Self {
+        Self {
+            at: time::text(acquisition.at),
+            function: acquisition.function,
+            version: acquisition.version,
+            count: acquisition.count,
+            fleet: acquisition.stand.fleet.to_string(),
+            instance: acquisition.instance,
+            spilled: acquisition.stand.is_spilled,
         }
     }
 }
@@ -119,7 +173,7 @@ impl From<VersionView> for FleetVersion {
         Self {
             function: view.function,
             version: view.version,
-            fleet: view.class.name(),
+            fleet: view.class.to_string(),
             since: (view.since.as_micros() > 0).then(|| time::text(view.since)),
             count: view.count,
             buckets: view.buckets.into_iter().map(bucket).collect(),
