@@ -184,6 +184,11 @@ impl Client {
         Self::with(endpoint, None, None)
     }
 
+    /// A client that signs with these.
+    pub fn signing(endpoint: &str, credentials: Credentials) -> Self {
+        Self::with(endpoint, None, Some(credentials))
+    }
+
     fn with(endpoint: &str, ca: Option<&Path>, credentials: Option<Credentials>) -> Self {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)

@@ -114,3 +114,46 @@ fn stops_when_told(demo: &mut Command, folder: &Path) -> Result<()> {
     ensure!(processes_of(folder)? == 0, "a process is left");
     Ok(())
 }
+
+/// Each part judges itself; what it tells is looked at again here.
+#[test]
+fn the_demo_of_capacity_foresees_a_spike_replaces_an_instance_and_rolls_out_without_an_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut demo = Command::new(binary()?);
+    let output = demo
+        .args(["demo", "capacity", "--json"])
+        .env("TMPDIR", folder.path())
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.success(),
+        "{}: {told}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+    );
+    let shown: Value = serde_json::from_slice(&output.stdout).context("no JSON")?;
+    let parts = shown["parts"].as_array().context("no list of parts")?;
+    let names: Vec<&Value> = parts.iter().map(|part| &part["part"]).collect();
+    ensure!(
+        shown["right"] == true && names == ["spike", "loss", "rollout"],
+        "{shown}"
+    );
+    let [spike, loss, rollout] = [0, 1, 2].map(|at| &parts[at]["facts"]);
+    ensure!(
+        spike["announced"]["rungs"] == serde_json::json!(["warming-pool", "warming-pool", "warming-pool"]),
+        "{spike}"
+    );
+    let by_surprise = spike["surprise"]["rungs"].as_array().context("no control")?;
+    ensure!(
+        by_surprise.len() == 3 && !by_surprise.iter().any(|rung| rung == "warming-pool"),
+        "{spike}"
+    );
+    ensure!(loss["killed"] != loss["replacement"] && loss["lost"] == 0, "{loss}");
+    ensure!(
+        rollout["errors"] == 0 && rollout["answers"]["1"].is_u64() && rollout["answers"]["2"].is_u64(),
+        "{rollout}"
+    );
+    ensure!(left_in(folder.path())?.is_empty(), "{:?}", left_in(folder.path())?);
+    ensure!(processes_of(folder.path())? == 0, "a process is left");
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! `bowline demo`: a node with the example functions on it, each deployed and invoked before your eyes.
 
+mod capacity;
 mod checkpoint;
 mod examples;
 
@@ -50,6 +51,8 @@ pub struct Args {
 enum Show {
     /// Move a function among three nodes while it runs, and kill one of them on the way (needs PostgreSQL's programs).
     Checkpoint,
+    /// Meet a spike that was announced, lose an instance, and roll out a new version under load.
+    Capacity,
 }
 
 /// What became of an example.
@@ -82,10 +85,12 @@ enum Outcome {
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let examples = examples_folder()?;
-    if let Some(Show::Checkpoint) = args.show {
-        return checkpoint::run(&examples, output);
+    match args.show {
+        Some(Show::Checkpoint) => return checkpoint::run(&examples_folder()?, output),
+        Some(Show::Capacity) => return capacity::run(output),
+        None => {}
     }
+    let examples = examples_folder()?;
     let temporary = match args.data {
         Some(_) => None,
         None => Some(tempfile::tempdir().context("cannot make a temporary folder")?),
