@@ -9,6 +9,7 @@ mod churn;
 mod client;
 mod cold;
 mod density;
+mod fleets;
 mod instances;
 mod invoke;
 mod neighbours;
@@ -76,6 +77,8 @@ enum Name {
     Vm,
     /// Warm invocations on a process instance beside those in the node
     Instances,
+    /// A function that is called often beside many that are not, on one mixed fleet and on two
+    Fleets,
     /// Cold starts and wasted memory of what is kept warm, beside other policies, on traces
     Capacity,
     /// Where calls run in a cluster of ten nodes, with stub sandboxes
@@ -111,7 +114,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         bail!(
             "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, vm, instances, \
-             capacity, placement, churn, capacity-load or all"
+             fleets, capacity, placement, churn, capacity-load or all"
         );
     }
     let mut rows = Vec::new();
@@ -169,6 +172,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Instances) {
         rows.extend(instances::measure(&subjects, effort).context("`instances` cannot be measured")?);
+    }
+    if wants(Name::Fleets) {
+        rows.extend(fleets::measure(&subjects, effort).context("`fleets` cannot be measured")?);
     }
     if wants(Name::Checkpoint) {
         rows.extend(checkpoint::measure(&subjects, effort).context("`checkpoint` cannot be measured")?);

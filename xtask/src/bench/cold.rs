@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bowline_tests::node::Settings;
 use bowline_tests::python::Python;
 use bowline_tests::{Artifact, Node, patience, place};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ use crate::shell;
 const WASM_FUNCTIONS: usize = 200;
 /// First invocations of each Linux runtime, as many of the reference.
 const LINUX_FUNCTIONS: usize = 25;
+/// First invocations with and without cells that wait.
+const POOL_FUNCTIONS: usize = 100;
 /// Between first invocations, so that a pool of ready sandboxes may fill again. Both sides wait.
 const APART: Duration = Duration::from_millis(400);
 
@@ -27,7 +30,7 @@ pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     rows.push(wasm(subjects, effort)?);
     rows.push(native(subjects)?);
     match Python::find()? {
-        Some(python) => rows.push(python_hello(subjects, &python)?),
+        Some(python) => rows.extend([python_hello(subjects, &python)?, pool(subjects)?]),
         None => progress("SKIPPED: there is no python3"),
     }
     if place::is_installed("node") {
@@ -185,6 +188,39 @@ fn python_hello(subjects: &Subjects, python: &Python) -> Result<Row> {
         0.15,
         &pairs(subjects, &artifact, &mut reference)?,
     )
+}
+
+/// What a first invocation takes beyond a warm one, beside a node in which no cell waits (14/T-N2). Each function goes
+/// once it was measured: a hundred Python programs would be another load.
+fn pool(subjects: &Subjects) -> Result<Row> {
+    progress("first invocations of a Python function, beside those that nothing waits for");
+    let without = Settings {
+        environment: vec![("BOWLINE_PREWARMED".into(), "0".into())],
+        ..Settings::default()
+    };
+    let nodes = [subjects.start_node()?, Node::start_build(&subjects.node, without)?];
+    let mut connections = Vec::new();
+    for node in &nodes {
+        connections.push(Connection::open(&node.address())?);
+    }
+    let (artifact, mut delays) = (Artifact::python()?, [Vec::new(), Vec::new()]);
+    for number in 0..POOL_FUNCTIONS {
+        let name = format!("f{number}");
+        for node in &nodes {
+            node.lambda().create(&name, &artifact, json!({}))?.expect(201)?;
+            node.lambda().wait_until_active(&name)?;
+        }
+        patience::rest(APART);
+        for ((node, connection), delays) in nodes.iter().zip(&mut connections).zip(&mut delays) {
+            let first = millis(connection.invoke(&name, "")?);
+            delays.push(first - millis(connection.invoke(&name, "")?));
+            let path = format!("/2015-03-31/functions/{name}");
+            node.lambda().delete(&path)?.expect(204)?;
+        }
+    }
+    let [ours, control] = delays.map(median);
+    let row = "Python: start delay where a cell waits, beside a node where none does, p50 of 100";
+    Ok(Row::judged(row, "ms", Goal::RatioAtMost(0.2), ours, Some(control)))
 }
 
 fn node_hello(subjects: &Subjects) -> Result<Row> {
