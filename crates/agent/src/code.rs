@@ -1,11 +1,14 @@
 //! Code on its way to an agent that does not see the node's folders.
 //!
 //! ```text
-//!   node: OfferCode(digest) ─▶ agent: HaveCode
-//!                          └─▶ agent: WantCode ─▶ node: CodePiece … CodePiece(empty), CodeEnd(hash of all) ─▶ HaveCode
+//!   laid:    node: links beside the agent, in a folder that it reads ([`laid`])
+//!   carried: node: OfferCode(digest) ─▶ agent: HaveCode
+//!                                   └─▶ agent: WantCode ─▶ node: CodePiece … CodePiece(empty), CodeEnd(hash of all) ─▶ HaveCode
 //! ```
 //! What is sent is the folder as an archive. The agent compares its hash before the folder gets its name, which is the
 //! digest of the package: a folder with that name is whole.
+
+mod laid;
 
 use std::fs;
 use std::io::{self, Read};
@@ -29,16 +32,44 @@ const ARCHIVE_BYTES_MAX: u64 = 11 * 1024 * 1024 * 1024;
 
 /// Sees to it that the agent has all code of a version.
 pub(crate) async fn ensure(link: &Inner, version: &VersionSpec) -> io::Result<()> {
-    if link.code == CodeWay::Shared {
-        return Ok(());
-    }
     for code in std::iter::once(&version.code).chain(&version.layers) {
-        if !link.carried.lock().contains(&code.digest) {
-            send(link, code).await?;
-            link.carried.lock().insert(code.digest);
+        let Some(delivery) = link.contents.deliver(&code.digest) else {
+            continue;
+        };
+        match &link.code {
+            CodeWay::Shared => {}
+            CodeWay::Laid(folder) => {
+                let alone = link.laying.clone().lock_owned().await;
+                laid::lay(alone, code, folder.clone()).await?;
+            }
+            CodeWay::Carried => send(link, code).await?,
         }
+        delivery.done();
     }
     Ok(())
+}
+
+/// Forgets what is not in use, of what was laid beside the agent.
+pub(crate) async fn clear(link: &Inner, folder: &Path, in_use: Vec<Digest>) -> io::Result<()> {
+    let alone = link.laying.clone().lock_owned().await;
+    let in_use = link.contents.keep(in_use);
+    laid::clear(alone, folder.to_owned(), in_use).await
+}
+
+/// A version's specification as the agent is to read it.
+pub(crate) fn told(link: &Inner, version: &VersionSpec) -> SpecMessage {
+    let mut spec = SpecMessage::from(version);
+    if let CodeWay::Laid(folder) = &link.code {
+        localise(&mut spec, folder);
+    }
+    spec
+}
+
+/// Has a specification name the folders of code that lie in this one.
+fn localise(spec: &mut SpecMessage, folder: &Path) {
+    for code in std::iter::once(&mut spec.code).chain(&mut spec.layers) {
+        code.path = folder.join(code.digest.to_string());
+    }
 }
 
 async fn send(link: &Inner, code: &CodeDir) -> io::Result<()> {
@@ -125,9 +156,7 @@ impl CodeStore {
 
     /// Has a specification name the folders of this machine.
     pub(crate) fn localise(&self, spec: &mut SpecMessage) {
-        for code in std::iter::once(&mut spec.code).chain(&mut spec.layers) {
-            code.path = self.place(&code.digest);
-        }
+        localise(spec, &self.folder);
     }
 
     /// Takes code that is offered, unless it is there.
@@ -182,16 +211,21 @@ impl CodeStore {
 
     /// Forgets what is not in use.
     pub(crate) fn keep(&self, in_use: &[Digest]) -> io::Result<()> {
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let digest = name.to_str().and_then(|name| name.parse::<Digest>().ok());
-            if digest.is_some_and(|digest| !in_use.contains(&digest)) {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-        Ok(())
+        keep(&self.folder, in_use)
     }
+}
+
+/// Removes the folders of code that is not in use.
+fn keep(folder: &Path, in_use: &[Digest]) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let digest = name.to_str().and_then(|name| name.parse::<Digest>().ok());
+        if digest.is_some_and(|digest| !in_use.contains(&digest)) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn unpack(pieces: mpsc::Receiver<Bytes>, target: &Path) -> io::Result<()> {

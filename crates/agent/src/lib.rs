@@ -12,6 +12,7 @@
 
 pub mod channel;
 pub mod code;
+mod contents;
 pub mod host;
 pub mod link;
 pub mod message;
@@ -22,6 +23,7 @@ pub mod service;
 pub mod wire;
 
 pub use channel::{Accept, ByteStream, Channel, Dial, UnixAccept, UnixDial};
+pub use contents::{CodeThere, Inventory, SandboxThere};
 pub use host::{Host, HostOptions, Stopped};
 pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost, Parted};
 pub use remote::{Leg, Remote, RemoteSandbox};

@@ -6,8 +6,8 @@
 //! A link that is lost never comes back: whoever holds it fences the instance and begins anew with a greater epoch.
 
 use std::any::Any;
-use std::collections::HashSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,11 +15,12 @@ use std::time::Duration;
 use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::SandboxKind;
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::channel::Dial;
+use crate::code;
+use crate::contents::{Contents, Inventory};
 use crate::message::{Hello, Keep, NotParted, Part, Refusal, Welcome};
 use crate::service::{Serve, ServiceNews};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
@@ -34,10 +35,12 @@ const BEATS: u32 = 4;
 const NEWS_MAX: usize = 64;
 
 /// How the agent comes by code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CodeWay {
     /// It sees the node's folders.
     Shared,
+    /// The node lays it into this folder, which the agent reads and nobody else.
+    Laid(PathBuf),
     /// By the channel; it keeps what it got.
     Carried,
 }
@@ -124,8 +127,10 @@ pub(crate) struct Inner {
     /// Held while one is.
     parts: tokio::sync::Mutex<()>,
     orders: mpsc::UnboundedSender<Order>,
-    /// Code that the agent is known to have.
-    pub carried: Mutex<HashSet<Digest>>,
+    /// What is there, code and sandboxes.
+    pub contents: Arc<Contents>,
+    /// Held while code is laid or removed.
+    pub laying: Arc<tokio::sync::Mutex<()>>,
     /// Sandboxes that live there, and the memory they may use.
     pub sandboxes: AtomicU64,
     pub held_mib: AtomicU64,
@@ -170,7 +175,8 @@ impl Link {
             parting: AtomicBool::new(false),
             parts: tokio::sync::Mutex::default(),
             orders,
-            carried: Mutex::default(),
+            contents: Arc::default(),
+            laying: Arc::default(),
             sandboxes: AtomicU64::new(0),
             held_mib: AtomicU64::new(0),
             memory_mib: options.memory_mib.unwrap_or(u64::MAX),
@@ -233,6 +239,11 @@ impl Link {
         self.inner.sandboxes.load(Ordering::Relaxed)
     }
 
+    /// What is there now: code, and sandboxes.
+    pub fn inventory(&self) -> Inventory {
+        self.inner.contents.inventory()
+    }
+
     /// The sum of their memory limits, in MiB.
     pub fn held_mib(&self) -> u64 {
         self.inner.held_mib.load(Ordering::Relaxed)
@@ -290,10 +301,17 @@ impl Link {
 
     /// Says which code is still in use; the agent forgets what else it was sent.
     pub async fn keep_code(&self, digests: &[Digest]) -> io::Result<()> {
-        if self.inner.code == CodeWay::Shared {
-            return Ok(());
-        }
-        let kept = timeout(KEEP_MAX, self.try_keep(digests)).await;
+        let keeping = async {
+            match &self.inner.code {
+                CodeWay::Shared => {
+                    self.inner.contents.keep(digests.to_vec());
+                    Ok(())
+                }
+                CodeWay::Laid(folder) => code::clear(&self.inner, folder, digests.to_vec()).await,
+                CodeWay::Carried => self.try_keep(digests).await,
+            }
+        };
+        let kept = timeout(KEEP_MAX, keeping).await;
         kept.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {KEEP_MAX:?}")))?
     }
 
@@ -301,9 +319,8 @@ impl Link {
         let mut framed = self.inner.open().await?;
         let keep = Keep {
             epoch: self.inner.epoch,
-            digests: digests.to_vec(),
+            digests: self.inner.contents.keep(digests.to_vec()),
         };
-        self.inner.carried.lock().retain(|digest| digests.contains(digest));
         framed.put_json(Kind::Keep, &keep);
         framed.flush().await?;
         // The agent closes the channel when it is done.

@@ -19,6 +19,7 @@ use bowline_sandbox::{
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::code;
+use crate::contents::Line;
 use crate::link::{Inner, Link};
 use crate::message::{Attach, Create, Created, Judge, NotCreated, Question, Verdict, invoke};
 use crate::wire::{self, Framed, Kind, WireError};
@@ -72,10 +73,11 @@ impl Remote {
     /// The same as [`Backend::create`], for whoever follows what runs there leg by leg.
     pub async fn make(&self, version: &VersionSpec, log: Arc<dyn LogSink>) -> Result<RemoteSandbox, CreateError> {
         let held = Held::take(&self.link, version)?;
-        let created = within(WORK_MAX, self.try_create(version, &log)).await;
+        let created = within(WORK_MAX, self.try_create((version, &held.line), &log)).await;
         let created = created.map_err(CreateError::Backend)?;
         let (framed, created) = created.map_err(CreateError::from)?;
         let resident_bytes = held.at_most(created.resident_bytes);
+        held.line.is_ready();
         Ok(self.sandbox(framed, (held, resident_bytes), log))
     }
 
@@ -87,6 +89,7 @@ impl Remote {
         log: Arc<dyn LogSink>,
     ) -> io::Result<RemoteSandbox> {
         let held = Held::take(&self.link, version).map_err(io::Error::other)?;
+        held.line.is_ready();
         let mut framed = self.link.open().await?;
         let attach = Attach {
             epoch: self.link.epoch,
@@ -119,7 +122,7 @@ impl Remote {
         let judge = Judge {
             epoch: self.link.epoch,
             question,
-            spec: version.into(),
+            spec: code::told(&self.link, version),
         };
         framed.put_json(Kind::Judge, &judge);
         framed.flush().await?;
@@ -137,14 +140,15 @@ impl Remote {
 
     async fn try_create(
         &self,
-        version: &VersionSpec,
+        (version, line): (&VersionSpec, &Line),
         log: &Arc<dyn LogSink>,
     ) -> io::Result<Result<(Framed, Created), NotCreated>> {
         code::ensure(&self.link, version).await?;
+        line.is_made();
         let mut framed = self.link.open().await?;
         let create = Create {
             epoch: self.link.epoch,
-            spec: version.into(),
+            spec: code::told(&self.link, version),
         };
         framed.put_json(Kind::Create, &create);
         framed.flush().await?;
@@ -206,6 +210,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 struct Held {
     link: Arc<Inner>,
     mib: u64,
+    line: Line,
 }
 
 impl Held {
@@ -222,6 +227,7 @@ impl Held {
         })?;
         link.sandboxes.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
+            line: link.contents.enter(version),
             link: link.clone(),
             mib,
         })
@@ -312,6 +318,7 @@ impl RemoteSandbox {
 
     /// Hands an invocation over, and follows it to its end, or until it parts.
     pub async fn send(&mut self, invocation: Invocation) -> Leg {
+        self.held.line.is_used();
         wire::put(&mut self.framed.out, Kind::Invoke, |out| invoke::put(out, &invocation));
         self.budget = invocation.deadline.budget;
         let ways = (invocation.sink, invocation.platform);
@@ -420,4 +427,4 @@ impl Sandbox for RemoteSandbox {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -292,6 +292,7 @@ async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> 
         Operation::ReportInstance => instances::report(ask, body).await,
         Operation::ResumeInstance => instances::resume(ask).await,
         Operation::ShowInstanceHistory => instances::history(ask).await,
+        Operation::ShowInstanceInventory => instances::inventory(ask).await,
         Operation::PutInstanceFile => instances::files::put(ask, body).await,
         Operation::GetInstanceFile => instances::files::get(ask).await,
         Operation::ListInstanceFiles => instances::files::list(ask).await,

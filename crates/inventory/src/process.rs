@@ -1,7 +1,7 @@
 //! Servers that are processes: an agent in control groups and a file system of its own.
 //!
 //! ```text
-//!   DATA/instances/SERVER/   agent.sock, agent.log, place.json, state/      (goes with the server)
+//!   DATA/instances/SERVER/   agent.sock, agent.log, place.json, state/, code/      (goes with the server)
 //!   DATA/volumes/ACCOUNT/SOURCE                                             (outlives it)
 //! ```
 
@@ -30,8 +30,8 @@ use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// How long a killed agent may take to be reaped.
 const REAP_MAX: Duration = Duration::from_secs(5);
-/// Folders of the node's data that an agent reads.
-const SHOWN: [&str; 2] = ["code", "wasm"];
+/// The folder of the node's data that all agents read: compiled modules.
+const MODULES: &str = "wasm";
 
 /// How to make a [`ProcessProvider`].
 #[derive(Clone, Debug)]
@@ -78,6 +78,11 @@ impl ProcessProvider {
         self.root().join(server)
     }
 
+    /// Where the node lays the code that runs in a server; the server reads it.
+    fn code(&self, server: &str) -> PathBuf {
+        self.folder(server).join("code")
+    }
+
     fn volume(&self, order: &ServerOrder, source: &str) -> PathBuf {
         self.options
             .data
@@ -108,7 +113,7 @@ impl ProcessProvider {
                 read_only: volume.mode == Mode::Ro,
             });
         }
-        let shown = SHOWN.map(|name| self.options.data.join(name));
+        let shown = [self.options.data.join(MODULES), self.code(&order.server)];
         shown.iter().try_for_each(|folder| private(folder))?;
         Ok(PlaceView {
             groups: place.groups().to_vec(),
@@ -137,7 +142,7 @@ impl ProcessProvider {
             .arg("--state")
             .arg(folder.join("state"))
             .arg("--modules")
-            .arg(self.options.data.join("wasm"))
+            .arg(self.options.data.join(MODULES))
             .arg("--prewarmed")
             .arg(self.options.prewarmed.to_string())
             .arg("--prewarmed-memory")
@@ -182,7 +187,7 @@ impl Provider for ProcessProvider {
         self.children.lock().insert(order.server.clone(), child);
         Ok(Reached {
             dial: Arc::new(UnixDial(socket)),
-            code: CodeWay::Shared,
+            code: CodeWay::Laid(self.code(&order.server)),
             detail,
             machine: None,
             has_waited: false,

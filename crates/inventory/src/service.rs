@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+pub use bowline_agent::{CodeThere, Inventory, SandboxThere};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
@@ -605,6 +606,13 @@ impl Handle {
     pub async fn list(&self, account: &AccountId) -> Result<Vec<View>, Error> {
         let found = self.shared.book.instances(Some(account)).await?;
         Ok(found.into_iter().map(|kept| self.view(kept.record)).collect())
+    }
+
+    /// What is on an instance: code and sandboxes.
+    pub async fn inventory(&self, account: &AccountId, name: &str) -> Result<Inventory, Error> {
+        let instance = self.instance(account, name).await?;
+        let link = self.shared.roster.link(&instance.account, &instance.name);
+        Ok(link.map(|link| link.inventory()).unwrap_or_default())
     }
 
     pub async fn events(&self, account: &AccountId, name: &str) -> Result<Vec<Event>, Error> {

@@ -9,7 +9,9 @@ mod fleets;
 mod functions;
 mod machines;
 mod schedules;
+mod sandboxes;
 mod suspended;
+mod versions;
 
 use std::io::Read as _;
 use std::net::TcpStream;

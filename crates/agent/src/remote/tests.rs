@@ -52,7 +52,7 @@ impl Grip {
         control.flush().await.unwrap();
         tokio::spawn(async move { while let Ok(Some(_)) = control.next().await {} });
         let (link, _news) = connecting.await.unwrap().unwrap();
-        link.inner.carried.lock().insert(version().code.digest);
+        link.inner.contents.deliver(&version().code.digest).unwrap().done();
         Self { link, accept, _news }
     }
 
@@ -78,7 +78,7 @@ impl Grip {
     }
 }
 
-fn version() -> Arc<VersionSpec> {
+pub(crate) fn version() -> Arc<VersionSpec> {
     Arc::new(VersionSpec {
         account: AccountId::default_account(),
         region: "us-east-1".to_owned(),
@@ -197,7 +197,7 @@ async fn questions_of_an_agent_that_is_silent_end() {
 #[tokio::test(start_paused = true)]
 async fn code_that_is_never_taken_is_not_sent_for_ever() {
     let mut held = Grip::take().await;
-    held.link.inner.carried.lock().clear();
+    held.link.inner.contents.keep(Vec::new());
     let remote = held.remote();
     let checking = tokio::spawn(async move { remote.check(&version()).await.map_err(|error| error.to_string()) });
     let _silent = held.asked().await;

@@ -9,7 +9,7 @@ pub mod fleets;
 use bowline_foundation::id::AccountId;
 use bowline_inventory::book::Caller;
 use bowline_inventory::model::{Assignment, Event, MachineFacts};
-use bowline_inventory::service::{Creation, View};
+use bowline_inventory::service::{CodeThere, Creation, Inventory, SandboxThere, View};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -181,6 +181,72 @@ pub struct AssignmentView {
 pub struct InstanceHistory {
     events: Vec<EventView>,
     assignments: Vec<AssignmentView>,
+}
+
+/// What is on an instance. Numbers tell the order of what happened there: a greater one is later.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = InstanceInventory)]
+pub struct InventoryView {
+    code: Vec<CodeView>,
+    sandboxes: Vec<SandboxView>,
+}
+
+/// A package on an instance, or the layers of a version.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = InstanceCode)]
+pub struct CodeView {
+    /// SHA-256, in hexadecimal digits.
+    digest: String,
+    begun: u64,
+    /// When it was whole; missing while it is on its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    there: Option<u64>,
+}
+
+/// A sandbox on an instance.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = InstanceSandbox)]
+pub struct SandboxView {
+    /// When it was asked for, which names it on its instance.
+    id: u64,
+    function: String,
+    version: String,
+    /// The digest of its package.
+    code: String,
+    memory_mib: u32,
+    /// When its making began: its code was there. Missing before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made: Option<u64>,
+    /// When it was initialised; missing while it is being made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<u64>,
+    /// When its last invocation began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used: Option<u64>,
+}
+
+impl From<Inventory> for InventoryView {
+    fn from(inventory: Inventory) -> Self {
+        let code = |code: CodeThere| CodeView {
+            digest: code.digest.to_string(),
+            begun: code.begun,
+            there: code.there,
+        };
+        let sandbox = |sandbox: SandboxThere| SandboxView {
+            id: sandbox.begun,
+            function: sandbox.function,
+            version: sandbox.version,
+            code: sandbox.code.to_string(),
+            memory_mib: sandbox.memory.0,
+            made: sandbox.made,
+            ready: sandbox.ready,
+            used: sandbox.used,
+        };
+        Self {
+            code: inventory.code.into_iter().map(code).collect(),
+            sandboxes: inventory.sandboxes.into_iter().map(sandbox).collect(),
+        }
+    }
 }
 
 impl From<View> for InstanceView {
@@ -446,6 +512,24 @@ pub(super) async fn history(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
         assignments: assignments.into_iter().map(AssignmentView::from).collect(),
     };
     Ok(reply::json(StatusCode::OK, &history))
+}
+
+/// What is on an instance now: code, and sandboxes.
+#[utoipa::path(get, path = "/v1/instances/{instance}/inventory", tag = "instances",
+    operation_id = "ShowInstanceInventory",
+    params(
+        ("instance" = String, Path, description = "Its name"),
+        ("account" = Option<String>, Query, description = "Whose; the caller's if missing"),
+    ),
+    responses(
+        (status = 200, body = InventoryView),
+        (status = "default", body = ProblemView, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn inventory(ask: &Ask<'_>) -> Result<Response<Body>, Problem> {
+    let params = Params::read(ask.call.route.query, &["account"])?;
+    let account = ask.owner(&params)?.account;
+    let found = ask.instances()?.inventory(&account, &ask.call.route.resource).await?;
+    Ok(reply::json(StatusCode::OK, &InventoryView::from(found)))
 }
 
 impl From<bowline_inventory::service::Error> for Problem {

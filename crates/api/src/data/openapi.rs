@@ -28,7 +28,7 @@ use crate::reply;
         checkpoints::list, checkpoints::show, checkpoints::content, checkpoints::outcome, checkpoints::take,
         checkpoints::resume, checkpoints::relocate, checkpoints::delete,
         instances::create, instances::list, instances::show, instances::delete, instances::drain, instances::report,
-        instances::resume, instances::history, instances::files::put, instances::files::get, instances::files::list,
+        instances::resume, instances::history, instances::inventory, instances::files::put, instances::files::get, instances::files::list,
         instances::files::delete, instances::fleets::show, instances::fleets::set, instances::costs::put, instances::costs::list,
         serve,
     ),

@@ -91,6 +91,7 @@ rows! {
     ReportInstance POST ["instances", "{instance}", "report"];
     ResumeInstance POST ["instances", "{instance}", "resume"];
     ShowInstanceHistory GET ["instances", "{instance}", "history"];
+    ShowInstanceInventory GET ["instances", "{instance}", "inventory"];
     PutInstanceFile PUT ["instance-files", "{file}"];
     GetInstanceFile GET ["instance-files", "{file}"];
     ListInstanceFiles GET ["instance-files"];

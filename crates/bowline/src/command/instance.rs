@@ -224,7 +224,10 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         Action::Show { name, of } => {
             let mut instance = of.client().get(&of.instance(&name, ""))?;
             instance["history"] = of.client().get(&of.instance(&name, "/history"))?;
-            output.print(&instance, || shown(&instance) + &happened(&instance["history"]))?;
+            instance["inventory"] = of.client().get(&of.instance(&name, "/inventory"))?;
+            output.print(&instance, || {
+                shown(&instance) + &there(&instance["inventory"]) + &happened(&instance["history"])
+            })?;
         }
         Action::Drain { name, undo, of } => {
             let instance = of
@@ -435,6 +438,25 @@ fn machine(machine: &Value) -> Option<String> {
     ];
     let shown = || fields.iter().map(|(label, member)| field(label, &machine[*member]));
     machine.is_object().then(|| shown().collect())
+}
+
+/// The sandboxes on it.
+fn there(inventory: &Value) -> String {
+    let row =
+        |sandbox: &Value| ["id", "function", "version", "memory_mib", "code"].map(|member| cell(&sandbox[member]));
+    let rows: Vec<_> = inventory["sandboxes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(row)
+        .collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n{}",
+            table(["SANDBOX", "FUNCTION", "VERSION", "MEMORY MiB", "CODE"], &rows)
+        ),
+    }
 }
 
 fn happened(history: &Value) -> String {

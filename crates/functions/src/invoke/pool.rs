@@ -68,8 +68,10 @@ pub(crate) struct Pool {
     pub key: Box<str>,
     /// Set once the backend has prepared the version in this process.
     pub prepared: OnceCell<()>,
-    /// Whether it is being prepared while another version answers.
+    /// Whether it is being made ready while another version answers.
     pub preparing: AtomicBool,
+    /// Set once a sandbox of it has stood, or has failed by its own fault: no other version answers for it any more.
+    has_stood: AtomicBool,
     /// How many sandboxes are kept initialised.
     pub quota: Quota,
     /// Told when a sandbox becomes idle while invocations of the version wait for room.
@@ -212,9 +214,9 @@ impl Pool {
             version_text: parts.version.to_string().into(),
             identity: cluster::identity(&parts.spec),
             key: format!("{}:{}", parts.arn, parts.version).into(),
-            parts,
             prepared: OnceCell::new(),
             preparing: AtomicBool::new(false),
+            has_stood: AtomicBool::new(false),
             quota: Quota::default(),
             freed: Notify::new(),
             waiting: AtomicU32::new(0),
@@ -224,6 +226,7 @@ impl Pool {
             suspend: OnceLock::new(),
             mooring: Mooring::default(),
             idle: Mutex::default(),
+            parts,
         })
     }
 
@@ -274,7 +277,18 @@ impl Pool {
         slot
     }
 
+    /// Whether invocations find it as ready as it gets.
+    pub fn has_stood(&self) -> bool {
+        self.has_stood.load(Ordering::Acquire)
+    }
+
+    /// Says that it is: a sandbox of it stands, or cannot by the function's own fault.
+    pub fn stands(&self) {
+        self.has_stood.store(true, Ordering::Release);
+    }
+
     fn counted(&self, created: Created) -> Slot {
+        self.stands();
         self.parts.metrics.busy.inc();
         let micros = u32::try_from(created.init.as_micros()).unwrap_or(u32::MAX);
         self.start_micros.store(micros, Ordering::Relaxed);

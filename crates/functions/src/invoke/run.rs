@@ -340,7 +340,11 @@ pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option
             inner.foresight.arrived(pool);
             Some(slot)
         }
-        Err(_) => {
+        Err(failure) => {
+            if matches!(failure, NotCreated::Init(..)) {
+                // Whoever calls it is to be told.
+                pool.stands();
+            }
             tracing::debug!(function = %pool.parts.spec.function, "a sandbox cannot be started ahead of its call");
             None
         }

@@ -1,10 +1,13 @@
 //! An older version that answers while a newer one is made ready beside it.
 //!
 //! ```text
-//!   wanted is ready ─────────────────────────────────────────▶ wanted
+//!   wanted has stood ────────────────────────────────────────▶ wanted
 //!   $LATEST changes ─── its former code, within the bound ───▶ former      else: wait, or an error
-//!   version not ready ─ an older one is loaded, in bounds ───▶ older       else: wait
+//!   version never stood ─ an older one is loaded, in bounds ─▶ older       else: wait
 //! ```
+//! A version has stood once there was a sandbox of it: its code has been delivered where it runs, and initialised. While an
+//! older one answers, such a sandbox is made beside it.
+//!
 //! Without a bound `$LATEST` is as in Lambda: its former code answers until the new is ready, however long that
 //! takes, and a numbered version is never answered by another. The answer names the version that ran.
 
@@ -38,15 +41,15 @@ impl Inner {
     ) -> Result<Option<&'a Arc<Pool>>, Error> {
         let wanted = found.configuration;
         let pool = match found.readiness() {
-            Readiness::Ready(pool) if pool.prepared.initialized() && is_settled(wanted) => return Ok(Some(pool)),
             Readiness::Ready(pool) if !is_settled(wanted) => return self.former(entry, (pool, wanted), is_strict),
+            Readiness::Ready(pool) if pool.has_stood() => return Ok(Some(pool)),
             Readiness::Ready(pool) => Some(pool),
             Readiness::Pending => None,
             Readiness::Failed => return Err(refusals::in_state("Failed")),
         };
         let older = self.older(entry, wanted, is_strict);
-        if let (Some(_), Some(pool)) = (older, pool) {
-            self.prepare_beside(pool);
+        if let (Some(older), Some(pool)) = (older, pool) {
+            self.ready_beside(older, pool);
         }
         Ok(older.or(pool))
     }
@@ -84,17 +87,23 @@ impl Inner {
         pools.find(|pool| pool.prepared.initialized() && pool.standing() != Standing::Cold)
     }
 
-    /// Makes a version ready while another answers for it.
-    fn prepare_beside(self: &Arc<Self>, pool: &Arc<Pool>) {
+    /// Makes a version ready, with a sandbox, while another answers for it.
+    fn ready_beside(self: &Arc<Self>, older: &Pool, pool: &Arc<Pool>) {
         if pool.preparing.swap(true, Ordering::AcqRel) {
             return;
         }
+        tracing::info!(function = %pool.parts.spec.function, version = %pool.version_text,
+            code = %pool.parts.spec.code.digest, answers = %older.version_text,
+            "a version is made ready; an older one answers for it");
         let (inner, pool) = (self.clone(), pool.clone());
         self.runtime.spawn(async move {
-            if let Err(error) = inner.ensure_prepared(&pool).await {
-                tracing::warn!(function = %pool.parts.spec.function, version = %pool.version_text,
+            match inner.ensure_prepared(&pool).await {
+                Ok(()) => inner.clone().start_beside(pool.clone()).await,
+                Err(error) => tracing::warn!(function = %pool.parts.spec.function, version = %pool.version_text,
                     error = &error as &dyn std::error::Error,
-                    "a version cannot be made ready; an older one answers for it");
+                    "a version cannot be made ready; an older one answers for it"),
+            }
+            if !pool.has_stood() {
                 tokio::time::sleep(PAUSE).await;
             }
             pool.preparing.store(false, Ordering::Release);

@@ -62,6 +62,7 @@ pub struct Fake {
     kind: SandboxKind,
     pub counts: watch::Sender<Counts>,
     prepare_held: watch::Sender<bool>,
+    create_held: watch::Sender<bool>,
     /// Invocations of `{"do": "hold"}` wait as long as this is set; those of `{"do": "linger"}` are answered
     /// but not settled, and sandboxes of `{"do": "never-settle"}` must then be destroyed.
     held: watch::Sender<bool>,
@@ -85,6 +86,7 @@ impl Fake {
             kind,
             counts: watch::Sender::default(),
             prepare_held: watch::Sender::new(false),
+            create_held: watch::Sender::new(false),
             held: watch::Sender::new(true),
             streamed: watch::Sender::default(),
             preparing: Mutex::default(),
@@ -121,6 +123,11 @@ impl Fake {
 
     pub fn hold_prepares(&self, hold: bool) {
         self.prepare_held.send_replace(hold);
+    }
+
+    /// Whether sandboxes are begun and do not come.
+    pub fn hold_creations(&self, hold: bool) {
+        self.create_held.send_replace(hold);
     }
 
     pub fn hold_invocations(&self, hold: bool) {
@@ -218,6 +225,8 @@ impl Backend for FakeBackend {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
+        let mut held = self.0.create_held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
         match &*self.0.creating.lock() {
             Some(Script::InitError) => {
                 log.write(b"init goes wrong\n");

@@ -14,6 +14,7 @@ use bowline_store::blob::Blobs;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::fake::Script;
 use crate::world::{World, WorldSettings, caller, creation, request, target, update};
 
 const STALE: &str = "bowline:stale-seconds";
@@ -113,6 +114,53 @@ async fn f_t1_the_loaded_version_answers_while_the_newer_is_made_ready() {
         );
     }
     world.stop().await;
+}
+
+/// Publishes version 2 and waits until it has been made ready, as far as it is without a sandbox.
+async fn publish_second(world: &World) {
+    begin_update(world).await;
+    world.handle.settled(&target("f")).await.unwrap();
+}
+
+/// 06/T-F1, 06/T-F11: the older version answers until a sandbox of the newer one stands, however long its code has been
+/// ready; strict callers wait for that sandbox.
+#[tokio::test(start_paused = true)]
+async fn f_t1_the_loaded_version_answers_until_the_newer_has_a_sandbox() {
+    let (mut world, _) = world().await;
+    deploy(&world, Some(BOUND.as_secs())).await;
+    assert_eq!(code(&call(&world, "f:1", json!({}), false).await.unwrap()), "one");
+    publish_second(&world).await;
+    world.fake.hold_creations(true);
+    for _ in 0..3 {
+        assert_eq!(code(&call(&world, "f:2", json!({}), false).await.unwrap()), "one");
+    }
+    let strict = call(&world, "f:2", json!({}), true);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!strict.is_finished(), "it waits for version 2");
+    world.fake.hold_creations(false);
+    assert_eq!(code(&strict.await.unwrap()), "two");
+    for _ in 0..100 {
+        assert_eq!(code(&call(&world, "f:2", json!({}), false).await.unwrap()), "two");
+    }
+    world.stop().await;
+}
+
+/// A newer version that fails by its own fault says so to its callers; one for which the platform has no sandbox does not.
+#[tokio::test(start_paused = true)]
+async fn what_a_newer_version_does_wrong_is_told_to_its_callers() {
+    for (script, is_told) in [(Script::InitError, true), (Script::Broken, false)] {
+        let (mut world, _) = world().await;
+        deploy(&world, Some(BOUND.as_secs())).await;
+        call(&world, "f:1", json!({}), false).await.unwrap().unwrap();
+        publish_second(&world).await;
+        world.fake.create_as(Some(script));
+        let first = call(&world, "f:2", json!({}), false).await.unwrap();
+        assert_eq!(code(&first), "one", "it is found out beside");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let then = call(&world, "f:2", json!({}), false).await.unwrap().unwrap();
+        assert_eq!(then.result.is_err(), is_told);
+        world.stop().await;
+    }
 }
 
 /// The control: without the owner's word a version is never answered by another.

@@ -157,7 +157,7 @@ impl Driver {
                 epoch: server.epoch,
                 lease: self.shared.lease,
                 clock: self.shared.clock.clone(),
-                code: reached.code,
+                code: reached.code.clone(),
                 memory_mib: Some(reached.room_mib.unwrap_or(server.effective.memory_mib.into())),
             };
             match Link::connect(options).await {

@@ -1,0 +1,195 @@
+//! Sandboxes on instances: what they may use, and what becomes of it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use bowline_foundation::clock::Clock;
+use bowline_tests::{Artifact, patience};
+use serde_json::{Value, json};
+
+use super::{Fleet, PATIENCE, file, node, processes_of};
+
+/// A function that ends when it is told, or never.
+const SLEEPER: &[u8] = b"import time
+def handler(event, context):
+    time.sleep(event['seconds'])
+    return 'slept'
+";
+
+/// A number in a file of a process's control group for a controller, by either version's name of it.
+fn limit(process: u32, controller: &str, names: [&str; 2]) -> Result<Vec<u64>> {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+    let of = |line: &str, wanted: &str| {
+        line.split(':')
+            .nth(1)
+            .is_some_and(|names| names.split(',').any(|name| name == wanted))
+    };
+    let path = |line: &str| {
+        line.splitn(3, ':')
+            .nth(2)
+            .unwrap_or_default()
+            .trim_start_matches('/')
+            .to_owned()
+    };
+    let mut candidates: Vec<PathBuf> = Vec::new();
+    for line in groups.lines() {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        if of(line, controller) {
+            candidates.push(root.join(controller).join(path(line)).join(names[0]));
+        } else if line.starts_with("0::") {
+            candidates.push(root.join(path(line)).join(names[1]));
+        }
+    }
+    let text = candidates.iter().find_map(|file| fs::read_to_string(file).ok());
+    let text = text.with_context(|| format!("no limit in {candidates:?}"))?;
+    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+fn memory_max(process: u32) -> Result<u64> {
+    let found = limit(process, "memory", ["memory.limit_in_bytes", "memory.max"])?;
+    found.first().copied().context("memory without a limit")
+}
+
+fn cpu_max(process: u32) -> Result<u64> {
+    let found = limit(process, "cpu", ["cpu.cfs_quota_us", "cpu.max"])?;
+    found.first().copied().context("processors without a limit")
+}
+
+/// The processes of sandboxes on an instance: those whose memory has another limit than the instance.
+fn guests(shown: &Value) -> Result<Vec<u32>> {
+    let agent = super::agent_pid(shown)?;
+    let own = memory_max(agent)?;
+    let processes = processes_of(shown["server"].as_str().context("no server")?);
+    Ok(processes
+        .into_iter()
+        .filter(|process| memory_max(*process).is_ok_and(|limit| limit != own))
+        .collect())
+}
+
+/// 02/T-B1, 02/T-B9: only memory is said. The sandbox's control group has that limit of memory, and one of processor time;
+/// the instance that was picked offers at least both. What it has allocated rises by the request, and falls again.
+#[test]
+fn b_t1_b_t9_a_sandbox_has_its_limits_and_its_instance_accounts_for_it() -> Result<()> {
+    const MIB: u64 = 1024 * 1024;
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    fleet.make("tiny", &file("tiny", 200, ""))?;
+    fleet.make("shop", &file("shop", 1024, "cpu_millis = 1500\n"))?;
+    let shown = fleet.running("shop")?;
+    fleet.running("tiny")?;
+    let allocated = |name: &str| -> Result<Value> { Ok(fleet.show(name)?["held_mib"].clone()) };
+    ensure!(
+        allocated("shop")? == 0 && guests(&shown)?.is_empty(),
+        "the control: nothing runs there"
+    );
+    let artifact = Artifact::python_source(SLEEPER)?;
+    for (name, memory) in [("f", 256), ("g", 384)] {
+        fleet.lambda.deploy(name, &artifact, json!({ "MemorySize": memory }))?;
+    }
+    fleet.lambda.invoke("f", &json!({"seconds": 0}))?.expect(200)?;
+    ensure!(
+        allocated("shop")? == 256 && allocated("tiny")? == 0,
+        "one that offers as much was picked"
+    );
+    let first = guests(&shown)?;
+    ensure!(
+        !first.is_empty(),
+        "the sandbox's processes are in the instance's groups"
+    );
+    let agent = super::agent_pid(&shown)?;
+    for guest in &first {
+        ensure!(memory_max(*guest)? == 268_435_456, "{}", memory_max(*guest)?);
+        ensure!(memory_max(*guest)? <= memory_max(agent)? && memory_max(agent)? == 1024 * MIB);
+        ensure!(
+            cpu_max(*guest)? > 0 && cpu_max(*guest)? <= cpu_max(agent)?,
+            "processors: {}",
+            cpu_max(*guest)?
+        );
+    }
+    fleet.lambda.invoke("g", &json!({"seconds": 0}))?.expect(200)?;
+    ensure!(allocated("shop")? == 640);
+    ensure!(
+        guests(&shown)?
+            .iter()
+            .any(|guest| memory_max(*guest).ok() == Some(384 * MIB)),
+        "the other's own"
+    );
+    fleet.lambda.delete("/2015-03-31/functions/f")?.expect(200)?;
+    let fell = patience::until(PATIENCE, || (allocated("shop").ok()? == 384).then_some(()));
+    fell.with_context(|| format!("what was allocated does not fall: {:?}", allocated("shop")))?;
+    ensure!(
+        guests(&shown)?.iter().all(|guest| !first.contains(guest)),
+        "its processes are gone"
+    );
+    let request = fleet
+        .lambda
+        .get("/2015-03-31/functions/g/configuration")?
+        .expect(200)?
+        .json();
+    ensure!(request["MemorySize"] == 384, "{request}");
+    let said = request.to_string().to_lowercase();
+    ensure!(
+        !said.contains("cpu"),
+        "the request has no figure for processors: {said}"
+    );
+    Ok(())
+}
+
+/// 05/T-E10: what takes too long is ended at its time, its caller told so, and its capacity given back.
+fn ends_at_its_time(fleet: &Fleet, allocated: &dyn Fn() -> Option<u64>) -> Result<()> {
+    let artifact = Artifact::python_source(SLEEPER)?;
+    fleet
+        .lambda
+        .deploy("f", &artifact, json!({"MemorySize": 256, "Timeout": 2}))?;
+    let well = fleet.lambda.invoke("f", &json!({"seconds": 1}))?.expect(200)?;
+    ensure!(
+        well.json() == "slept",
+        "the control: within its time it ends by itself: {}",
+        well.json()
+    );
+    let before = allocated();
+    ensure!(before == Some(256), "{before:?}");
+    let clock = Clock::system();
+    let begin = clock.monotonic();
+    let reply = fleet.lambda.invoke("f", &json!({"seconds": 10}))?.expect(200)?;
+    let took = clock.monotonic().since(begin).as_secs_f64();
+    ensure!((1.7..2.3).contains(&took), "it was ended after {took} s");
+    ensure!(!reply.header("x-amz-function-error").is_empty(), "{}", reply.json());
+    let told = reply.json().to_string();
+    ensure!(told.contains("timed out after 2.00 seconds"), "{told}");
+    let back = patience::until(PATIENCE, || (allocated()? == 0).then_some(()));
+    back.with_context(|| format!("its capacity does not come back: {:?}", allocated()))
+}
+
+#[test]
+fn e_t10_a_run_on_an_instance_is_ended_at_its_time_and_its_capacity_returns() -> Result<()> {
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    fleet.make("shop", &file("shop", 512, ""))?;
+    let shown = fleet.running("shop")?;
+    ends_at_its_time(&fleet, &|| fleet.show("shop").ok()?["held_mib"].as_u64())?;
+    ensure!(guests(&shown)?.is_empty(), "nothing of it runs on");
+    Ok(())
+}
+
+#[test]
+fn e_t10_a_run_in_the_node_is_ended_at_its_time_and_its_capacity_returns() -> Result<()> {
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    let claimed = || {
+        let metrics = fleet.lambda.get("/metrics").ok()?;
+        let text = String::from_utf8(metrics.body).ok()?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("bowline_memory_claimed_bytes"))?;
+        let bytes: f64 = line.rsplit(' ').next()?.parse().ok()?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count of mebibytes"
+        )]
+        Some((bytes / 1024.0 / 1024.0) as u64)
+    };
+    ends_at_its_time(&fleet, &claimed)
+}
