@@ -9,6 +9,7 @@ mod admission;
 mod enter;
 mod fleets;
 mod foresight;
+mod inline;
 mod mounted;
 mod pace;
 mod payload;

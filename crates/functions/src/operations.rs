@@ -5,7 +5,7 @@
 
 pub(crate) mod aliases;
 pub(crate) mod attach;
-mod code;
+pub(crate) mod code;
 pub(crate) mod concurrency;
 pub(crate) mod create;
 pub(crate) mod delete;

@@ -17,6 +17,7 @@ mod guest_state;
 mod handover;
 mod images;
 mod independent;
+mod inline_code;
 mod instances;
 mod layers;
 mod lifecycle;

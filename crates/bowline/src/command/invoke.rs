@@ -4,6 +4,7 @@ mod local;
 mod stream;
 
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -12,9 +13,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use ureq::http::{HeaderMap, HeaderValue, Method};
 
-use super::deploy::Making;
+use super::deploy::{Deployable, Making};
 use crate::client::{Client, ClientError, Remote, escape, function_path};
 use crate::output::{self, Output};
+use crate::progress::Progress;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,6 +25,10 @@ pub struct Args {
     /// Run the code at this path once, without a node: whatever `bowline deploy` takes.
     #[arg(long, conflicts_with = "qualifier")]
     local: bool,
+    /// Run this code once in the place of the function's own, whatever `bowline deploy` takes but images; the function lets
+    /// it by `BOWLINE_CODE=request` in its environment.
+    #[arg(long, value_name = "PATH", conflicts_with = "local")]
+    code: Option<PathBuf>,
     /// The event: JSON, `@FILE`, or `-` for standard input.
     #[arg(short, long, value_name = "JSON", default_value = "{}")]
     data: String,
@@ -51,7 +57,10 @@ pub struct Invoked {
 }
 
 pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let event = read_event(&args.data)?;
+    let mut event = read_event(&args.data)?;
+    if let Some(path) = &args.code {
+        event = with_code(path, &event)?;
+    }
     if args.stream {
         return stream::run(&args, event, output);
     }
@@ -85,6 +94,20 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         elsewhere(&args.name)
     };
     Ok(ended(&args.name, invoked.function_error.as_deref(), &hint))
+}
+
+/// The event with the code that it is to run.
+fn with_code(path: &Path, event: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let wanted = Making::default().wanted(path.to_owned(), None);
+    let Deployable::Package(package) = Deployable::make(&wanted, &Progress::stderr())? else {
+        bail!(
+            "`{}` is a container image, which does not fit into an event",
+            path.display()
+        );
+    };
+    let event: Value = serde_json::from_slice(event).context("the event is no JSON")?;
+    let event = json!({ "bowline:code": BASE64.encode(&package.code), "bowline:event": event });
+    Ok(event.to_string().into_bytes())
 }
 
 /// Where the log of a function on a node is shown.

@@ -79,6 +79,7 @@ impl Inner {
         };
         let payload = payload::check(request.payload)?;
         let job = admitted.job(target, InvocationRequest { payload, ..request }, None);
+        let job = self.with_own_code(job).await?;
         Finish::new(run(self.clone(), job, None), self.runtime.clone()).await
     }
 
@@ -93,7 +94,7 @@ impl Inner {
         };
         let admitted = self.let_in(target, purpose).await?;
         request.payload = payload::check(request.payload)?;
-        Ok(admitted.job(target, request, None))
+        self.with_own_code(admitted.job(target, request, None)).await
     }
 
     /// Invokes a durable function for one of its executions, with an event that was made here.

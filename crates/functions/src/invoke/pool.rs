@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OnceCell};
 use super::admission::FunctionLive;
 use super::fleets::Mooring;
 use super::foresight::Arrivals;
+use super::inline;
 use super::mounted::Turns;
 use super::provision::Quota;
 use super::room::Claim;
@@ -54,7 +55,9 @@ pub(crate) struct PoolParts {
     /// The layers whose combination the specification names.
     pub layers: Vec<Digest>,
     /// Keeps the code and the layers on disk.
-    pub _code: Vec<Arc<CodeHold>>,
+    pub held: Vec<Arc<CodeHold>>,
+    /// Whether the code came with a request, and is nowhere else.
+    pub is_brought: bool,
 }
 
 /// Where one version, as configured at one moment, runs. A change of code or configuration makes another
@@ -70,6 +73,8 @@ pub(crate) struct Pool {
     pub prepared: OnceCell<()>,
     /// Whether it is being made ready while another version answers.
     pub preparing: AtomicBool,
+    /// Whether requests may bring the code that is to run.
+    pub takes_code: bool,
     /// Set once a sandbox of it has stood, or has failed by its own fault: no other version answers for it any more.
     has_stood: AtomicBool,
     /// How many sandboxes are kept initialised.
@@ -216,6 +221,7 @@ impl Pool {
             key: format!("{}:{}", parts.arn, parts.version).into(),
             prepared: OnceCell::new(),
             preparing: AtomicBool::new(false),
+            takes_code: inline::is_asked_for(&parts.spec.environment),
             has_stood: AtomicBool::new(false),
             quota: Quota::default(),
             freed: Notify::new(),
@@ -228,6 +234,26 @@ impl Pool {
             idle: Mutex::default(),
             parts,
         })
+    }
+
+    /// A place where other code runs by the same settings.
+    pub fn beside(&self, spec: VersionSpec, code: Arc<CodeHold>, metrics: FunctionMetrics) -> Arc<Self> {
+        let parts = &self.parts;
+        let parts = PoolParts {
+            name: parts.name.clone(),
+            spec: Arc::new(spec),
+            arn: parts.arn.clone(),
+            backend: parts.backend.clone(),
+            metrics,
+            live: parts.live.clone(),
+            used: parts.used.clone(),
+            arrivals: parts.arrivals.clone(),
+            layers: parts.layers.clone(),
+            held: parts.held.iter().cloned().chain([code]).collect(),
+            is_brought: true,
+            ..*parts
+        };
+        Self::new(parts, self.sizing.lock().clone())
     }
 
     /// How invocations are suspended, if they can be; the version has been prepared.

@@ -60,7 +60,7 @@ impl Job {
     }
 
     pub(super) fn may_be_handed_on(&self) -> bool {
-        self.platform.is_none() && !self.asks_for_checkpoints()
+        self.platform.is_none() && !self.asks_for_checkpoints() && !self.pool.parts.is_brought
     }
 
     fn asks_for_checkpoints(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::package::{self, PackageForm, PackageShape};
 use crate::service::Inner;
 
 /// A package that passed all checks; nothing of it is stored yet.
-pub(super) struct CheckedCode {
+pub(crate) struct CheckedCode {
     pub package: CodePackage,
     pub shape: PackageShape,
     bytes: Bytes,
@@ -81,6 +81,10 @@ impl CheckedCode {
             Ok(Self { package, shape, bytes })
         });
         task.await.map_err(Error::service)?
+    }
+
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
     }
 
     /// The kind of sandbox that runs the package.

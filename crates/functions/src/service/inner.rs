@@ -437,7 +437,8 @@ impl Inner {
             used: self.used.clone(),
             arrivals: self.foresight.arrivals.clone(),
             layers: configuration.layer_digests(),
-            _code: configuration.digests().map(|digest| self.code.hold(&digest)).collect(),
+            held: configuration.digests().map(|digest| self.code.hold(&digest)).collect(),
+            is_brought: false,
         };
         Pool::new(parts, sizing)
     }
