@@ -16,6 +16,7 @@ mod neighbours;
 mod placement;
 mod queue;
 mod runtime_api;
+mod start;
 mod stream;
 mod streaming;
 mod subject;
@@ -79,6 +80,8 @@ enum Name {
     Instances,
     /// A function that is called often beside many that are not, on one mixed fleet and on two
     Fleets,
+    /// How soon a call is answered, by where its sandbox comes from
+    Start,
     /// Cold starts and wasted memory of what is kept warm, beside other policies, on traces
     Capacity,
     /// Where calls run in a cluster of ten nodes, with stub sandboxes
@@ -115,6 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!(
             "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, vm, instances, \
              fleets, capacity, placement, churn, capacity-load or all"
+             start, capacity, placement, churn, capacity-load or all"
         );
     }
     let mut rows = Vec::new();
@@ -175,6 +179,9 @@ fn measure(arguments: &Arguments) -> Result<Vec<Row>> {
     }
     if wants(Name::Fleets) {
         rows.extend(fleets::measure(&subjects, effort).context("`fleets` cannot be measured")?);
+    }
+    if wants(Name::Start) {
+        rows.extend(start::measure(&subjects).context("`start` cannot be measured")?);
     }
     if wants(Name::Checkpoint) {
         rows.extend(checkpoint::measure(&subjects, effort).context("`checkpoint` cannot be measured")?);
