@@ -117,8 +117,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         bail!(
             "name what to measure: invoke, cold, density, neighbours, queue, stream, streaming, checkpoint, vm, instances, \
-             fleets, capacity, placement, churn, capacity-load or all"
-             start, capacity, placement, churn, capacity-load or all"
+             fleets, start, capacity, placement, churn, capacity-load or all"
         );
     }
     let mut rows = Vec::new();

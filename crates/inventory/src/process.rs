@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DATA/instances/SERVER/   agent.sock, agent.log, place.json, state/, code/      (goes with the server)
-//!   DATA/volumes/ACCOUNT/SOURCE                                             (outlives it)
+//!   DATA/volumes/ACCOUNT/SOURCE                                             (outlives it; with `.ext4` it is a virtual machine's)
 //! ```
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::file::{Kind, Mode};
-use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
+use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder, VOLUME_SUFFIX, other_kind};
 
 /// What a path of a Unix socket may be long.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -173,6 +173,15 @@ impl Provider for ProcessProvider {
     }
 
     async fn configure(&self, order: &ServerOrder) -> Result<(), ProvideError> {
+        for volume in &order.effective.volumes {
+            if self
+                .volume(order, &volume.source)
+                .with_extension(VOLUME_SUFFIX)
+                .exists()
+            {
+                return Err(ProvideError::Infeasible(other_kind(&volume.source, Kind::Vm)));
+            }
+        }
         let view = self
             .set_up(order)
             .map_err(ProvideError::failed("making the server's place"))?;

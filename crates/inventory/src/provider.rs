@@ -10,6 +10,14 @@ use bowline_foundation::id::AccountId;
 use crate::file::{Effective, Kind, Schedule};
 use crate::model::MachineFacts;
 
+/// What the files of virtual machines' volumes end with; the volumes of other kinds are folders.
+pub const VOLUME_SUFFIX: &str = "ext4";
+
+/// Why a volume of instances of kind `kind` is none for others.
+pub fn other_kind(source: &str, kind: Kind) -> String {
+    format!("volume `{source}` belongs to instances of kind `{kind}`, which keep it in another form: name another one")
+}
+
 /// A server that is to be.
 #[derive(Clone, Debug)]
 pub struct ServerOrder {

@@ -217,7 +217,7 @@ impl Place {
             control.attach(Box::new(move || asked.notify_one()));
         };
         heed();
-        let (sandbox, link) = (&mut self.sandbox, &self.link);
+        let (sandbox, link, whole) = (&mut self.sandbox, &self.link, &self.whole);
         let following = async {
             match event {
                 Some(event) => sandbox.send(event).await,
@@ -230,7 +230,7 @@ impl Place {
                 match control.wish() {
                     None => {}
                     Some(Wish::End) => return None,
-                    Some(Wish::Copy | Wish::Leave) => match link.part(run.id.as_str()).await {
+                    Some(Wish::Copy | Wish::Leave) => match whole.part(link, run.id.as_str()).await {
                         Ok(parted) => return Some(parted),
                         Err(reason) => {
                             control.take();

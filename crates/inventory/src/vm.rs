@@ -4,16 +4,19 @@
 //!   configure: the image of this very program, built if there is none ─▶ spin up: the golden snapshot of such machines,
 //!   made by one that boots if there is none ─▶ a machine from it ─▶ its port, a channel of many channels, to the agent
 //! ```
+//! A volume is a file system in a file, `DATA/volumes/ACCOUNT/SOURCE.ext4`, which outlives the machine. A golden snapshot has
+//! empty places for as many as its machines have; what is put there is mounted by the guest after it has begun.
+//!
 //! A machine can be taken away from its instance as a whole, with an invocation in it ([`frozen`]).
-//! A machine has nothing on the host but its process and control groups, and these end with the node. So there is nothing to
-//! be found again after a crash.
+//! Volumes aside, a machine has nothing on the host but its process and control groups, and these end with the node. So there
+//! is nothing to be found again after a crash.
 
 mod frozen;
 mod whole;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,20 +27,26 @@ use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::ShareError;
 use bowline_sandbox_vm::image::{Build, Source, build, digest_of};
-use bowline_sandbox_vm::{Golden, Host, Image, Machine, MachineKind, Vm, VmError, golden, host};
+use bowline_sandbox_vm::{Access, Golden, Host, Image, Machine, MachineKind, Vm, VmError, Volume, golden, host};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::file::{Effective, Kind};
+use crate::file::{Effective, EffectiveVolume, Kind, Mode};
 use crate::model::MachineFacts;
-use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
+use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder, VOLUME_SUFFIX, other_kind};
 pub(crate) use frozen::Freezing;
 pub use whole::Whole;
 
 /// How long a killed machine may take to be gone.
 const END_MAX: Duration = Duration::from_secs(10);
+/// The size of a volume whose file does not say, and the least.
+const VOLUME_MIB: u32 = 1024;
+const VOLUME_MIB_MIN: u32 = 16;
+/// Where a machine sees a volume that it is there to set in order.
+const IN_ORDER: &str = "/volume";
 /// Golden snapshots whose memory is kept at hand, for the sizes of machines that were used last.
 const GOLDENS_MAX: usize = 4;
 
@@ -195,10 +204,53 @@ impl VmProvider {
         self.progress.lock().insert(server.to_owned(), text.to_owned());
     }
 
+    fn volume(&self, order: &ServerOrder, source: &str) -> PathBuf {
+        let folder = self.options.data.join("volumes").join(order.account.as_str());
+        folder.join(format!("{source}.{VOLUME_SUFFIX}"))
+    }
+
+    /// Makes the volumes that are not there yet.
+    async fn make_volumes(&self, order: &ServerOrder) -> Result<(), ProvideError> {
+        let size = Mebibytes(volume_mib(&order.effective));
+        for volume in &order.effective.volumes {
+            let path = self.volume(order, &volume.source);
+            if path.with_extension("").exists() {
+                return Err(ProvideError::Infeasible(other_kind(&volume.source, Kind::Process)));
+            }
+            let made = Volume::make(&path, size.bytes()).await;
+            made.map_err(|error| match error {
+                ShareError::Unsupported(text) => ProvideError::Infeasible(text),
+                ShareError::Failed(error) => ProvideError::failed("making a volume")(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The server's volumes, of which no other machine has one in its way.
+    async fn open_volumes(&self, order: &ServerOrder, golden: &Golden) -> Result<Vec<Volume>, ProvideError> {
+        let mut opened = Vec::new();
+        for volume in &order.effective.volumes {
+            let path = self.volume(order, &volume.source);
+            let failed = |error: io::Error| {
+                let text = format!("volume `{}`: {error}", volume.source);
+                ProvideError::failed("opening a volume")(io::Error::new(error.kind(), text))
+            };
+            let mut found = open_volume(&path, volume).await.map_err(failed)?;
+            if volume.mode == Mode::Ro && !found.is_in_order().map_err(failed)? {
+                drop(found);
+                set_in_order(&path, golden).await.map_err(failed)?;
+                found = open_volume(&path, volume).await.map_err(failed)?;
+            }
+            opened.push(found);
+        }
+        Ok(opened)
+    }
+
     async fn start(&self, order: &ServerOrder) -> Result<Reached, ProvideError> {
         let effective = &order.effective;
         let golden = self.golden(&order.server, machine(effective)).await?;
-        let started = golden.start_within(Some(effective.cpu_millis)).await;
+        let volumes = self.open_volumes(order, &golden).await?;
+        let started = golden.start_within(Some(effective.cpu_millis), volumes).await;
         let vm = started.map_err(failed("starting a virtual machine"))?;
         let limited = vm.limit_processes(effective.processes).await;
         limited.map_err(failed("limiting its processes"))?;
@@ -245,7 +297,46 @@ fn machine(effective: &Effective) -> Machine {
         memory,
         memory_max: memory,
         processors: effective.cpu_millis.div_ceil(1000),
+        volumes: u32::try_from(effective.volumes.len()).unwrap_or(u32::MAX),
     }
+}
+
+/// What is wrong if a volume is to be at two places: each is one disk.
+fn named_twice(volumes: &[EffectiveVolume]) -> Option<String> {
+    let mut sources = HashSet::new();
+    let twice = volumes.iter().find(|volume| !sources.insert(&volume.source))?;
+    let source = &twice.source;
+    Some(format!(
+        "volume `{source}` is named twice: a virtual machine mounts each once"
+    ))
+}
+
+/// How large the volumes of a server are made.
+fn volume_mib(effective: &Effective) -> u32 {
+    match effective.storage_mib {
+        0 => VOLUME_MIB,
+        mib => mib.max(VOLUME_MIB_MIN),
+    }
+}
+
+async fn open_volume(path: &Path, volume: &EffectiveVolume) -> io::Result<Volume> {
+    let access = match volume.mode {
+        Mode::Ro => Access::Read,
+        Mode::Rw => Access::Write,
+    };
+    Volume::open(path, &volume.mount, access).await
+}
+
+/// Has a machine of its own read the journal of a volume whose last writer was killed: those who only read cannot.
+async fn set_in_order(path: &Path, golden: &Golden) -> io::Result<()> {
+    let volume = Volume::open(path, IN_ORDER, Access::Write).await?;
+    let vm = golden
+        .start_within(None, vec![volume])
+        .await
+        .map_err(io::Error::other)?;
+    let settled = vm.settle().await;
+    vm.kill().await;
+    settled.map_err(io::Error::other)
 }
 
 fn failed(step: &'static str) -> impl FnOnce(VmError) -> ProvideError {
@@ -275,10 +366,7 @@ impl Provider for VmProvider {
     }
 
     fn objection(&self, effective: &Effective) -> Option<String> {
-        if !effective.volumes.is_empty() {
-            return Some("an instance that is a virtual machine has no volumes: choose another kind".to_owned());
-        }
-        let fault = machine(effective).fault();
+        let fault = machine(effective).fault().or_else(|| named_twice(&effective.volumes));
         fault.or_else(|| host::qemu().err().map(|error| error.to_string()))
     }
 
@@ -288,7 +376,8 @@ impl Provider for VmProvider {
 
     async fn configure(&self, order: &ServerOrder) -> Result<(), ProvideError> {
         self.host().await?;
-        self.image(&order.server).await.map(|_| ())
+        self.image(&order.server).await?;
+        self.make_volumes(order).await
     }
 
     async fn spin_up(&self, order: &ServerOrder) -> Result<Reached, ProvideError> {
@@ -305,6 +394,9 @@ impl Provider for VmProvider {
                 // It is an invocation's, and nothing of the server any more.
                 self.servers.lock().remove(server);
                 return Ok(());
+            }
+            if let Err(error) = whole.settle().await {
+                tracing::warn!(server, %error, "what a virtual machine's volumes held back is lost");
             }
             let ended = timeout(END_MAX, whole.end()).await;
             let words = ended.map_err(|late| ProvideError::failed("ending a virtual machine")(late.into()))?;
@@ -364,8 +456,12 @@ mod tests {
 
     #[test]
     fn what_no_machine_can_be_is_objected_to() {
-        let volume = "memory_mib = 256\n[[volumes]]\nsource = \"orders\"\nmount = \"/data\"\n";
-        assert!(objection(volume).unwrap().contains("no volumes"));
+        let volume = |number: u32| format!("[[volumes]]\nsource = \"v{number}\"\nmount = \"/v{number}\"\n");
+        let volumes: String = (0..9).map(volume).collect();
+        let many = objection(&format!("memory_mib = 256\n{volumes}"));
+        assert!(many.unwrap().contains("`9` volumes"));
+        let twice = format!("memory_mib = 256\n{}{}", volume(1), volume(1).replace("/v1", "/w1"));
+        assert!(objection(&twice).unwrap().contains("`v1` is named twice"));
         assert!(objection("memory_mib = 127").unwrap().contains("127"));
         assert!(
             objection("memory_mib = 256\ncpu_millis = 65000")
@@ -373,7 +469,12 @@ mod tests {
                 .contains("65")
         );
         // The control; where there is no QEMU that is said.
-        let good = objection("memory_mib = 256");
-        assert!(good.is_none_or(|said| said.contains("qemu-system-x86")));
+        for good in [
+            "memory_mib = 256".to_owned(),
+            format!("memory_mib = 256\n{}", volume(1)),
+        ] {
+            let said = objection(&good);
+            assert!(said.is_none_or(|said| said.contains("qemu-system-x86")));
+        }
     }
 }

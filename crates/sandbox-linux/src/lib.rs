@@ -14,7 +14,7 @@ mod output;
 mod pool;
 pub mod runtime_api;
 mod telemetry;
-mod volume;
+pub mod volume;
 mod watch;
 
 pub use backend::{LinuxBackend, Options};

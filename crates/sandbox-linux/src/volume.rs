@@ -85,7 +85,10 @@ fn check_room(bytes: u64, free: u64) -> io::Result<()> {
 }
 
 /// Makes an empty file system whose file has all the room that it may ever need.
-fn make(path: &Path, bytes: u64) -> Result<(), ShareError> {
+///
+/// # Errors
+/// If there is already such a file, no room for it, or no `mkfs.ext4`; a part of the file may be left.
+pub fn make(path: &Path, bytes: u64) -> Result<(), ShareError> {
     let maker = find_maker()?;
     let made = || {
         if let Some(folder) = path.parent() {

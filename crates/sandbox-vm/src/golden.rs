@@ -14,7 +14,7 @@ use bowline_foundation::digest::Digest;
 use crate::image::Image;
 use crate::machine::{Backing, Machine};
 use crate::vm::{BOOT, Origin};
-use crate::{Accelerator, After, Context, Host, Snapshot, Vm, VmError, memory};
+use crate::{Accelerator, After, Context, Host, Snapshot, Vm, VmError, Volume, memory};
 
 /// How long the first guest may take to boot by KVM; one that takes longer is not run by the processor.
 const CONFIRM_KVM: Duration = Duration::from_secs(10);
@@ -81,29 +81,31 @@ impl Golden {
 
     /// Begins a machine, with the time of day and randomness of its own.
     pub async fn start(&self) -> Result<Vm, VmError> {
-        self.start_within(None).await
+        self.start_within(None, Vec::new()).await
     }
 
-    /// The same with a limit of what it may use of the processors, in thousandths of one.
-    pub async fn start_within(&self, cpu_millis: Option<u32>) -> Result<Vm, VmError> {
+    /// The same with a limit of what it may use of the processors, in thousandths of one, and with volumes in the places
+    /// that the snapshot has for them.
+    pub async fn start_within(&self, cpu_millis: Option<u32>, volumes: Vec<Volume>) -> Result<Vm, VmError> {
         let began = self.host.clock.monotonic();
-        let mut vm = self.begin(cpu_millis).await?;
+        let mut vm = self.begin(cpu_millis, volumes).await?;
         vm.renew(began).await?;
+        vm.mount().await?;
         Ok(vm)
     }
 
     /// Begins a machine that believes to be the golden one: its clock stands where that stood, and it will draw the
     /// same randomness as every other begun so. Nobody but a test wants this.
     pub async fn start_stale(&self) -> Result<Vm, VmError> {
-        self.begin(None).await
+        self.begin(None, Vec::new()).await
     }
 
-    async fn begin(&self, cpu_millis: Option<u32>) -> Result<Vm, VmError> {
+    async fn begin(&self, cpu_millis: Option<u32>, volumes: Vec<Volume>) -> Result<Vm, VmError> {
         let memory = self.memory.try_clone().cannot("share the golden memory")?;
         let from = (Arc::clone(&self.host), Arc::clone(&self.image));
         let origin = Origin::Golden(self.snapshot.digest());
         let memory = (memory, Backing::CopyOnWrite);
-        self.snapshot.begin(from, memory, (origin, cpu_millis)).await
+        self.snapshot.begin(from, memory, (origin, cpu_millis, volumes)).await
     }
 
     /// Whether it was there already, so that nothing had to boot.

@@ -7,6 +7,7 @@
 
 mod orders;
 pub mod port;
+mod volumes;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

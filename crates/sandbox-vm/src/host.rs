@@ -17,8 +17,8 @@ use crate::{Context, VmError, kvm, sys};
 pub const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 /// What QEMU itself needs beside the guest's memory.
 const OVERHEAD_BYTES: u64 = 320 * 1024 * 1024;
-/// Threads of one QEMU beside its processors.
-const THREADS: u32 = 64;
+/// Threads of one QEMU beside its processors: 64 that work for its disks, and its own.
+const THREADS: u32 = 96;
 /// How long the processor's counter is watched to know its frequency.
 const WATCH: Duration = Duration::from_millis(100);
 /// Users of virtual machines start here in the host's numbering, below those of cells.

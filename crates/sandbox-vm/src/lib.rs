@@ -26,6 +26,7 @@ pub mod qmp;
 pub mod snapshot;
 mod sys;
 pub mod vm;
+pub mod volume;
 mod whole;
 
 pub use frozen::Frozen;
@@ -34,9 +35,10 @@ pub use guest::{AGENT_READY, GUEST_ARGUMENT, guest_main};
 pub use host::{Host, Options};
 pub use image::Image;
 pub use kvm::{KVM_PROBE_ARGUMENT, kvm_probe_main};
-pub use machine::{Accelerator, Machine, MachineKind};
+pub use machine::{Accelerator, Access, Machine, MachineKind};
 pub use snapshot::Snapshot;
 pub use vm::{After, Vm};
+pub use volume::Volume;
 
 use std::io;
 use std::path::PathBuf;

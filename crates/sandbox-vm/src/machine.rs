@@ -1,10 +1,12 @@
 //! What a virtual machine is made of, and how QEMU is told.
 
 use std::fmt;
+use std::iter::repeat;
 
 use bowline_foundation::units::Mebibytes;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::{ROOT_DISK, volume_disk};
 use crate::sys::FIRST_FILE;
 
 /// Which of QEMU's machines.
@@ -53,12 +55,23 @@ pub struct Machine {
     /// How far memory may grow while it runs; only a q35 may have more than it begins with.
     pub memory_max: Mebibytes,
     pub processors: u32,
+    /// How many volumes it has room for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub volumes: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Least memory that the kernel and its first processes run in.
 pub const MEMORY_MIN: Mebibytes = Mebibytes(128);
 /// Most processors of one machine.
 pub const PROCESSORS_MAX: u32 = 64;
+/// Most volumes of one machine; a microvm has 24 places for devices.
+pub const VOLUMES_MAX: u32 = 8;
+/// What a place for a volume has in it until there is one, in bytes.
+const NOTHING_BYTES: u64 = 1024 * 1024;
 /// Sticks of memory that can be added to a q35.
 const SLOTS: u32 = 8;
 
@@ -69,6 +82,23 @@ pub enum Beginning {
     Boot,
     /// It waits to be told where its state comes from.
     Incoming,
+}
+
+/// How a machine is started.
+#[derive(Clone, Copy, Debug)]
+pub struct How<'a> {
+    pub beginning: Beginning,
+    pub backing: Backing,
+    /// What may be done to its volumes. Places without one have nothing in them.
+    pub volumes: &'a [Access],
+}
+
+/// What may be done to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    Read,
+    Write,
 }
 
 /// Where its memory lies.
@@ -90,6 +120,8 @@ pub enum File {
     Initrd,
     Root,
     Memory,
+    /// The first of the volumes.
+    Volumes,
 }
 
 impl File {
@@ -110,6 +142,7 @@ impl Machine {
             memory,
             memory_max: memory,
             processors: 1,
+            volumes: 0,
         }
     }
 
@@ -120,6 +153,7 @@ impl Machine {
             memory,
             memory_max,
             processors: 1,
+            volumes: 0,
         }
     }
 
@@ -134,17 +168,23 @@ impl Machine {
                 "memory cannot grow from `{memory}` to `{most}` MiB; a `q35` can grow"
             ));
         }
+        if self.volumes > VOLUMES_MAX {
+            let volumes = self.volumes;
+            return Some(format!(
+                "`{volumes}` volumes; a virtual machine has `{VOLUMES_MAX}` at most"
+            ));
+        }
         (self.processors == 0 || self.processors > PROCESSORS_MAX)
             .then(|| format!("`{}` processors; expected 1 to {PROCESSORS_MAX}", self.processors))
     }
 
     /// The arguments of QEMU.
-    pub fn arguments(
-        &self,
-        accelerator: Accelerator,
-        tsc_khz: Option<u64>,
-        (beginning, backing): (Beginning, Backing),
-    ) -> Vec<String> {
+    pub fn arguments(&self, accelerator: Accelerator, tsc_khz: Option<u64>, how: How<'_>) -> Vec<String> {
+        let How {
+            beginning,
+            backing,
+            volumes,
+        } = how;
         let bytes = self.memory.bytes();
         let share = if backing == Backing::Own { "on" } else { "off" };
         let (machine, bus) = match self.kind {
@@ -190,6 +230,9 @@ impl Machine {
         }
         arguments.all("-mon chardev=monitor,mode=control");
         arguments.devices(bus);
+        for (slot, access) in (0..self.volumes).zip(volumes.iter().map(Some).chain(repeat(None))) {
+            arguments.volume(bus, slot, access);
+        }
         if beginning == Beginning::Incoming {
             arguments.all("-S -incoming defer");
         }
@@ -218,7 +261,7 @@ impl Arguments {
                  file.locking=off"
             ),
         );
-        self.pair("-device", format!("virtio-blk-{bus},drive=root"));
+        self.pair("-device", format!("virtio-blk-{bus},drive=root,serial={ROOT_DISK}"));
         self.pair("-device", format!("virtio-serial-{bus},max_ports=4"));
         self.pair(
             "-device",
@@ -231,6 +274,30 @@ impl Arguments {
         self.pair("-object", "rng-random,id=rng0,filename=/dev/urandom".to_owned());
         self.pair("-device", format!("virtio-rng-{bus},rng=rng0"));
         self.pair("-device", format!("virtio-balloon-{bus},id=balloon0,deflate-on-oom=on"));
+    }
+
+    /// A disk that the guest finds by its serial number. The file is taken as it was handed over: its user could not open it.
+    fn volume(&mut self, bus: &str, slot: u32, access: Option<&Access>) {
+        let disk = volume_disk(slot);
+        let content = match access {
+            None => format!("driver=null-co,size={NOTHING_BYTES},read-zeroes=on"),
+            Some(access) => {
+                self.pair(
+                    "-add-fd",
+                    format!("fd={},set={slot}", File::Volumes.number() + slot as i32),
+                );
+                let read_only = if *access == Access::Read { "on" } else { "off" };
+                format!(
+                    "driver=raw,read-only={read_only},file.driver=file,file.filename=/dev/fdset/{slot},\
+                     file.read-only={read_only},file.locking=off"
+                )
+            }
+        };
+        self.pair("-blockdev", format!("node-name={disk},{content}"));
+        self.pair(
+            "-device",
+            format!("virtio-blk-{bus},drive={disk},serial={disk},rerror=report,werror=report"),
+        );
     }
 }
 
@@ -250,7 +317,13 @@ fn kernel_arguments(tsc_khz: Option<u64>) -> String {
 mod tests {
     use super::*;
 
-    fn told(machine: &Machine, how: (Beginning, Backing)) -> String {
+    fn told(machine: &Machine, (beginning, backing): (Beginning, Backing)) -> String {
+        let volumes = &[Access::Write, Access::Read];
+        let how = How {
+            beginning,
+            backing,
+            volumes: &volumes[..(machine.volumes as usize).min(2)],
+        };
         machine.arguments(Accelerator::Tcg, Some(2_600_000), how).join(" ")
     }
 
@@ -271,6 +344,17 @@ mod tests {
         let grows = told(&growing, (Beginning::Boot, Backing::Own));
         assert!(grows.contains("-m 268435456B,slots=8,maxmem=536870912B"), "{grows}");
         assert!(grows.contains("virtio-blk-pci"), "{grows}");
+        assert!(!grows.contains("volume"), "{grows}");
+        let with = Machine { volumes: 3, ..micro };
+        let with = told(&with, (Beginning::Incoming, Backing::CopyOnWrite));
+        for words in [
+            "-add-fd fd=10,set=0 -blockdev node-name=volume0,driver=raw,read-only=off,",
+            "-add-fd fd=11,set=1 -blockdev node-name=volume1,driver=raw,read-only=on,",
+            "file.filename=/dev/fdset/1,file.read-only=on",
+            "-blockdev node-name=volume2,driver=null-co,",
+        ] {
+            assert!(with.contains(words), "`{words}` is not in {with}");
+        }
     }
 
     #[test]
@@ -282,6 +366,11 @@ mod tests {
         grown.memory_max = Mebibytes(512);
         assert!(grown.fault().unwrap().contains("q35"));
         assert!(Machine::growing(Mebibytes(256), Mebibytes(255)).fault().is_some());
+        let mut full = Machine::micro(Mebibytes(256));
+        full.volumes = VOLUMES_MAX;
+        assert_eq!(full.fault(), None);
+        full.volumes += 1;
+        assert!(full.fault().unwrap().contains("`9` volumes"));
         for processors in [0, PROCESSORS_MAX + 1] {
             let machine = Machine {
                 processors,

@@ -4,14 +4,33 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Access;
+
 /// The name of the port that carries these lines.
 pub const CONTROL_PORT: &str = "bowline.control";
 /// The name of the port that is a plain stream of bytes, for an agent.
 pub const AGENT_PORT: &str = "bowline.agent";
+/// The serial number of the disk with the root.
+pub const ROOT_DISK: &str = "root";
 /// The version of these lines; an image is made for one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// How much a program's output may be, in bytes; the rest is dropped.
 pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// The serial number of the disk in a place for volumes.
+pub fn volume_disk(slot: u32) -> String {
+    format!("volume{slot}")
+}
+
+/// A volume as the guest is to see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// In which place for volumes it is.
+    pub slot: u32,
+    /// Absolute. A folder at the top of the file system is made if it is missing.
+    pub target: String,
+    pub access: Access,
+}
 
 /// What the host wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +59,10 @@ pub enum Order {
     Draw,
     /// Let the agent and all that it starts be no more processes and threads than that.
     Limit { processes: u32 },
+    /// Show the volumes that have come since the machine was saved.
+    Mount { mounts: Vec<Mount> },
+    /// Write what these volumes hold back, and let nobody write to them any more.
+    Settle { targets: Vec<String> },
     /// Run a program to its end.
     Run {
         argv: Vec<String>,
@@ -62,7 +85,7 @@ pub struct Answer {
 pub enum Reply {
     /// The guest has started.
     Ready { version: u32 },
-    /// The guest's clock, in microseconds since the Unix epoch.
+    /// It is done. The guest's clock, in microseconds since the Unix epoch.
     Clock { micros: u64 },
     /// Its memory, in bytes.
     Memory { total: u64, available: u64 },
@@ -110,6 +133,16 @@ mod tests {
             Order::Memory,
             Order::Draw,
             Order::Limit { processes: 7 },
+            Order::Mount {
+                mounts: vec![Mount {
+                    slot: 1,
+                    target: "/data".to_owned(),
+                    access: Access::Read,
+                }],
+            },
+            Order::Settle {
+                targets: vec!["/data".to_owned()],
+            },
             Order::Run {
                 argv: vec!["a".to_owned()],
                 milliseconds: 5,
@@ -124,7 +157,7 @@ mod tests {
             id: 0,
             reply: Reply::Ready { version: VERSION },
         };
-        assert_eq!(line(&answer), b"{\"id\":0,\"reply\":\"ready\",\"version\":2}\n");
+        assert_eq!(line(&answer), b"{\"id\":0,\"reply\":\"ready\",\"version\":3}\n");
         assert_eq!(Answer::parse(&line(&answer)).unwrap(), answer);
         for bad in [
             "",

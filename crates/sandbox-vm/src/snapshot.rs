@@ -20,7 +20,7 @@ use crate::image::Image;
 use crate::machine::{Backing, Beginning, Machine};
 use crate::qmp::Qmp;
 use crate::vm::{Origin, Quiet, Start, private_file};
-use crate::{Accelerator, After, Context, Host, Vm, VmError, memory};
+use crate::{Accelerator, After, Context, Host, Vm, VmError, Volume, memory};
 
 /// The version of [`Record`].
 const FORMAT: u32 = 1;
@@ -197,7 +197,7 @@ impl Snapshot {
         &self,
         (host, image): (Arc<Host>, Arc<Image>),
         (memory, backing): (File, Backing),
-        (origin, cpu_millis): (Origin, Option<u32>),
+        (origin, cpu_millis, volumes): (Origin, Option<u32>, Vec<Volume>),
     ) -> Result<Vm, VmError> {
         let state = self.state().await?;
         let start = Start {
@@ -207,6 +207,7 @@ impl Snapshot {
             backing,
             origin,
             cpu_millis,
+            volumes,
         };
         let vm = Vm::start(host, image, start).await?;
         vm.capabilities(self.record.memory_in == MemoryIn::File).await?;
@@ -262,7 +263,7 @@ impl Vm {
         let memory = snapshot.memory().await?;
         let origin = Origin::Restored(snapshot.digest());
         let mut vm = snapshot
-            .begin((host, image), (memory, Backing::Own), (origin, None))
+            .begin((host, image), (memory, Backing::Own), (origin, None, Vec::new()))
             .await?;
         vm.renew(began).await?;
         Ok(vm)

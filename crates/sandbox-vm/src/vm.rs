@@ -19,11 +19,11 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::image::Image;
-use crate::machine::{Backing, Beginning, Machine, MachineKind};
+use crate::machine::{Access, Backing, Beginning, How, Machine, MachineKind};
 use crate::process::{Launch, Process};
-use crate::protocol::{Order, Reply};
+use crate::protocol::{Mount, Order, Reply};
 use crate::qmp::Qmp;
-use crate::{Accelerator, Context, Host, VmError, memory, sys};
+use crate::{Accelerator, Context, Host, VmError, Volume, memory, sys};
 use control::Control;
 pub(crate) use control::Quiet;
 
@@ -33,6 +33,8 @@ pub const BOOT: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long the balloon may take to reach its size.
 const BALLOON: Duration = Duration::from_secs(30);
+/// How long a guest may take to write what its volumes hold back.
+const SETTLE: Duration = Duration::from_secs(10);
 /// How soon after its channel has closed a process is gone.
 const GONE: Duration = Duration::from_secs(2);
 
@@ -93,6 +95,7 @@ pub struct Vm {
     pub(crate) port: UnixStream,
     ready_after: Duration,
     sticks: tokio::sync::Mutex<u32>,
+    mounts: Vec<Mount>,
 }
 
 /// What a machine is started with.
@@ -104,6 +107,27 @@ pub(crate) struct Start {
     pub origin: Origin,
     /// What it may use of the processors, in thousandths of one; all of its own and a little more if missing.
     pub cpu_millis: Option<u32>,
+    /// In the first of its places for volumes.
+    pub volumes: Vec<Volume>,
+}
+
+impl Start {
+    /// Whether there can be such a machine.
+    fn check(&self) -> Result<(), VmError> {
+        if let Some(fault) = self.machine.fault() {
+            return Err(VmError::Unfit {
+                needs: fault,
+                here: "no such machine".to_owned(),
+            });
+        }
+        if self.volumes.len() > self.machine.volumes as usize {
+            return Err(VmError::Unfit {
+                needs: format!("`{}` volumes", self.volumes.len()),
+                here: format!("a machine with room for `{}`", self.machine.volumes),
+            });
+        }
+        Ok(())
+    }
 }
 
 impl Vm {
@@ -127,6 +151,7 @@ impl Vm {
             backing: Backing::Own,
             origin: Origin::Booted,
             cpu_millis: None,
+            volumes: Vec::new(),
         };
         let mut vm = Self::start(host, image, start).await?;
         let ready = vm.living(vm.control.ready());
@@ -140,12 +165,14 @@ impl Vm {
 
     /// Starts QEMU and greets its monitor.
     pub(crate) async fn start(host: Arc<Host>, image: Arc<Image>, start: Start) -> Result<Self, VmError> {
-        if let Some(fault) = start.machine.fault() {
-            return Err(VmError::Unfit {
-                needs: fault,
-                here: "no such machine".to_owned(),
-            });
-        }
+        start.check()?;
+        let (mounts, volumes) = crate::volume::split(start.volumes);
+        let access: Vec<Access> = mounts.iter().map(|mount| mount.access).collect();
+        let how = How {
+            beginning: start.beginning,
+            backing: start.backing,
+            volumes: &access,
+        };
         let pair = || UnixStream::pair().cannot("make a channel");
         let ((monitor, its_monitor), (control, its_control), (agent, its_agent)) = (pair()?, pair()?, pair()?);
         let files = image.files()?;
@@ -153,13 +180,12 @@ impl Vm {
             vec![its_monitor.into(), its_control.into(), its_agent.into()],
             files,
             vec![memory::owned(&start.memory).cannot("hand over the guest's memory")?],
+            volumes,
         ];
         let accelerator = host.accelerator();
         let process = Process::start(Launch {
             program: host.qemu.clone(),
-            arguments: start
-                .machine
-                .arguments(accelerator, host.tsc_khz(), (start.beginning, start.backing)),
+            arguments: start.machine.arguments(accelerator, host.tsc_khz(), how),
             files: files.into_iter().flatten().collect(),
             group: host.group(&start.machine, start.cpu_millis)?,
             user: host.user(),
@@ -179,6 +205,7 @@ impl Vm {
             origin: start.origin,
             ready_after: Duration::ZERO,
             sticks: tokio::sync::Mutex::new(0),
+            mounts,
             host,
             image,
             accelerator,
@@ -253,6 +280,32 @@ impl Vm {
     /// Lets the agent and all that it starts be no more processes and threads than that.
     pub async fn limit_processes(&self, processes: u32) -> Result<(), VmError> {
         match self.order(Order::Limit { processes }, ANSWER).await? {
+            Reply::Clock { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Shows the guest the volumes that it was started with.
+    pub(crate) async fn mount(&self) -> Result<(), VmError> {
+        if self.mounts.is_empty() {
+            return Ok(());
+        }
+        let mounts = self.mounts.clone();
+        match self.order(Order::Mount { mounts }, ANSWER).await? {
+            Reply::Clock { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the guest write what its volumes hold back; from then on whoever writes to them waits. For a machine that is about
+    /// to end: so nothing is lost, and the next machine finds its volumes in order.
+    pub async fn settle(&self) -> Result<(), VmError> {
+        let written = self.mounts.iter().filter(|mount| mount.access == Access::Write);
+        let targets: Vec<String> = written.map(|mount| mount.target.clone()).collect();
+        if targets.is_empty() {
+            return Ok(());
+        }
+        match self.order(Order::Settle { targets }, SETTLE).await? {
             Reply::Clock { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -62,6 +62,7 @@ impl Vm {
             backing: Backing::Own,
             origin: Origin::Restored(Digest::of(frozen.label.run.as_bytes())),
             cpu_millis: frozen.label.cpu_millis,
+            volumes: Vec::new(),
         };
         let mut vm = Self::start(host, image, start).await?;
         vm.capabilities(false).await?;

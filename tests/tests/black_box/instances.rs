@@ -12,6 +12,7 @@ mod schedules;
 mod sandboxes;
 mod suspended;
 mod versions;
+mod volumes;
 
 use std::io::Read as _;
 use std::net::TcpStream;

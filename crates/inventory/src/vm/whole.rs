@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_agent::mux::{self, MuxDial};
-use bowline_agent::{Channel, Dial};
-use bowline_sandbox_vm::Vm;
+use bowline_agent::{Channel, Dial, Link, Parted};
+use bowline_sandbox_vm::{Vm, VmError};
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -52,6 +52,20 @@ impl Whole {
     /// Whether it is no instance's any more.
     pub fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Acquire)
+    }
+
+    /// Has its only invocation leave its channel, so that the machine can be saved. Or says why not: volumes stay where they
+    /// are, and the next machine of its instance gets them.
+    pub async fn part(&self, link: &Link, run: &str) -> Result<Parted, String> {
+        if self.vm.machine().volumes > 0 {
+            return Err("its instance has volumes, which cannot be taken along".to_owned());
+        }
+        link.part(run).await
+    }
+
+    /// Has what its volumes hold back written; it is of no use afterwards.
+    pub async fn settle(&self) -> Result<(), VmError> {
+        self.vm.settle().await
     }
 
     pub fn is_alive(&self) -> bool {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::volumes;
 use crate::protocol::{OUTPUT_BYTES_MAX, Order, Reply};
 use crate::sys;
 
@@ -29,6 +30,8 @@ pub fn carry_out(order: Order) -> Result<Reply, String> {
         Order::Memory => memory(),
         Order::Draw => draw(),
         Order::Limit { processes } => limit(processes),
+        Order::Mount { mounts } => volumes::show(&mounts).map(|()| clock()),
+        Order::Settle { targets } => volumes::settle(&targets).map(|()| clock()),
         Order::Run { argv, milliseconds } => run(&argv, Duration::from_millis(milliseconds)),
     }
 }

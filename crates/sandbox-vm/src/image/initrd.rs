@@ -6,18 +6,35 @@
 use std::fmt::Write as _;
 
 /// What the kernel runs first. Modules are in the order in which they need each other.
+///
+/// The root's top lies in memory, with the folders of the read-only file system below, so that volumes can be mounted at
+/// the top where there is no folder yet. Which disk is the root is told by its serial number.
 const FIRST: &str = "#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t devtmpfs dev /dev
 for module in /modules/*; do $b insmod $module; done
-$b mount -t erofs -o ro /dev/vda /root || { echo 'there is no root'; exit 1; }
+$b mount -t sysfs sys /sys
+for disk in /sys/block/vd*; do
+    [ \"$($b cat $disk/serial)\" = root ] && root=/dev/${disk##*/}
+done
+$b umount /sys
+$b mount -t erofs -o ro $root /system || { echo 'there is no root'; exit 1; }
+$b mount -t tmpfs -o size=1m,mode=0755 root /root
+for entry in /system/*; do
+    name=${entry##*/}
+    if [ -L $entry ]; then
+        $b cp -d $entry /root/$name
+    else
+        $b mkdir /root/$name && $b mount --bind $entry /root/$name
+    fi
+done
 exec $b switch_root /root /usr/bin/bowline __vm-guest
 ";
 
 /// Writes the file system.
 pub fn write(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "modules", "root"] {
+    for folder in ["bin", "dev", "modules", "root", "sys", "system"] {
         archive.put(folder, 0o040_755, (0, 0), &[]);
     }
     archive.put("dev/console", 0o020_600, (5, 1), &[]);
@@ -70,7 +87,7 @@ mod tests {
         assert_eq!(archive.len() % 4, 0);
         assert!(archive.starts_with(b"070701"));
         let headers = archive.windows(6).filter(|window| window == b"070701").count();
-        assert_eq!(headers, 9);
+        assert_eq!(headers, 11);
         let text = String::from_utf8_lossy(&archive);
         assert!(text.contains("modules/00-virtio.ko") && text.contains("TRAILER!!!"));
         assert_eq!(archive, write(b"box", &[("virtio".to_owned(), b"module".to_vec())]));

@@ -84,8 +84,12 @@ impl World {
 
     /// The golden snapshot that all tests share.
     pub async fn golden(&self) -> Golden {
+        self.golden_of(Machine::micro(Mebibytes(256))).await
+    }
+
+    /// That of other machines.
+    pub async fn golden_of(&self, machine: Machine) -> Golden {
         let _alone = alone();
-        let machine = Machine::micro(Mebibytes(256));
         let folder = kept().join("golden");
         Golden::make(Arc::clone(&self.host), Arc::clone(&self.image), &machine, &folder)
             .await

@@ -9,3 +9,4 @@ mod image;
 mod life;
 mod memory;
 mod save;
+mod volumes;

@@ -191,10 +191,8 @@ fn what_no_virtual_machine_can_be_is_refused_and_its_limits_hold() -> Result<()>
         ensure!(refused.error() == "infeasible" && detail.contains(says), "{detail}");
         Ok(())
     };
-    refused(
-        &file("[[volumes]]\nsource = \"orders\"\nmount = \"/data\"\n"),
-        "no volumes",
-    )?;
+    let volume = |number: u32| format!("[[volumes]]\nsource = \"v{number}\"\nmount = \"/v{number}\"\n");
+    refused(&file(&(0..9).map(volume).collect::<String>()), "`9` volumes")?;
     refused(&file("").replace("2560", "127"), "127")?;
     let mine = file("machine = \"q35\"\n").replace("\"vm\"", "\"process\"");
     let path = "/v1/instance-files/shop";

@@ -48,13 +48,18 @@ struct Stage {
 
 impl Stage {
     fn set(node: &Ground) -> Result<Self> {
+        Self::set_with(node, "")
+    }
+
+    /// The same with `rest` in the instance's file.
+    fn set_with(node: &Ground, rest: &str) -> Result<Self> {
         let fleet = Fleet::of(node);
         let lambda = fleet.lambda.clone();
         let code = Artifact::python_source(HASHES)?;
         lambda.deploy("plain", &code, json!({"Timeout": 60}))?;
         let expected = well(lambda.invoke("plain", &json!({"rounds": ROUNDS}))?)?;
-        let file = "id = \"shop\"\nkind = \"vm\"\n[resources]\nmemory_mib = 768\n";
-        fleet.make("shop", file)?;
+        let file = format!("id = \"shop\"\nkind = \"vm\"\n[resources]\nmemory_mib = 768\n{rest}");
+        fleet.make("shop", &file)?;
         let machine = qemu(&fleet.running("shop")?)?;
         let settings = json!({
             "Timeout": 900, "MemorySize": 192, "Environment": {"Variables": {"BOWLINE_CHECKPOINT": "on"}},
@@ -302,5 +307,28 @@ fn a_machine_with_two_invocations_is_not_suspended_and_both_go_on() -> Result<()
         let ended = running.join().expect("the client's thread does not panic")?;
         ensure!(ended.status != 200, "its machine is gone");
     }
+    Ok(())
+}
+
+#[test]
+fn a_machine_with_a_volume_is_not_suspended_and_its_invocation_goes_on() -> Result<()> {
+    let data = data()?;
+    let node = node_on(&data)?;
+    let volume = "storage_mib = 16\n[[volumes]]\nsource = \"orders\"\nmount = \"/data\"\n";
+    let stage = Stage::set_with(&node, volume)?;
+    let waiting = stage.invoke(json!({"name": "ada", "seconds": 600}));
+    stage.says("ada waits 1\n")?;
+    let run = stage.runs(1, |run| run["phase"] == "running")?.remove(0);
+    let refused = stage.post(&run, "take", json!({"suspend": true}))?.expect(409)?.json();
+    ensure!(
+        refused["code"] == "not_kept" && refused["detail"].to_string().contains("volumes"),
+        "{refused}"
+    );
+    let log = stage.lambda.get("/v1/functions/hashes/logs")?.expect(200)?.body;
+    let lines = String::from_utf8_lossy(&log).lines().count();
+    stage.says(&format!("ada waits {lines}\n"))?;
+    ensure!(runs(stage.machine) && stage.show(&run)?["phase"] == "running");
+    stage.lambda.delete("/v1/instances/shop")?.expect(204)?;
+    waiting.join().expect("the client's thread does not panic")?;
     Ok(())
 }
