@@ -613,8 +613,15 @@ fn root_a_store_that_knows_nothing_of_a_nodes_volumes_has_none_of_them_removed()
     move_store(&node.data(), aside.path())?;
     node.start_again()?;
     let found = node.lambda().get("/v1/state/shared")?;
-    ensure!(found.status == 404, "this store has never heard of it: {}", found.json());
-    ensure!(volume_files(&node).len() == 1, "what it does not know is not its to remove");
+    ensure!(
+        found.status == 404,
+        "this store has never heard of it: {}",
+        found.json()
+    );
+    ensure!(
+        volume_files(&node).len() == 1,
+        "what it does not know is not its to remove"
+    );
     node.kill()?;
     let other = tempfile::tempdir()?;
     move_store(&node.data(), other.path())?;

@@ -76,7 +76,11 @@ pub(crate) async fn create(inner: Arc<Inner>, caller: Caller, new: NewState) -> 
             generation: 1,
         }),
     };
-    if record.folder.as_ref().is_some_and(|folder| folder.kind == FolderKind::Volume) {
+    if record
+        .folder
+        .as_ref()
+        .is_some_and(|folder| folder.kind == FolderKind::Volume)
+    {
         inner.begin_keeping().await?;
     }
     inner.keep_folder(&caller.account, &record, Age::New).await?;
