@@ -197,7 +197,6 @@ mod tests {
             needs: MachineNeeds {
                 machine: "microvm".to_owned(),
                 processors: 1,
-                volumes: 0,
                 memory_mib: 256,
                 accelerator: "kvm".to_owned(),
                 processor: "Some CPU".to_owned(),

@@ -178,6 +178,7 @@ operations! {
     ReportInstance,
     ResumeInstance,
     ShowInstanceHistory,
+    ShowInstanceInventory,
     PutInstanceFile,
     GetInstanceFile,
     ListInstanceFiles,

@@ -223,8 +223,9 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         }
         Action::Show { name, of } => {
             let mut instance = of.client().get(&of.instance(&name, ""))?;
-            instance["history"] = of.client().get(&of.instance(&name, "/history"))?;
-            instance["inventory"] = of.client().get(&of.instance(&name, "/inventory"))?;
+            for more in ["history", "inventory"] {
+                instance[more] = of.client().get(&of.instance(&name, &format!("/{more}")))?;
+            }
             output.print(&instance, || {
                 shown(&instance) + &there(&instance["inventory"]) + &happened(&instance["history"])
             })?;
@@ -236,13 +237,11 @@ pub fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
             output.print(&instance, || shown(&instance))?;
         }
         Action::Resume { name, of } => {
-            let instance = of.client().send_json(
-                Method::POST,
-                &of.instance(&name, "/resume"),
-                HeaderMap::new(),
-                Vec::new(),
-            )?;
-            output.print(&instance, || shown(&instance))?;
+            let path = of.instance(&name, "/resume");
+            let resumed = of
+                .client()
+                .send_json(Method::POST, &path, HeaderMap::new(), Vec::new())?;
+            output.print(&resumed, || shown(&resumed))?;
         }
         Action::Rm { name, of } => {
             of.client().delete(&of.instance(&name, ""))?;

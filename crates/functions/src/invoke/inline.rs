@@ -54,8 +54,9 @@ struct Maybe {
 
 /// Takes an event apart; `None` if it brings no code.
 fn read(payload: &[u8]) -> Result<Option<(Bytes, Bytes)>, Error> {
-    // An event need not be an object.
-    if !serde_json::from_slice::<Maybe>(payload).is_ok_and(|maybe| maybe.code.is_some()) {
+    // An event need not be an object, and an array is not taken for one.
+    let is_object = payload.trim_ascii_start().starts_with(b"{");
+    if !is_object || !serde_json::from_slice::<Maybe>(payload).is_ok_and(|maybe| maybe.code.is_some()) {
         return Ok(None);
     }
     let refused = |reason: &dyn std::fmt::Display| Error::InvalidRequestContent(format!("`bowline:code`: {reason}"));

@@ -74,10 +74,7 @@ fn t_c3_a_fleet_for_each_band_of_calls_acquires_its_own_instances() -> Result<()
         (of["count"].as_u64()? >= least).then(|| of["fleet"].clone())
     };
     let class = patience::until(PATIENCE, || class_of("fifty", 50)).context("calls are not counted")?;
-    ensure!(
-        class == "low",
-        "the control: fifty calls are rare where there are two fleets"
-    );
+    ensure!(class == "low", "the control: of two fleets it is rare");
 
     fleet.lambda.delete("/v1/instances/busy")?.expect(204)?;
     for (name, band) in [("some", "10+"), ("many", "100+")] {

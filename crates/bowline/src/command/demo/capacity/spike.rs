@@ -18,8 +18,8 @@ const ANNOUNCED: [&str; 3] = [HOME, "200000000002", "200000000003"];
 /// One of them, which goes on to the next part.
 pub(super) const HOME: &str = "200000000001";
 /// Different sizes, so that no server for the one waits for the other.
-const SURPRISE_MIB: u32 = 240;
-const ANNOUNCED_MIB: u32 = 256;
+const SURPRISE_MIB: u32 = 496;
+const ANNOUNCED_MIB: u32 = 512;
 /// Servers boot five seconds before they are to be there.
 const AHEAD: Duration = Duration::from_secs(9);
 const LASTS: Duration = Duration::from_secs(120);
