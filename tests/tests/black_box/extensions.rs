@@ -53,6 +53,9 @@ fn an_extension_in_a_layer_hears_all_there_is_to_hear() -> Result<()> {
     node.terminate()?;
     ensure!(node.wait_for_end()?.success(), "the node's end: {}", node.log());
     let log = logged(&node);
-    ensure!(log.matches("the ear heard the end: spindown\n").count() == 2, "{log}");
+    let (begun, ended) = ("State: Ready\t", "the ear heard the end: spindown\n");
+    let [begun, ended] = [begun, ended].map(|line| log.matches(line).count());
+    // One sandbox more may have been started for a call that was foreseen.
+    ensure!(ended >= 2 && ended == begun, "{begun} began, {ended} ended: {log}");
     Ok(())
 }
