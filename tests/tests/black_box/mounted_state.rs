@@ -71,7 +71,8 @@ def handler(event, context):
             time.sleep(0.3)
             told["grew"] = os.path.getsize(path) - before
         if do == "count":
-            number = int(open(path).read()) if os.path.exists(path) else 0
+            # Another writer may just have emptied it.
+            number = int(open(path).read() or 0) if os.path.exists(path) else 0
             time.sleep(event.get("pause", 0))
             with open(path, "w") as file:
                 file.write(str(number + 1))
