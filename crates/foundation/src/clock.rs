@@ -1,8 +1,8 @@
 //! Wall-clock and monotonic time behind one handle, with a fake that a test moves by hand.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -100,10 +100,12 @@ struct FakeTime {
 }
 
 impl Clock {
-    /// The operating system's clock.
+    /// The operating system's clock. All of a process have one origin, so that what one of them read means the same to
+    /// the others: a deadline is made by one part of it and kept by another.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the system clock")]
     pub fn system() -> Self {
-        Self(Source::System { origin: Instant::now() })
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Self(Source::System { origin: *ORIGIN })
     }
 
     /// A clock that stands at `start` until [`Clock::advance`] moves it.
@@ -159,6 +161,15 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_of_the_system_agree_whenever_they_were_made() {
+        let first = Clock::system();
+        let begin = first.monotonic();
+        while first.monotonic().since(begin) < Duration::from_millis(2) {}
+        let before = first.monotonic();
+        assert!(Clock::system().monotonic() >= before);
+    }
 
     #[test]
     fn a_fake_clock_stands_until_it_is_advanced() {
