@@ -43,6 +43,8 @@ const INIT_CLAIM_MAX: Duration = Duration::from_millis(500);
 const CLAIM_PART: u32 = 2;
 /// The longest time between two looks at what a guest has used of its claim.
 const CLAIM_LOOK_MAX: Duration = INIT_CLAIM_MAX;
+/// How long a guest takes what others leave before it has a new claim: where they leave nothing it would never end.
+const LEFTOVER_MAX: Duration = Duration::from_secs(2);
 
 /// How long a guest that is about to end is waited for.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(100);
@@ -279,15 +281,16 @@ impl LinuxSandbox {
         }
     }
 
-    /// Waits like [`Self::wait`]; a guest that has used its claim gets only the processor time that others leave. One
-    /// that still waits for a processor has not used it: on a machine that is full it would never get on.
+    /// Waits like [`Self::wait`]; a guest that has used its claim gets only the processor time that others leave, for
+    /// [`LEFTOVER_MAX`]. One that still waits for a processor has not used it: on a machine that is full it would
+    /// never get on.
     async fn wait_yielding<T>(
         &mut self,
         claim: Duration,
         limit: Duration,
         mut poll: impl FnMut(&mut Server, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> End<T> {
-        let before = self.cpu_reported;
+        let mut before = self.cpu_reported;
         let (mut waited, mut turn) = (Duration::ZERO, claim);
         loop {
             let end = self.wait(turn.min(limit - waited), &mut poll).await;
@@ -295,16 +298,20 @@ impl LinuxSandbox {
             if waited >= limit || !matches!(end, End::TimedOut) {
                 return end;
             }
-            if self.cell.usage().cpu.saturating_sub(before) >= claim / CLAIM_PART {
-                break;
+            if self.cell.usage().cpu.saturating_sub(before) < claim / CLAIM_PART {
+                turn = (turn * 2).min(CLAIM_LOOK_MAX);
+                continue;
             }
-            turn = (turn * 2).min(CLAIM_LOOK_MAX);
+            self.cell.set_claim(Claim::Leftover);
+            let end = self.wait(LEFTOVER_MAX.min(limit - waited), &mut poll).await;
+            let cpu_millis = cpu_millis(self.context.spec.memory);
+            self.cell.set_claim(Claim::Full { cpu_millis });
+            waited += LEFTOVER_MAX;
+            if waited >= limit || !matches!(end, End::TimedOut) {
+                return end;
+            }
+            (before, turn) = (self.cell.usage().cpu, claim);
         }
-        self.cell.set_claim(Claim::Leftover);
-        let end = self.wait(limit - waited, poll).await;
-        let cpu_millis = cpu_millis(self.context.spec.memory);
-        self.cell.set_claim(Claim::Full { cpu_millis });
-        end
     }
 
     /// Lets a sandbox that stands still move again.

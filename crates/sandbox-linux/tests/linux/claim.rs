@@ -97,7 +97,31 @@ async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() 
 }
 
 /// So many that a function gets too little in the time of its claim to be initialised within it.
-const RIVALS: usize = 24;
+const RIVALS: usize = 16;
+
+/// Takes more of a processor to be loaded than an initialisation's claim is.
+const HEAVY: &[u8] = b"import time
+while time.process_time() < 0.6:
+    pass
+def handler(event, context):
+    pass
+";
+
+#[tokio::test]
+async fn an_initialisation_that_has_used_its_claim_gets_a_new_one_with_a_cgroup() {
+    let test = "an_initialisation_that_has_used_its_claim_gets_a_new_one_with_a_cgroup";
+    let Some((world, _)) = spinner(test) else { return };
+    let python = python().expect("the spinner has found it");
+    let code = world.code(&[("app.py", HEAVY)]);
+    let version = world.version(python, "app.handler", code);
+    let rivals: Vec<Rival> = (0..4).map(|_| Rival::start()).collect();
+    let created = world.create(version).await;
+    drop(rivals);
+    let mut live = created.expect("it initialises, if slowly");
+    let report = live.report(&json!({})).await;
+    assert!(matches!(report.outcome, Outcome::Success(_)), "{report:?}");
+    live.sandbox.destroy().await;
+}
 
 #[tokio::test]
 async fn an_initialisation_that_waits_for_a_processor_is_not_put_behind_all_others_with_a_cgroup() {
