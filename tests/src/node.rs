@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+pub use bowline_test_postgres::free_port;
 use tempfile::TempDir;
 
 use crate::{Lambda, patience, place};
@@ -245,10 +246,4 @@ pub fn binary() -> Result<PathBuf> {
         bail!("`{}` is not built: run `cargo build -p bowline` first", path.display());
     }
     Ok(path)
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    Ok(listener.local_addr()?.port())
 }

@@ -249,7 +249,8 @@ fn append(file: &Path, text: &str) -> Result<()> {
     fs::write(file, before + text).with_context(|| format!("cannot write `{}`", file.display()))
 }
 
-fn free_port() -> Result<u16> {
+/// A port that was free a moment ago, and that no client has in passing.
+pub fn free_port() -> Result<u16> {
     let entropy = Entropy::system();
     let count = u64::from(PORTS.end - PORTS.start);
     let mut candidates = (0..1000).filter_map(|_| u16::try_from(entropy.number() % count).ok());

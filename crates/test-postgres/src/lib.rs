@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-pub use crate::cluster::{PASSWORD, Place, is_installed};
+pub use crate::cluster::{PASSWORD, Place, free_port, is_installed};
 pub use crate::shared::{URL_VARIABLE, shared_url};
 
 /// Waits for the end of its standard input, which the test holds open as long as it lives, and then ends

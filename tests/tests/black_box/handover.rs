@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bowline_tests::node::Settings;
 use bowline_tests::{Node, Reply, patience, skip};
 use serde_json::{Value, json};
@@ -66,8 +66,18 @@ impl Scene {
     fn begin(&self) -> Result<(JoinHandle<Result<Reply>>, String)> {
         let running = self.stage.invoke();
         let begun = |run: &Value| run["here"] == true && run["checkpoint"]["number"].as_u64() >= Some(1);
-        let run = self.stage.run(SOURCE, begun)?;
-        Ok((running, run["run"].as_str().context("a run has a name")?.to_owned()))
+        match self.stage.run(SOURCE, |run| running.is_finished() || begun(run)) {
+            Ok(run) if begun(&run) => Ok((running, run["run"].as_str().context("a run has a name")?.to_owned())),
+            Err(error) if !running.is_finished() => Err(error),
+            _ => {
+                let told = reply(running)?;
+                bail!(
+                    "it was over before it had a checkpoint: {} {}",
+                    told.status,
+                    told.json()
+                )
+            }
+        }
     }
 
     /// Orders the move, which may take long and fail.
