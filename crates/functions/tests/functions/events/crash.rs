@@ -15,6 +15,7 @@ use bowline_foundation::clock::Clock;
 use bowline_functions::model::events::{MappingChange, PutEventInvoke, PutMode};
 use bowline_functions::{CrashPoints, Service};
 use bowline_sandbox::SandboxKind;
+use bowline_store::Key;
 use bowline_stream::{Log as _, Position, ReadLimit, StreamId};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
@@ -30,10 +31,23 @@ const POINT: &str = "BOWLINE_EVENT_CRASH_POINT";
 const EVENTS: usize = 12;
 /// Numbers from here on are of events whose destination is not there.
 const WAITING: usize = 100;
+/// A payload of so many bytes does not fit in an event of a stream as it waits, and fits in one as it is sent.
+const LARGE_BYTES: usize = 985_000;
 
-/// Not a test of its own: the child of the test below, which ends at once if nobody asked for it.
+/// Not a test of its own: the child of the tests below, which ends at once if nobody asked for it.
 #[test]
 fn child() {
+    run_until_killed(work);
+}
+
+/// The same for a record that waits for a destination which is there again.
+#[test]
+fn sending_child() {
+    run_until_killed(send);
+}
+
+/// Works in the folder until the named point is reached for that time.
+fn run_until_killed(work: impl AsyncFnOnce(&Path, CrashPoints)) {
     let Ok(folder) = std::env::var(FOLDER) else { return };
     let point = std::env::var(POINT).unwrap_or_default();
     let (name, count) = point.split_once(':').unwrap();
@@ -88,6 +102,21 @@ async fn work(folder: &Path, crash: CrashPoints) {
         streams.host.wait(&lost, after).await;
     }
     // What waits for a destination is tried again and again.
+    let _ = tokio::time::timeout(PATIENCE, std::future::pending::<()>()).await;
+    service.shut_down().await;
+    streams.stop().await;
+}
+
+/// Sends what waits for the stream `later`, which it makes anew, until it is killed.
+async fn send(folder: &Path, crash: CrashPoints) {
+    let (store, blobs) = open(folder);
+    let streams = Streams::start(store.clone(), Clock::system()).await;
+    let later = StreamId::new("later", 2).unwrap();
+    streams.host.create(&later, Default::default()).await.unwrap();
+    let mut options = options(store, blobs, folder, WorldSettings::default());
+    options.events = Some(streams.options());
+    options.backends = vec![Arc::new(FakeBackend(Fake::new(SandboxKind::Linux)))];
+    let service = Service::start_with(options, crash).await.unwrap();
     let _ = tokio::time::timeout(PATIENCE, std::future::pending::<()>()).await;
     service.shut_down().await;
     streams.stop().await;
@@ -161,10 +190,11 @@ async fn prepare() -> Arc<TempDir> {
     events.stop().await
 }
 
-/// Runs the child until it dies; returns what was accepted, and whether it was killed.
-fn run_child(folder: &Path, point: &str) -> (BTreeSet<usize>, bool) {
+/// Runs a child until it dies; returns what was accepted, and whether it was killed.
+fn run_child(name: &str, folder: &Path, point: &str) -> (BTreeSet<usize>, bool) {
+    let name = format!("events::crash::{name}");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "events::crash::child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", &name, "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder)
         .env(POINT, point)
         .env_remove("NEXTEST")
@@ -197,7 +227,7 @@ async fn a_kill_at_any_named_point_loses_no_accepted_event() {
             let folder = prepare().await;
             let path = folder.path().to_owned();
             let at = context.clone();
-            let (accepted, killed) = tokio::task::spawn_blocking(move || run_child(&path, &at))
+            let (accepted, killed) = tokio::task::spawn_blocking(move || run_child("child", &path, &at))
                 .await
                 .unwrap();
             assert!(killed, "the child never reaches {context}");
@@ -236,4 +266,70 @@ async fn check(events: &Events, accepted: &BTreeSet<usize>, context: &str) {
         .map(|told| told["KinesisBatchInfo"]["batchSize"].as_u64().unwrap())
         .collect();
     assert_eq!(sizes, vec![1; EVENTS / 4], "{context}: only the bad ones, each once");
+}
+
+/// How many parts of records that wait lie beside their stream.
+async fn parts(folder: &Path) -> usize {
+    let (store, _) = open(folder);
+    let all = store.scan(&Key::from("functions/overflow/"), None, 100).await.unwrap();
+    let names = all.iter().map(|(key, _)| String::from_utf8_lossy(key.as_ref()));
+    names.filter(|name| name.ends_with("-Outcome-0")).count()
+}
+
+/// The destination has had it, and loses it; so what comes again is all that it has, to the last byte.
+#[tokio::test]
+async fn a_large_record_that_was_sent_and_not_acknowledged_comes_again_whole() {
+    let events = Events::new().await;
+    events.world.deploy("g").await;
+    events.goes_to_one_that_is_away("g", "later").await;
+    let event = json!({ "n": WAITING, "text": "x".repeat(LARGE_BYTES) });
+    events.send("g", event.clone()).await;
+    events
+        .until_metric("event_destination_waits_total{function=\"g\"}", 1.0)
+        .await;
+    let folder = events.stop().await;
+    assert_eq!(
+        parts(folder.path()).await,
+        1,
+        "the control: it does not fit in one event"
+    );
+
+    let path = folder.path().to_owned();
+    let child = move || run_child("sending_child", &path, "waiting.sent:1");
+    let (_, killed) = tokio::task::spawn_blocking(child).await.unwrap();
+    assert!(killed, "the child never sends it");
+    assert_eq!(
+        parts(folder.path()).await,
+        1,
+        "its end is kept until it is acknowledged"
+    );
+    let streams = Streams::start(open(folder.path()).0, Clock::system()).await;
+    let later = StreamId::new("later", 2).unwrap();
+    let limit = ReadLimit {
+        events: 10,
+        bytes: 10_000_000,
+    };
+    let page = streams.host.read(&later, Position::START, limit).await.unwrap();
+    assert_eq!(page.events.len(), 1, "the control: it was sent");
+    let who = bowline_stream::session::Caller {
+        who: "test".to_owned(),
+        request_id: "test".to_owned(),
+    };
+    streams.host.delete(&who, &later).await.unwrap();
+    streams.stop().await;
+
+    let events = Events::over(folder, Clock::system(), Vec::new()).await;
+    events.stream("later").await;
+    let told = events.read_until("later", 1).await;
+    assert!(told[0]["requestPayload"] == event, "it comes again whole");
+    let over = async {
+        let prefix = Key::from("functions/overflow/");
+        while !events.world.store.scan(&prefix, None, 1).await.unwrap().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, over)
+        .await
+        .expect("nothing of it is left beside the stream");
+    events.stop().await;
 }
