@@ -20,6 +20,7 @@
 mod carry;
 mod engine;
 mod fit;
+mod keep;
 mod ledger;
 mod live;
 mod moving;

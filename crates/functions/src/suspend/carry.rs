@@ -1,23 +1,23 @@
 //! One run from its beginning to its end, over all its suspensions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bowline_foundation::clock::Monotonic;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::RequestId;
-use bowline_sandbox::suspension::Kept as Answer;
-use bowline_sandbox::{Deadline, Frozen, FunctionError, Invocation, Keeper, Outcome, Report, Suspension, Usage, Wish};
+use bowline_sandbox::{Deadline, Frozen, FunctionError, Invocation, Outcome, Report, Suspension, Usage, Wish};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::engine::Registered;
+use super::keep::{KeeperOf, RecordSeed};
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
-use super::record::{Ended, Kept, Phase, RunRecord};
+use super::record::{Phase, RunRecord};
 use super::seat::{Left, Seat};
 use crate::invoke::{Admission, Pool, Slot};
 use crate::service::Inner;
@@ -290,10 +290,22 @@ impl Way<'_> {
             Ok(from) => from,
             Err(halt) => return halt,
         };
+        // The checkpoint that it has gone back to: none serves twice.
+        let mut gone_back_to = 0;
         loop {
             let outcome = self.leg(seat, from.take()).await;
             if self.live.lost.load(Ordering::SeqCst) {
                 return Halt::Gone;
+            }
+            if let Outcome::Broken(reason) = &outcome
+                && let Some(number) = self.checkpoint_after(gone_back_to).await
+            {
+                gone_back_to = number;
+                from = match self.go_back(reason, seat, place).await {
+                    Ok(bytes) => Some(bytes),
+                    Err(halt) => return halt,
+                };
+                continue;
             }
             let Outcome::Suspended(frozen) = outcome else {
                 return self.finish(outcome).await;
@@ -326,14 +338,33 @@ impl Way<'_> {
         match phase {
             None => Ok(None),
             Some(Phase::Suspended) => self.rest(seat, place).await.map(Some),
-            Some(_) => match self.go_up(seat, place, true).await? {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) => {
-                    let reason = format!("the run cannot go on: {}", Chain(&error));
-                    Err(Halt::Over(Outcome::Broken(reason)))
-                }
-            },
+            Some(_) => self.go_on_from_last(seat, place).await.map(Some),
         }
+    }
+
+    /// The number of the run's last checkpoint, if that is a later one.
+    async fn checkpoint_after(&self, number: u64) -> Option<u64> {
+        let held = self.live.loaded.lock().await;
+        let last = held.as_ref()?.record.checkpoint.number;
+        (last > number).then_some(last)
+    }
+
+    /// Takes the run up again, in another sandbox, after the one that it ran in has broken.
+    async fn go_back(&self, reason: &str, seat: &mut Seat, place: &mut Option<Admission>) -> Result<Bytes, Halt> {
+        tracing::warn!(run = %self.live.run, reason, "a run goes back to its last checkpoint");
+        let values = BTreeMap::from([("error".to_owned(), reason.to_owned())]);
+        let decision = self.inner.decision("resume", "broken", values);
+        self.live.set_taken_for(Some(decision));
+        seat.reusable = false;
+        seat.leave(self.inner, self.pool);
+        self.go_on_from_last(seat, place).await
+    }
+
+    async fn go_on_from_last(&self, seat: &mut Seat, place: &mut Option<Admission>) -> Result<Bytes, Halt> {
+        self.go_up(seat, place, true).await?.map_err(|error| {
+            let reason = format!("the run cannot go on: {}", Chain(&error));
+            Halt::Over(Outcome::Broken(reason))
+        })
     }
 
     /// Waits, without place and sandbox, until the run is resumed; gives what it goes on from.
@@ -627,165 +658,5 @@ impl Way<'_> {
     async fn is_removed(&self) -> bool {
         let found = self.inner.suspends.ledger.load(&self.live.run).await;
         self.live.has_caller && found.is_ok_and(|found| found.is_none())
-    }
-}
-
-/// What a run's first record says of it.
-pub(super) struct RecordSeed {
-    pub code: Digest,
-    pub invoked_arn: String,
-    pub deadline_ms: u64,
-    pub limit_ms: u64,
-}
-
-/// Keeps what a guest leaves while it goes on.
-struct KeeperOf {
-    inner: Arc<Inner>,
-    live: Arc<Live>,
-    about: RecordSeed,
-}
-
-#[async_trait]
-impl Keeper for KeeperOf {
-    async fn keep(&self, frozen: Frozen) -> Answer {
-        let kept = self
-            .inner
-            .keep_run(&self.live, &self.about, frozen, Phase::Running)
-            .await;
-        match kept {
-            Err(LedgerError::Fenced) => {
-                self.live.lost.store(true, Ordering::SeqCst);
-                Answer::GiveUp
-            }
-            Err(error) => {
-                tracing::warn!(run = %self.live.run, error = %Chain(&error), "a checkpoint was not kept");
-                Answer::GoOn
-            }
-            Ok(()) => Answer::GoOn,
-        }
-    }
-
-    fn not_taken(&self, reason: &str) {
-        tracing::warn!(run = %self.live.run, reason, "a run that was to be suspended goes on");
-        // Nobody waits for its memory, or offers it, any more.
-        self.live.passing.store(false, Ordering::SeqCst);
-        self.live.yields.store(false, Ordering::SeqCst);
-        *self.live.rests.lock() = None;
-        self.live.taken(Some(reason.to_owned()));
-    }
-}
-
-impl Inner {
-    /// Keeps a checkpoint: its bytes, then the record that names them.
-    pub(super) async fn keep_run(
-        &self,
-        live: &Live,
-        about: &RecordSeed,
-        frozen: Frozen,
-        phase: Phase,
-    ) -> Result<(), LedgerError> {
-        let kept = self.try_keep_run(live, about, frozen, phase).await;
-        live.taken(kept.as_ref().err().map(|error| Chain(error).to_string()));
-        kept
-    }
-
-    async fn try_keep_run(
-        &self,
-        live: &Live,
-        about: &RecordSeed,
-        frozen: Frozen,
-        phase: Phase,
-    ) -> Result<(), LedgerError> {
-        let ledger = &self.suspends.ledger;
-        let now = self.clock.now();
-        let why = live.why(now);
-        let mut held = live.loaded.lock().await;
-        let bytes = frozen.bytes.len() as u64;
-        let digest = ledger.put(frozen.bytes).await?;
-        self.crash.reach("move.copied");
-        let checkpoint = Kept {
-            number: held.as_ref().map_or(0, |loaded| loaded.record.checkpoint.number) + 1,
-            digest,
-            bytes,
-            resident_bytes: frozen.resident_bytes,
-            taken_ms: now.as_millis(),
-            took_us: u64::try_from(frozen.took.as_micros()).unwrap_or(u64::MAX),
-            reason: why.why.clone(),
-            machine: frozen.machine.map(|machine| *machine),
-        };
-        // Stopped by the node's own end, it is as good as running: whoever comes next goes on with it.
-        let is_stopped = phase == Phase::Suspended && live.stopping.load(Ordering::SeqCst);
-        let lease_ms = now.after(self.suspends.lease).as_millis();
-        let (phase, lease_ms) = match (is_stopped, live.passing.load(Ordering::SeqCst)) {
-            (true, _) => (Phase::Running, 0),
-            // Should this node die before somebody has it, another one takes it over.
-            (false, true) => (Phase::Running, lease_ms),
-            (false, false) => (phase, lease_ms),
-        };
-        let change = |record: &mut RunRecord| {
-            record.phase = phase;
-            record.checkpoint = checkpoint.clone();
-            record.lease_ms = lease_ms;
-            if why.what != "copy" {
-                record.decided(why);
-            }
-        };
-        match held.as_mut() {
-            Some(loaded) => ledger.change(&live.run, loaded, change).await,
-            None => {
-                let mut record = RunRecord {
-                    run: live.run.to_string(),
-                    account: live.account.clone(),
-                    function: live.function.clone(),
-                    version: live.version.clone(),
-                    code: about.code,
-                    invoked_arn: about.invoked_arn.clone(),
-                    phase,
-                    epoch: 1,
-                    node: self.suspends.node.clone(),
-                    lease_ms,
-                    started_ms: live.started.as_millis(),
-                    deadline_ms: about.deadline_ms,
-                    limit_ms: about.limit_ms,
-                    checkpoint: checkpoint.clone(),
-                    outcome: None,
-                    decisions: Vec::new(),
-                };
-                change(&mut record);
-                *held = Some(ledger.create(&live.run, record).await?);
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes the end of a run down, unless its caller takes it from here.
-    pub(super) async fn finish_run(
-        &self,
-        live: &Live,
-        loaded: &mut Loaded,
-        outcome: &Outcome,
-    ) -> Result<(), LedgerError> {
-        let ledger = &self.suspends.ledger;
-        let (error_type, payload) = match outcome {
-            Outcome::Success(payload) => (None, payload),
-            Outcome::Failed(error) => (Some(error.error_type.clone()), &error.payload),
-            // The platform failed: the checkpoint is still good.
-            Outcome::Broken(_) | Outcome::Suspended(_) => return Ok(()),
-        };
-        if live.has_caller {
-            return ledger.remove(&live.run, loaded).await;
-        }
-        // With the run's name before it no two runs share a blob, and each may delete its own.
-        let named = [live.run.as_str().as_bytes(), payload].concat();
-        let ended = Ended {
-            error_type,
-            payload: ledger.put(named.into()).await?,
-            at_ms: self.clock.now().as_millis(),
-        };
-        let change = |record: &mut RunRecord| {
-            record.phase = Phase::Finished;
-            record.outcome = Some(ended);
-        };
-        ledger.change(&live.run, loaded, change).await
     }
 }

@@ -166,16 +166,13 @@ impl Inner {
             is_taken && (!leaves || live.phase() == Phase::Suspended || live.failure().is_some())
         });
         let in_time = tokio::time::timeout(TAKE_WAIT_MAX, done).await.is_ok();
-        if live.phase() == Phase::Finished {
-            return Err(Refused::NotRunning(live.run));
-        }
-        let failure = match in_time {
-            true => live.failure(),
-            false => Some("the guest has not come to a place where it can stop".to_owned()),
-        };
-        match failure {
-            Some(reason) => Err(Refused::NotKept { run: live.run, reason }),
-            None => Ok(()),
+        let not_kept = |reason| Err(Refused::NotKept { run: live.run, reason });
+        match live.failure() {
+            // What it ran in may have ended by that.
+            Some(reason) => not_kept(reason),
+            None if live.phase() == Phase::Finished => Err(Refused::NotRunning(live.run)),
+            None if in_time => Ok(()),
+            None => not_kept("the guest has not come to a place where it can stop".to_owned()),
         }
     }
 }

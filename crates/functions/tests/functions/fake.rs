@@ -366,9 +366,12 @@ impl FakeSandbox {
     }
 
     async fn act(&mut self, invocation: &mut Invocation) -> Outcome {
-        if matches!(&invocation.suspension, Some(suspension) if suspension.from.is_some()) {
-            // What it was asked for is in its checkpoint.
-            return Outcome::Success(Bytes::from_static(b"\"went on\""));
+        if let Some(from) = invocation
+            .suspension
+            .as_ref()
+            .and_then(|suspension| suspension.from.as_ref())
+        {
+            return going_on(from);
         }
         let event: Value = serde_json::from_slice(&invocation.payload).unwrap();
         if event["DurableExecutionArn"].is_string() {
@@ -431,6 +434,15 @@ impl FakeSandbox {
             "memory": self.version.memory.0,
         });
         Outcome::Success(Bytes::from(answer.to_string()))
+    }
+}
+
+/// What it was asked for is in its checkpoint.
+fn going_on(checkpoint: &[u8]) -> Outcome {
+    let event: Value = serde_json::from_slice(checkpoint).unwrap();
+    match event["again"] == true {
+        true => Outcome::Broken("again".to_owned()),
+        false => Outcome::Success(Bytes::from_static(b"\"went on\"")),
     }
 }
 

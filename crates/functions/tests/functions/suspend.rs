@@ -106,19 +106,41 @@ async fn a_resumed_run_without_a_place_keeps_its_deadline() {
     }
 }
 
+/// Its caller waits on. Without a checkpoint there is nothing to go back to.
 #[tokio::test]
-async fn a_run_that_broke_here_goes_on_here() {
+async fn a_run_whose_sandbox_breaks_goes_back_to_its_checkpoint() {
+    for way in ["break", "checkpoint-break"] {
+        let world = World::new().await;
+        deploy(&world, 60).await;
+        let response = response(invoke(&world, json!({ "do": way }))).await;
+        match way {
+            "break" => assert!(response.is_err(), "the control"),
+            _ => assert_eq!(response.unwrap().result.unwrap(), "\"went on\""),
+        }
+        assert!(
+            world.handle.list_runs().await.unwrap().is_empty(),
+            "{way}: it has one end"
+        );
+    }
+}
+
+/// It does not turn in a circle, and what its caller was told is not the last word: the node tries again later.
+#[tokio::test]
+async fn a_run_that_breaks_again_at_the_same_place_is_given_back_to_its_caller() {
     let world = World::with(WorldSettings {
         lease: Duration::from_millis(100),
         ..WorldSettings::default()
     })
     .await;
     deploy(&world, 60).await;
-    let response = response(invoke(&world, json!({"do": "checkpoint-break"}))).await;
-    assert!(response.is_err(), "the control: its caller gets no answer");
-    let run = run_in(&world, Phase::Finished).await;
-    let (answer, error) = world.handle.read_outcome(&run.run).await.unwrap();
-    assert_eq!((&answer[..], error), (&b"\"went on\""[..], None));
+    let response = response(invoke(&world, json!({"do": "checkpoint-break", "again": true}))).await;
+    assert!(response.is_err(), "its caller is told");
+    let told_after = world.fake.count().invoked;
+    world.fake.until(|counts| counts.invoked > told_after).await;
+    let run = run_in(&world, Phase::Running).await;
+    let resumed = run.decisions.iter().find(|decision| decision.what == "resume").unwrap();
+    assert_eq!(resumed.why, "broken");
+    assert!(resumed.values.contains_key("error"), "{resumed:?}");
 }
 
 /// What it had is another's meanwhile; without that the other one is refused.
