@@ -9,6 +9,7 @@
 mod access_keys;
 mod commit;
 mod entry;
+mod identity;
 mod images;
 mod keys;
 mod layers;

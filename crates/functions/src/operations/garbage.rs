@@ -3,8 +3,11 @@
 //! A start looks at everything, since a crash may have left anything; later only what an operation gave
 //! up is looked at. Code that somebody may still run is looked at again later.
 
+mod custody;
+
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bowline_foundation::digest::Digest;
@@ -27,6 +30,8 @@ const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Default)]
 pub(crate) struct Garbage {
     candidates: Mutex<HashSet<Digest>>,
+    /// Whether packages that the store does not name may be another store's.
+    is_guest: AtomicBool,
     /// Told of new candidates, and of code that is no longer in use.
     pub wake: Arc<Notify>,
 }
@@ -49,11 +54,29 @@ impl Inner {
         for digest in self.code.list().map_err(Error::service)?.difference(&used) {
             self.code.remove(digest).await.map_err(Error::service)?;
         }
-        for digest in self.blobs.list().await.map_err(Error::service)? {
-            if !used.contains(&digest) && self.remove_package(&digest).await? {
+        let stored = self.blobs.list().await.map_err(Error::service)?;
+        let orphans: Vec<_> = stored.iter().filter(|digest| !used.contains(digest)).collect();
+        self.take_custody(used.is_empty() && !stored.is_empty()).await?;
+        for digest in &orphans {
+            if self.remove_package(digest).await? {
                 tracing::info!(%digest, "a package that no function named is removed");
             }
         }
+        if !orphans.is_empty() && self.garbage.is_guest.load(Ordering::Relaxed) {
+            tracing::warn!(
+                packages = orphans.len(),
+                "this data folder was used with another store too: packages that no function of this one names stay"
+            );
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the packages in the data folder are this store's alone.
+    async fn take_custody(&self, is_strange: bool) -> Result<(), Error> {
+        let fresh = format!("{:016x}", self.entropy.number());
+        let store = self.registry.identity(fresh).await?;
+        let is_sole = custody::note(&self.data_dir, &store, is_strange).map_err(Error::service)?;
+        self.garbage.is_guest.store(!is_sole, Ordering::Relaxed);
         Ok(())
     }
 
@@ -108,8 +131,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes a package that no known function names; returns whether it went.
+    /// Removes a package that no known function names, unless another store may name it; returns whether it went.
     async fn remove_package(&self, digest: &Digest) -> Result<bool, Error> {
+        if self.garbage.is_guest.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let removed = match self.registry.sharing {
             Sharing::Exclusive => self.blobs.delete(digest).await.map(|()| true),
             Sharing::Shared => {

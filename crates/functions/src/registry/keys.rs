@@ -19,6 +19,9 @@ pub(super) const AUDIT: &str = "functions/audit/";
 /// Written by every mutation where the store is shared, so that others look again: the key of its audit
 /// row. Lives for ever. Missing: nothing has changed yet.
 pub(super) const CHANGED: &str = "functions/changed";
+/// An [`IdentityRecord`](super::record::IdentityRecord), written by the first node that starts with the store. Lives for ever, and goes
+/// along into copies. Missing: no node has started with it.
+pub(super) const IDENTITY: &str = "functions/identity";
 pub(super) const EVENT_INVOKES: &str = "functions/event-invoke/";
 pub(super) const ACCESS_KEYS: &str = "functions/access-key/";
 pub(super) const POLICIES: &str = "functions/policy/";

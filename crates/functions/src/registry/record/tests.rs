@@ -187,6 +187,12 @@ fn retired_functions() {
 }
 
 #[test]
+fn identities() {
+    let id = "00c0ffee00c0ffee".to_owned();
+    check(&IdentityRecord { id }, include_str!("golden/identity-1.json"));
+}
+
+#[test]
 fn leases() {
     check(
         &LeaseRecord {
