@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+
+use crate::folders::FolderWay;
 
 /// What a channel within one process holds in each direction.
 const MEMORY_BYTES: usize = 64 * 1024;
@@ -32,6 +35,21 @@ pub trait Dial: Send + Sync + 'static {
     /// The machine that the agent is alone in, for whoever made it.
     fn machine(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
+    }
+
+    /// How sandboxes there come by folders that the node keeps.
+    fn folder_way(&self) -> FolderWay {
+        FolderWay::Apart
+    }
+
+    /// Hands a folder over to the agent, where that is the way.
+    async fn hand_over(&self, _share: &str, _tree: OwnedFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes it back.
+    async fn take_back(&self, _share: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -85,6 +103,10 @@ impl Dial for MemoryDial {
         let sent = self.0.send(Box::new(far)).await;
         sent.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         Ok(Box::new(near))
+    }
+
+    fn folder_way(&self) -> FolderWay {
+        FolderWay::Same
     }
 }
 

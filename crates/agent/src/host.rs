@@ -15,6 +15,7 @@ mod control;
 mod parting;
 mod sandbox;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,14 +24,16 @@ use std::time::Duration;
 
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy;
-use bowline_sandbox::{Backend, SandboxKind, VersionSpec};
+use bowline_sandbox::{Backend, MadeAhead, SandboxKind, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::channel::{Accept, Channel};
 use crate::code::CodeStore;
-use crate::message::{Attach, Create, Hello, Judge, Keep, OfferCode, Question, Refusal, SpecMessage, Verdict};
+use crate::message::{
+    Attach, Create, Hello, Judge, Keep, MadeAheadMessage, OfferCode, Question, Refusal, SpecMessage, Verdict,
+};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 use control::Control;
 use parting::Runs;
@@ -83,6 +86,8 @@ pub(crate) struct Shared {
     prepared: Mutex<std::collections::HashSet<Prepared>>,
     /// What runs here, and what has parted.
     runs: Mutex<Runs>,
+    /// Up to where the node was told of what was made ahead: hits and misses, by runtime.
+    told: Mutex<BTreeMap<String, (u64, u64)>>,
 }
 
 /// What makes one preparation as good as another.
@@ -133,6 +138,18 @@ impl Shared {
             .store(hello.lease_ms.saturating_mul(1000), Ordering::Release);
         self.heard();
         Ok(())
+    }
+
+    /// What was made ahead since this was asked last, if anybody wanted it.
+    pub fn made_ahead(&self) -> Vec<MadeAheadMessage> {
+        let mut told = self.told.lock();
+        let counted = self.backends.iter().flat_map(|backend| backend.made_ahead());
+        let news = counted.filter_map(|MadeAhead { runtime, hits, misses }| {
+            let before = told.insert(runtime.clone(), (hits, misses)).unwrap_or_default();
+            let (hits, misses) = (hits.saturating_sub(before.0), misses.saturating_sub(before.1));
+            (hits + misses > 0).then_some(MadeAheadMessage { runtime, hits, misses })
+        });
+        news.collect()
     }
 
     fn backend(&self, kind: SandboxKind) -> Option<&Arc<dyn Backend>> {
@@ -186,6 +203,7 @@ impl Host {
             heard_micros: AtomicU64::new(0),
             prepared: Mutex::default(),
             runs: Mutex::default(),
+            told: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),

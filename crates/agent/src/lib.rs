@@ -13,6 +13,7 @@
 pub mod channel;
 pub mod code;
 mod contents;
+pub mod folders;
 pub mod host;
 pub mod link;
 pub mod message;
@@ -24,6 +25,7 @@ pub mod wire;
 
 pub use channel::{Accept, ByteStream, Channel, Dial, UnixAccept, UnixDial};
 pub use contents::{CodeThere, Inventory, SandboxThere};
+pub use folders::{Folder, FolderWay};
 pub use host::{Host, HostOptions, Stopped};
-pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost, Parted};
+pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost, Maxima, OnMadeAhead, Parted};
 pub use remote::{Leg, Remote, RemoteSandbox};

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_foundation::digest::Digest;
-use bowline_sandbox::SandboxKind;
+use bowline_sandbox::{CreateError, MadeAhead, SandboxKind, Site};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::channel::Dial;
 use crate::code;
 use crate::contents::{Contents, Inventory};
-use crate::message::{Hello, Keep, NotParted, Part, Refusal, Welcome};
+use crate::folders::Folders;
+use crate::message::{Hello, Keep, MadeAheadMessage, NotParted, Part, Refusal, Welcome};
 use crate::service::{Serve, ServiceNews};
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 
@@ -29,6 +30,8 @@ use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
 /// How long an agent may take to forget the code that is not in use.
 pub(crate) const KEEP_MAX: Duration = Duration::from_secs(60);
+/// How long somebody waits for an instance's end whose sandboxes wrote in folders of the node.
+const FENCE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Beats in a lease.
 const BEATS: u32 = 4;
 /// News of services that nobody has read yet; more are held back in the channel.
@@ -56,6 +59,20 @@ pub struct LinkOptions {
     pub code: CodeWay,
     /// What the memory limits of all sandboxes there may add up to; without it there is no limit but the agent's own.
     pub memory_mib: Option<u64>,
+    /// What the instance has in all, where it has something of its own.
+    pub maxima: Option<Maxima>,
+    /// Who is told how often what was made ahead there was wanted; nobody where that is the node's own.
+    pub made_ahead: Option<OnMadeAhead>,
+}
+
+/// Who is told of what was made ahead.
+pub type OnMadeAhead = Arc<dyn Fn(&MadeAhead) + Send + Sync>;
+
+/// What an instance has in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maxima {
+    pub memory_mib: u64,
+    pub cpu_millis: u64,
 }
 
 /// Why there is no link.
@@ -115,7 +132,7 @@ pub struct Link {
 }
 
 pub(crate) struct Inner {
-    dial: Arc<dyn Dial>,
+    pub dial: Arc<dyn Dial>,
     pub epoch: u64,
     pub code: CodeWay,
     kinds: Vec<SandboxKind>,
@@ -131,10 +148,17 @@ pub(crate) struct Inner {
     pub contents: Arc<Contents>,
     /// Held while code is laid or removed.
     pub laying: Arc<tokio::sync::Mutex<()>>,
+    /// What sandboxes there say of where they are.
+    pub site: Site,
     /// Sandboxes that live there, and the memory they may use.
     pub sandboxes: AtomicU64,
     pub held_mib: AtomicU64,
     pub memory_mib: u64,
+    maxima: Option<Maxima>,
+    /// What was handed over to the agent; what that takes is held too.
+    pub folders: Folders,
+    /// Whether nothing of it runs any more.
+    fenced: watch::Sender<bool>,
 }
 
 impl Inner {
@@ -149,6 +173,27 @@ impl Inner {
     pub fn serves(&self) -> bool {
         let left = [&self.closed, &self.draining, &self.parting];
         left.iter().all(|left| !left.load(Ordering::Acquire))
+    }
+
+    /// Takes of the memory that sandboxes and folders there may have together, if there is so much left.
+    pub fn take_mib(&self, mib: u64) -> Result<(), CreateError> {
+        let fits = |held: u64| held.checked_add(mib).filter(|held| *held <= self.memory_mib);
+        let taken = self.held_mib.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
+        taken.map(drop).map_err(|held| {
+            let all = self.memory_mib;
+            let reason = format!("{mib} MiB are wanted, but {held} of the instance's {all} MiB are held");
+            CreateError::Exhausted(reason.into())
+        })
+    }
+
+    /// Waits until nothing that ran there can have any effect, for a while.
+    pub async fn until_fenced(&self) {
+        let mut fenced = self.fenced.subscribe();
+        if timeout(FENCE_MAX, fenced.wait_for(|fenced| *fenced)).await.is_err() {
+            tracing::warn!(
+                "an instance was not ended within {FENCE_MAX:?}: what ran there may write on in its folders"
+            );
+        }
     }
 
     /// Whether the instance is fenced: what still comes from there has no effect.
@@ -177,9 +222,13 @@ impl Link {
             orders,
             contents: Arc::default(),
             laying: Arc::default(),
+            site: Site::default(),
             sandboxes: AtomicU64::new(0),
             held_mib: AtomicU64::new(0),
             memory_mib: options.memory_mib.unwrap_or(u64::MAX),
+            maxima: options.maxima,
+            folders: Folders::default(),
+            fenced: watch::Sender::new(false),
         });
         let control = Control {
             framed,
@@ -189,6 +238,7 @@ impl Link {
             orders: orders_receiver,
             news: news_sender,
             asked: None,
+            made_ahead: options.made_ahead,
         };
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -234,6 +284,16 @@ impl Link {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
+    /// What its sandboxes say of where they are.
+    pub fn site(&self) -> &Site {
+        &self.inner.site
+    }
+
+    /// What the instance has in all, where it has something of its own.
+    pub fn maxima(&self) -> Option<Maxima> {
+        self.inner.maxima
+    }
+
     /// Sandboxes that live there.
     pub fn sandboxes(&self) -> u64 {
         self.inner.sandboxes.load(Ordering::Relaxed)
@@ -246,12 +306,14 @@ impl Link {
 
     /// The sum of their memory limits, in MiB.
     pub fn held_mib(&self) -> u64 {
-        self.inner.held_mib.load(Ordering::Relaxed)
+        let held = self.inner.held_mib.load(Ordering::Relaxed);
+        held.saturating_sub(self.inner.folders.mib())
     }
 
     /// What is left of the memory that they may hold, in MiB.
     pub fn room_mib(&self) -> u64 {
-        self.inner.memory_mib.saturating_sub(self.held_mib())
+        let held = self.inner.held_mib.load(Ordering::Relaxed);
+        self.inner.memory_mib.saturating_sub(held)
     }
 
     /// Whether idle sandboxes there are given up rather than used again; running invocations end as they would.
@@ -263,6 +325,11 @@ impl Link {
     /// The first step of a fence; the other is to end the agent itself.
     pub fn close(&self) {
         self.inner.closed.store(true, Ordering::Release);
+    }
+
+    /// Says that the instance was ended: nothing that ran there has any effect any more.
+    pub fn fenced(&self) {
+        self.inner.fenced.send_replace(true);
     }
 
     /// Has the agent start services, in order. How that goes is told in the news.
@@ -377,6 +444,7 @@ struct Control {
     news: mpsc::Sender<LinkNews>,
     /// Who wants to know of an invocation that is to part.
     asked: Option<oneshot::Sender<Result<Parted, String>>>,
+    made_ahead: Option<OnMadeAhead>,
 }
 
 impl Control {
@@ -456,6 +524,13 @@ impl Control {
                 let not: NotParted = wire::json(&frame.body, "why an invocation did not part")?;
                 if let Some(asked) = self.asked.take() {
                     let _ = asked.send(Err(not.reason));
+                }
+            }
+            Kind::MadeAhead => {
+                let news: Vec<MadeAheadMessage> = wire::json(&frame.body, "what was made ahead")?;
+                if let Some(tell) = &self.made_ahead {
+                    let counted = |MadeAheadMessage { runtime, hits, misses }| MadeAhead { runtime, hits, misses };
+                    news.into_iter().map(counted).for_each(|more| tell(&more));
                 }
             }
             Kind::ServiceNews => {

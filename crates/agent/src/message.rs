@@ -98,6 +98,14 @@ pub enum NotCreated {
     Backend { text: String },
 }
 
+/// See [`MadeAhead`](bowline_sandbox::MadeAhead).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MadeAheadMessage {
+    pub runtime: String,
+    pub hits: u64,
+    pub misses: u64,
+}
+
 /// An invocation that is to part from its channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Part {
@@ -168,7 +176,7 @@ impl From<CreateError> for NotCreated {
                 error_type: error.error_type,
                 payload: String::from_utf8_lossy(&error.payload).into_owned(),
             },
-            CreateError::Exhausted(text) => Self::Exhausted { text },
+            CreateError::Exhausted(full) => Self::Exhausted { text: full.reason },
             error @ CreateError::Away(_) => Self::Backend {
                 text: error.to_string(),
             },
@@ -186,7 +194,7 @@ impl From<NotCreated> for CreateError {
                 error_type,
                 payload: payload.into(),
             }),
-            NotCreated::Exhausted { text } => Self::Exhausted(text),
+            NotCreated::Exhausted { text } => Self::Exhausted(text.into()),
             NotCreated::Backend { text } => Self::Backend(io::Error::other(text)),
         }
     }

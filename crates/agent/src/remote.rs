@@ -14,7 +14,7 @@ use bowline_foundation::id::RequestId;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
     AnswerSink, Backend, CreateError, FunctionError, Ground, Invocation, LogSink, Outcome, Platform, PrepareError,
-    Report, Sandbox, SandboxKind, Stand, Usage, VersionSpec,
+    Report, Sandbox, SandboxKind, Site, Stand, Usage, VersionSpec,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -22,7 +22,7 @@ use crate::code;
 use crate::contents::Line;
 use crate::link::{Inner, Link};
 use crate::message::{Attach, Create, Created, Judge, NotCreated, Question, Verdict, invoke};
-use crate::wire::{self, Framed, Kind, WireError};
+use crate::wire::{self, Framed, IDLE_TOLD, Kind, WireError};
 
 use exchange::{End, Exchange};
 
@@ -211,25 +211,21 @@ struct Held {
     link: Arc<Inner>,
     mib: u64,
     line: Line,
+    /// Whether others see what it writes.
+    has_folders: bool,
 }
 
 impl Held {
     /// Takes the share, if there is room for it.
     fn take(link: &Arc<Inner>, version: &VersionSpec) -> Result<Self, CreateError> {
         let mib = version.memory.0.into();
-        let fits = |held: u64| held.checked_add(mib).filter(|held| *held <= link.memory_mib);
-        let taken = link.held_mib.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
-        taken.map_err(|held| {
-            let all = link.memory_mib;
-            CreateError::Exhausted(format!(
-                "{mib} MiB are wanted, but {held} of the instance's {all} MiB are held"
-            ))
-        })?;
+        link.take_mib(mib)?;
         link.sandboxes.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             line: link.contents.enter(version),
             link: link.clone(),
             mib,
+            has_folders: !version.mounts.is_empty(),
         })
     }
 
@@ -289,8 +285,9 @@ impl RemoteSandbox {
         true
     }
 
-    async fn try_settle(&mut self) -> io::Result<bool> {
-        self.framed.put(Kind::Settle, b"");
+    /// Asks something of a sandbox that runs nothing, and waits for the agent's word.
+    async fn ask_idle(&mut self, kind: Kind, body: &[u8]) -> io::Result<bool> {
+        self.framed.put(kind, body);
         self.framed.flush().await?;
         loop {
             let frame = self.framed.must_next("an end").await?;
@@ -381,7 +378,7 @@ impl Sandbox for RemoteSandbox {
     async fn settle(&mut self) -> bool {
         self.settled = true;
         let limit = self.budget.saturating_add(GRACE);
-        within(limit, self.try_settle()).await.unwrap_or(false)
+        within(limit, self.ask_idle(Kind::Settle, b"")).await.unwrap_or(false)
     }
 
     fn is_alive(&mut self) -> bool {
@@ -389,8 +386,15 @@ impl Sandbox for RemoteSandbox {
     }
 
     async fn idle(&mut self) {
-        self.framed.put(Kind::Idle, b"");
-        self.broken |= within(IDLE_MAX, self.framed.flush()).await.is_err();
+        let told = match self.held.has_folders {
+            // Whoever is next there waits until this one stands still.
+            true => within(IDLE_MAX, self.ask_idle(Kind::Idle, IDLE_TOLD)).await.map(drop),
+            false => {
+                self.framed.put(Kind::Idle, b"");
+                within(IDLE_MAX, self.framed.flush()).await
+            }
+        };
+        self.broken |= told.is_err();
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -409,19 +413,29 @@ impl Sandbox for RemoteSandbox {
         self.stand
     }
 
+    fn site(&self) -> Option<&Site> {
+        Some(&self.held.link.site)
+    }
+
     async fn destroy(mut self: Box<Self>) {
+        let mut is_gone = false;
         let ended = async {
             std::future::poll_fn(|cx| self.framed.poll_end(cx)).await?;
             // The agent closes the channel when nothing of the sandbox is left.
             while let Some(frame) = self.framed.next().await? {
-                if frame.kind == Kind::Log {
-                    self.log.write(&frame.body);
+                match frame.kind {
+                    Kind::Log => self.log.write(&frame.body),
+                    kind => is_gone |= kind == Kind::Gone,
                 }
             }
             Ok::<(), io::Error>(())
         };
         if timeout(DESTROY_MAX, ended).await.is_err() {
             tracing::warn!("an instance takes longer than {DESTROY_MAX:?} to remove a sandbox");
+        }
+        if self.held.has_folders && !is_gone {
+            // It may still write there until its instance has been ended.
+            self.held.link.until_fenced().await;
         }
     }
 }

@@ -73,6 +73,8 @@ kinds! {
     Parted = 10,
     /// Agent: it goes on as it was. JSON.
     NotParted = 11,
+    /// Agent: how often what was made ahead was there when it was wanted, since it told so last. JSON.
+    MadeAhead = 12,
     /// Node: a question about a version. JSON.
     Judge = 16,
     /// Agent: the answer. JSON.
@@ -113,11 +115,16 @@ kinds! {
     Settle = 43,
     /// Agent: it is.
     Settled = 44,
-    /// Node: it will be idle.
+    /// Node: it will be idle. With [`IDLE_TOLD`] the agent says `Settled` once it stands still.
     Idle = 45,
     /// Node: this channel is for an invocation that parted from another one. JSON.
     Attach = 46,
+    /// Agent: nothing is left of a sandbox that has folders in common with others; its last word.
+    Gone = 47,
 }
+
+/// The body of a word of idling that is to be answered.
+pub const IDLE_TOLD: &[u8] = b"!";
 
 /// Bytes that are no frame, or a body that is not what its kind says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

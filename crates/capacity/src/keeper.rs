@@ -253,6 +253,16 @@ impl Keeper {
         Some(victim)
     }
 
+    /// The same where only sandboxes in one place would help: `standing` says what a node has of a function there. Searches
+    /// through all functions.
+    pub fn victim_there(&mut self, standing: impl Fn(FunctionIndex) -> Standing) -> Option<FunctionIndex> {
+        let (victim, lined_up) = self.order.first(standing)?;
+        if lined_up {
+            self.level = self.level.max(self.credit(victim));
+        }
+        Some(victim)
+    }
+
     fn hold(&mut self, function: FunctionIndex, sandboxes: u32, running: u32) {
         let held = &mut self.held[function.0 as usize];
         self.used_mib -= held.memory();

@@ -6,6 +6,7 @@
 //! Nothing here waits for a lock while it awaits something, and nothing is written to the store.
 
 mod admission;
+mod create;
 mod enter;
 mod fleets;
 mod foresight;
@@ -25,13 +26,14 @@ mod streaming;
 mod sweeper;
 
 pub(crate) use admission::{Accounts, Admission, FunctionLive, Running};
+pub(crate) use create::seat_for_run;
 pub(crate) use foresight::Foresight;
 pub(crate) use payload::{check, check_event};
 pub(crate) use pool::{Pool, PoolParts, Slot};
 pub(crate) use provision::Keeper;
 pub(crate) use resolve::{Readiness, Target};
 pub(crate) use room::{Claim, Room};
-pub(crate) use run::{Finish, Job, Outlet, run, seat_for_run};
+pub(crate) use run::{Finish, Job, Outlet, run};
 pub use rung::Rung;
 pub(crate) use sizes::Inbox;
 pub use streaming::{Interruption, ResponsePiece, ResponseStream, StreamEnd};

@@ -79,6 +79,8 @@ pub(crate) struct Driver {
     orders: mpsc::Receiver<Order>,
     removing: watch::Receiver<bool>,
     link: Option<(Link, mpsc::Receiver<LinkNews>)>,
+    /// Closed, but what is behind it has not ended yet.
+    closed: Vec<Link>,
     /// Where the server behind the link came from.
     origin: Origin,
     /// Whether it counts among those that run.
@@ -103,6 +105,7 @@ impl Driver {
             orders,
             removing,
             link: None,
+            closed: Vec::new(),
             origin: Origin::Made,
             counted: AtomicBool::new(false),
         }
@@ -499,10 +502,12 @@ impl Driver {
     async fn fence(&mut self, server: &Server) -> Result<(), DriveError> {
         if let Some((link, _)) = self.link.take() {
             link.close();
+            self.closed.push(link);
         }
         if let Some(provider) = self.shared.provider(server.effective.kind) {
             provider.fence(&server.id).await?;
         }
+        self.closed.drain(..).for_each(|link| link.fenced());
         Ok(())
     }
 

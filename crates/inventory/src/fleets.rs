@@ -297,6 +297,7 @@ impl Handle {
             kind: version.kind,
             mib: version.memory.0.into(),
             class: Some(class),
+            folders: &[],
         };
         Some(Berth {
             fleet: class,

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub drained: Counter,
     /// Drained instances on which something ran past every limit.
     pub forced: Counter,
+    /// Of cells that agents make ahead: the node's own counters of such.
+    pub made_ahead: bowline_sandbox_linux::Metrics,
     warming: Family<KindLabels, Gauge>,
     warmed: Family<KindLabels, Counter>,
     scheduled: Family<KindLabels, Gauge>,

@@ -9,22 +9,27 @@
 //! ```
 //! A version is checked and prepared by the node; instances see what that made, or are sent it. A WebAssembly version whose
 //! invocations can be suspended runs in the node: it alone keeps checkpoints, and goes on with them. A native one can be
-//! suspended where it runs on an instance that is a virtual machine ([`crate::suspending`]). One that shares folders runs in
-//! the node too: they are mounted in the node's own sandboxes; where accounts are kept apart by virtual machines it does not
-//! run.
+//! suspended where it runs on an instance that is a virtual machine ([`crate::suspending`]). One that shares folders runs on
+//! instances that are handed these, those that have them first, but not on virtual machines: where every account gets such, it
+//! does not run.
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_agent::{Link, Remote};
+use bowline_agent::{Folder, FolderWay, Link, Maxima, Remote};
+use bowline_capacity::sizing::derived;
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
+use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::suspension::{CheckpointFacts, CheckpointMode, Suspendable};
 use bowline_sandbox::{
-    Backend, Berth, CreateError, FunctionError, Ground, LogSink, MachineNeeds, PrepareError, Sandbox, SandboxKind,
-    Share, ShareError, Stand, Unmet, VersionSpec,
+    Backend, Berth, Content, CreateError, FunctionError, Ground, LogSink, MachineNeeds, Mount, NoRoom, PrepareError,
+    ProcessorShare, Sandbox, SandboxKind, Share, ShareError, Stand, Unmet, VersionSpec,
 };
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::file::Kind;
@@ -39,6 +44,9 @@ const COMING_MAX: Duration = Duration::from_secs(60);
 /// A creation goes past so many instances; the failure of the next one is its own.
 const PASSED_MAX: usize = 4;
 
+/// One processor, in thousandths.
+const PROCESSOR_MILLIS: u64 = 1000;
+
 /// Places sandboxes of one kind.
 pub struct Placed {
     inline: Arc<dyn Backend>,
@@ -47,6 +55,8 @@ pub struct Placed {
     always: Option<Kind>,
     /// What makes instances that invocations can be suspended with.
     machines: Option<Arc<VmProvider>>,
+    /// The folders that are kept, with what each takes of the memory of an instance that has it.
+    shares: Mutex<HashMap<String, u64>>,
 }
 
 impl Placed {
@@ -56,6 +66,7 @@ impl Placed {
             instances,
             always,
             machines: None,
+            shares: Mutex::default(),
         }
     }
 
@@ -86,10 +97,12 @@ impl Placed {
 
     /// Where the sandbox is to be made next; `None` is the node itself.
     async fn next(&self, version: &VersionSpec, walk: &mut Walk) -> Result<Option<(String, Link)>, CreateError> {
+        let folders = walk.folders.clone();
         let wanted = Wanted {
             kind: self.inline.kind(),
             mib: u64::from(version.memory.0),
             class: self.instances.class(version),
+            folders: &folders,
         };
         let roster = self.instances.roster();
         let mut changes = roster.changes();
@@ -105,7 +118,7 @@ impl Placed {
                     return Ok(Some((found.name, found.link)));
                 }
                 Choice::Full => match self.more_room(version, (wanted, walk)).await? {
-                    Room::None => return Err(walk.failure.take().unwrap_or_else(|| full(version, wanted))),
+                    Room::None => return Err(self.full(version, (wanted, walk))),
                     Room::Here => {}
                     Room::Coming => walk.ground = Ground::NewInstance,
                 },
@@ -116,13 +129,19 @@ impl Placed {
                 }
                 Choice::Nowhere => {
                     let Some(kind) = self.always else { return Ok(None) };
+                    if kind == Kind::Vm && !version.mounts.is_empty() {
+                        return Err(kept_apart());
+                    }
                     if let Some(failure) = walk.failure.take() {
                         return Err(failure);
                     }
                     walk.ground = Ground::NewInstance;
-                    let made = self.instances.ensure_default(&version.account, kind, wanted.mib).await;
+                    let made = self
+                        .instances
+                        .ensure_default(&version.account, kind, wanted.mib_anew())
+                        .await;
                     made.map_err(|error| match error {
-                        Error::Infeasible(reason) => CreateError::Exhausted(reason),
+                        Error::Infeasible(reason) => CreateError::Exhausted(reason.into()),
                         Error::Held(reason) => CreateError::Away(reason),
                         error => CreateError::Backend(std::io::Error::other(error)),
                     })?;
@@ -132,8 +151,11 @@ impl Placed {
     }
 
     /// Has an account whose instances are full get another one, where it gets them without asking.
-    async fn more_room(&self, version: &VersionSpec, (wanted, walk): (Wanted, &Walk)) -> Result<Room, CreateError> {
-        let Some(kind) = self.always else { return Ok(Room::None) };
+    async fn more_room(&self, version: &VersionSpec, (wanted, walk): (Wanted<'_>, &Walk)) -> Result<Room, CreateError> {
+        let is_apart = |kind: &Kind| *kind == Kind::Vm && !wanted.folders.is_empty();
+        let Some(kind) = self.always.filter(|kind| !is_apart(kind)) else {
+            return Ok(Room::None);
+        };
         let asked = (wanted, &walk.passed[..]);
         match self.instances.ensure_room(&version.account, kind, asked).await {
             Err(error) if error.is_refusal() => {
@@ -144,6 +166,19 @@ impl Placed {
         }
     }
 
+    /// Why a walk ends where nobody has room: one that failed, or else that they are full, and what would help.
+    fn full(&self, version: &VersionSpec, (wanted, walk): (Wanted<'_>, &mut Walk)) -> CreateError {
+        match walk.failure.take() {
+            Some(CreateError::Exhausted(_)) | None => {}
+            Some(failure) => return failure,
+        }
+        let (Wanted { kind, mib, .. }, account) = (wanted, &version.account);
+        CreateError::Exhausted(NoRoom {
+            reason: format!("no instance of account {account} has {mib} MiB free for a sandbox of kind `{kind:?}`"),
+            crowded: self.instances.roster().crowded(account, wanted, &walk.passed),
+        })
+    }
+
     /// Asks one instance for a sandbox. One that is lost meanwhile is not waited for.
     async fn create_at(
         &self,
@@ -151,7 +186,9 @@ impl Placed {
         version: &Arc<VersionSpec>,
         log: &Arc<dyn LogSink>,
     ) -> Result<Box<dyn Sandbox>, CreateError> {
+        let version = &on_instance(link, version);
         let creation = async {
+            self.hand_over(link, &walk.folders).await?;
             if let Some(making) = self.making(version, (walk.ground, walk.stand), log)
                 && let Some(whole) = VmProvider::behind(link)
             {
@@ -171,6 +208,26 @@ impl Placed {
                 Err(CreateError::Backend(std::io::Error::other(lost)))
             }
         }
+    }
+
+    /// What a version's sandboxes share with others, with what that takes of an instance's memory.
+    fn folders(&self, version: &VersionSpec) -> Vec<Folder> {
+        let shares = self.shares.lock();
+        let folder = |mount: &Mount| Folder {
+            share: mount.share.clone(),
+            mib: shares.get(&mount.share).copied().unwrap_or_default(),
+        };
+        version.mounts.iter().map(folder).collect()
+    }
+
+    /// Hands an instance the folders that a sandbox is to have there, where that is the way.
+    async fn hand_over(&self, link: &Link, folders: &[Folder]) -> Result<(), CreateError> {
+        if link.folder_way() == FolderWay::HandedOver {
+            for folder in folders {
+                link.hand_over(folder, self.inline.lend(&folder.share)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Goes past an instance that made no sandbox, unless that is the function's own doing or enough were asked.
@@ -194,6 +251,29 @@ impl Placed {
     }
 }
 
+/// A version as it runs on an instance: with the processors that its memory stands for there.
+fn on_instance(link: &Link, version: &Arc<VersionSpec>) -> Arc<VersionSpec> {
+    let processors = link.maxima().and_then(|maxima| processors(version.memory, maxima));
+    match processors {
+        None => version.clone(),
+        Some(_) => Arc::new(VersionSpec {
+            processors,
+            ..VersionSpec::clone(version)
+        }),
+    }
+}
+
+/// Of the instance's processors the same share as of its memory. What others leave of a processor is not held back.
+fn processors(memory: Mebibytes, maxima: Maxima) -> Option<ProcessorShare> {
+    let share = derived(memory.0.into(), maxima.memory_mib, maxima.cpu_millis)?;
+    let quota = share.max(maxima.cpu_millis.min(PROCESSOR_MILLIS));
+    let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX).max(1);
+    Some(ProcessorShare {
+        share_millis: millis(share),
+        quota_millis: millis(quota),
+    })
+}
+
 /// Whether a version's owner wants its invocations to be suspended, and it may run on an instance.
 fn asks_for_checkpoints(version: &VersionSpec) -> bool {
     version.mounts.is_empty() && matches!(CheckpointMode::of(&version.environment), Ok(Some(_)))
@@ -201,6 +281,8 @@ fn asks_for_checkpoints(version: &VersionSpec) -> bool {
 
 /// How far the search of one creation is.
 struct Walk {
+    /// What the sandbox is to share with others.
+    folders: Vec<Folder>,
     passed: Vec<(Link, Passed)>,
     /// Of the last one that was passed.
     failure: Option<CreateError>,
@@ -211,8 +293,9 @@ struct Walk {
 }
 
 impl Walk {
-    fn begin() -> Self {
+    fn begin(folders: Vec<Folder>) -> Self {
         Self {
+            folders,
             passed: Vec::new(),
             failure: None,
             ground: Ground::Instance,
@@ -222,26 +305,16 @@ impl Walk {
     }
 }
 
-fn full(version: &VersionSpec, wanted: Wanted) -> CreateError {
-    let Wanted { kind, mib, .. } = wanted;
-    CreateError::Exhausted(format!(
-        "no instance of account {} has {mib} MiB free for a sandbox of kind `{kind:?}`",
-        version.account
-    ))
-}
-
 /// What a function that shares folders is told where none may run beside another's machine.
 fn kept_apart() -> CreateError {
-    let text = "Error: shared memory and volumes are mounted in the node's own sandboxes, and this node runs functions in virtual \
-                machines: detach them from the function, or use a set of keys";
+    let text = "Error: virtual machines have no shared memory and no volumes of functions, and this node runs functions in such: \
+                make an instance of kind `process`, detach them from the function, or use a set of keys";
     CreateError::Init(FunctionError::new("Runtime.InvalidMount", text))
 }
 
 fn late(version: &VersionSpec) -> CreateError {
-    CreateError::Exhausted(format!(
-        "no instance of account {} was ready within {COMING_MAX:?}",
-        version.account
-    ))
+    let account = &version.account;
+    CreateError::Exhausted(format!("no instance of account {account} was ready within {COMING_MAX:?}").into())
 }
 
 #[async_trait]
@@ -259,16 +332,10 @@ impl Backend for Placed {
     }
 
     async fn create(&self, version: Arc<VersionSpec>, log: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        if !version.mounts.is_empty() {
-            return match self.always {
-                Some(Kind::Vm) => Err(kept_apart()),
-                _ => self.inline.create(version, log).await,
-            };
-        }
         if self.inline.suspendable(&version) == Suspendable::Yes {
             return self.inline.create(version, log).await;
         }
-        let mut walk = Walk::begin();
+        let mut walk = Walk::begin(self.folders(&version));
         loop {
             let next = timeout_at(walk.until, self.next(&version, &mut walk)).await;
             let Some((instance, link)) = next.unwrap_or_else(|_| Err(late(&version)))? else {
@@ -285,11 +352,28 @@ impl Backend for Placed {
     }
 
     async fn share(&self, share: &Share) -> Result<(), ShareError> {
-        self.inline.share(share).await
+        self.inline.share(share).await?;
+        let mib = match share.content {
+            Content::Memory => share.bytes.div_ceil(Mebibytes(1).bytes()),
+            Content::NewVolume(_) | Content::Volume(_) => 0,
+        };
+        self.shares.lock().insert(share.name.clone(), mib);
+        Ok(())
     }
 
     async fn unshare(&self, share: &str) {
+        self.shares.lock().remove(share);
+        // From here on no instance gets it any more.
         self.inline.unshare(share).await;
+        for link in self.instances.roster().links() {
+            if let Err(error) = link.take_back(share).await {
+                tracing::warn!(share, %error, "an instance keeps a shared folder until it ends");
+            }
+        }
+    }
+
+    async fn lend(&self, share: &str) -> std::io::Result<OwnedFd> {
+        self.inline.lend(share).await
     }
 
     fn has_fleets(&self) -> bool {

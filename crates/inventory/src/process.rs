@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,9 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_agent::{CodeWay, UnixDial};
+use bowline_agent::{Channel, CodeWay, Dial, FolderWay, UnixDial};
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox_linux::cell::desk::Desk;
 use bowline_sandbox_linux::cell::place::{Place, PlaceLimits, PlaceMount, PlaceView};
 use parking_lot::Mutex;
 use tokio::process::{Child, Command};
@@ -26,6 +28,8 @@ use tokio::time::timeout;
 use crate::file::{Kind, Mode};
 use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder, VOLUME_SUFFIX, other_kind};
 
+/// Where an agent is handed folders, in its server's folder.
+const DESK: &str = "desk.sock";
 /// What a path of a Unix socket may be long.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// How long a killed agent may take to be reaped.
@@ -44,6 +48,31 @@ pub struct Options {
     pub prewarmed: usize,
     /// What all of these in one agent may use.
     pub prewarmed_memory: Mebibytes,
+}
+
+/// The way to an agent that is a process on this machine.
+struct ProcessDial {
+    channels: UnixDial,
+    desk: Desk,
+}
+
+#[async_trait]
+impl Dial for ProcessDial {
+    async fn dial(&self) -> io::Result<Channel> {
+        self.channels.dial().await
+    }
+
+    fn folder_way(&self) -> FolderWay {
+        FolderWay::HandedOver
+    }
+
+    async fn hand_over(&self, share: &str, tree: OwnedFd) -> io::Result<()> {
+        self.desk.hand_over(share, tree).await.map_err(io::Error::other)
+    }
+
+    async fn take_back(&self, share: &str) -> io::Result<()> {
+        self.desk.take_back(share).await.map_err(io::Error::other)
+    }
 }
 
 /// Makes servers that are processes.
@@ -139,6 +168,8 @@ impl ProcessProvider {
             .arg("agent")
             .arg("--socket")
             .arg(&socket)
+            .arg("--desk")
+            .arg(folder.join(DESK))
             .arg("--state")
             .arg(folder.join("state"))
             .arg("--modules")
@@ -195,7 +226,10 @@ impl Provider for ProcessProvider {
         let detail = child.id().map(|pid| format!("process {pid}"));
         self.children.lock().insert(order.server.clone(), child);
         Ok(Reached {
-            dial: Arc::new(UnixDial(socket)),
+            dial: Arc::new(ProcessDial {
+                desk: Desk(socket.with_file_name(DESK)),
+                channels: UnixDial(socket),
+            }),
             code: CodeWay::Laid(self.code(&order.server)),
             detail,
             machine: None,

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bowline_agent::Link;
+use bowline_agent::{Folder, FolderWay, Link};
 use bowline_capacity::draining::Placement;
 use bowline_capacity::fleet::Class;
 use bowline_foundation::id::AccountId;
-use bowline_sandbox::SandboxKind;
+use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::{Crowded, SandboxKind};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -42,11 +43,31 @@ pub(crate) enum Origin {
 
 /// What is wanted for a sandbox.
 #[derive(Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct Wanted<'a> {
     pub kind: SandboxKind,
     pub mib: u64,
     /// The fleet that it belongs to, where the account has fleets.
     pub class: Option<Class>,
+    /// What it shares with others on the node.
+    pub folders: &'a [Folder],
+}
+
+impl Wanted<'_> {
+    /// Whether such sandboxes can be made there at all.
+    fn is_offered(&self, link: &Link) -> bool {
+        link.kinds().contains(&self.kind) && (self.folders.is_empty() || link.folder_way() != FolderWay::Apart)
+    }
+
+    /// What one takes on an instance that has none of its folders.
+    pub fn mib_anew(&self) -> u64 {
+        let folders: u64 = self.folders.iter().map(|folder| folder.mib).sum();
+        self.mib.saturating_add(folders)
+    }
+
+    /// What one takes there, with the folders that come with it.
+    pub fn mib_at(&self, link: &Link) -> u64 {
+        self.mib.saturating_add(link.missing_mib(self.folders))
+    }
 }
 
 /// An instance with room.
@@ -177,8 +198,9 @@ impl Roster {
     }
 
     /// The account's instance with the most room for such a sandbox, among those that were not passed. Where there are
-    /// fleets, one of its fleet: the low one is packed. If none of them has room, one of another fleet.
-    pub fn choose(&self, account: &AccountId, wanted: Wanted, passed: &[(Link, Passed)]) -> Choice {
+    /// fleets, one of its fleet: the low one is packed. If none of them has room, one of another fleet. One that has its folders goes
+    /// before all that have not.
+    pub fn choose(&self, account: &AccountId, wanted: Wanted<'_>, passed: &[(Link, Passed)]) -> Choice {
         let accounts = self.accounts.lock();
         let Some(instances) = accounts.get(account) else {
             return Choice::Nowhere;
@@ -196,13 +218,16 @@ impl Roster {
                 continue;
             }
             let why = passed.iter().find(|(other, _)| other.is(link)).map(|(_, why)| *why);
-            if why == Some(Passed::Failed) {
+            if why == Some(Passed::Failed) || !wanted.folders.is_empty() && !wanted.is_offered(link) {
                 continue;
             }
             ready = true;
-            if why.is_none() && link.kinds().contains(&wanted.kind) && link.room_mib() >= wanted.mib {
+            if why.is_none() && wanted.is_offered(link) && link.room_mib() >= wanted.mib_at(link) {
                 fitting.push((name, link, *origin));
             }
+        }
+        if fitting.iter().any(|(_, link, _)| link.has(wanted.folders)) {
+            fitting.retain(|(_, link, _)| link.has(wanted.folders));
         }
         let best = match wanted.class {
             None => roomiest(fitting.into_iter()),
@@ -226,6 +251,33 @@ impl Roster {
             None if ready => Choice::Full,
             None => Choice::Nowhere,
         }
+    }
+
+    /// Where such a sandbox would have room if others ended: the account's instances that are ready, make such and are large
+    /// enough.
+    pub fn crowded(&self, account: &AccountId, wanted: Wanted<'_>, passed: &[(Link, Passed)]) -> Vec<Crowded> {
+        let accounts = self.accounts.lock();
+        let standings = accounts
+            .get(account)
+            .into_iter()
+            .flat_map(|instances| instances.standings.values());
+        let crowded = standings.filter_map(|standing| {
+            let Standing::Ready(link, ..) = standing else {
+                return None;
+            };
+            let has_failed = |(other, why): &(Link, Passed)| *why == Passed::Failed && other.is(link);
+            let (room, mib) = (link.room_mib(), wanted.mib_at(link));
+            let is_able = !link.is_closed()
+                && wanted.is_offered(link)
+                && link.held_mib().saturating_add(room) >= mib
+                && !passed.iter().any(has_failed);
+            let missing = mib.saturating_sub(room).max(1);
+            is_able.then(|| Crowded {
+                site: link.site().clone(),
+                missing: Mebibytes(u32::try_from(missing).unwrap_or(u32::MAX)),
+            })
+        });
+        crowded.collect()
     }
 
     /// Whether the account has an instance that serves, or will.

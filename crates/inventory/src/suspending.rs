@@ -17,7 +17,7 @@ use bowline_agent::{CodeWay, Leg, Link, LinkOptions, Parted, Remote, RemoteSandb
 use bowline_foundation::id::RequestId;
 use bowline_sandbox::suspension::Kept;
 use bowline_sandbox::{
-    Deadline, Frozen, FunctionError, Ground, Invocation, LogSink, Outcome, Report, Sandbox, SandboxKind, Stand,
+    Deadline, Frozen, FunctionError, Ground, Invocation, LogSink, Outcome, Report, Sandbox, SandboxKind, Site, Stand,
     Suspension, Usage, VersionSpec, Wish,
 };
 use bowline_sandbox_vm::After;
@@ -112,6 +112,8 @@ impl Suspending {
             clock: machines.clock().clone(),
             code: CodeWay::Carried,
             memory_mib: None,
+            maxima: None,
+            made_ahead: None,
         };
         // Without services there is no news but the end, which the channel tells too.
         let (link, _) = Link::connect(options).await.map_err(|error| error.to_string())?;
@@ -353,6 +355,10 @@ impl Sandbox for Suspending {
 
     fn stand(&self) -> Option<Stand> {
         self.making.stand
+    }
+
+    fn site(&self) -> Option<&Site> {
+        self.place.as_ref()?.sandbox.site()
     }
 
     async fn destroy(mut self: Box<Self>) {

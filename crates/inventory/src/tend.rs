@@ -184,7 +184,7 @@ impl Handle {
         &self,
         account: &AccountId,
         kind: Kind,
-        (wanted, passed): (Wanted, &[(Link, Passed)]),
+        (wanted, passed): (Wanted<'_>, &[(Link, Passed)]),
     ) -> Result<Room, Error> {
         let _one = self.shared.defaults.lock(account).await;
         match self.roster().choose(account, wanted, passed) {
@@ -201,7 +201,7 @@ impl Handle {
         // Another one would be as they are.
         if !own
             .iter()
-            .any(|link| link.kinds().contains(&wanted.kind) && link.held_mib() + link.room_mib() >= wanted.mib)
+            .any(|link| link.kinds().contains(&wanted.kind) && link.held_mib() + link.room_mib() >= wanted.mib_at(link))
         {
             return Ok(Room::None);
         }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use bowline_foundation::entropy::Entropy;
 use bowline_foundation::limits::PROCESSES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    Backend, CreateError, FunctionError, LogSink, PrepareError, RUNTIME_API, Runtime, Sandbox, SandboxKind, Share,
-    ShareError, VersionSpec,
+    Backend, CreateError, FunctionError, LogSink, MadeAhead, PrepareError, RUNTIME_API, Runtime, Sandbox, SandboxKind,
+    Share, ShareError, VersionSpec,
 };
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
@@ -28,7 +29,7 @@ use tokio::time::timeout;
 use crate::cell::{Cell, CellError, CellPlan, Command, Furnishing, ReadOnlyBind, Spawner, Start};
 use crate::clients::{self, NODE_CLIENT, PYTHON_CLIENT, RUNTIME_DIR};
 use crate::interpreter::{self, Interpreter};
-use crate::linux_sandbox::{Departure, LinuxSandbox, Surroundings, cell_error, cpu_millis};
+use crate::linux_sandbox::{Departure, LinuxSandbox, Surroundings, cell_error, processors};
 use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::pool::{Pool, Reserve, WarmCell};
@@ -316,6 +317,14 @@ impl Backend for LinuxBackend {
         }
     }
 
+    fn made_ahead(&self) -> Vec<MadeAhead> {
+        self.pool.counted()
+    }
+
+    async fn lend(&self, share: &str) -> io::Result<OwnedFd> {
+        self.spawner.lend(share).await.map_err(io::Error::other)
+    }
+
     async fn shut_down(&self) {
         self.pool.close().await;
         self.endings.closed().await;
@@ -330,7 +339,7 @@ async fn furnish(cell: &mut Cell, version: &VersionSpec) -> Result<(), CreateErr
         mounts: version.mounts.clone(),
         tmp: version.ephemeral_storage,
         memory: version.memory,
-        cpu_millis: cpu_millis(version.memory),
+        processors: processors(version),
         pids: PROCESSES_MAX,
     };
     let furnished = cell.furnish(furnishing).await;

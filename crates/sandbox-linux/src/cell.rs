@@ -15,6 +15,7 @@
 
 pub mod cgroup;
 mod channel;
+pub mod desk;
 mod identity;
 mod init;
 mod lender;
@@ -38,7 +39,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{Mount, Share};
+use bowline_sandbox::{Mount, ProcessorShare, Share};
 use rustix::pipe::PipeFlags;
 
 use channel::{Channel, Gauges};
@@ -122,8 +123,8 @@ pub struct Furnishing {
     pub tmp: Mebibytes,
     /// The memory limit. Files in `/tmp` count towards it.
     pub memory: Mebibytes,
-    /// The processor quota in thousandths of one processor.
-    pub cpu_millis: u32,
+    /// What it has of the processors.
+    pub processors: ProcessorShare,
     /// How many processes and threads the guest may have at once.
     pub pids: u32,
 }
@@ -240,13 +241,12 @@ pub enum Claim {
         /// The processor time of the limit.
         cpu_millis: u32,
     },
-    /// Behind every process of ordinary priority.
-    Leftover,
+    /// Behind every process of ordinary priority, and beside others of the kind by its limit.
+    Leftover {
+        /// The processor time of the limit.
+        cpu_millis: u32,
+    },
 }
-
-/// The share of a cell that takes what others leave; a process of `nice 15`, as WebAssembly guests that
-/// run on are, has 36.
-const LEFTOVER_SHARES: u64 = 36;
 
 /// A cell in the spawner's keeping; dropping it tells the spawner to destroy it.
 #[derive(Debug)]
@@ -343,17 +343,30 @@ impl Spawner {
         self.about_share(&Request::Unshare { name }).await
     }
 
+    /// A folder that is kept, as a mount that is attached nowhere yet, for the spawner of another program on this machine.
+    pub async fn lend(&self, name: &str) -> Result<OwnedFd, CellError> {
+        let name = wire::Text(name.into());
+        match self.ask(&Request::Lend { name }).await? {
+            (Reply::Lent, mut descriptors) => descriptors.pop().ok_or(CellError::SpawnerGone),
+            (other, _) => Err(refusal(other)),
+        }
+    }
+
     async fn about_share(&self, request: &Request) -> Result<(), CellError> {
+        match self.ask(request).await? {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => Err(refusal(other)),
+        }
+    }
+
+    /// Asks the spawner about a share, and waits for its answer.
+    async fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), CellError> {
         let asked = || {
             let (ours, theirs) = wire::pair()?;
             self.link.send(request, vec![theirs])?;
             Channel::new(ours)
         };
-        let channel = asked().map_err(failed("request share"))?;
-        match channel.next().await? {
-            (Reply::Done, _) => Ok(()),
-            (other, _) => Err(refusal(other)),
-        }
+        asked().map_err(failed("request share"))?.next().await
     }
 
     /// Kills every cell, waits for the spawner's end.
@@ -569,7 +582,7 @@ impl Cell {
     pub fn set_claim(&self, claim: Claim) {
         self.gauges.share(match claim {
             Claim::Full { cpu_millis } => cgroup::shares_of(cpu_millis),
-            Claim::Leftover => LEFTOVER_SHARES,
+            Claim::Leftover { cpu_millis } => cgroup::leftover_of(cpu_millis),
         });
     }
 

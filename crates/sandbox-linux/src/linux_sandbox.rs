@@ -19,7 +19,8 @@ use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    CreateError, Deadline, FunctionError, Invocation, LogSink, Outcome, Report, Sandbox, Usage, VersionSpec,
+    CreateError, Deadline, FunctionError, Invocation, LogSink, Outcome, ProcessorShare, Report, Sandbox, Usage,
+    VersionSpec,
 };
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
@@ -302,9 +303,9 @@ impl LinuxSandbox {
                 turn = (turn * 2).min(CLAIM_LOOK_MAX);
                 continue;
             }
-            self.cell.set_claim(Claim::Leftover);
+            let cpu_millis = processors(&self.context.spec).share_millis;
+            self.cell.set_claim(Claim::Leftover { cpu_millis });
             let end = self.wait(LEFTOVER_MAX.min(limit - waited), &mut poll).await;
-            let cpu_millis = cpu_millis(self.context.spec.memory);
             self.cell.set_claim(Claim::Full { cpu_millis });
             waited += LEFTOVER_MAX;
             if waited >= limit || !matches!(end, End::TimedOut) {
@@ -501,6 +502,12 @@ impl Sandbox for LinuxSandbox {
         self.output.drain();
         self.cell.destroy().await;
     }
+}
+
+/// What a version's sandboxes have of the processors.
+pub(crate) fn processors(version: &VersionSpec) -> ProcessorShare {
+    let by_memory = || ProcessorShare::of(cpu_millis(version.memory));
+    version.processors.unwrap_or_else(by_memory)
 }
 
 /// The processor time of a function, as a share of one processor's.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bowline_capacity::worker::WorkerId;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::MadeAhead;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -110,9 +111,14 @@ impl Pool {
         let mut state = self.0.state.lock();
         let taken = state.stock.take(name, now, lives);
         if state.plans.contains_key(name) {
-            self.0.metrics.wanted(name, taken.is_some()).inc();
+            self.0.metrics.wanted(name, taken.is_some());
         }
         taken
+    }
+
+    /// How often cells waited for who wanted one.
+    pub(crate) fn counted(&self) -> Vec<MadeAhead> {
+        self.0.metrics.counted()
     }
 
     /// Makes a cell by `plan` now, for a caller that found none.

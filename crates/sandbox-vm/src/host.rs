@@ -160,11 +160,13 @@ impl Host {
             source: std::io::Error::other(format!("{failure:?}")),
         };
         let group = groups.take().map_err(refused)?;
+        // Devices need some processor time beside the guest's.
+        let cpu_millis = cpu_millis.unwrap_or(machine.processors * 1000 + 250);
         let limits = Limits {
             tmp_bytes: 0,
             memory_bytes: machine.memory_max.bytes() + OVERHEAD_BYTES,
-            // Devices need some processor time beside the guest's.
-            cpu_millis: cpu_millis.unwrap_or(machine.processors * 1000 + 250),
+            cpu_millis,
+            share_millis: cpu_millis,
             pids: THREADS + machine.processors,
         };
         if let Err(failure) = groups.limit(&group, &limits) {

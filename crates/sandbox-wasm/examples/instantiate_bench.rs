@@ -97,6 +97,7 @@ fn version(module: &[u8], folder: &std::path::Path) -> VersionSpec {
         environment: BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
         mounts: Vec::new(),
+        processors: None,
     }
 }
 

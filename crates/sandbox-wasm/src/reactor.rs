@@ -115,7 +115,7 @@ impl Reactor {
         };
         let instance = created.map_err(|(error, memory_refused)| {
             if is_exhaustion(&error) {
-                return CreateError::Exhausted(error.to_string());
+                return CreateError::Exhausted(error.to_string().into());
             }
             let scene = Scene {
                 request_id: RequestId::random(&surroundings.entropy),

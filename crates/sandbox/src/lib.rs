@@ -16,9 +16,11 @@ mod machine;
 mod platform;
 pub mod record;
 mod share;
+mod site;
 pub mod suspension;
 mod version;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,8 +34,9 @@ pub use logging::{ApplicationLogLevel, LogFormat, Logging, SystemLogLevel};
 pub use machine::{MachineNeeds, MachineOffer, Unmet};
 pub use platform::{PLATFORM_BODY_BYTES_MAX, Platform, PlatformRequest, PlatformResponse, RUNTIME_API};
 pub use share::{Content, MOUNTS_DIR, MOUNTS_MAX, Mount, MountAccess, Share, ShareError};
+pub use site::{Crowded, NoRoom, Site};
 pub use suspension::{CheckpointFacts, CheckpointMode, Control, Frozen, Keeper, Suspendable, Suspension, Wish};
-pub use version::{CodeDir, Runtime, SandboxKind, VersionSpec};
+pub use version::{CodeDir, ProcessorShare, Runtime, SandboxKind, VersionSpec};
 
 /// Makes sandboxes of one kind.
 ///
@@ -82,6 +85,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Ends the keeping. Returns once nothing of it is left but what sandboxes still have.
     async fn unshare(&self, _share: &str) {}
 
+    /// A folder that is kept, as a mount that is attached nowhere yet: an agent on this machine is handed it.
+    async fn lend(&self, _share: &str) -> std::io::Result<OwnedFd> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
     /// Whether anybody's places are in fleets, so that it matters how often versions are called. Must be cheap.
     fn has_fleets(&self) -> bool {
         false
@@ -107,12 +115,25 @@ pub trait Backend: Send + Sync + 'static {
         Some(Unmet::new("kind", needed, "none for this kind of sandbox"))
     }
 
+    /// How often something that was made ahead waited for who wanted a sandbox, since this began.
+    fn made_ahead(&self) -> Vec<MadeAhead> {
+        Vec::new()
+    }
+
     /// Frees what belongs to no version any more: called with the digests still in use, rarely.
     async fn collect_garbage(&self, _in_use: &[bowline_foundation::digest::Digest]) {}
 
     /// Ends helper processes and removes what outlives sandboxes. Called once, after every sandbox was
     /// destroyed.
     async fn shut_down(&self) {}
+}
+
+/// How often something that was made ahead of a call waited for who wanted a sandbox of a runtime, and how often nothing did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeAhead {
+    pub runtime: String,
+    pub hits: u64,
+    pub misses: u64,
 }
 
 /// One isolated place in which one version runs, one invocation at a time.
@@ -166,6 +187,11 @@ pub trait Sandbox: Send + 'static {
         None
     }
 
+    /// The place whose room it takes, where that is bounded by itself: its end makes room there. Must be cheap.
+    fn site(&self) -> Option<&Site> {
+        None
+    }
+
     /// Ends everything that runs in the sandbox and removes its traces; returns when they are gone.
     async fn destroy(self: Box<Self>);
 }
@@ -205,8 +231,8 @@ pub enum CreateError {
     #[error("function failed to initialise: {}", .0.error_type)]
     Init(FunctionError),
     /// No room now; retry later or after destroying an idle sandbox.
-    #[error("no room for another sandbox: {0}")]
-    Exhausted(String),
+    #[error("no room for another sandbox: {}", .0.reason)]
+    Exhausted(NoRoom),
     /// Where it would be made, somebody must look after something first; the text is for the caller.
     #[error("{0}")]
     Away(String),

@@ -129,6 +129,25 @@ pub struct CodeDir {
     pub path: PathBuf,
 }
 
+/// What a sandbox has of the processors, in thousandths of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessorShare {
+    /// By which it competes with its neighbours.
+    pub share_millis: u32,
+    /// What it never exceeds.
+    pub quota_millis: u32,
+}
+
+impl ProcessorShare {
+    /// It competes by all that it may have.
+    pub fn of(millis: u32) -> Self {
+        Self {
+            share_millis: millis,
+            quota_millis: millis,
+        }
+    }
+}
+
 /// Everything that a sandbox needs to run one version; immutable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionSpec {
@@ -165,6 +184,8 @@ pub struct VersionSpec {
     pub logging: Logging,
     /// Folders that its sandboxes share with others.
     pub mounts: Vec<Mount>,
+    /// What a sandbox has of the processors; without it that follows from its memory alone.
+    pub processors: Option<ProcessorShare>,
 }
 
 impl VersionSpec {
@@ -240,6 +261,7 @@ mod tests {
                 environment: BTreeMap::from([("AWS_LAMBDA_LOG_FORMAT".to_owned(), "mine".to_owned())]),
                 logging,
                 mounts: Vec::new(),
+                processors: None,
             };
             let mut variables = version.lambda_environment();
             ["FORMAT", "LEVEL", "GROUP_NAME"].map(|name| variables.remove(&format!("AWS_LAMBDA_LOG_{name}")))

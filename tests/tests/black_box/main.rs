@@ -26,6 +26,7 @@ mod model;
 mod mounted_state;
 mod moves;
 mod neighbours;
+mod other_store;
 mod outages;
 mod permissions;
 mod placement;

@@ -72,7 +72,12 @@ impl Control {
         loop {
             tokio::select! {
                 biased;
-                _ = tick.tick() => {}
+                _ = tick.tick() => {
+                    let news = self.shared.made_ahead();
+                    if !news.is_empty() {
+                        self.framed.put_json(Kind::MadeAhead, &news);
+                    }
+                }
                 told = news.recv() => if let Some(told) = told {
                     self.framed.put_json(Kind::ServiceNews, &told);
                 },

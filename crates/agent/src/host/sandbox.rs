@@ -13,7 +13,7 @@ use bowline_sandbox::{CreateError, LogSink, Platform, PlatformRequest, PlatformR
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::Shared;
 use super::parting::{Back, Running, Told};
@@ -22,10 +22,12 @@ use crate::message::report::{self, ReportMessage};
 use crate::message::{
     ANSWER_WINDOW, ASKS_MAX, Create, Created, NotCreated, PIECE_OVERHEAD_BYTES, ask_bytes, may_ask, put_ask, take_ask,
 };
-use crate::wire::{self, Framed, Kind, WireError};
+use crate::wire::{self, Framed, IDLE_TOLD, Kind, WireError};
 
 /// Output that waits for the channel; more is dropped.
 const LOG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long the last word of a sandbox may take.
+const LAST_WORD_MAX: Duration = Duration::from_secs(5);
 /// How often an idle sandbox is asked whether it lives.
 const IDLE_TICK: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, framed: Framed, create: Create) 
         epoch,
     };
     let spec = Arc::new(shared.local(create.spec));
+    let has_folders = !spec.mounts.is_empty();
     let creation = async {
         let backend = shared.backend(spec.kind).ok_or_else(|| {
             let text = format!("this instance offers no sandboxes of kind `{:?}`", spec.kind);
@@ -63,6 +66,11 @@ pub(super) async fn serve(shared: &Arc<Shared>, framed: Framed, create: Create) 
     place.framed.put_json(Kind::Created, &Created { resident_bytes });
     let served = place.serve(&mut *sandbox).await;
     sandbox.destroy().await;
+    if has_folders {
+        place.framed.put(Kind::Gone, b"");
+        // A node that does not listen any more needs no word.
+        let _ = timeout(LAST_WORD_MAX, place.framed.flush()).await;
+    }
     // The channel ends with the place, so that the node knows that nothing is left.
     served
 }
@@ -111,7 +119,12 @@ impl Place {
                     self.framed.put(Kind::Settled, &[settled.into()]);
                 }
                 // Whoever sent it does not wait, so that an event may be next.
-                Kind::Idle => sandbox.idle().await,
+                Kind::Idle => {
+                    sandbox.idle().await;
+                    if frame.body == IDLE_TOLD {
+                        self.framed.put(Kind::Settled, &[1]);
+                    }
+                }
                 // Too late for the invocation it belonged to.
                 Kind::Credit | Kind::Answer => {}
                 kind => {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{CodeDir, ImageSpec, Logging, Runtime, SandboxKind, VersionSpec};
+use bowline_sandbox::{
+    CodeDir, ImageSpec, Logging, Mount, MountAccess, ProcessorShare, Runtime, SandboxKind, VersionSpec,
+};
 use serde::{Deserialize, Serialize};
 
 /// See [`VersionSpec`].
@@ -29,6 +31,11 @@ pub struct SpecMessage {
     environment: BTreeMap<String, String>,
     #[serde(default)]
     logging: Logging,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<MountMessage>,
+    /// Share and quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    processors: Option<(u32, u32)>,
 }
 
 /// Where code lies, as the node sees it.
@@ -36,6 +43,51 @@ pub struct SpecMessage {
 pub struct CodeMessage {
     pub digest: Digest,
     pub path: PathBuf,
+}
+
+/// See [`Mount`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct MountMessage {
+    share: String,
+    at: String,
+    access: AccessMessage,
+}
+
+/// See [`MountAccess`].
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum AccessMessage {
+    Read,
+    Write,
+    WriteAlone,
+}
+
+impl From<&Mount> for MountMessage {
+    fn from(mount: &Mount) -> Self {
+        Self {
+            share: mount.share.clone(),
+            at: mount.at.clone(),
+            access: match mount.access {
+                MountAccess::Read => AccessMessage::Read,
+                MountAccess::Write => AccessMessage::Write,
+                MountAccess::WriteAlone => AccessMessage::WriteAlone,
+            },
+        }
+    }
+}
+
+impl From<MountMessage> for Mount {
+    fn from(message: MountMessage) -> Self {
+        Self {
+            share: message.share,
+            at: message.at,
+            access: match message.access {
+                AccessMessage::Read => MountAccess::Read,
+                AccessMessage::Write => MountAccess::Write,
+                AccessMessage::WriteAlone => MountAccess::WriteAlone,
+            },
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,6 +132,10 @@ impl From<&VersionSpec> for SpecMessage {
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
             environment: spec.environment.clone(),
             logging: spec.logging.clone(),
+            mounts: spec.mounts.iter().map(MountMessage::from).collect(),
+            processors: spec
+                .processors
+                .map(|processors| (processors.share_millis, processors.quota_millis)),
         }
     }
 }
@@ -110,8 +166,11 @@ impl From<SpecMessage> for VersionSpec {
             timeout: Duration::from_millis(message.timeout_ms),
             environment: message.environment,
             logging: message.logging,
-            // A version that shares folders runs in the node.
-            mounts: Vec::new(),
+            mounts: message.mounts.into_iter().map(Mount::from).collect(),
+            processors: message.processors.map(|(share_millis, quota_millis)| ProcessorShare {
+                share_millis,
+                quota_millis,
+            }),
         }
     }
 }

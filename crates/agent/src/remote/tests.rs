@@ -40,6 +40,8 @@ impl Grip {
             clock: Clock::fake(Timestamp::from_micros(0)),
             code: CodeWay::Carried,
             memory_mib: None,
+            maxima: None,
+            made_ahead: None,
         };
         let connecting = tokio::spawn(Link::connect(options));
         let mut control = Framed::new(accept.accept().await.unwrap());
@@ -99,6 +101,7 @@ pub(crate) fn version() -> Arc<VersionSpec> {
         environment: Default::default(),
         logging: bowline_sandbox::Logging::default(),
         mounts: Vec::new(),
+        processors: None,
     })
 }
 

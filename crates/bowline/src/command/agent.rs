@@ -1,7 +1,7 @@
 //! `bowline agent`: what runs inside an instance; the node starts it, not a person.
 
 use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::Backend;
 use bowline_sandbox_linux::LinuxBackend;
 use bowline_sandbox_linux::cell::place::{self, PlaceView};
-use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions};
+use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions, desk};
 use bowline_sandbox_vm::AGENT_READY;
 use bowline_sandbox_vm::guest::port::{self, Port};
 use bowline_sandbox_wasm::{Compiler, WasmBackend};
@@ -47,6 +47,9 @@ pub struct Args {
     /// The port of a virtual machine by which the node finds it; code comes that way too.
     #[arg(long, value_name = "NAME", conflicts_with = "socket")]
     port: Option<String>,
+    /// Where the node hands over folders that sandboxes share.
+    #[arg(long, value_name = "SOCKET")]
+    desk: Option<PathBuf>,
     /// A folder of the agent's own.
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
@@ -74,10 +77,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe()?;
     // The socket comes from outside the place, so that the node finds it whatever the agent sees.
     let listener = args.socket.as_deref().map(listen).transpose()?;
+    let desk = args.desk.as_deref().map(desk::open).transpose();
+    let desk = desk.context("cannot open the desk")?;
     if let Some(file) = &args.place {
         enter(file, &args)?;
     }
-    up::runtime()?.block_on(serve(&args, listener, program))
+    up::runtime()?.block_on(serve(&args, (listener, desk), program))
 }
 
 fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
@@ -109,9 +114,13 @@ fn way(args: &Args, listener: Option<UnixListener>) -> anyhow::Result<(Box<dyn A
     Ok((Box::new(mux::acceptor(port)), Some(code)))
 }
 
-async fn serve(args: &Args, listener: Option<UnixListener>, program: PathBuf) -> anyhow::Result<ExitCode> {
+async fn serve(
+    args: &Args,
+    (listener, desk): (Option<UnixListener>, Option<OwnedFd>),
+    program: PathBuf,
+) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let backends = backends(args, program)?;
+    let backends = backends(args, desk, program)?;
     let log_dir = args.state.join("services");
     std::fs::create_dir_all(&log_dir)?;
     let (mut accept, code) = way(args, listener)?;
@@ -146,10 +155,10 @@ async fn node_gone() {
 }
 
 /// One backend for each kind of sandbox that can be made here.
-fn backends(args: &Args, program: PathBuf) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+fn backends(args: &Args, desk: Option<OwnedFd>, program: PathBuf) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let clock = Clock::system();
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-    match linux(&clock, args) {
+    match linux(&clock, args, desk) {
         Ok(linux) => backends.push(Arc::new(linux)),
         Err(error) => tracing::warn!("this instance offers no Linux sandboxes: {error:#}"),
     }
@@ -165,11 +174,14 @@ fn backends(args: &Args, program: PathBuf) -> anyhow::Result<Vec<Arc<dyn Backend
     Ok(backends)
 }
 
-fn linux(clock: &Clock, args: &Args) -> anyhow::Result<LinuxBackend> {
+fn linux(clock: &Clock, args: &Args, desk: Option<OwnedFd>) -> anyhow::Result<LinuxBackend> {
     let spawner = Spawner::start(SpawnerOptions {
         state_dir: args.state.join("cells"),
         program: None,
     })?;
+    if let Some(desk) = desk {
+        desk::attend(desk, spawner.clone())?;
+    }
     let mut options = bowline_sandbox_linux::Options::new(clock.clone(), args.state.join("linux"), spawner);
     options.warm_cells = args.prewarmed;
     options.warm_memory = Mebibytes(args.prewarmed_memory);

@@ -66,7 +66,8 @@ impl Instances {
             signing: sandboxes.signing.clone(),
             lease: LEASE,
         }));
-        let metrics = Metrics::register(registry);
+        let mut metrics = Metrics::register(registry);
+        metrics.made_ahead = sandboxes.made_ahead.clone();
         let offer = processes.offer();
         // What every account gets, if it is not a place in the node itself.
         let always = Some(config.instances).filter(|kind| *kind != Kind::Inline);

@@ -17,6 +17,8 @@ use crate::config::Config;
 pub struct Sandboxes {
     wasm: Arc<WasmBackend>,
     linux: Result<Arc<LinuxBackend>, String>,
+    /// What is counted of Linux sandboxes that are made ahead.
+    pub made_ahead: Metrics,
     /// What signs checkpoints of them.
     pub signing: SigningKey,
 }
@@ -29,7 +31,8 @@ impl Sandboxes {
         (config, signing): (&Config, &SigningKey),
         registry: &mut Registry,
     ) -> anyhow::Result<Self> {
-        let linux = linux(clock, data, (config, registry)).map_err(|error| format!("{error:#}"));
+        let made_ahead = Metrics::register(registry);
+        let linux = linux(clock, data, (config, &made_ahead)).map_err(|error| format!("{error:#}"));
         if let Err(reason) = &linux {
             tracing::warn!(%reason, "this machine offers no Linux sandboxes; only WebAssembly functions can run");
         }
@@ -40,6 +43,7 @@ impl Sandboxes {
         Ok(Self {
             wasm: Arc::new(wasm),
             linux: linux.map(Arc::new),
+            made_ahead,
             signing: signing.clone(),
         })
     }
@@ -58,7 +62,7 @@ impl Sandboxes {
     }
 }
 
-fn linux(clock: &Clock, data: &Path, (config, registry): (&Config, &mut Registry)) -> anyhow::Result<LinuxBackend> {
+fn linux(clock: &Clock, data: &Path, (config, metrics): (&Config, &Metrics)) -> anyhow::Result<LinuxBackend> {
     let spawner = Spawner::start(SpawnerOptions {
         state_dir: data.join("cells"),
         program: None,
@@ -67,6 +71,6 @@ fn linux(clock: &Clock, data: &Path, (config, registry): (&Config, &mut Registry
     let mut options = bowline_sandbox_linux::Options::new(clock.clone(), data.join("linux"), spawner);
     options.warm_cells = config.prewarmed;
     options.warm_memory = config.prewarmed_memory;
-    options.metrics = Metrics::register(registry);
+    options.metrics = metrics.clone();
     LinuxBackend::new(options).context("cannot begin the Linux backend")
 }

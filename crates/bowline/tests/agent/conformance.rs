@@ -118,6 +118,7 @@ impl Subject for Behind {
             environment: prober.environment,
             logging: bowline_sandbox::Logging::default(),
             mounts: Vec::new(),
+            processors: None,
         }
     }
 

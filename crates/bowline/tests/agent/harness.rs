@@ -51,6 +51,8 @@ impl Agent {
                 clock: Clock::system(),
                 code: CodeWay::Shared,
                 memory_mib: None,
+                maxima: None,
+                made_ahead: None,
             };
             match Link::connect(options).await {
                 Err(LinkError::Io(_)) => tokio::time::sleep(START_TICK).await,

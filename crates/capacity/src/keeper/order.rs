@@ -47,6 +47,22 @@ impl Order {
         }
     }
 
+    /// The same where only some sandboxes would help: `standing` knows of no others. Searches, and changes nothing about
+    /// whose turn it is.
+    pub fn first(&self, standing: impl Fn(FunctionIndex) -> Standing) -> Option<(FunctionIndex, bool)> {
+        let lined_up = |wanted| {
+            let is = |function: &&FunctionIndex| standing(**function) == wanted;
+            self.lined_up.iter().rev().find(is).map(|function| (*function, true))
+        };
+        let recent = || {
+            let is_idle = |function: &&FunctionIndex| matches!(standing(**function), Standing::Idle | Standing::Called);
+            self.recent.iter().find(is_idle).map(|function| (*function, false))
+        };
+        lined_up(Standing::Idle)
+            .or_else(recent)
+            .or_else(|| lined_up(Standing::Called))
+    }
+
     /// Whose idle sandbox goes next, and whether it was lined up: one that was called in this slot goes
     /// only if there is no other.
     pub fn next(&mut self, mut standing: impl FnMut(FunctionIndex) -> Standing) -> Option<(FunctionIndex, bool)> {

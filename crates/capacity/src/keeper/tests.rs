@@ -115,6 +115,38 @@ fn a_call_makes_room_at_the_expense_of_the_least_worthy() {
 }
 
 #[test]
+fn where_only_some_would_help_the_least_worthy_of_them_goes_and_the_others_keep_their_turn() {
+    let terms = Terms {
+        price: 0.0,
+        ..Terms::default()
+    };
+    let mut keeper = keeper(terms, vec![Kept::default(); 3]);
+    live(&mut keeper, 1..600, |index| [2, 30, 90][index as usize]);
+    keeper.turn(minute(600));
+    let all = |_| Standing::Idle;
+    let first = keeper.victim_there(all).unwrap();
+    let without_first = |function| {
+        if function == first {
+            Standing::Busy
+        } else {
+            Standing::Idle
+        }
+    };
+    let second = keeper.victim_there(without_first).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(keeper.victim_there(|_| Standing::Busy), None);
+    let called = |function| {
+        if function == first {
+            Standing::Called
+        } else {
+            Standing::Busy
+        }
+    };
+    assert_eq!(keeper.victim_there(called), Some(first), "rather than none");
+    assert_eq!([keeper.victim(all), keeper.victim(all)], [Some(first), Some(second)]);
+}
+
+#[test]
 fn what_runs_is_never_dropped() {
     let terms = Terms {
         budget: Mebibytes(1),

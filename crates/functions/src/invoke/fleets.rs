@@ -14,8 +14,8 @@ use bowline_capacity::fleet::Class;
 use bowline_foundation::clock::Timestamp;
 use bowline_sandbox::{Berth, Stand};
 
+use super::create::create_ahead;
 use super::pool::{Kept, Pool, Slot};
-use super::run::create_ahead;
 use crate::service::Inner;
 
 /// How often it is told how often versions were called.

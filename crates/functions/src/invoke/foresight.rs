@@ -17,13 +17,14 @@ use bowline_capacity::forecast::{FunctionIndex, Trigger};
 use bowline_capacity::keeper::{Change, Keeper, Kept as Judged, Standing, Terms};
 use bowline_capacity::slot::Slot as Minute;
 use bowline_foundation::clock::Timestamp;
+use bowline_sandbox::Site;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::create::create_ahead;
 use super::fleets::Tally;
 use super::pool::{Kept, Pool, Slot};
 use super::room::Room;
-use super::run::create_ahead;
 use crate::metrics::KeeperMetrics;
 use crate::registry::FunctionEntry;
 use crate::service::Inner;
@@ -136,6 +137,27 @@ impl Foresight {
             if pool.standing() != Standing::Cold {
                 keeper.started(place);
             }
+            self.metrics.evicted.inc();
+            return Some((pool, slot));
+        }
+    }
+
+    /// The same where only sandboxes in one place would help.
+    pub fn victim_at(&self, there: &Site) -> Option<(Arc<Pool>, Slot)> {
+        let mut state = self.state.lock();
+        state.take_note(&self.arrivals);
+        let State { keeper, pools, .. } = &mut *state;
+        loop {
+            let standing = |place: FunctionIndex| {
+                let pool = pools[place.0 as usize].upgrade();
+                pool.map_or(Standing::Cold, |pool| pool.standing_at(there))
+            };
+            let pool = pools[keeper.victim_there(standing)?.0 as usize].upgrade();
+            // It may have come to be busy meanwhile.
+            let Some(pool) = pool else { continue };
+            let Some(slot) = pool.take_oldest_at(there) else {
+                continue;
+            };
             self.metrics.evicted.inc();
             return Some((pool, slot));
         }

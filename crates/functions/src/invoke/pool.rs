@@ -9,7 +9,7 @@ use bowline_capacity::sizing::{Profile, Sample};
 use bowline_foundation::clock::Monotonic;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{Backend, Berth, CheckpointMode, Sandbox, Stand, Suspendable, VersionSpec};
+use bowline_sandbox::{Backend, Berth, CheckpointMode, Sandbox, Site, Stand, Suspendable, VersionSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
@@ -174,6 +174,10 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    fn is_at(&self, site: &Site) -> bool {
+        self.sandbox.site() == Some(site)
+    }
+
     fn is_spilled(&self) -> bool {
         self.stand.is_some_and(|stand| stand.is_spilled)
     }
@@ -451,6 +455,16 @@ impl Pool {
         }
     }
 
+    /// The same where only sandboxes in one place would help.
+    pub fn standing_at(&self, site: &Site) -> Standing {
+        let idle = self.idle.lock();
+        match (idle.slots.iter().any(|slot| slot.is_at(site)), idle.calls > 0) {
+            (true, true) => Standing::Called,
+            (true, false) => Standing::Idle,
+            (false, _) => Standing::Busy,
+        }
+    }
+
     /// Counts an invocation in that waits for a sandbox, as long as what is returned lives.
     pub fn wait(&self) -> impl Drop + use<'_> {
         struct Waits<'a>(&'a AtomicU32);
@@ -580,6 +594,15 @@ impl Pool {
         self.taken(slot.into_iter().collect()).pop()
     }
 
+    /// The same of those in one place.
+    pub fn take_oldest_at(&self, site: &Site) -> Option<Slot> {
+        let mut idle = self.idle.lock();
+        let at = idle.slots.iter().position(|slot| slot.is_at(site));
+        let slot = at.map(|at| idle.slots.remove(at));
+        drop(idle);
+        self.taken(slot.into_iter().collect()).pop()
+    }
+
     /// How many are idle.
     pub fn idle(&self) -> u32 {
         let idle = self.idle.lock();
@@ -590,6 +613,13 @@ impl Pool {
     pub fn idle_memory(&self) -> u64 {
         let idle = self.idle.lock();
         idle.slots.iter().map(|slot| u64::from(slot.memory().0)).sum()
+    }
+
+    /// The same of those in one place.
+    pub fn idle_memory_at(&self, site: &Site) -> u64 {
+        let idle = self.idle.lock();
+        let there = idle.slots.iter().filter(|slot| slot.is_at(site));
+        there.map(|slot| u64::from(slot.memory().0)).sum()
     }
 
     /// Since when the longest idle one waits.
@@ -643,7 +673,7 @@ impl Pool {
         self.parts.metrics.busy.dec();
         self.parts.metrics.memory.dec_by(signed(slot.memory_bytes));
         // Its memory is another's from here on.
-        drop(slot.claim);
+        slot.claim.vacate();
     }
 
     fn taken(&self, slots: Vec<Slot>) -> Vec<Slot> {

@@ -15,8 +15,8 @@ use bowline_foundation::clock::Monotonic;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use super::create::{NotCreated, create_to_keep};
 use super::pool::{Kept, Pool};
-use super::run::{NotCreated, create_to_keep};
 use crate::error::{Error, Throttle};
 use crate::model::attached::ProvisionedStatus;
 use crate::registry::FunctionEntry;

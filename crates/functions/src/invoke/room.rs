@@ -18,6 +18,8 @@ pub(crate) struct Room {
     waiting: AtomicU32,
     /// Told when a sandbox becomes idle while somebody waits.
     pub idled: Notify,
+    /// Tells all who wait for a place that a sandbox has become idle, or is gone.
+    pub moved: Arc<Notify>,
     claimed_bytes: Gauge,
 }
 
@@ -25,6 +27,7 @@ pub(crate) struct Room {
 pub(crate) struct Claim {
     _permit: OwnedSemaphorePermit,
     amount: Mebibytes,
+    moved: Arc<Notify>,
     claimed_bytes: Gauge,
 }
 
@@ -38,6 +41,7 @@ impl Room {
             budget,
             waiting: AtomicU32::new(0),
             idled: Notify::new(),
+            moved: Arc::default(),
             claimed_bytes,
         }
     }
@@ -70,6 +74,7 @@ impl Room {
         Claim {
             _permit: permit,
             amount,
+            moved: self.moved.clone(),
             claimed_bytes,
         }
     }
@@ -84,6 +89,7 @@ impl Room {
     pub fn idled(&self) {
         if self.waiting.load(Ordering::Acquire) > 0 {
             self.idled.notify_one();
+            self.moved.notify_waiters();
         }
     }
 }
@@ -91,6 +97,13 @@ impl Room {
 impl Claim {
     pub fn amount(&self) -> Mebibytes {
         self.amount
+    }
+
+    /// Gives the memory of a sandbox back that is gone, and tells who waits for its place.
+    pub fn vacate(self) {
+        let moved = self.moved.clone();
+        drop(self);
+        moved.notify_waiters();
     }
 }
 

@@ -1,6 +1,5 @@
 //! One admitted invocation, from a sandbox to the last line of its log.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,26 +13,21 @@ use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{
-    AnswerSink, CheckpointMode, CreateError, Deadline, FunctionError, Invocation, Outcome, Platform, Report,
-    SandboxKind, VersionSpec,
+    AnswerSink, CheckpointMode, Deadline, FunctionError, Invocation, Outcome, Platform, Report, SandboxKind,
 };
 use tokio::runtime::Handle as RuntimeHandle;
 
 use super::admission::{Admission, Entered};
+use super::create::{Crowded, Got, NotCreated, cold, warm};
 use super::mounted::{self, Turns, Way};
-use super::pool::{Created, Pool, Slot};
-use super::room::Claim;
-use super::rung::Rung;
+use super::pool::{Pool, Slot};
 use crate::cluster::Away;
 use crate::error::{Error, Throttle};
-use crate::logs::{ReportLine, SandboxLog, Sink, Status};
+use crate::logs::{ReportLine, SandboxLog, Status};
 use crate::metrics::ErrorKind;
 use crate::service::{Inner, InvocationRequest, InvocationResponse};
 use crate::state::StateAccess;
 use crate::suspend::{Left, Seed};
-
-/// How long an invocation waits for memory that others use.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What sandboxes call the end of a function that wanted more memory than it may have.
 const OUT_OF_MEMORY: &str = "Runtime.OutOfMemory";
@@ -238,32 +232,15 @@ async fn settle(inner: Arc<Inner>, pool: Arc<Pool>, mut slot: Slot, _counted: (O
         if !slot.turns.is_empty() {
             // What it left running writes nothing more before its next turn.
             slot.sandbox.idle().await;
+            if !slot.sandbox.is_alive() {
+                // Its turn ends with it.
+                return pool.destroy(slot).await;
+            }
             slot.turns.clear();
         }
         inner.sweeper.give_back(&pool, slot);
     } else {
         pool.destroy(slot).await;
-    }
-}
-
-/// A sandbox for an invocation, and where it came from.
-struct Got {
-    slot: Slot,
-    /// How long it took to make it, if it was made for the invocation.
-    init: Option<Duration>,
-    rung: Rung,
-}
-
-/// The newest idle sandbox that still lives.
-fn warm(pool: &Arc<Pool>) -> Option<Got> {
-    loop {
-        let (mut slot, rung) = pool.take()?;
-        if slot.sandbox.is_alive() {
-            let init = None;
-            return Some(Got { slot, init, rung });
-        }
-        tracing::debug!(function = %pool.parts.spec.function, "an idle sandbox has died");
-        tokio::spawn(pool.clone().destroy(slot));
     }
 }
 
@@ -293,260 +270,6 @@ fn deadline(clock: &Clock, budget: Duration) -> Deadline {
         wall: clock.now().after(budget),
         monotonic: clock.monotonic().after(budget),
         budget,
-    }
-}
-
-/// Why there is no sandbox.
-pub(super) enum NotCreated {
-    /// The function failed while it initialised.
-    Init(FunctionError, Arc<SandboxLog>, Duration),
-    Refused(Error),
-}
-
-/// Creates a sandbox for an invocation that waits for it, once there is room. While there is none, one that
-/// becomes idle meanwhile will do too.
-async fn cold(inner: &Arc<Inner>, pool: &Arc<Pool>, crowded: Crowded) -> Result<Got, NotCreated> {
-    let spec = pool.spec();
-    let claim = match inner.room.try_claim(spec.memory) {
-        Some(claim) => claim,
-        None => match make_room(inner, pool, spec.memory, crowded).await? {
-            Room::Claimed(claim) => claim,
-            Room::Spared(got) => return Ok(*got),
-        },
-    };
-    let created = create(inner, pool, (spec, claim)).await?;
-    let init = created.init;
-    pool.parts.metrics.cold_starts.inc();
-    pool.parts.metrics.init_durations.observe(init.as_secs_f64());
-    let slot = pool.created(created);
-    inner.foresight.arrived(pool);
-    Ok(Got {
-        rung: Rung::made_on(slot.sandbox.ground()),
-        slot,
-        init: Some(init),
-    })
-}
-
-/// Creates a sandbox before it is called for; `None` if there is no room that nobody uses, or no sandbox.
-pub(super) async fn create_ahead(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Option<Slot> {
-    if pool.is_retired() {
-        return None;
-    }
-    let spec = pool.spec();
-    let claim = inner.room.try_claim(spec.memory)?;
-    match create_in_turn(inner, pool, (spec, claim)).await {
-        Ok(created) => {
-            let slot = pool.created_ahead(created);
-            inner.foresight.arrived(pool);
-            Some(slot)
-        }
-        Err(failure) => {
-            if matches!(failure, NotCreated::Init(..)) {
-                // Whoever calls it is to be told.
-                pool.stands();
-            }
-            tracing::debug!(function = %pool.parts.spec.function, "a sandbox cannot be started ahead of its call");
-            None
-        }
-    }
-}
-
-/// A sandbox for a run that was suspended: a warm one, or one that is made for it.
-pub(crate) async fn seat_for_run(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, String> {
-    let seated = match own_seat(inner, pool).await {
-        Ok(None) => match warm(pool) {
-            Some(got) => Ok(got.slot),
-            None => cold(inner, pool, Crowded::Wait).await.map(|got| got.slot),
-        },
-        Ok(Some(slot)) => Ok(slot),
-        Err(error) => Err(error),
-    };
-    match seated {
-        Ok(slot) => Ok(slot),
-        Err(NotCreated::Init(error, ..)) => Err(error.error_type),
-        Err(NotCreated::Refused(error)) => Err(error.to_string()),
-    }
-}
-
-/// A seat that a run brings its own sandbox to, where that is how its kind goes on; once there is room for it.
-async fn own_seat(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Option<Slot>, NotCreated> {
-    let (spec, log) = (pool.spec(), inner.sandbox_log(pool));
-    let Some(sandbox) = pool.parts.backend.seat(&spec, Arc::new(Sink(log.clone()))) else {
-        return Ok(None);
-    };
-    inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
-    let claim = loop {
-        if let Some(claim) = inner.room.try_claim(spec.memory) {
-            break claim;
-        }
-        match make_room(inner, pool, spec.memory, Crowded::Wait).await? {
-            Room::Claimed(claim) => break claim,
-            // What has become idle is of no use but for its memory.
-            Room::Spared(got) => pool.clone().destroy(got.slot).await,
-        }
-    };
-    let init = Duration::ZERO;
-    Ok(Some(pool.created(Created {
-        sandbox,
-        log,
-        claim,
-        init,
-    })))
-}
-
-/// Creates a sandbox that is to be kept; idle ones make room for it, if that is enough.
-pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Result<Slot, NotCreated> {
-    let spec = pool.kept_spec();
-    let mut freed = 0;
-    let claim = loop {
-        if let Some(claim) = inner.room.try_claim(spec.memory) {
-            break claim;
-        }
-        // What is freed may be for others, who have waited for it.
-        let victim = if freed < spec.memory.0 && inner.sweeper.can_make_room(spec.memory) {
-            inner.foresight.victim()
-        } else {
-            None
-        };
-        let Some((owner, slot)) = victim else {
-            return Err(NotCreated::Refused(Error::Throttled(Throttle::Memory)));
-        };
-        freed += slot.memory().0;
-        owner.destroy(slot).await;
-    };
-    let created = create_in_turn(inner, pool, (spec, claim)).await?;
-    let slot = pool.created_to_keep(created);
-    inner.foresight.arrived(pool);
-    Ok(slot)
-}
-
-/// What came of waiting for room.
-enum Room {
-    Claimed(Claim),
-    /// A sandbox of the version has become idle.
-    Spared(Box<Got>),
-}
-
-/// What becomes of an invocation for which there is no room because all sandboxes are busy.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Crowded {
-    Wait,
-    /// The node that handed it on runs it.
-    HandBack,
-}
-
-impl Crowded {
-    fn of(is_forwarded: bool) -> Self {
-        if is_forwarded { Self::HandBack } else { Self::Wait }
-    }
-}
-
-/// Drops idle sandboxes, the least worthy first, until there is room; if all are busy, waits for a while.
-async fn make_room(
-    inner: &Arc<Inner>,
-    pool: &Arc<Pool>,
-    wanted: Mebibytes,
-    crowded: Crowded,
-) -> Result<Room, NotCreated> {
-    let full = || {
-        inner.metrics.throttled(&pool.parts.spec.function, Throttle::Memory);
-        NotCreated::Refused(Error::Throttled(Throttle::Memory))
-    };
-    if wanted > inner.room.budget() {
-        tracing::warn!(function = %pool.parts.spec.function, memory_mib = wanted.0,
-            budget_mib = inner.room.budget().0, "a function needs more memory than the whole budget");
-        return Err(full());
-    }
-    let (_waits_here, _waits) = (pool.wait(), inner.room.wait());
-    // As long as nobody waits: who does has what is left already.
-    let left = inner.room.budget().0.saturating_sub(inner.room.claimed().0);
-    let missing = Mebibytes(wanted.0.saturating_sub(left).max(1));
-    let mut claim = std::pin::pin!(inner.room.claim(wanted));
-    let mut timeout = std::pin::pin!(tokio::time::sleep(pool.parts.spec.timeout.min(ROOM_WAIT_MAX)));
-    let mut has_asked = false;
-    loop {
-        if let Some(got) = warm(pool) {
-            return Ok(Room::Spared(Box::new(got)));
-        }
-        if let Poll::Ready(claim) = poll_fn(|cx| Poll::Ready(claim.as_mut().poll(cx))).await {
-            return Ok(Room::Claimed(claim));
-        }
-        if let Some((owner, slot)) = inner.foresight.victim() {
-            owner.destroy(slot).await;
-            continue;
-        }
-        if crowded == Crowded::HandBack {
-            return Err(NotCreated::Refused(Error::Throttled(Throttle::Memory)));
-        }
-        if !std::mem::replace(&mut has_asked, true) {
-            inner.make_way(pool, missing);
-        }
-        tokio::select! {
-            biased;
-            claim = &mut claim => return Ok(Room::Claimed(claim)),
-            () = pool.freed.notified() => {}
-            () = inner.room.idled.notified() => {}
-            () = &mut timeout => {
-                tracing::warn!(function = %pool.parts.spec.function, "no room for a sandbox: all are busy");
-                return Err(full());
-            }
-        }
-    }
-}
-
-/// What a sandbox is made from: what it must know, and its memory.
-type Wanted = (Arc<VersionSpec>, Claim);
-
-/// Creates a sandbox that nobody waits for: what the function does meanwhile in folders that it writes alone, it does in its
-/// turn.
-async fn create_in_turn(inner: &Arc<Inner>, pool: &Pool, wanted: Wanted) -> Result<Created, NotCreated> {
-    let turns = mounted::turns(inner, &wanted.0).await.map_err(NotCreated::Refused)?;
-    let mut created = create(inner, pool, wanted).await?;
-    if !turns.is_empty() {
-        created.sandbox.idle().await;
-    }
-    Ok(created)
-}
-
-/// Creates a sandbox; if its backend has no room, at the cost of the one that has been idle longest.
-async fn create(inner: &Arc<Inner>, pool: &Pool, (spec, claim): Wanted) -> Result<Created, NotCreated> {
-    let begin = inner.clock.monotonic();
-    inner.ensure_prepared(pool).await.map_err(NotCreated::Refused)?;
-    inner.moor_first(pool);
-    let log = inner.sandbox_log(pool);
-    let mut evicted = false;
-    loop {
-        let sink = Arc::new(Sink(log.clone()));
-        let failure = match pool.parts.backend.create(spec.clone(), sink).await {
-            Ok(sandbox) => {
-                let init = inner.clock.monotonic().since(begin);
-                return Ok(Created {
-                    sandbox,
-                    log,
-                    claim,
-                    init,
-                });
-            }
-            Err(failure) => failure,
-        };
-        match failure {
-            CreateError::Init(error) => {
-                return Err(NotCreated::Init(error, log, inner.clock.monotonic().since(begin)));
-            }
-            CreateError::Exhausted(reason) => {
-                // Another kind's end would make no room for this one.
-                let kind = pool.parts.backend.kind();
-                let victim = if evicted { None } else { inner.sweeper.evict(kind) };
-                let Some((owner, slot)) = victim else {
-                    tracing::warn!(function = %pool.parts.spec.function, reason, "no room for a sandbox");
-                    return Err(NotCreated::Refused(Error::Throttled(Throttle::AccountConcurrency)));
-                };
-                evicted = true;
-                owner.destroy(slot).await;
-            }
-            CreateError::Away(reason) => return Err(NotCreated::Refused(Error::Away(reason))),
-            error @ CreateError::Backend(_) => return Err(NotCreated::Refused(Error::service(error))),
-        }
     }
 }
 

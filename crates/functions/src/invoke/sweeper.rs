@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::SandboxKind;
+use bowline_sandbox::{Crowded, SandboxKind};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -102,6 +102,16 @@ impl Sweeper {
         let left = u64::from(budget.0.saturating_sub(claimed.0));
         let idle: u64 = self.pools().iter().map(|pool| pool.idle_memory()).sum();
         wanted <= budget && left + idle >= u64::from(wanted.0)
+    }
+
+    /// One of these places that would have room if some that are idle there ended: the one that lacks least.
+    pub fn roomy<'a>(&self, crowded: &'a [Crowded]) -> Option<&'a Crowded> {
+        let pools = self.pools();
+        let has_enough = |at: &&Crowded| {
+            let idle: u64 = pools.iter().map(|pool| pool.idle_memory_at(&at.site)).sum();
+            idle >= u64::from(at.missing.0)
+        };
+        crowded.iter().filter(has_enough).min_by_key(|at| at.missing)
     }
 
     /// Does what is due; returns how long nothing will be.

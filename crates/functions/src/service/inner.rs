@@ -474,6 +474,7 @@ impl Inner {
             environment: environment(configuration),
             logging: logging::of(&configuration.inert),
             mounts: Vec::new(),
+            processors: None,
         }
     }
 

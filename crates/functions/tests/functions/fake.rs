@@ -14,8 +14,8 @@ use bowline_foundation::clock::Timestamp;
 use bowline_sandbox::answer::{AnswerSink, STREAM_CONTENT_TYPE};
 use bowline_sandbox::suspension::{CHECKPOINT_VARIABLE, Kept};
 use bowline_sandbox::{
-    Backend, Berth, CreateError, Frozen, FunctionError, Invocation, LogSink, Outcome, PrepareError, Report, Sandbox,
-    SandboxKind, Stand, Suspendable, Usage, VersionSpec,
+    Backend, Berth, CreateError, Frozen, FunctionError, Invocation, LogSink, NoRoom, Outcome, PrepareError, Report,
+    Sandbox, SandboxKind, Stand, Suspendable, Usage, VersionSpec,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -240,7 +240,10 @@ impl Backend for FakeBackend {
         }
         let room = self.0.room.lock().unwrap_or(usize::MAX);
         if self.0.count().living() >= room {
-            return Err(CreateError::Exhausted("full".to_owned()));
+            return Err(CreateError::Exhausted(NoRoom {
+                reason: "full".to_owned(),
+                crowded: Vec::new(),
+            }));
         }
         self.0.bump(|counts| counts.created += 1);
         let number = self.0.count().created;

@@ -1,16 +1,19 @@
 //! From a record to a server that runs: configure, spin up, connect, start the services.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_agent::link::{LinkNews, LinkOptions};
 use bowline_agent::service::{Serve, ServiceNews};
-use bowline_agent::{Link, LinkError};
+use bowline_agent::{Link, LinkError, Maxima, OnMadeAhead};
+use bowline_sandbox::MadeAhead;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{DriveError, Driver, failure_of, removal};
 use crate::book::Change;
 use crate::decide::Failure;
+use crate::file::{Effective, Kind};
 use crate::model::{Hold, Instance, Server, State};
 use crate::provider::{Reached, ServerOrder};
 use crate::roster::Origin;
@@ -150,6 +153,12 @@ impl Driver {
         }
     }
 
+    /// Who is told of what agents make ahead; those in the node have the node's own.
+    fn made_ahead(&self, kind: Kind) -> Option<OnMadeAhead> {
+        let counted = self.shared.metrics.made_ahead.clone();
+        (kind != Kind::Inline).then(|| Arc::new(move |more: &MadeAhead| counted.add(more)) as _)
+    }
+
     async fn connect(&self, server: &Server, reached: &Reached) -> Result<Connected, Failure> {
         loop {
             let options = LinkOptions {
@@ -159,6 +168,8 @@ impl Driver {
                 clock: self.shared.clock.clone(),
                 code: reached.code.clone(),
                 memory_mib: Some(reached.room_mib.unwrap_or(server.effective.memory_mib.into())),
+                maxima: maxima(&server.effective),
+                made_ahead: self.made_ahead(server.effective.kind),
             };
             match Link::connect(options).await {
                 Ok(connected) => return Ok(connected),
@@ -172,6 +183,14 @@ impl Driver {
             }
         }
     }
+}
+
+/// What a server has in all; one inside the node has nothing of its own.
+fn maxima(effective: &Effective) -> Option<Maxima> {
+    (effective.kind != Kind::Inline).then(|| Maxima {
+        memory_mib: effective.memory_mib.into(),
+        cpu_millis: effective.cpu_millis.into(),
+    })
 }
 
 fn being_removed() -> Failure {

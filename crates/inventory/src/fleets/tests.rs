@@ -136,6 +136,8 @@ impl World {
             clock: Clock::system(),
             code: CodeWay::Shared,
             memory_mib: Some(memory_mib),
+            maxima: None,
+            made_ahead: None,
         };
         let (link, _) = Link::connect(options).await.unwrap();
         let (handle, standing) = (
@@ -208,6 +210,7 @@ fn version(function: &str, mib: u32) -> Arc<VersionSpec> {
         },
         layers: None,
         mounts: Vec::new(),
+        processors: None,
         image: None,
         kind: SandboxKind::Wasm,
         memory: Mebibytes(mib),

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bowline_agent::channel::memory;
-use bowline_agent::{CodeWay, Host, HostOptions, LinkOptions};
+use bowline_agent::channel::{MemoryDial, memory};
+use bowline_agent::{Channel, CodeWay, Dial, Host, HostOptions, LinkOptions};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
@@ -64,13 +64,24 @@ impl Backend for FakeBackend {
         Ok(())
     }
 
+    async fn lend(&self, share: &str) -> std::io::Result<OwnedFd> {
+        match share {
+            "gone" => Err(std::io::ErrorKind::NotFound.into()),
+            _ => Ok(std::fs::File::open("/dev/null")?.into()),
+        }
+    }
+
+    async fn share(&self, _: &Share) -> Result<(), ShareError> {
+        Ok(())
+    }
+
     async fn create(&self, _: Arc<VersionSpec>, _: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
         self.0.asked.fetch_add(1, Ordering::Relaxed);
         self.0.was_asked.notify_one();
         match self.0.way {
             Way::Well => Ok(Box::new(Idle)),
             Way::Fails => Err(CreateError::Backend(std::io::Error::other("it is broken"))),
-            Way::IsFull => Err(CreateError::Exhausted("it is full".to_owned())),
+            Way::IsFull => Err(CreateError::Exhausted("it is full".to_owned().into())),
             Way::NeverEnds => std::future::pending().await,
         }
     }
@@ -98,6 +109,34 @@ impl Sandbox for Idle {
     }
 
     async fn destroy(self: Box<Self>) {}
+}
+
+/// An agent that has the node's folders, or not, in this way; it takes all but one of them.
+struct TestDial {
+    dial: MemoryDial,
+    folders: FolderWay,
+}
+
+#[async_trait]
+impl Dial for TestDial {
+    async fn dial(&self) -> std::io::Result<Channel> {
+        self.dial.dial().await
+    }
+
+    fn folder_way(&self) -> FolderWay {
+        self.folders
+    }
+
+    async fn hand_over(&self, share: &str, _: OwnedFd) -> std::io::Result<()> {
+        match share {
+            "refused" => Err(std::io::Error::other("it does not take it")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn take_back(&self, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A node without providers, whose roster is the test's to fill.
@@ -131,7 +170,12 @@ impl World {
 
     /// A link to an agent whose sandboxes come about, or not, in this way.
     async fn agent(&mut self, way: Way, memory_mib: u64) -> (Link, Arc<Fake>) {
+        self.agent_with(way, memory_mib, FolderWay::Same).await
+    }
+
+    async fn agent_with(&mut self, way: Way, memory_mib: u64, folders: FolderWay) -> (Link, Arc<Fake>) {
         let (dial, mut accept) = memory();
+        let dial = TestDial { dial, folders };
         let fake = Fake::new(way);
         let host = Host::new(HostOptions {
             clock: Clock::system(),
@@ -149,6 +193,8 @@ impl World {
             clock: Clock::system(),
             code: CodeWay::Shared,
             memory_mib: Some(memory_mib),
+            maxima: None,
+            made_ahead: None,
         };
         let (link, _) = Link::connect(options).await.unwrap();
         (link, fake)
@@ -203,6 +249,7 @@ fn version() -> Arc<VersionSpec> {
         environment: std::collections::BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
         mounts: Vec::new(),
+        processors: None,
     })
 }
 
@@ -252,42 +299,103 @@ async fn the_last_place_is_the_node_unless_it_takes_nobody() {
     assert_eq!(world.node.asked(), 1);
 }
 
-#[tokio::test]
-async fn what_shares_folders_runs_in_the_node_and_not_where_machines_keep_accounts_apart() {
-    let mut world = World::new().await;
-    let (_, instance) = world.instance("good", Way::Well, 1024).await;
+/// A version whose sandboxes have this folder.
+fn sharing(share: &str) -> Arc<VersionSpec> {
     let mount = Mount {
-        share: "a".to_owned(),
+        share: share.to_owned(),
         at: "/mnt/a".to_owned(),
         access: MountAccess::Write,
     };
-    let sharing = Arc::new(VersionSpec {
+    Arc::new(VersionSpec {
         mounts: vec![mount],
         ..VersionSpec::clone(&version())
-    });
-    let create = async |version: &Arc<VersionSpec>, always| {
-        let placed = Placed::new(
-            Arc::new(FakeBackend(world.node.clone())),
-            world.service.handle(),
-            always,
-        );
-        let log = Arc::new(MemoryLog::default());
-        placed
-            .create(version.clone(), log)
-            .await
-            .map(|sandbox| sandbox.ground())
+    })
+}
+
+async fn create_by(placed: &Placed, version: &Arc<VersionSpec>) -> Result<Ground, CreateError> {
+    let log = Arc::new(MemoryLog::default());
+    let created = placed.create(version.clone(), log).await;
+    created.map(|sandbox| sandbox.ground())
+}
+
+#[tokio::test]
+async fn what_shares_folders_runs_on_no_machine_of_its_own() {
+    let mut world = World::new().await;
+    let (apart, instance) = world.agent_with(Way::Well, 1024, FolderWay::Apart).await;
+    world.stand("apart", Standing::Ready(apart, Origin::Made, Owner::Person));
+    let placed = |always| {
+        let node = Arc::new(FakeBackend(world.node.clone()));
+        Placed::new(node, world.service.handle(), always)
     };
-    for always in [None, Some(Kind::Process)] {
-        assert_eq!(create(&sharing, always).await.unwrap(), Ground::Node);
-    }
-    let refused = create(&sharing, Some(Kind::Vm)).await;
+    assert_eq!(create_by(&placed(None), &sharing("a")).await.unwrap(), Ground::Node);
+    let refused = create_by(&placed(Some(Kind::Vm)), &sharing("a")).await;
     assert!(
         matches!(&refused, Err(CreateError::Init(error)) if error.error_type == "Runtime.InvalidMount"),
         "{refused:?}"
     );
-    assert_eq!((instance.asked(), world.node.asked()), (0, 2));
-    let without = create(&version(), Some(Kind::Vm)).await;
+    assert_eq!((instance.asked(), world.node.asked()), (0, 1));
+    let without = create_by(&placed(Some(Kind::Vm)), &version()).await;
     assert_eq!(without.unwrap(), Ground::Instance, "control: without folders");
+}
+
+/// 01/T-A11 as the node decides it: where its folders are, then where there is most room.
+#[tokio::test]
+async fn what_shares_folders_runs_where_they_are_as_long_as_there_is_room() {
+    let mut world = World::new().await;
+    let (first, _) = world.agent_with(Way::Well, 600, FolderWay::HandedOver).await;
+    world.stand("first", Standing::Ready(first.clone(), Origin::Made, Owner::Person));
+    let placed = world.placed(false);
+    let memory = Share {
+        name: "a".to_owned(),
+        bytes: Mebibytes(300).bytes(),
+        content: Content::Memory,
+    };
+    placed.share(&memory).await.unwrap();
+    let log = || Arc::new(MemoryLog::default());
+    let one = placed.create(sharing("a"), log()).await.unwrap();
+    assert_eq!(
+        (first.held_mib(), first.room_mib()),
+        (128, 600 - 300 - 128),
+        "memory takes its part once"
+    );
+    let (second, _) = world.agent_with(Way::Well, 2048, FolderWay::HandedOver).await;
+    world.stand("second", Standing::Ready(second.clone(), Origin::Made, Owner::Person));
+    let two = placed.create(sharing("a"), log()).await.unwrap();
+    assert_eq!((first.sandboxes(), second.sandboxes()), (2, 0), "the folder is there");
+    let three = placed.create(version(), log()).await.unwrap();
+    let four = placed.create(sharing("a"), log()).await.unwrap();
+    assert_eq!(
+        (first.sandboxes(), second.sandboxes()),
+        (2, 2),
+        "the control, and once the first is full"
+    );
+    assert_eq!(second.room_mib(), 2048 - 300 - 2 * 128);
+    for sandbox in [one, two, three, four] {
+        sandbox.destroy().await;
+    }
+    placed.unshare("a").await;
+    assert_eq!((first.room_mib(), second.room_mib()), (600, 2048), "all is given back");
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_get_a_folder_is_passed() {
+    let mut world = World::new().await;
+    let (link, _) = world.agent_with(Way::Well, 1024, FolderWay::HandedOver).await;
+    world.stand("shop", Standing::Ready(link.clone(), Origin::Made, Owner::Person));
+    let placed = world.placed(false);
+    for share in ["gone", "refused"] {
+        assert_eq!(
+            create_by(&placed, &sharing(share)).await.unwrap(),
+            Ground::Node,
+            "{share}"
+        );
+        assert_eq!(link.room_mib(), 1024);
+    }
+    assert_eq!(
+        create_by(&placed, &sharing("a")).await.unwrap(),
+        Ground::Instance,
+        "control"
+    );
 }
 
 #[tokio::test]

@@ -292,6 +292,7 @@ fn version_of(account: &str, mib: u32) -> Arc<VersionSpec> {
         environment: BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
         mounts: Vec::new(),
+        processors: None,
     })
 }
 

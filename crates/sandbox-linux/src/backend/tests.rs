@@ -3,6 +3,7 @@
 use bowline_foundation::units::Mebibytes;
 
 use super::*;
+use crate::linux_sandbox::cpu_millis;
 
 fn refusal(result: Result<(), PrepareError>) -> String {
     match result {

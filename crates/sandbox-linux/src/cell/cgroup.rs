@@ -385,13 +385,20 @@ fn quota_us(limits: &Limits) -> u64 {
 }
 
 fn shares(limits: &Limits) -> u64 {
-    shares_of(limits.cpu_millis)
+    shares_of(limits.share_millis)
 }
 
 /// The share of a cell that may use this much processor time: 1024 for one processor, as a plain process
 /// of ordinary priority has.
 pub(super) fn shares_of(cpu_millis: u32) -> u64 {
     (u64::from(cpu_millis) * 1024 / 1000).clamp(2, 262_144)
+}
+
+/// The share of a cell that takes what others leave: of one that may use a processor that of a process of `nice 15`, as
+/// WebAssembly guests that run on are.
+pub(super) fn leftover_of(cpu_millis: u32) -> u64 {
+    const PROCESSOR_SHARES: u64 = 36;
+    (u64::from(cpu_millis.min(1000)) * PROCESSOR_SHARES / 1000).max(2)
 }
 
 /// A share of version 1 as a weight of version 2: 1024 is 100.

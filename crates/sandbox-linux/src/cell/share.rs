@@ -4,6 +4,8 @@
 //! ```text
 //!   Request::Share ─▶ tmpfs, or ext4 on a loop device over a file ─▶ SHARES/NAME ─ a copy of its `data` for each cell ─▶ /mnt/…
 //! ```
+//! A share may be lent to the spawner of an instance's agent, which keeps a mount of it in the same way.
+//!
 //! Mounts and loop devices go with the last who has them: with the spawner and its cells nothing is left of them on the
 //! host, however they end. A file that still lies under a loop device is mounted a second time nowhere: one who comes
 //! waits until the device is gone.
@@ -21,7 +23,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Pid;
 
 use super::identity::GUEST_ID;
-use super::root::detach;
+use super::root::{attach, detach};
 use super::sys::{self, MountChange};
 use super::wire::{self, ShareMessage};
 use super::wire::{Failure, Reply, Step};
@@ -89,6 +91,38 @@ impl Shares {
         if let Err(error) = sys::clone_process(0, None, told) {
             tell(reply, Err(error).step("clone3"));
         }
+    }
+
+    /// Gives a share to another spawner, whose cells are to have it too.
+    pub fn lend(&self, name: &Path, reply: &OwnedFd) {
+        match self.detached(name) {
+            Ok(tree) => {
+                // A node that does not listen any more needs no answer.
+                let _ = wire::send(reply, &Reply::Lent, &[tree.as_fd()]);
+            }
+            Err(failure) => tell(reply, Err(failure)),
+        }
+    }
+
+    fn detached(&self, name: &Path) -> Result<OwnedFd, Failure> {
+        let target = self.folder.join(name);
+        if !target.join(DATA).is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT)).step("find shared folder");
+        }
+        detach(&target).step("open shared folder")
+    }
+
+    /// Keeps a share of another spawner as one of its own, and says so.
+    pub fn borrow(&mut self, name: &Path, tree: &OwnedFd, reply: &OwnedFd) {
+        let borrowed = self.open().and_then(|()| {
+            let target = self.folder.join(name);
+            if target.join(DATA).is_dir() {
+                return Ok(());
+            }
+            fs::create_dir_all(&target).step("make mount point")?;
+            attach(tree, &target).step("attach shared folder")
+        });
+        tell(reply, borrowed);
     }
 
     /// Unmounts all; no cell lives any more.

@@ -196,6 +196,16 @@ impl Service {
                     self.shares.unshare(&name.path(), reply);
                 }
             }
+            Request::Lend { name } => {
+                if let [reply] = &descriptors[..] {
+                    self.shares.lend(&name.path(), reply);
+                }
+            }
+            Request::Borrow { name } => {
+                if let [reply, tree] = &descriptors[..] {
+                    self.shares.borrow(&name.path(), tree, reply);
+                }
+            }
         }
     }
 

@@ -69,6 +69,10 @@ pub enum Request {
     Share(ShareMessage),
     /// Ends it. Descriptor: where the reply goes.
     Unshare { name: Text },
+    /// Gives a folder that is kept to another spawner. Descriptor: where the reply goes.
+    Lend { name: Text },
+    /// Takes one from another spawner, and keeps it as its own. Descriptors: where the reply goes, the mount.
+    Borrow { name: Text },
     /// Kills the cell and forgets it.
     Destroy { cell: u64 },
 }
@@ -126,6 +130,8 @@ pub enum Reply {
     Gone,
     /// What was asked about a share is done.
     Done,
+    /// A folder that is kept. Descriptor: a mount of it that is attached nowhere.
+    Lent,
 }
 
 /// What an open cgroup file tells or does.
@@ -203,7 +209,9 @@ impl From<Mount> for MountMessage {
 pub struct Limits {
     pub tmp_bytes: u64,
     pub memory_bytes: u64,
+    /// The quota.
     pub cpu_millis: u32,
+    pub share_millis: u32,
     pub pids: u32,
 }
 
@@ -212,7 +220,8 @@ impl From<&Furnishing> for Limits {
         Self {
             tmp_bytes: furnishing.tmp.bytes(),
             memory_bytes: furnishing.memory.bytes(),
-            cpu_millis: furnishing.cpu_millis,
+            cpu_millis: furnishing.processors.quota_millis,
+            share_millis: furnishing.processors.share_millis,
             pids: furnishing.pids,
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as HostCommand, Stdio};
 
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::ProcessorShare;
 use bowline_sandbox_linux::cell::{
     Cell, CellError, CellPlan, CellUsage, Command, Exit, ExitStatus, Furnishing, Spawner, SpawnerOptions, Start,
 };
@@ -81,7 +82,7 @@ impl Bench {
             mounts: Vec::new(),
             tmp: Mebibytes(16),
             memory: Mebibytes(256),
-            cpu_millis: 2000,
+            processors: ProcessorShare::of(2000),
             pids: 64,
         };
         furnishing(&mut wanted);

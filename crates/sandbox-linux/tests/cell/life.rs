@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command as HostCommand, Stdio};
 
+use bowline_sandbox::ProcessorShare;
 use bowline_sandbox_linux::cell::{CellError, CellPlan, ExitStatus, ReadOnlyBind, Spawner, SpawnerOptions, Start};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -70,7 +71,7 @@ async fn code_that_is_not_there_is_an_error() {
         mounts: Vec::new(),
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
-        cpu_millis: 100,
+        processors: ProcessorShare::of(100),
         pids: 10,
     };
     let (step, errno) = step_of(cell.furnish(furnishing).await.unwrap_err());
@@ -120,7 +121,7 @@ api.close()
         mounts: Vec::new(),
         tmp: bowline_foundation::units::Mebibytes(8),
         memory: bowline_foundation::units::Mebibytes(64),
-        cpu_millis: 1000,
+        processors: ProcessorShare::of(1000),
         pids: 10,
     })
     .await

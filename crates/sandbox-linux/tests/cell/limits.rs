@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox::ProcessorShare;
 use bowline_sandbox_linux::cell::ExitStatus;
 
 use crate::harness::{Bench, is_root, lines, read_line};
@@ -60,8 +61,12 @@ async fn processor_time_is_bounded_with_a_cgroup() {
 end = time.monotonic() + 2
 while time.monotonic() < end: pass
 print(time.process_time())";
-    let bounded = bench.run_with(script, |furnishing| furnishing.cpu_millis = 200).await;
-    let free = bench.run_with(script, |furnishing| furnishing.cpu_millis = 1000).await;
+    let bounded = bench
+        .run_with(script, |furnishing| furnishing.processors = ProcessorShare::of(200))
+        .await;
+    let free = bench
+        .run_with(script, |furnishing| furnishing.processors = ProcessorShare::of(1000))
+        .await;
     let seconds = |text: &str| text.trim().parse::<f64>().unwrap();
     let (bounded_s, free_s) = (seconds(&bounded.output), seconds(&free.output));
     assert!(bounded_s < 0.7, "a fifth of two seconds: {bounded_s}");

@@ -88,6 +88,7 @@ impl World {
             environment: BTreeMap::new(),
             logging: bowline_sandbox::Logging::default(),
             mounts: Vec::new(),
+            processors: None,
         }
     }
 

@@ -60,6 +60,7 @@ impl Subject for WasmSubject {
             environment: prober.environment,
             logging: bowline_sandbox::Logging::default(),
             mounts: Vec::new(),
+            processors: None,
         }
     }
 

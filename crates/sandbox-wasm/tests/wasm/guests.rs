@@ -57,6 +57,7 @@ impl Bench {
             environment: BTreeMap::from([("GREETING".to_owned(), "ahoy".to_owned())]),
             logging: bowline_sandbox::Logging::default(),
             mounts: Vec::new(),
+            processors: None,
         };
         Self {
             backend: WasmBackend::new(options).unwrap(),

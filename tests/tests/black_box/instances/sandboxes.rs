@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use bowline_foundation::clock::Clock;
-use bowline_tests::{Artifact, patience};
+use bowline_tests::{Artifact, patience, skip};
 use serde_json::{Value, json};
 
 use super::{Fleet, PATIENCE, file, node, processes_of};
@@ -136,6 +136,68 @@ fn b_t1_b_t9_a_sandbox_has_its_limits_and_its_instance_accounts_for_it() -> Resu
     Ok(())
 }
 
+/// What a process's control group competes by, where 1024, or 100 by version 2, is one processor.
+fn cpu_share(process: u32) -> Result<u64> {
+    let found = limit(process, "cpu", ["cpu.shares", "cpu.weight"])?;
+    found.first().copied().context("processors without a share")
+}
+
+/// 02/T-B4 on an instance: the share of its processors is that of its memory, and not what the memory would stand for elsewhere:
+/// exactly so as a quota from one processor on, and as a weight beside the others below that. The same amounts on an instance
+/// with the same memory and half as many processors are the control.
+#[test]
+fn b_t4_a_sandbox_has_the_same_share_of_processors_as_of_memory() -> Result<()> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        skip("an instance of two processors needs a machine that has them");
+        return Ok(());
+    }
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    let artifact = Artifact::python_source(SLEEPER)?;
+    let amounts = [768_u64, 600, 512, 256];
+    for cpu_millis in [2000_u64, 1000] {
+        let name = format!("of-{cpu_millis}");
+        fleet.make(&name, &file(&name, 2048, &format!("cpu_millis = {cpu_millis}\n")))?;
+        let shown = fleet.running(&name)?;
+        let mut seen = Vec::new();
+        for memory in amounts.map(|amount| 2 * amount) {
+            let function = format!("f-{cpu_millis}-{memory}");
+            fleet
+                .lambda
+                .deploy(&function, &artifact, json!({ "MemorySize": memory }))?;
+            fleet.lambda.invoke(&function, &json!({"seconds": 0}))?.expect(200)?;
+            let own = guests(&shown)?
+                .into_iter()
+                .filter(|guest| memory_max(*guest).ok() == Some(memory * 1024 * 1024));
+            let guest = own.min().with_context(|| format!("{function} runs elsewhere"))?;
+            seen.push((cpu_max(guest)?, cpu_share(guest)?));
+            fleet
+                .lambda
+                .delete(&format!("/2015-03-31/functions/{function}"))?
+                .expect(200)?;
+            let is_empty = || (fleet.show(&name).ok()?["held_mib"] == 0).then_some(());
+            patience::until(PATIENCE, is_empty).context("a deleted function keeps its room")?;
+        }
+        let quotas: Vec<u64> = seen.iter().map(|(quota, _)| *quota).collect();
+        let derived = amounts.map(|amount| amount * cpu_millis / 1024);
+        let wanted: Vec<u64> = derived.iter().map(|millis| 100 * (*millis).max(1000)).collect();
+        ensure!(quotas == wanted, "of {cpu_millis}: {quotas:?}, and not {wanted:?}");
+        let is_heavier = |pair: &[(u64, u64)]| pair[0].1 > pair[1].1;
+        ensure!(
+            seen.windows(2).all(is_heavier),
+            "each has less than the one before: {seen:?}"
+        );
+        // A quarter of the processors against three.
+        let (most, least) = (seen[0].1, seen[3].1);
+        ensure!(
+            (least * 3).abs_diff(most) <= 6,
+            "{most} and {least} are not as three to one"
+        );
+        fleet.lambda.delete(&format!("/v1/instances/{name}"))?.expect(204)?;
+    }
+    Ok(())
+}
+
 /// 05/T-E10: what takes too long is ended at its time, its caller told so, and its capacity given back.
 fn ends_at_its_time(fleet: &Fleet, allocated: &dyn Fn() -> Option<u64>) -> Result<()> {
     let artifact = Artifact::python_source(SLEEPER)?;
@@ -196,4 +258,59 @@ fn e_t10_a_run_in_the_node_is_ended_at_its_time_and_its_capacity_returns() -> Re
         Some((bytes / 1024.0 / 1024.0) as u64)
     };
     ends_at_its_time(&fleet, &claimed)
+}
+
+/// Lines of the node's metrics that begin so.
+fn metrics(fleet: &Fleet, begin: &str) -> Result<Vec<String>> {
+    let text = String::from_utf8(fleet.lambda.get("/metrics")?.expect(200)?.body)?;
+    Ok(text
+        .lines()
+        .filter(|line| line.starts_with(begin))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// What the agent of an instance had ready is counted by the node, beside what it has ready itself.
+#[test]
+fn the_node_counts_the_cells_that_waited_in_an_instance() -> Result<()> {
+    let counted = |environment: &[(&str, &str)]| -> Result<[Vec<String>; 2]> {
+        let node = super::node_with(environment)?;
+        let fleet = Fleet::of(&node);
+        fleet.make("shop", &file("shop", 1024, ""))?;
+        fleet.running("shop")?;
+        let artifact = Artifact::python_source(SLEEPER)?;
+        for name in ["f", "g"] {
+            fleet.lambda.deploy(name, &artifact, json!({"MemorySize": 128}))?;
+        }
+        ensure!(
+            metrics(&fleet, "bowline_prewarmed_")?.is_empty(),
+            "nobody has wanted one"
+        );
+        fleet.lambda.invoke("f", &json!({"seconds": 0}))?.expect(200)?;
+        fleet.lambda.invoke("g", &json!({"seconds": 0}))?.expect(200)?;
+        ensure!(fleet.show("shop")?["sandboxes"] == 2, "they run on the instance");
+        let both = |lines: &[String]| {
+            let counts = lines
+                .iter()
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
+            counts.sum::<u32>() == 2
+        };
+        let told = || metrics(&fleet, "bowline_prewarmed_").ok().filter(|lines| both(lines));
+        patience::until(PATIENCE, told).context("two sandboxes were made, and the node counts others")?;
+        Ok([
+            metrics(&fleet, "bowline_prewarmed_hits_total")?,
+            metrics(&fleet, "bowline_prewarmed_misses_total")?,
+        ])
+    };
+    let [hits, _] = counted(&[])?;
+    ensure!(
+        hits.iter().any(|line| line.contains("runtime=\"python3.")),
+        "no cell waited: {hits:?}"
+    );
+    let [hits, misses] = counted(&[("BOWLINE_PREWARMED", "0")])?;
+    ensure!(
+        hits.is_empty() && misses.len() == 1,
+        "the control: none is kept: {hits:?} {misses:?}"
+    );
+    Ok(())
 }

@@ -97,6 +97,7 @@ fn version() -> Arc<VersionSpec> {
         layers: None,
         image: None,
         mounts: Vec::new(),
+        processors: None,
         kind: SandboxKind::Linux,
         memory: Mebibytes(128),
         ephemeral_storage: Mebibytes(512),
@@ -173,6 +174,8 @@ async fn connect(dial: &MuxDial, epoch: u64) -> (Link, mpsc::Receiver<LinkNews>)
         clock: Clock::system(),
         code: CodeWay::Shared,
         memory_mib: None,
+        maxima: None,
+        made_ahead: None,
     };
     Link::connect(options).await.unwrap()
 }

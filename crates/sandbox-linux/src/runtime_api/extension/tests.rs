@@ -310,6 +310,7 @@ fn version() -> VersionSpec {
         environment: std::collections::BTreeMap::new(),
         logging: bowline_sandbox::Logging::default(),
         mounts: Vec::new(),
+        processors: None,
     }
 }
 

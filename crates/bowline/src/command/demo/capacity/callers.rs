@@ -12,8 +12,8 @@ use super::FUNCTION;
 use crate::client::{Client, ClientError};
 use crate::command::invoke::{self, Invoked};
 
-/// The servers have room for the sandboxes of so many for two versions at once.
-const CALLERS: usize = 2;
+/// The sandboxes of so many fill a server: those of an older version make way for those of a newer one.
+const CALLERS: usize = 4;
 /// Between two calls of a caller.
 const PAUSE: Duration = Duration::from_millis(5);
 /// As clients of Lambda do it where their first attempt fails by the service's doing: again, and later each time.
