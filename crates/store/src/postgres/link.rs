@@ -127,6 +127,14 @@ impl Link {
         }
     }
 
+    /// Whether a call would fail at once, since the last attempt to connect did not long ago.
+    pub fn rests(&self) -> bool {
+        // Whoever holds it connects.
+        let Ok(slot) = self.slot.try_lock() else { return false };
+        let rest = slot.rest.as_ref();
+        rest.is_some_and(|rest| rest.until > self.clock.monotonic())
+    }
+
     /// Cuts a session that does not answer, so that the next call makes a new one.
     pub async fn abandon(&self, session: &Arc<Session>) {
         session.driver.abort();

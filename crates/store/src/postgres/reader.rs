@@ -15,7 +15,7 @@ use crate::limits::WAITING_READS_MAX;
 use crate::range::Range;
 use crate::{Entry, Key, ReadError, Version};
 
-/// The connections for reading, which take turns.
+/// The connections for reading, which take turns; one that rests is passed over, if there is another one.
 pub(super) struct Readers {
     links: Vec<Arc<Link>>,
     next: AtomicUsize,
@@ -51,6 +51,13 @@ impl Readers {
         rows.iter().map(entry).collect()
     }
 
+    fn link(&self) -> &Link {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.links.len();
+        let (before, from) = self.links.split_at(turn);
+        let mut in_turn = from.iter().chain(before);
+        in_turn.find(|link| !link.rests()).unwrap_or(&self.links[turn])
+    }
+
     async fn run(
         &self,
         statement: fn(&Session) -> &Statement,
@@ -60,8 +67,7 @@ impl Readers {
             .places
             .try_acquire()
             .map_err(|_| ReadError::Unavailable(format!("`{WAITING_READS_MAX}` reads are waiting already")))?;
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let link = &self.links[turn % self.links.len()];
+        let link = self.link();
         let session = link.session().await.map_err(ReadError::Unavailable)?;
         let limit = link.limits().answer();
         let Ok(answer) = timeout(limit, session.client.query(statement(&session), arguments)).await else {

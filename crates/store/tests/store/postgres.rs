@@ -129,6 +129,33 @@ async fn a_store_may_be_opened_while_its_database_is_away() {
     assert_eq!(away, None);
 }
 
+/// Each connection rests for a while after it could not be made: one that answers stands in for those that do.
+#[tokio::test]
+async fn once_a_read_is_answered_again_none_is_refused() {
+    let Some(server) = private() else { return };
+    let url: PostgresUrl = server.url().parse().unwrap();
+    let store = connect(&url).await;
+    store.commit(vec![], vec![put("a", "1")]).await.unwrap();
+    server.stop().unwrap();
+    let (clock, key) = (Clock::system(), Key::from("a"));
+    let begin = clock.monotonic();
+    // So long that all of them rest long.
+    while clock.monotonic().since(begin) < Duration::from_secs(2) {
+        let refused = store.get(&key).await;
+        assert!(
+            matches!(refused, Err(ReadError::Unavailable(_))),
+            "control: {refused:?}"
+        );
+        tokio::task::yield_now().await;
+    }
+    server.start_again().unwrap();
+    assert_eq!(get_when_back(&store, "a").await, Some(Key::from("1")));
+    for read in 0..100 {
+        let found = store.get(&key).await;
+        assert!(found.is_ok(), "read {read}: {found:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_is_lost_is_not_taken_for_an_empty_one() {
     let Some(server) = private() else { return };
