@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Let a build for another processor, run by qemu, make every other hop of those in processes of their own
     #[arg(long, value_enum)]
     processor: Option<Processor>,
+    /// Instead, move programs of Rust and C and a JavaScript engine so many times each, at random times of their runs
+    #[arg(long, conflicts_with_all = ["processor", "checkpoints", "seconds", "fresh"])]
+    moves: Option<u64>,
     /// Let this go wrong once in each run: it ends well only if that is found
     #[arg(long, value_enum)]
     plant: Option<Fault>,
@@ -110,16 +113,26 @@ fn start(
         Some(Fault::WrongSpill) => "wrong-spill",
         Some(Fault::LostPage) => "lost-page",
     };
-    let numbers = [
-        arguments.checkpoints.div_ceil(jobs),
-        arguments.seconds,
-        arguments.seed + job * SEEDS_APART,
-        arguments.fresh,
-    ];
-    let mut child = Command::new(&program)
-        .args(numbers.map(|number| number.to_string()))
-        .arg(fault)
-        .args(other)
+    let seed = arguments.seed + job * SEEDS_APART;
+    let text = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>();
+    let mut command = Command::new(&program);
+    match arguments.moves {
+        Some(moves) => command
+            .arg("--moves")
+            .args(text(&[moves, seed]))
+            .arg(fault)
+            .args(text(&[job, jobs])),
+        None => command
+            .args(text(&[
+                arguments.checkpoints.div_ceil(jobs),
+                arguments.seconds,
+                seed,
+                arguments.fresh,
+            ]))
+            .arg(fault)
+            .args(other),
+    };
+    let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", program.display()))?;
@@ -148,7 +161,9 @@ fn report(jobs: u64, told: mpsc::Receiver<(u64, String)>) {
             _ => println!("{line}"),
         }
     }
-    println!("in all {}", sum(&latest));
+    if !latest.is_empty() {
+        println!("in all {}", sum(&latest));
+    }
 }
 
 fn sum(latest: &BTreeMap<u64, Value>) -> Value {

@@ -6,6 +6,9 @@
 //! end says how many there were of each kind. The first difference ends it with the seed that shows it. `FAULT` is `none`, or
 //! what goes wrong on purpose once in each run.
 //!
+//! `checkpoint_hops --moves MOVES SEED FAULT JOB JOBS` moves each of the programs so often, at random times of its run, instead;
+//! of so many processes each takes its share of the programs.
+//!
 //! `checkpoint_hops --leg MODULE EXPORT CHECKPOINT POLLS` is such a process, for which any build of this program will
 //! do: that of another processor, too. It writes the next checkpoint over the one it got, or prints how the run ended.
 
@@ -28,6 +31,8 @@ mod generate;
 mod guest;
 #[path = "../tests/checkpoint/hops.rs"]
 mod hops;
+#[path = "../tests/checkpoint/moves.rs"]
+mod moves;
 #[path = "checkpoint_hops/programs.rs"]
 mod programs;
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -38,6 +43,7 @@ mod world;
 
 use fresh::Fresh;
 use hops::{Fault, Hops, Itinerary, Way, travel};
+use moves::{Moves, mixed, move_about};
 use programs::Programs;
 use run::{Compiled, Seen, Subject};
 
@@ -70,6 +76,13 @@ fn main() -> ExitCode {
             fresh::leg(module, export, checkpoint, number(polls) as u32);
             ExitCode::SUCCESS
         }
+        ["--moves", moves, seed, fault, job, jobs] => {
+            let share = (number(job) as usize, number(jobs) as usize);
+            match move_programs((number(moves), number(seed)), fault_named(fault), share) {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
         [checkpoints, seconds, seed, every, fault, ref other @ ..] => {
             let seed = number(seed);
             let mut work = Work {
@@ -79,10 +92,7 @@ fn main() -> ExitCode {
                     every: number(every),
                     other: other.iter().map(|&word| word.to_owned()).collect(),
                 },
-                fault: Fault::ALL
-                    .iter()
-                    .find(|(name, _)| *name == fault)
-                    .map(|&(_, fault)| fault),
+                fault: fault_named(fault),
                 count: Count::new(number(checkpoints), Duration::from_secs(number(seconds))),
             };
             let over = (seed..).find_map(|seed| work.is_over_after(seed));
@@ -103,6 +113,39 @@ fn main() -> ExitCode {
 
 fn number(text: &str) -> u64 {
     text.parse().expect("the argument is a number")
+}
+
+fn fault_named(fault: &str) -> Option<Fault> {
+    let named = Fault::ALL.iter().find(|(name, _)| *name == fault);
+    named.map(|&(_, fault)| fault)
+}
+
+/// Moves each program of this process's share so often, and says what came of it; whether all ended as they should.
+fn move_programs(times: (u64, u64), fault: Option<Fault>, (job, jobs): (usize, usize)) -> bool {
+    let clock = Clock::system();
+    let mut equal = true;
+    for name in programs::real().skip(job).step_by(jobs) {
+        let began = clock.monotonic();
+        let Some(program) = programs::as_deployed(name) else {
+            continue;
+        };
+        let moved = move_about(&program.subject, &program.plain, times, fault);
+        let seconds = clock.monotonic().since(began).as_secs();
+        match moved {
+            Ok(Moves { moves, runs }) => {
+                println!(
+                    "{}",
+                    json!({ "program": program.name, "moves": moves, "runs": runs, "seconds": seconds })
+                );
+            }
+            Err(seen) => {
+                let (plain, seen) = (format!("{:?}", program.plain), format!("{seen:?}"));
+                println!("{}", json!({ "differs": program.name, "plain": plain, "seen": seen }));
+                equal = false;
+            }
+        }
+    }
+    equal
 }
 
 struct Work {
@@ -354,10 +397,4 @@ impl Course {
             (true, true) => Way::Written,
         }
     }
-}
-
-/// A number that follows from two.
-fn mixed(seed: u64, other: u64) -> u64 {
-    let number = (seed ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (number ^ number >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 16
 }

@@ -9,6 +9,8 @@ use crate::run::{Seen, Subject};
 
 const RUST: &[&str] = &["bodies", "mandelbrot", "hashes", "trees", "text", "codec", "steps"];
 const C: &[&str] = &["sort"];
+/// A JavaScript engine that runs a script.
+const INTERPRETER: &str = "script";
 const OPTIMISED: &[&str] = &["3", "s", "0"];
 /// Little stack, so that little memory is copied.
 const STACK: &str = "-Clink-arg=-zstack-size=65536";
@@ -34,6 +36,21 @@ impl Programs {
     }
 }
 
+/// The names of all programs, that of the interpreter last.
+pub fn real() -> impl Iterator<Item = &'static str> {
+    RUST.iter().chain(C).copied().chain([INTERPRETER])
+}
+
+/// A program as somebody would deploy it; none where what compiles it is not there.
+pub fn as_deployed(name: &str) -> Option<Program> {
+    let module = match name {
+        INTERPRETER => guest::interpreter()?,
+        name if C.contains(&name) => guest::c(name)?,
+        name => guest::rust(name),
+    };
+    Some(program(name.to_owned(), module))
+}
+
 /// A program in Rust stands for one in C where that cannot be compiled.
 fn make(source: usize, optimised: &str) -> Program {
     let level = format!("-Copt-level={optimised}");
@@ -45,9 +62,13 @@ fn make(source: usize, optimised: &str) -> Program {
             None => rust(RUST[0]),
         },
     };
+    program(format!("{name}, -O{optimised}"), module)
+}
+
+fn program(name: String, module: Vec<u8>) -> Program {
     let subject = Subject::binary(module, "_start", &[]);
     Program {
-        name: format!("{name}, -O{optimised}"),
+        name,
         plain: subject.plain(),
         subject,
     }

@@ -11,6 +11,7 @@ mod guest;
 #[allow(dead_code, reason = "the fuzzing uses more of it")]
 mod hops;
 mod limits;
+mod moves;
 mod places;
 mod planted;
 mod random;
