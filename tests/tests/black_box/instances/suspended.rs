@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
+use bowline_test_postgres::Server;
 use bowline_tests::lambda::Reply;
 use bowline_tests::node::Settings;
 use bowline_tests::{Artifact, Lambda, patience};
@@ -16,7 +17,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::machines::{data, node_on, qemu, well};
-use super::{Fleet, Ground, leftovers, runs};
+use super::{Fleet, Ground, leftovers, runs, signal};
+use crate::crowd::{LEASE_SECONDS, has_postgres};
 
 /// Translated Python begins slowly, and more so on a busy machine.
 const LONG: Duration = Duration::from_secs(240);
@@ -91,19 +93,28 @@ impl Stage {
 
     /// The run of one invocation, once the function has said how far it is, and a while after that.
     fn under_way(&self) -> Result<String> {
+        self.under_way_again(1)
+    }
+
+    /// The same of so many invocations one after the other.
+    fn under_way_again(&self, times: usize) -> Result<String> {
         let run = self.runs(1, |run| run["phase"] == "running")?.remove(0);
-        self.says("at 10000")?;
+        self.says_often("at 10000\n", times)?;
         patience::rest(Duration::from_millis(Entropy::system().number() % 1000));
         Ok(run)
     }
 
     /// Waits until the function has said something.
     fn says(&self, what: &str) -> Result<()> {
+        self.says_often(what, 1)
+    }
+
+    fn says_often(&self, what: &str, times: usize) -> Result<()> {
         let says = || {
             let log = self.lambda.get("/v1/functions/hashes/logs").ok()?.body;
-            String::from_utf8_lossy(&log).contains(what).then_some(())
+            (String::from_utf8_lossy(&log).matches(what).count() >= times).then_some(())
         };
-        patience::until(LONG, says).with_context(|| format!("the function never says `{what}`"))
+        patience::until(LONG, says).with_context(|| format!("the function never says `{what}` for the {times}. time"))
     }
 
     fn post(&self, run: &str, what: &str, body: Value) -> Result<Reply> {
@@ -331,4 +342,232 @@ fn a_machine_with_a_volume_is_not_suspended_and_its_invocation_goes_on() -> Resu
     stage.lambda.delete("/v1/instances/shop")?.expect(204)?;
     waiting.join().expect("the client's thread does not panic")?;
     Ok(())
+}
+
+/// How much a machine's state has flowed when the machine is killed: the most of it is still to come.
+const FLOWED_BYTES: u64 = 16 << 20;
+
+/// What a process has written so far.
+fn written(process: u32) -> Option<u64> {
+    let counters = std::fs::read_to_string(format!("/proc/{process}/io")).ok()?;
+    counters
+        .lines()
+        .find_map(|line| line.strip_prefix("wchar: "))?
+        .parse()
+        .ok()
+}
+
+/// Kills a machine in the middle of its next saving.
+fn dies_while_it_is_saved(machine: u32) -> Result<JoinHandle<Result<()>>> {
+    let before = written(machine).context("the machine is there")?;
+    Ok(thread::spawn(move || {
+        let flows = patience::until(LONG, || (written(machine)? > before + FLOWED_BYTES).then_some(()));
+        flows.context("it is never saved")?;
+        signal(machine, "-KILL")
+    }))
+}
+
+/// Whether no checkpoint's bytes are left in a folder of blobs.
+fn is_bare(blobs: &Path) -> bool {
+    let found = std::fs::read_dir(blobs.join("checkpoints"));
+    found.map_or(true, |mut entries| entries.next().is_none())
+}
+
+#[test]
+fn a_machine_that_dies_while_it_is_saved_costs_its_caller_a_retry_or_nothing() -> Result<()> {
+    let data = data()?;
+    let node = node_on(&data)?;
+    let stage = Stage::set(&node)?;
+    let blobs = node.data().join("blobs");
+    let refused = |run: &str, machine: u32| -> Result<()> {
+        let dies = dies_while_it_is_saved(machine)?;
+        let refused = stage.post(run, "take", json!({"suspend": true}))?.expect(409)?.json();
+        dies.join().expect("the thread does not panic")?;
+        ensure!(refused["code"] == "not_kept", "{refused}");
+        ensure!(
+            refused["detail"].to_string().contains("has ended"),
+            "it says what happened: {refused}"
+        );
+        Ok(())
+    };
+
+    // There is nothing to go back to: it has one end, which says that it may be tried again.
+    let running = stage.invoke(json!({"rounds": ROUNDS}));
+    let run = stage.under_way()?;
+    refused(&run, stage.machine)?;
+    let told = running.join().expect("the client's thread does not panic")?;
+    ensure!(
+        told.status == 500 && told.json()["Type"] == "Service",
+        "{}: {}",
+        told.status,
+        told.json()
+    );
+    let left = stage.lambda.get("/v1/checkpoints")?.json();
+    ensure!(
+        left["items"] == json!([]) && is_bare(&blobs),
+        "no half checkpoint is left: {left}"
+    );
+
+    // The instance gets another machine. The next run has a checkpoint, goes back to it, and has the one answer.
+    let again = stage.fleet.until("shop", "running again", |shown| {
+        shown["state"] == "RUNNING" && shown["machine"]["process"] != stage.machine
+    })?;
+    let running = stage.invoke(json!({"rounds": ROUNDS}));
+    let run = stage.under_way_again(2)?;
+    let copied = stage.post(&run, "take", json!({}))?.expect(200)?.json();
+    ensure!(
+        copied["phase"] == "running" && !is_bare(&blobs),
+        "the control: {copied}"
+    );
+    refused(&run, qemu(&again)?)?;
+    stage.runs(1, |run| run["phase"] == "running" && run["epoch"] == 2)?;
+    let decisions = stage.show(&run)?["decisions"].clone();
+    let resumed = decisions
+        .as_array()
+        .context("decisions")?
+        .iter()
+        .find(|one| one["what"] == "resume");
+    ensure!(resumed.is_some_and(|one| one["why"] == "broken"), "{decisions}");
+    stage.is_right(&well(running.join().expect("the client's thread does not panic")?)?)?;
+    let left = stage.lambda.get("/v1/checkpoints")?.json();
+    ensure!(
+        left["items"] == json!([]) && is_bare(&blobs),
+        "nothing is left of it: {left}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_stopping_node_leaves_its_machines_for_when_it_is_back() -> Result<()> {
+    let data = data()?;
+    let mut node = node_on(&data)?;
+    let stage = Stage::set(&node)?;
+    let running = stage.invoke(json!({"rounds": ROUNDS}));
+    let run = stage.under_way()?;
+    node.terminate()?;
+    ensure!(node.wait_for_end()?.success(), "it stops in time");
+    let told = running.join().expect("the client's thread does not panic")?;
+    ensure!(told.status != 200, "its caller is told: {}", told.json());
+    ensure!(
+        leftovers(&node.data()).is_empty() && !runs(stage.machine),
+        "nothing runs any more"
+    );
+    node.start_again()?;
+    let ended = stage.runs(1, |run| run["phase"] == "finished")?;
+    ensure!(ended == [run.clone()], "it keeps its name");
+    let decision = stage.show(&run)?["decisions"][0].clone();
+    ensure!(
+        decision["what"] == "suspend" && decision["why"] == "shutdown",
+        "{decision}"
+    );
+    stage.is_right(&well(stage.lambda.get(&format!("/v1/checkpoints/{run}/outcome"))?)?)
+}
+
+/// Two nodes that share a database and blobs; the second one's QEMU is of another version at first.
+struct Pair {
+    source: Ground,
+    target: Ground,
+    shared: TempDir,
+    /// While the file `other` lies there the second one does not fit.
+    tools: TempDir,
+    _folders: [TempDir; 2],
+    _server: Server,
+}
+
+impl Pair {
+    fn start() -> Result<Self> {
+        let (server, shared) = (Server::start()?, tempfile::tempdir()?);
+        let (folders, tools) = ([data()?, data()?], two_faced()?);
+        std::fs::write(tools.path().join("other"), "")?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let member = |data: &TempDir, path: String| {
+            Ground::start(Settings {
+                data: Some(data.path().to_owned()),
+                environment: vec![
+                    ("BOWLINE_STORE".into(), server.url().into()),
+                    ("BOWLINE_BLOBS".into(), shared.path().into()),
+                    ("BOWLINE_LEASE_SECONDS".into(), LEASE_SECONDS.to_string().into()),
+                    ("PATH".into(), path.into()),
+                ],
+                ..Settings::default()
+            })
+        };
+        Ok(Self {
+            source: member(&folders[0], path.clone())?,
+            target: member(&folders[1], format!("{}:{path}", tools.path().display()))?,
+            shared,
+            tools,
+            _folders: folders,
+            _server: server,
+        })
+    }
+
+    /// The run as the second node sees it, once it is as it should be.
+    fn there(&self, run: &str, is: impl Fn(&Value) -> bool) -> Result<Value> {
+        let there = self.target.lambda();
+        let found = patience::until(LONG, || {
+            let shown = there.get(&format!("/v1/checkpoints/{run}")).ok()?.json();
+            is(&shown).then_some(shown)
+        });
+        found.with_context(|| format!("it does not come to that there: {}", self.target.log()))
+    }
+}
+
+#[test]
+fn a_suspended_machine_goes_on_on_another_node_of_a_cluster_if_it_fits() -> Result<()> {
+    if !has_postgres() {
+        return Ok(());
+    }
+    let mut pair = Pair::start()?;
+    let stage = Stage::set(&pair.source)?;
+    let running = stage.invoke(json!({"rounds": ROUNDS}));
+    let run = stage.under_way()?;
+    let taken = stage.suspend(&run)?;
+    ensure!(
+        !is_bare(pair.shared.path()),
+        "the control: its bytes lie where both nodes find them"
+    );
+
+    // Refused with the clause that fails; nothing has happened to it.
+    let there = pair.target.lambda();
+    let resume = format!("/v1/checkpoints/{run}/resume");
+    let refused = there.post(&resume, &json!({}))?.expect(409)?.json();
+    let detail = refused["detail"].to_string();
+    ensure!(
+        refused["code"] == "unfit" && detail.contains("clause `qemu`"),
+        "{refused}"
+    );
+    let shown = stage.show(&run)?;
+    ensure!(
+        shown["phase"] == "suspended" && shown["epoch"] == taken["epoch"],
+        "{shown}"
+    );
+
+    pair.target.terminate()?;
+    ensure!(pair.target.wait_for_end()?.success());
+    std::fs::remove_file(pair.tools.path().join("other"))?;
+    pair.target.start_again()?;
+    there.post(&resume, &json!({}))?.expect(200)?;
+    let resumed = pair.there(&run, |run| run["phase"] == "running" && run["here"] == true)?;
+    ensure!(resumed["node"] != taken["node"] && resumed["epoch"] == 2, "{resumed}");
+    stage.is_right(&well(running.join().expect("the client's thread does not panic")?)?)?;
+    let none_is_left = || {
+        let left = there.get("/v1/checkpoints").ok()?.json();
+        (left["items"] == json!([]) && is_bare(pair.shared.path())).then_some(())
+    };
+    patience::until(LONG, none_is_left).context("it has one end")?;
+
+    // A node that stops leaves its run to the other one, by itself.
+    let running = stage.invoke(json!({"rounds": ROUNDS}));
+    let run = stage.under_way_again(2)?;
+    pair.source.terminate()?;
+    ensure!(pair.source.wait_for_end()?.success(), "it stops in time");
+    let told = running.join().expect("the client's thread does not panic");
+    ensure!(told.is_ok_and(|told| told.status != 200), "its caller is told");
+    let ended = pair.there(&run, |run| run["phase"] == "finished")?;
+    ensure!(
+        ended["decisions"][0]["why"] == "shutdown" && ended["node"] == resumed["node"],
+        "{ended}"
+    );
+    stage.is_right(&well(there.get(&format!("/v1/checkpoints/{run}/outcome"))?)?)
 }
