@@ -186,9 +186,12 @@ impl Dispatcher {
         self.waiting.push_back(request);
     }
 
-    /// Gives the callers of the last group a moment to come back.
+    /// Gives the callers of the last group a moment to come back. A lone one has nobody to go with.
     async fn linger(&mut self, incoming: &mut mpsc::Receiver<Request>) {
         let (expected, took) = self.last;
+        if expected < 2 {
+            return;
+        }
         let begin = self.clock.monotonic();
         while self.waiting.len() < expected && self.clock.monotonic().since(begin) < took / LINGER_PART {
             tokio::task::yield_now().await;
