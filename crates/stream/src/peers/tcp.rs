@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_foundation::digest::Digest;
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +30,10 @@ const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CONNECTIONS_MAX: usize = 256;
 /// Connections that are kept to one host while nobody uses them.
 const IDLE_MAX: usize = 8;
+/// What a frame begins with.
+const LENGTH_BYTES: usize = 4;
+/// Room for what is read at once: most frames come whole.
+const READ_BYTES_MIN: usize = 4 * 1024;
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long a new connection may take to tell the secret.
 const GREETING_MAX: Duration = Duration::from_secs(5);
@@ -79,7 +83,7 @@ pub async fn connect(address: &str, secret: &Secret) -> io::Result<TcpStream> {
 /// The way to other hosts over TCP.
 pub struct TcpPeers {
     secret: Secret,
-    idle: Mutex<HashMap<String, Vec<TcpStream>>>,
+    idle: Mutex<HashMap<String, Vec<Frames>>>,
 }
 
 impl TcpPeers {
@@ -94,11 +98,11 @@ impl TcpPeers {
         let unreachable = |error: io::Error| PeerError::Unreachable(error.to_string());
         let mut connection = match self.kept(&to.address) {
             Some(connection) => connection,
-            None => connect(&to.address, &self.secret).await.map_err(unreachable)?,
+            None => Frames::over(connect(&to.address, &self.secret).await.map_err(unreachable)?),
         };
         let asked = async {
-            write_frame(&mut connection, &question.encode()).await?;
-            read_frame(&mut connection).await
+            connection.write(&question.encode()).await?;
+            connection.read().await
         };
         let answer = asked.await.map_err(|error| PeerError::Unknown(error.to_string()))?;
         let answer = answer.ok_or_else(|| PeerError::Unknown("the connection ended".to_owned()))?;
@@ -108,20 +112,19 @@ impl TcpPeers {
     }
 
     /// A kept connection that the other side has not closed meanwhile.
-    fn kept(&self, address: &str) -> Option<TcpStream> {
+    fn kept(&self, address: &str) -> Option<Frames> {
         let mut idle = self.idle.lock();
         let kept = idle.get_mut(address)?;
         while let Some(connection) = kept.pop() {
             // Nothing may be there to read: neither an end nor a belated answer.
-            let silent = connection.try_read(&mut [0]);
-            if silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            if connection.is_silent() {
                 return Some(connection);
             }
         }
         None
     }
 
-    fn keep(&self, address: &str, connection: TcpStream) {
+    fn keep(&self, address: &str, connection: Frames) {
         let mut idle = self.idle.lock();
         let kept = idle.entry(address.to_owned()).or_default();
         if kept.len() < IDLE_MAX {
@@ -201,37 +204,71 @@ async fn converse(
             "it does not know the secret",
         ));
     }
-    while let Some(frame) = read_frame(&mut connection).await? {
+    let mut connection = Frames::over(connection);
+    while let Some(frame) = connection.read().await? {
         let answer = match Question::decode(&frame) {
             Ok(Question::Forward(forward)) => Answer::from(host.accept(forward).await),
             Ok(Question::Promise(request)) => Answer::from(host.promise(request).await),
             Err(error) => Answer::Refused(error.to_string()),
         };
-        write_frame(&mut connection, &answer.encode()).await?;
+        connection.write(&answer.encode()).await?;
     }
     Ok(())
 }
 
-async fn write_frame(connection: &mut TcpStream, message: &Bytes) -> io::Result<()> {
-    let length = u32::try_from(message.len()).expect("messages are far smaller than 4 GiB");
-    connection
-        .write_all(&[&length.to_be_bytes()[..], message].concat())
-        .await
+/// A connection of frames; what comes with one read is kept until it is asked for.
+struct Frames {
+    connection: TcpStream,
+    read: BytesMut,
 }
 
-/// The next frame; nothing if the other side has ended the conversation.
-async fn read_frame(connection: &mut TcpStream) -> io::Result<Option<Bytes>> {
-    let mut length = [0; 4];
-    match connection.read_exact(&mut length).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        outcome => outcome?,
-    };
-    let length = u32::from_be_bytes(length) as usize;
-    if length > FRAME_BYTES_MAX {
-        let text = format!("a frame of `{length}` bytes, at most `{FRAME_BYTES_MAX}` are taken");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+impl Frames {
+    fn over(connection: TcpStream) -> Self {
+        let read = BytesMut::new();
+        Self { connection, read }
     }
-    let mut frame = vec![0; length];
-    connection.read_exact(&mut frame).await?;
-    Ok(Some(frame.into()))
+
+    /// Whether nothing has come that nobody asked for, and the other side has not ended the conversation.
+    fn is_silent(&self) -> bool {
+        let silent = self.connection.try_read(&mut [0]);
+        self.read.is_empty() && silent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    async fn write(&mut self, message: &Bytes) -> io::Result<()> {
+        let length = u32::try_from(message.len()).expect("messages are far smaller than 4 GiB");
+        let frame = [&length.to_be_bytes()[..], message].concat();
+        self.connection.write_all(&frame).await
+    }
+
+    /// The next frame; nothing if the other side has ended the conversation.
+    async fn read(&mut self) -> io::Result<Option<Bytes>> {
+        if !self.fill(LENGTH_BYTES).await? {
+            return Ok(None);
+        }
+        let length = self.read.get_u32() as usize;
+        if length > FRAME_BYTES_MAX {
+            let text = format!("a frame of `{length}` bytes, at most `{FRAME_BYTES_MAX}` are taken");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if !self.fill(length).await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let frame = self.read.split_to(length).freeze();
+        if self.read.is_empty() {
+            // What a large frame took is not kept.
+            self.read = BytesMut::new();
+        }
+        Ok(Some(frame))
+    }
+
+    /// Reads until so many bytes are there; says no if the conversation ends before.
+    async fn fill(&mut self, bytes: usize) -> io::Result<bool> {
+        while self.read.len() < bytes {
+            self.read.reserve((bytes - self.read.len()).max(READ_BYTES_MIN));
+            if self.connection.read_buf(&mut self.read).await? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
