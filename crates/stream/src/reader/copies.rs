@@ -22,6 +22,14 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// With room for so many events.
+    pub fn with_capacity(events: usize) -> Self {
+        Self {
+            events: Vec::with_capacity(events),
+            origins: Vec::new(),
+        }
+    }
+
     pub fn push(&mut self, item: Item) {
         self.origins
             .extend(item.origin.map(|origin| (self.events.len(), origin)));

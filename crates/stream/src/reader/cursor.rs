@@ -83,6 +83,12 @@ impl Cursor {
         self.reader.as_ref().and_then(RunReader::peek)
     }
 
+    /// How many events there are from the next one on.
+    pub fn left(&self) -> u64 {
+        self.peek()
+            .map_or(0, |next| self.head.next_index.saturating_sub(next.index))
+    }
+
     /// Hands the events before `until` to `take`, as far as they lie in one run; only if there is one. Then
     /// stands at the next event.
     pub async fn each(

@@ -9,6 +9,8 @@ use crate::host::{Inner, Stream};
 use crate::record::Item;
 use crate::{ChainId, Page, Position, ReadLimit};
 
+/// Events that a page gets room for at once; larger ones grow.
+const ROOM_MAX: usize = 1024;
 /// Pages whose ends are remembered.
 const PLACES_MAX: usize = 256;
 
@@ -88,6 +90,13 @@ impl<'a> Merge<'a> {
         Ok(false)
     }
 
+    /// How many events to make room for.
+    fn room(&self, limit: ReadLimit) -> usize {
+        let left: u64 = self.cursors.iter().map(Cursor::left).sum();
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        left.min(limit.events).min(ROOM_MAX)
+    }
+
     fn places(&self) -> Vec<(ChainId, u64)> {
         self.cursors
             .iter()
@@ -104,8 +113,8 @@ pub(super) async fn forward(
     after: Position,
     limit: ReadLimit,
 ) -> Result<Page, Trouble> {
-    let (mut found, mut bytes) = (Found::default(), 0);
     let mut merge = Merge::after(host, stream, view, after).await?;
+    let (mut found, mut bytes) = (Found::with_capacity(merge.room(limit)), 0);
     let is_full = merge
         .each(|item| {
             bytes += item.event.body.len() + item.event.key.as_ref().map_or(0, bytes::Bytes::len);
