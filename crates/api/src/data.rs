@@ -242,6 +242,13 @@ impl Ask<'_> {
 async fn perform(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     match ask.call.route.operation {
         Operation::AppendEvents => streams::events::append(ask, body).await,
+        // Boxed, so that an append's future stays small.
+        _ => Box::pin(perform_other(ask, body)).await,
+    }
+}
+
+async fn perform_other(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
+    match ask.call.route.operation {
         Operation::ReadEvents => streams::events::read(ask).await,
         Operation::CreateStream => streams::create(ask, body).await,
         Operation::ListStreams => streams::list(ask).await,
