@@ -10,6 +10,9 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::mux::{self, MuxDial};
 
 use crate::folders::FolderWay;
 
@@ -60,26 +63,69 @@ pub trait Accept: Send + 'static {
     async fn accept(&mut self) -> io::Result<Channel>;
 }
 
-/// An agent behind a Unix socket.
-#[derive(Clone, Debug)]
-pub struct UnixDial(pub PathBuf);
+/// An agent behind a Unix socket. All channels share one connection, so that what many of them say at once takes one
+/// system call on either side.
+pub struct UnixDial {
+    path: PathBuf,
+    mux: tokio::sync::Mutex<Option<MuxDial>>,
+}
+
+impl UnixDial {
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            mux: tokio::sync::Mutex::default(),
+        }
+    }
+}
 
 #[async_trait]
 impl Dial for UnixDial {
     async fn dial(&self) -> io::Result<Channel> {
-        Ok(Box::new(UnixStream::connect(&self.0).await?))
+        let mut mux = self.mux.lock().await;
+        if let Some(mux) = &*mux {
+            return mux.dial().await;
+        }
+        let stream = UnixStream::connect(&self.path).await?;
+        mux.insert(mux::dialer(stream)).dial().await
     }
 }
 
 /// A Unix socket that an agent listens on.
 #[derive(Debug)]
-pub struct UnixAccept(pub UnixListener);
+pub struct UnixAccept {
+    opened: mpsc::Receiver<Channel>,
+    listening: JoinHandle<io::Error>,
+}
+
+impl UnixAccept {
+    pub fn new(listener: UnixListener) -> Self {
+        let (sender, opened) = mux::backlog();
+        let listening = tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => mux::accept_into(stream, sender.clone()),
+                    Err(error) => return error,
+                }
+            }
+        });
+        Self { opened, listening }
+    }
+}
+
+impl Drop for UnixAccept {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
 
 #[async_trait]
 impl Accept for UnixAccept {
     async fn accept(&mut self) -> io::Result<Channel> {
-        let (stream, _) = self.0.accept().await?;
-        Ok(Box::new(stream))
+        tokio::select! {
+            Some(channel) = self.opened.recv() => Ok(channel),
+            ended = &mut self.listening => Err(ended.unwrap_or_else(io::Error::other)),
+        }
     }
 }
 
@@ -117,5 +163,34 @@ impl Accept for MemoryAccept {
             .recv()
             .await
             .ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn channels_to_a_socket_share_one_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let dial = UnixDial::new(path.clone());
+        assert!(dial.dial().await.is_err(), "nobody listens yet");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut accept = UnixAccept::new(listener);
+        let (mut one, mut two) = (dial.dial().await.unwrap(), dial.dial().await.unwrap());
+        // Nobody who comes later finds the socket.
+        std::fs::remove_file(&path).unwrap();
+        assert!(UnixStream::connect(&path).await.is_err(), "the control");
+        let mut three = dial.dial().await.unwrap();
+        for near in [&mut one, &mut two, &mut three] {
+            near.write_all(b"ahoy").await.unwrap();
+            let mut far = accept.accept().await.unwrap();
+            let mut read = [0; 4];
+            far.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, b"ahoy");
+        }
     }
 }

@@ -7,7 +7,7 @@
 //!   Services            ┘                             └─ Supervisor ─▶ service processes
 //! ```
 //! A *channel* is any stream of bytes. The first frame of one says what it is for: control, one sandbox, or one
-//! question. Where an instance has a single stream, a virtual machine's port say, [`mux`] makes many channels of it.
+//! question. [`mux`] makes them of the one stream that there is: a socket, or a virtual machine's port.
 //! A sandbox's channel is written and read by whoever invokes: no task stands between.
 
 pub mod channel;

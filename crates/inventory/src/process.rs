@@ -228,7 +228,7 @@ impl Provider for ProcessProvider {
         Ok(Reached {
             dial: Arc::new(ProcessDial {
                 desk: Desk(socket.with_file_name(DESK)),
-                channels: UnixDial(socket),
+                channels: UnixDial::new(socket),
             }),
             code: CodeWay::Laid(self.code(&order.server)),
             detail,

@@ -102,6 +102,56 @@ async fn a_side_that_sends_more_than_its_window_is_cut_off() {
     assert!(accept.accept().await.is_err());
 }
 
+#[tokio::test]
+async fn a_side_that_reads_nothing_of_what_it_asks_for_is_cut_off() {
+    let (near, mut far) = tokio::io::duplex(4096);
+    let mut accept = acceptor(near);
+    // Each channel is closed at once, and its end said.
+    let accepting = tokio::spawn(async move { while accept.accept().await.is_ok() {} });
+    let mut sent = 0;
+    let flood = async {
+        let mut out = BytesMut::new();
+        for number in 1.. {
+            put(&mut out, number, &Piece::Open);
+            put(&mut out, number, &Piece::Close);
+            if far.write_all_buf(&mut out).await.is_err() {
+                return;
+            }
+            sent += 1;
+        }
+    };
+    let cut_off = tokio::time::timeout(std::time::Duration::from_secs(30), flood).await;
+    cut_off.expect("it is cut off");
+    assert!(sent * HEAD_BYTES > OUT_BYTES_MAX, "the control: so much may wait");
+    accepting.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_uses_ends() {
+    let (near, mut far) = tokio::io::duplex(1024);
+    let dial = dialer(near);
+    let mut channel = dial.dial().await.unwrap();
+    drop(dial);
+    channel.write_all(b"last").await.unwrap();
+    let mut read = vec![0; 2 * HEAD_BYTES + 4];
+    far.read_exact(&mut read).await.unwrap();
+    assert!(read.ends_with(b"last"), "the control: one channel is enough");
+    channel.write_all(b"words").await.unwrap();
+    drop(channel);
+    let mut rest = Vec::new();
+    far.read_to_end(&mut rest).await.unwrap();
+    let pieces: Vec<_> = std::iter::from_fn({
+        let mut rest = BytesMut::from(&rest[..]);
+        move || take(&mut rest).unwrap()
+    })
+    .collect();
+    assert_eq!(
+        pieces,
+        [(1, Piece::Data(Bytes::from_static(b"words"))), (1, Piece::Close)],
+        "all of it was written first"
+    );
+}
+
 /// Bytes that are in memory as long as somebody holds them.
 struct Held {
     _buffer: Arc<()>,
@@ -116,8 +166,9 @@ impl AsRef<[u8]> for Held {
 #[tokio::test]
 async fn what_comes_in_tiny_pieces_holds_no_more_than_its_bytes() {
     let (near, _far) = tokio::io::duplex(1024);
-    let (shared, _opened) = start(near);
-    let mut channel = shared.begin(1).unwrap();
+    let user = start(near, None);
+    let shared = user.0.clone();
+    let mut channel = shared.begin(1, &user).unwrap();
     let buffer = Arc::new(());
     let piece = || {
         Piece::Data(Bytes::from_owner(Held {

@@ -105,7 +105,7 @@ fn enter(file: &PathBuf, args: &Args) -> anyhow::Result<()> {
 fn way(args: &Args, listener: Option<UnixListener>) -> anyhow::Result<(Box<dyn Accept>, Option<CodeStore>)> {
     if let Some(listener) = listener {
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        return Ok((Box::new(UnixAccept(listener)), None));
+        return Ok((Box::new(UnixAccept::new(listener)), None));
     }
     let name = args.port.as_deref().unwrap_or_default();
     let port = port::device(name).and_then(|device| Port::open(&device));

@@ -45,7 +45,7 @@ impl Agent {
     pub async fn connect(&self, epoch: u64, lease: Duration) -> Result<(Link, mpsc::Receiver<LinkNews>), LinkError> {
         for _ in 0..START_TRIES {
             let options = LinkOptions {
-                dial: Arc::new(UnixDial(self.socket.clone())),
+                dial: Arc::new(UnixDial::new(self.socket.clone())),
                 epoch,
                 lease,
                 clock: Clock::system(),
