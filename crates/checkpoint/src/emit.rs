@@ -4,6 +4,7 @@ mod continuation;
 mod module;
 mod place;
 mod save;
+mod shared;
 mod signatures;
 mod switch;
 
@@ -16,6 +17,7 @@ use wasmparser::{Operator, ValType};
 pub(crate) use continuation::continuation;
 pub(crate) use module::{Instrumented, Needs};
 use save::Saver;
+use shared::Shared;
 pub(crate) use switch::Switches;
 
 use crate::Poll;
@@ -69,6 +71,8 @@ struct Writer<'w, 'a, T> {
     labels: Vec<u32>,
     /// The depth of the block behind which a frame is finished that code saves itself.
     unwind: Option<u32>,
+    /// The places that share what saves.
+    shared: Shared,
     /// Offsets of branches that are unlikely.
     unlikely: Vec<u32>,
 }
@@ -85,6 +89,7 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
             depth: 0,
             labels: vec![0],
             unwind: None,
+            shared: Shared::default(),
             unlikely: Vec::new(),
         }
     }

@@ -7,6 +7,9 @@
 //!  frame:  values of 4 bytes, then larger ones; operands before variables (unaligned)  | site | stop |
 //! ```
 //!
+//! Frames that functions of the main module write are filled up with zeros, values of 4 bytes and larger ones each to one of few
+//! counts ([`Extent`]).
+//!
 //! While unwinding, `top` is where the next frame begins. While resuming, `cursor` is where the outermost
 //! frame that is not resumed yet ends; its header's first word then is the slot of its continuation in the
 //! table of functions.
@@ -71,10 +74,59 @@ pub struct Layout {
     pub operands: usize,
 }
 
+/// How much room the values of a frame take in the save memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Extent {
+    /// Values of 4 bytes, which come first.
+    pub narrow: u32,
+    /// Values of 8 bytes; vectors are two.
+    pub wide: u32,
+}
+
+/// The counts to which the values of a frame are filled up: so a module needs few functions that save, and few types of these.
+const COUNTS: [u32; 17] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, VALUES_MAX];
+/// Values of a frame that a function saves which gets them as its arguments.
+const VALUES_MAX: u32 = 100;
+
+impl Extent {
+    /// What such values take by themselves.
+    pub(crate) fn of(values: impl IntoIterator<Item = ValueType>) -> Self {
+        let (mut narrow, mut wide) = (0, 0);
+        for ty in values {
+            match ty.saved_bytes() {
+                4 => narrow += 1,
+                bytes => wide += bytes / 8,
+            }
+        }
+        Self { narrow, wide }
+    }
+
+    /// Whether such a frame is saved by a call.
+    pub(crate) fn is_small(self) -> bool {
+        self.narrow + self.wide <= VALUES_MAX
+    }
+
+    /// Filled up, if such frames are.
+    pub(crate) fn filled(self) -> Self {
+        if !self.is_small() {
+            return self;
+        }
+        let count = |values| COUNTS[COUNTS.partition_point(|&count| count < values)];
+        Self {
+            narrow: count(self.narrow),
+            wide: count(self.wide),
+        }
+    }
+
+    pub(crate) fn bytes(self) -> u32 {
+        4 * self.narrow + 8 * self.wide
+    }
+}
+
 impl Layout {
     /// Bytes of such a frame in the save memory.
     pub(crate) fn frame_bytes(&self) -> u32 {
-        self.values.iter().map(|ty| ty.saved_bytes()).sum::<u32>() + HEADER_BYTES
+        Extent::of(self.values.iter().copied()).filled().bytes() + HEADER_BYTES
     }
 
     /// Where each value lies from the frame's beginning.
@@ -87,11 +139,8 @@ impl Layout {
 /// pass them to a call: the operands, which lie on its stack, come first.
 pub(crate) fn offsets(values: &[ValueType], operands: usize) -> Vec<u32> {
     let variables = values.len() - operands;
-    let (mut narrow, mut wide) = (0, 0);
-    values
-        .iter()
-        .filter(|ty| ty.is_narrow())
-        .for_each(|ty| wide += ty.saved_bytes());
+    let mut narrow = 0;
+    let mut wide = 4 * Extent::of(values.iter().copied()).filled().narrow;
     let mut offsets = vec![0; values.len()];
     for index in (variables..values.len()).chain(0..variables) {
         let next = if values[index].is_narrow() {

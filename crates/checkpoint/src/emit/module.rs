@@ -154,9 +154,6 @@ impl Target for Main<'_> {
     }
 
     fn saver(&mut self, saver: Saver) -> Option<u32> {
-        if !saver.is_small() {
-            return None;
-        }
         if let Some(&index) = self.savers.get(&saver) {
             return Some(index);
         }
@@ -234,7 +231,7 @@ impl Parts {
             poll: main.analysis.options.poll,
             first_site,
         };
-        let saves_by_calls = body.places.iter().all(|place| Saver::of(body, place).is_small());
+        let saves_by_calls = body.places.iter().all(|place| Saver::of(body, place).is_some());
         let locals = if saves_by_calls {
             body.kept_locals
         } else {
@@ -242,8 +239,7 @@ impl Parts {
         };
         let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..locals]);
         if saves_by_calls {
-            writer.entry_and_steps();
-            writer.put(&wasm_encoder::Instruction::End);
+            writer.sharing(Writer::entry_and_steps);
         } else {
             writer.unwindable(Writer::entry_and_steps);
         }

@@ -8,7 +8,7 @@
 //!  end
 //! ```
 //!
-//! Very large frames, and continuations, store their values themselves:
+//! Places that save the same values share what saves them ([`super::shared`]). Very large frames, and continuations, store their values themselves:
 //!
 //! ```text
 //!  if (operands) -> (operands)
@@ -38,10 +38,10 @@
 use wasm_encoder::{Function, Instruction, MemArg};
 use wasmparser::ValType;
 
-use super::save::{Saver, aligned, packed, saved, store};
+use super::save::{Saver, aligned, extent, packed, saved, store};
 use super::{CODE_BYTES_MAX, Target, Writer, zero};
 use crate::body::{Look, PlaceKind, PlaceOf};
-use crate::frame::{BASE, COUNT, CURSOR, HEADER_BYTES, TOP, offsets};
+use crate::frame::{BASE, COUNT, CURSOR, Extent, HEADER_BYTES, TOP, offsets};
 use crate::{Poll, Stop, ValueType};
 
 impl<T: Target> Writer<'_, '_, T> {
@@ -68,6 +68,9 @@ impl<T: Target> Writer<'_, '_, T> {
             return;
         }
         let place = &self.body.places[index as usize];
+        if self.shared_place(index) {
+            return;
+        }
         let site = self.first_site + index;
         let Some(look) = place.kind.looks_at() else {
             let leaver = self.target.leaver();
@@ -78,19 +81,32 @@ impl<T: Target> Writer<'_, '_, T> {
             return;
         };
         self.poll(look);
-        self.unlikely.push(offset_in(&self.code));
+        self.hint();
         let ty = self.target.signature(&place.stack, &place.stack);
         self.open(&Instruction::If(ty));
-        match self.target.saver(Saver::of(self.body, place)) {
-            Some(saver) => self.save_by(saver, place, site),
+        match Saver::of(self.body, place).and_then(|saver| self.target.saver(saver)) {
+            Some(saver) => {
+                self.pass_values(place);
+                self.put(&Instruction::I32Const(signed(site)));
+                self.put(&Instruction::Call(saver));
+                self.put_zeros();
+                self.put(&Instruction::Return);
+            }
             None => self.save_here(place, site),
         }
         self.close();
     }
 
-    /// Passes the values to a saver, in the order in which they lie in the frame.
-    fn save_by(&mut self, saver: u32, place: &PlaceOf, site: u32) {
+    /// Says that the branch that is written next is unlikely.
+    pub(super) fn hint(&mut self) {
+        self.unlikely.push(offset_in(&self.code));
+    }
+
+    /// Pushes the values for a saver, in the order in which they lie in the frame.
+    pub(super) fn pass_values(&mut self, place: &PlaceOf) {
         let body = self.body;
+        let own = extent(body, place);
+        let filled = own.filled();
         let mut operands = Vec::new();
         if place.passes_operand() {
             self.as_number(place.stack[0], None);
@@ -100,14 +116,23 @@ impl<T: Target> Writer<'_, '_, T> {
         operands.extend(body.kept_at(place));
         let is_narrow = |local: &u32| saved(body.locals[*local as usize]).is_narrow();
         let (narrow, wide): (Vec<u32>, Vec<u32>) = operands.into_iter().partition(is_narrow);
-        for local in narrow.into_iter().chain(wide) {
-            self.put(&Instruction::LocalGet(local));
-            self.as_number(body.locals[local as usize], Some(local));
+        for local in narrow {
+            self.pass(local);
         }
-        self.put(&Instruction::I32Const(signed(site)));
-        self.put(&Instruction::Call(saver));
-        self.put_zeros();
-        self.put(&Instruction::Return);
+        for _ in own.narrow..filled.narrow {
+            self.put(&Instruction::I32Const(0));
+        }
+        for local in wide {
+            self.pass(local);
+        }
+        for _ in own.wide..filled.wide {
+            self.put(&Instruction::I64Const(0));
+        }
+    }
+
+    fn pass(&mut self, local: u32) {
+        self.put(&Instruction::LocalGet(local));
+        self.as_number(self.body.locals[local as usize], Some(local));
     }
 
     /// Makes the value on the stack, which lies in a variable as well if it is wide, what a saver takes.
@@ -178,13 +203,13 @@ impl<T: Target> Writer<'_, '_, T> {
         let locals = self.body.saved_locals(place);
         let types: Vec<ValType> = locals.iter().map(|&local| self.body.locals[local as usize]).collect();
         let values: Vec<ValueType> = types.iter().map(|&ty| saved(ty)).collect();
-        let bytes = values.iter().map(|ty| ty.saved_bytes()).sum();
+        let bytes = Extent::of(values.iter().copied()).filled().bytes();
         let offsets = offsets(&values, place.stack.len());
         let values = locals.into_iter().zip(types).zip(offsets);
         (values.map(|((local, ty), offset)| (local, ty, offset)).collect(), bytes)
     }
 
-    fn poll(&mut self, look: Look) {
+    pub(super) fn poll(&mut self, look: Look) {
         if self.poll == Poll::Countdown {
             let count = self.frames_at(COUNT);
             let left = self.body.condition_local;
@@ -218,7 +243,7 @@ impl<T: Target> Writer<'_, '_, T> {
         }
     }
 
-    fn put_zeros(&mut self) {
+    pub(super) fn put_zeros(&mut self) {
         for &ty in &self.body.results {
             self.put(&zero(ty));
         }

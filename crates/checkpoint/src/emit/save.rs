@@ -1,5 +1,6 @@
-//! Functions of the instrumented module that save frames. Places that save as many values share one: a call with the
-//! values as arguments is a third of the code that would store them one by one. Savers in turn share what stores.
+//! Functions of the instrumented module that save frames. Places that save about as many values share one: a call with the
+//! values as arguments is a third of the code that would store them one by one. What is missing to one of few counts is passed
+//! as zeros, since an engine compiles an entry for each type of function. Savers in turn share what stores.
 //!
 //! ```text
 //!  saver(narrow values, wide values, site)          finish(end, site)
@@ -15,21 +16,14 @@ use wasmparser::{FuncType, ValType};
 
 use crate::ValueType;
 use crate::body::{Body, PlaceOf};
-use crate::frame::{HEADER_BYTES, TOP, WORD_UNWINDING};
+use crate::frame::{Extent, HEADER_BYTES, TOP, WORD_UNWINDING};
 
-/// Arguments that a saver may take.
-const VALUES_MAX: u32 = 100;
 /// How many values functions store that savers share.
 const STORED: [u32; 4] = [8, 4, 2, 1];
 
-/// How many values a saver takes, besides the site.
+/// A function that saves frames of so many values.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Saver {
-    /// Of 32 bits, which come first.
-    narrow: u32,
-    /// Of 64 bits.
-    wide: u32,
-}
+pub(super) struct Saver(Extent);
 
 /// A function that stores values behind each other and says where the next one goes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,33 +42,22 @@ pub(super) struct Places {
 }
 
 impl Saver {
-    pub(super) fn of(body: &Body<'_>, place: &PlaceOf) -> Self {
-        let kept = body.kept_at(place);
-        let kept = kept.iter().map(|&local| body.locals[local as usize]);
-        let (mut narrow, mut wide) = (0, 0);
-        for ty in kept.chain(place.stack.iter().copied()) {
-            match saved(ty).saved_bytes() {
-                4 => narrow += 1,
-                bytes => wide += bytes / 8,
-            }
-        }
-        Self { narrow, wide }
-    }
-
-    pub(super) fn is_small(self) -> bool {
-        self.narrow + self.wide <= VALUES_MAX
+    /// The one for a place's frame, `None` if code has to save it by itself.
+    pub(super) fn of(body: &Body<'_>, place: &PlaceOf) -> Option<Self> {
+        let extent = extent(body, place);
+        extent.is_small().then(|| Self(extent.filled()))
     }
 
     pub(super) fn ty(self) -> FuncType {
-        let narrow = (0..self.narrow).map(|_| ValType::I32);
-        let wide = (0..self.wide).map(|_| ValType::I64);
+        let narrow = (0..self.0.narrow).map(|_| ValType::I32);
+        let wide = (0..self.0.wide).map(|_| ValType::I64);
         FuncType::new(narrow.chain(wide).chain([ValType::I32]), [])
     }
 
     /// What stores its values, in their order.
     pub(super) fn storers(self) -> Vec<Storer> {
         let mut storers = Vec::new();
-        for (ty, mut left) in [(ValType::I32, self.narrow), (ValType::I64, self.wide)] {
+        for (ty, mut left) in [(ValType::I32, self.0.narrow), (ValType::I64, self.0.wide)] {
             for count in STORED {
                 while left >= count {
                     storers.push(Storer { ty, count });
@@ -87,7 +70,7 @@ impl Saver {
 
     /// Its body; `storers` are the indices of [`Saver::storers`].
     pub(super) fn code(self, places: Places, storers: &[u32]) -> Function {
-        let site = self.narrow + self.wide;
+        let site = self.0.narrow + self.0.wide;
         let mut code = Function::new([]);
         code.instruction(&I::I32Const(0))
             .instruction(&I::I32Load(aligned(places.frames_memory, TOP)));
@@ -127,6 +110,13 @@ impl Storer {
             .instruction(&I::End);
         code
     }
+}
+
+/// What the values of a place's frame take by themselves.
+pub(super) fn extent(body: &Body<'_>, place: &PlaceOf) -> Extent {
+    let kept = body.kept_at(place);
+    let kept = kept.iter().map(|&local| body.locals[local as usize]);
+    Extent::of(kept.chain(place.stack.iter().copied()).map(saved))
 }
 
 /// What such a value is in a frame.

@@ -17,5 +17,6 @@ mod planted;
 mod random;
 #[allow(dead_code, reason = "the fuzzing uses more of it")]
 mod run;
+mod sharing;
 mod tampered;
 mod world;
