@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::mux::{self, MuxDial};
@@ -67,27 +67,28 @@ pub trait Accept: Send + 'static {
 /// system call on either side.
 pub struct UnixDial {
     path: PathBuf,
-    mux: tokio::sync::Mutex<Option<MuxDial>>,
+    mux: OnceCell<MuxDial>,
 }
 
 impl UnixDial {
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
-            mux: tokio::sync::Mutex::default(),
+            mux: OnceCell::new(),
         }
+    }
+
+    /// Channels that either side has not ended yet.
+    pub fn open_channels(&self) -> usize {
+        self.mux.get().map_or(0, MuxDial::open_channels)
     }
 }
 
 #[async_trait]
 impl Dial for UnixDial {
     async fn dial(&self) -> io::Result<Channel> {
-        let mut mux = self.mux.lock().await;
-        if let Some(mux) = &*mux {
-            return mux.dial().await;
-        }
-        let stream = UnixStream::connect(&self.path).await?;
-        mux.insert(mux::dialer(stream)).dial().await
+        let connect = async || Ok::<_, io::Error>(mux::dialer(UnixStream::connect(&self.path).await?));
+        self.mux.get_or_try_init(connect).await?.dial().await
     }
 }
 

@@ -154,6 +154,11 @@ pub fn dialer_from(stream: impl ByteStream, channel: u32) -> MuxDial {
 }
 
 impl MuxDial {
+    /// Channels that either side has not ended yet.
+    pub fn open_channels(&self) -> usize {
+        self.shared.state.lock().channels.as_ref().map_or(0, HashMap::len)
+    }
+
     /// Ends this side and all its channels; returns when nothing more is read or written. What was written is whole
     /// pieces. Gives the channel that a next dialer of the same other side begins with.
     pub async fn halt(&self) -> u32 {

@@ -27,7 +27,7 @@ struct Behind {
     kind: SandboxKind,
     code: PathBuf,
     digest: Digest,
-    idle_sockets: usize,
+    idle_channels: usize,
 }
 
 async fn behind(kind: SandboxKind, name: &str, program: &[u8]) -> Behind {
@@ -45,7 +45,7 @@ async fn behind(kind: SandboxKind, name: &str, program: &[u8]) -> Behind {
     assert!(link.kinds().contains(&kind), "{:?}", link.kinds());
     let backend = Arc::new(Remote::new(&link, kind));
     Behind {
-        idle_sockets: agent.sockets(),
+        idle_channels: agent.channels(),
         agent,
         backend,
         _link: link,
@@ -138,13 +138,11 @@ impl Subject for Behind {
         }
     }
 
-    /// The agent's channels beyond those of no sandbox, and the processes that see the prober's code.
+    /// The channels beyond those of no sandbox that the agent has not ended, and the processes that see the prober's code.
     fn traces(&self) -> Vec<String> {
-        let channels = self.agent.sockets().saturating_sub(self.idle_sockets);
+        let channels = self.agent.channels().saturating_sub(self.idle_channels);
         let mut traces: Vec<String> = (0..channels).map(|number| format!("channel {number}")).collect();
         if self.kind == SandboxKind::Linux {
-            // The cells' own sockets are counted by the processes that have them.
-            traces.clear();
             let code = place_of(&self.code);
             let processes = fs::read_dir("/proc").expect("/proc is there");
             let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

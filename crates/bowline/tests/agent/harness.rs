@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bowline_agent::link::LinkNews;
@@ -21,6 +21,8 @@ pub struct Agent {
     pub child: Child,
     pub folder: TempDir,
     socket: PathBuf,
+    /// The last way to it.
+    dial: Mutex<Option<Arc<UnixDial>>>,
 }
 
 impl Agent {
@@ -38,14 +40,21 @@ impl Agent {
             .arg(scratch().join("cwasm"))
             .spawn()
             .expect("the agent starts");
-        Self { child, folder, socket }
+        Self {
+            child,
+            folder,
+            socket,
+            dial: Mutex::default(),
+        }
     }
 
     /// Connects with an epoch, once the agent is there.
     pub async fn connect(&self, epoch: u64, lease: Duration) -> Result<(Link, mpsc::Receiver<LinkNews>), LinkError> {
         for _ in 0..START_TRIES {
+            let dial = Arc::new(UnixDial::new(self.socket.clone()));
+            *self.dial.lock().expect("nobody panics with it") = Some(dial.clone());
             let options = LinkOptions {
-                dial: Arc::new(UnixDial::new(self.socket.clone())),
+                dial,
                 epoch,
                 lease,
                 clock: Clock::system(),
@@ -68,14 +77,10 @@ impl Agent {
         assert!(sent.success(), "the agent is there to get {signal}");
     }
 
-    /// The sockets that the agent has open now: one for each channel, and a few of its own.
-    pub fn sockets(&self) -> usize {
-        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
-        let links = fds.into_iter().flatten().flatten();
-        let targets = links.filter_map(|fd| std::fs::read_link(fd.path()).ok());
-        targets
-            .filter(|target| target.to_string_lossy().starts_with("socket:"))
-            .count()
+    /// The channels of the last connection that the agent has not ended.
+    pub fn channels(&self) -> usize {
+        let dial = self.dial.lock().expect("nobody panics with it");
+        dial.as_ref().map_or(0, |dial| dial.open_channels())
     }
 }
 
