@@ -9,11 +9,16 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bowline_sandbox::CreateError;
 use parking_lot::Mutex;
 
 use crate::link::{Inner, Link};
+use crate::remote::within;
+
+/// How long an agent may take to take a folder or to give it back: it may be a hostile one.
+const HAND_OVER_MAX: Duration = Duration::from_secs(30);
 
 /// How sandboxes behind an agent come by folders that the node keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,15 @@ pub(crate) struct Folders {
     mib: AtomicU64,
     /// Held while one is handed over or taken back.
     one: tokio::sync::Mutex<()>,
+}
+
+/// Memory of an instance that is given back when this is dropped, be it that nobody waits any more.
+struct Taken<'a>(&'a Inner, u64);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.held_mib.fetch_sub(self.1, Ordering::Relaxed);
+    }
 }
 
 impl Folders {
@@ -88,11 +102,10 @@ impl Link {
             return Ok(());
         }
         self.inner.take_mib(folder.mib)?;
+        let taken = Taken(&self.inner, folder.mib);
         let handed = async { dial.hand_over(&folder.share, lent.await?).await };
-        if let Err(error) = handed.await {
-            self.inner.held_mib.fetch_sub(folder.mib, Ordering::Relaxed);
-            return Err(CreateError::Backend(error));
-        }
+        within(HAND_OVER_MAX, handed).await.map_err(CreateError::Backend)?;
+        std::mem::forget(taken);
         folders.mib.fetch_add(folder.mib, Ordering::Relaxed);
         folders.there.lock().insert(folder.share.clone(), folder.mib);
         Ok(())
@@ -110,6 +123,6 @@ impl Link {
         };
         folders.mib.fetch_sub(mib, Ordering::Relaxed);
         self.inner.held_mib.fetch_sub(mib, Ordering::Relaxed);
-        dial.take_back(share).await
+        within(HAND_OVER_MAX, dial.take_back(share)).await
     }
 }

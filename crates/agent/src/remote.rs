@@ -201,7 +201,7 @@ impl Backend for Remote {
 }
 
 /// Waits for an agent, but not for ever: it may be a hostile one.
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("the agent took longer than {limit:?}"));
     timeout(limit, work).await.map_err(late)?
 }
