@@ -31,6 +31,8 @@ pub(super) fn note(folder: &Path, store: &str, is_strange: bool) -> io::Result<b
         writeln!(file, "{}", stores.join("\n"))?;
         file.sync_all()?;
         fs::rename(&staged, &path)?;
+        // The name too is to outlast a crash: without it this store's packages would be another one's to remove.
+        File::open(folder)?.sync_all()?;
     }
     Ok(stores == [store])
 }
