@@ -5,8 +5,11 @@
 //! again. So cargo is told that this program is the workspace's compiler wrapper, and in that role
 //! it adds the flags and runs the real compiler.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
@@ -75,10 +78,25 @@ pub fn run_targets(wanted: Option<&str>, seconds: u32) -> Result<()> {
         );
     }
     let folder = build(&chosen)?;
-    for target in chosen {
-        run_one(&folder, target, seconds)?;
-    }
-    Ok(())
+    let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    println!(
+        "-- {} fuzz targets for {seconds} s each, {at_once} at once",
+        chosen.len()
+    );
+    let left = Mutex::new(chosen.into_iter());
+    let worker = || -> Result<()> {
+        loop {
+            let next = left.lock().expect("no worker panics").next();
+            let Some(target) = next else { return Ok(()) };
+            run_one(&folder, target, seconds)?;
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().expect("no worker panics"))
+    })
 }
 
 /// The names of all fuzz targets: the files of `fuzz/fuzz_targets`.
@@ -115,8 +133,8 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from)
 }
 
+/// Runs one target, and shows what it printed when it has ended: several run at once.
 fn run_one(folder: &std::path::Path, target: &str, seconds: u32) -> Result<()> {
-    println!("-- fuzz target `{target}` for {seconds} s");
     let found = target_dir().join("fuzz").join(target);
     let seeds = shell::root().join("fuzz/corpus").join(target);
     for needed in [&found, &seeds] {
@@ -135,14 +153,24 @@ fn run_one(folder: &std::path::Path, target: &str, seconds: u32) -> Result<()> {
             "-verbosity=0",
             "-print_final_stats=1",
         ]);
-    shell::run(&mut command).with_context(|| {
-        format!(
+    let printed = command
+        .output()
+        .with_context(|| format!("cannot start the fuzz target `{target}`"))?;
+    println!(
+        "-- fuzz target `{target}`: {}\n{}{}",
+        printed.status,
+        String::from_utf8_lossy(&printed.stdout),
+        String::from_utf8_lossy(&printed.stderr)
+    );
+    if !printed.status.success() {
+        bail!(
             "the fuzz target `{target}` found a failing input; it lies beside `{}`: run `{} FILE` to see it again, \
              then keep it in `fuzz/corpus/{target}`",
             crashes.display(),
             folder.join(target).display()
-        )
-    })
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

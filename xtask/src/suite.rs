@@ -69,6 +69,9 @@ const STEPS: &[Step] = &[
     },
 ];
 
+/// What tests are built of. One selection for all steps: another has other features, and so other builds.
+const WORKSPACE: &[&str] = &["--workspace", "--exclude", "bowline-fuzz"];
+
 /// How many tests the runners say they ran.
 #[derive(Default)]
 struct Tally {
@@ -125,47 +128,53 @@ fn clippy() -> Result<()> {
 }
 
 fn tests(tally: &mut Tally) -> Result<()> {
-    let all = ["--workspace", "--exclude", "bowline-fuzz", "--exclude", "bowline-tests"];
     if has_nextest() {
-        return run_tests(tally, &all, "");
+        return run_by_nextest(tally, "not package(bowline-tests)");
     }
     // Tests of virtual machines go one at a time; nextest is told so by its configuration.
-    let others = [&all[..], &["--exclude", "bowline-sandbox-vm"]].concat();
-    run_tests(tally, &others, "")?;
-    run_tests(tally, &["--package", "bowline-sandbox-vm"], "--test-threads=1")
+    let others = ["--exclude", "bowline-tests", "--exclude", "bowline-sandbox-vm"];
+    run_by_cargo(tally, &[WORKSPACE, &others].concat(), &[])?;
+    run_by_cargo(tally, &["--package", "bowline-sandbox-vm"], &["--test-threads=1"])
 }
 
 fn doc_tests(tally: &mut Tally) -> Result<()> {
     let mut command = shell::cargo();
-    command.args(["test", "--doc", "--workspace", "--exclude", "bowline-fuzz"]);
+    command.args(["test", "--doc"]).args(WORKSPACE);
     watch_tests(&mut command, tally)
 }
 
 fn black_box_tests(tally: &mut Tally) -> Result<()> {
-    shell::run(shell::cargo().args(["build", "--workspace", "--bin", "bowline"]))
-        .context("the binary does not build")?;
-    run_tests(tally, &["--package", "bowline-tests"], "--test-threads=1")
+    // As the tests before were built: what is built without `--tests` has other features, and so all is built anew.
+    let mut build = shell::cargo();
+    build.arg("build").args(WORKSPACE).args(["--tests", "--bin", "bowline"]);
+    shell::run(&mut build).context("the binary does not build")?;
+    if has_nextest() {
+        return run_by_nextest(tally, "package(bowline-tests)");
+    }
+    run_by_cargo(tally, &["--package", "bowline-tests"], &["--test-threads=1"])
 }
 
-/// Runs tests by nextest where it is installed, else by cargo's own runner. Neither retries. All share one
-/// PostgreSQL, which is there only meanwhile.
-fn run_tests(tally: &mut Tally, selection: &[&str], plain_flags: &str) -> Result<()> {
+fn run_by_nextest(tally: &mut Tally, tests: &str) -> Result<()> {
     let mut command = shell::cargo();
-    if has_nextest() {
-        command
-            .args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"])
-            .args(selection);
-    } else {
-        command
-            .args(["test", "--no-fail-fast", "--all-targets"])
-            .args(selection);
-        command.arg("--").args(plain_flags.split_whitespace());
-    }
+    command.args(["nextest", "run", "--no-fail-fast"]).args(WORKSPACE);
+    run_tests(tally, command.args(["--filterset", tests]))
+}
+
+fn run_by_cargo(tally: &mut Tally, selection: &[&str], flags: &[&str]) -> Result<()> {
+    let mut command = shell::cargo();
+    command
+        .args(["test", "--no-fail-fast", "--all-targets"])
+        .args(selection);
+    run_tests(tally, command.arg("--").args(flags))
+}
+
+/// Runs tests, without a second try for one that fails. All share one PostgreSQL, which is there only meanwhile.
+fn run_tests(tally: &mut Tally, command: &mut Command) -> Result<()> {
     let postgres = machine::start_postgres()?;
     if let Some(server) = &postgres {
         command.env(bowline_test_postgres::URL_VARIABLE, server.url());
     }
-    watch_tests(&mut command, tally)
+    watch_tests(command, tally)
 }
 
 fn has_nextest() -> bool {
@@ -247,12 +256,13 @@ fn cargo_deny() -> Result<PathBuf> {
     let program = tools.join("bin/cargo-deny");
     if !program.is_file() {
         println!(
-            "building cargo-deny into `{}`; this takes some minutes, once",
+            "building cargo-deny into `{}`; this takes a minute or two, once",
             tools.display()
         );
+        // Not optimised: that would take minutes, for a program that runs for seconds.
         let mut install = shell::cargo();
         install
-            .args(["install", "--locked", "--quiet", "cargo-deny", "--root"])
+            .args(["install", "--debug", "--locked", "--quiet", "cargo-deny", "--root"])
             .arg(&tools);
         shell::run(&mut install).context("cargo-deny cannot be installed; install it by hand and run again")?;
     }
