@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +30,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for S {}
 /// One stream between a node and an agent.
 pub type Channel = Box<dyn ByteStream>;
 
+/// What an instance uses, as far as its meters say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The memory that it has now, without what is given back as soon as anybody needs it.
+    pub memory_bytes: Option<u64>,
+    /// The processor time that it has had since it began.
+    pub cpu: Option<Duration>,
+}
+
 /// The node's way to an agent. May be called concurrently; each call gives a channel of its own.
 #[async_trait]
 pub trait Dial: Send + Sync + 'static {
@@ -38,6 +48,11 @@ pub trait Dial: Send + Sync + 'static {
     /// The machine that the agent is alone in, for whoever made it.
     fn machine(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
+    }
+
+    /// Reads the meters of the agent's instance, outside it.
+    fn read_meters(&self) -> Reading {
+        Reading::default()
     }
 
     /// How sandboxes there come by folders that the node keeps.

@@ -23,7 +23,7 @@ mod remote;
 pub mod service;
 pub mod wire;
 
-pub use channel::{Accept, ByteStream, Channel, Dial, UnixAccept, UnixDial};
+pub use channel::{Accept, ByteStream, Channel, Dial, Reading, UnixAccept, UnixDial};
 pub use contents::{CodeThere, Inventory, SandboxThere};
 pub use folders::{Folder, FolderWay};
 pub use host::{Host, HostOptions, Stopped};

@@ -18,7 +18,7 @@ use bowline_sandbox::{CreateError, MadeAhead, SandboxKind, Site};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::channel::Dial;
+use crate::channel::{Dial, Reading};
 use crate::code;
 use crate::contents::{Contents, Inventory};
 use crate::folders::Folders;
@@ -359,6 +359,11 @@ impl Link {
         let parted = answered.await.unwrap_or_else(|_| Err("its agent is gone".to_owned()))?;
         self.close();
         Ok(parted)
+    }
+
+    /// What the instance uses, as far as its meters say.
+    pub fn read_meters(&self) -> Reading {
+        self.inner.dial.read_meters()
     }
 
     /// Asks the agent to end: it lets nothing run on.

@@ -7,7 +7,8 @@
 //!   └────────┘ ◀──────────────────────────────────── └──────────┘
 //!               demand has no room elsewhere: unmarked
 //! ```
-//! A marked instance gets nothing, although it runs and has room, so that its runs end and it can go.
+//! A marked instance gets nothing, although it runs and has room, so that its runs end and it can go. What is used is the most
+//! of three shares: the room that was given out, the memory and the processors that are really used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,10 +75,39 @@ pub enum Event {
     Terminate { instance: InstanceId },
 }
 
+/// So much of something, of the most that there may be, in the same unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    pub used: u64,
+    pub most: u64,
+}
+
+impl Level {
+    /// Nought where nothing is used, endless where nothing may be.
+    fn share(self) -> f64 {
+        if self.used == 0 {
+            0.0
+        } else {
+            to_f64(self.used) / to_f64(self.most)
+        }
+    }
+}
+
+/// What an instance really uses, whatever was given out; nought as far as it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    pub memory: Level,
+    /// Processor time of a while, of what its limit would be in that while.
+    pub processors: Level,
+}
+
 #[derive(Clone, Debug)]
 struct Active {
     capacity: u64,
     allocated: u64,
+    measured: Measured,
+    /// Since when its own use is below the line.
+    below_since: Option<Timestamp>,
     /// How long its runs are expected to take yet.
     remaining: Duration,
     /// Whether shared state of its owner lives in it and has not been detached.
@@ -96,10 +126,37 @@ impl Active {
         self.capacity - self.allocated
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "a share needs no more")]
-    fn utilisation(&self) -> f64 {
-        self.allocated as f64 / self.capacity.max(1) as f64
+    fn levels(&self) -> [Level; 3] {
+        let given = Level {
+            used: self.allocated,
+            most: self.capacity,
+        };
+        [given, self.measured.memory, self.measured.processors]
     }
+
+    fn utilisation(&self) -> f64 {
+        fullest(self.levels())
+    }
+}
+
+/// The greatest share.
+fn fullest(levels: [Level; 3]) -> f64 {
+    levels.map(Level::share).into_iter().fold(0.0, f64::max)
+}
+
+fn total<'a>(instances: impl Iterator<Item = &'a Active>) -> [Level; 3] {
+    instances.fold(<[Level; 3]>::default(), |mut total, active| {
+        for (sum, level) in total.iter_mut().zip(active.levels()) {
+            sum.used = sum.used.saturating_add(level.used);
+            sum.most = sum.most.saturating_add(level.most);
+        }
+        total
+    })
+}
+
+/// Since when something is so that `is` so now.
+fn since(known: Option<Timestamp>, is: bool, now: Timestamp) -> Option<Timestamp> {
+    is.then(|| known.unwrap_or(now))
 }
 
 /// The instances of one fleet that run code or are kept for it.
@@ -125,6 +182,8 @@ impl ActiveSet {
             Active {
                 capacity,
                 allocated: 0,
+                measured: Measured::default(),
+                below_since: None,
                 remaining: Duration::ZERO,
                 holds_state: false,
                 draining: None,
@@ -151,6 +210,13 @@ impl ActiveSet {
         active.allocated = allocated.min(active.capacity);
         let is_done = active.draining.is_some() && active.allocated == 0;
         is_done.then(|| self.terminate(instance))
+    }
+
+    /// Says what an instance really uses, where somebody measures it.
+    pub fn set_measured(&mut self, instance: InstanceId, measured: Measured) {
+        if let Some(active) = self.instances.get_mut(&instance) {
+            active.measured = measured;
+        }
     }
 
     /// Demand has returned and no other has room: the marked instance with the most room takes work again, if that is
@@ -185,23 +251,20 @@ impl ActiveSet {
         self.instances.contains_key(&instance)
     }
 
-    /// The share of all room that is used; nought without instances.
+    /// The share of all instances together that is used; nought without any.
     pub fn utilisation(&self) -> f64 {
-        let sum = |of: fn(&Active) -> u64| self.instances.values().map(of).sum::<u64>();
-        to_f64(sum(|active| active.allocated)) / to_f64(sum(|active| active.capacity).max(1))
+        fullest(total(self.instances.values()))
     }
 
-    /// The share that is used of all instances but `without`.
-    fn utilisation_without(&self, without: InstanceId, moved: u64) -> f64 {
-        let rest = self.instances.iter().filter(|(id, _)| **id != without);
-        let (allocated, capacity) = rest.fold((0, 0), |(allocated, capacity), (_, active)| {
-            (allocated + active.allocated, capacity + active.capacity)
-        });
-        if capacity == 0 {
-            f64::INFINITY
-        } else {
-            to_f64(allocated + moved) / to_f64(capacity)
+    /// What the others would be used to if they had all that is used.
+    fn utilisation_without(&self, without: InstanceId) -> f64 {
+        let mut levels = total(self.instances.values());
+        let others = self.instances.iter().filter(|(id, _)| **id != without);
+        let rest = total(others.map(|(_, active)| active));
+        for (level, rest) in levels.iter_mut().zip(rest) {
+            level.most = rest.most;
         }
+        fullest(levels)
     }
 
     /// Finds an instance for a request and gives it the room. One that is draining is taken only if no
@@ -240,21 +303,20 @@ impl ActiveSet {
         Event::Terminate { instance }
     }
 
-    /// Looks at the use of all: marks one instance if it has been too low for long enough, and sees to
-    /// deadlines.
+    /// Looks at the use of all: marks one instance if that of all, and its own, has been too low for long enough, and sees
+    /// to deadlines.
     pub fn observe(&mut self, now: Timestamp) -> Vec<Event> {
         let mut events = self.enforce(now);
-        let utilisation = self.utilisation();
-        if utilisation >= self.rules.low_water {
-            self.below_since = None;
-            return events;
+        let (utilisation, low_water) = (self.utilisation(), self.rules.low_water);
+        self.below_since = since(self.below_since, utilisation < low_water, now);
+        for active in self.instances.values_mut() {
+            active.below_since = since(active.below_since, active.utilisation() < low_water, now);
         }
-        let since = *self.below_since.get_or_insert(now);
         let is_draining = self.instances.values().any(|active| active.draining.is_some());
-        if now.since(since) < self.rules.below_for || is_draining {
+        if !self.is_long_below(self.below_since, now) || is_draining {
             return events;
         }
-        let Some(instance) = self.candidate() else {
+        let Some(instance) = self.candidate(now) else {
             return events;
         };
         self.below_since = Some(now);
@@ -283,12 +345,19 @@ impl ActiveSet {
         events
     }
 
-    /// Least work left, then least used; never the last one, one that holds state, or one without which
-    /// the others would have too little room.
-    fn candidate(&self) -> Option<InstanceId> {
+    fn is_long_below(&self, since: Option<Timestamp>, now: Timestamp) -> bool {
+        since.is_some_and(|since| now.since(since) >= self.rules.below_for)
+    }
+
+    /// Least work left, then least used; never the last one, one that holds state, one that is itself used, or one without
+    /// which the others would have too little room.
+    fn candidate(&self, now: Timestamp) -> Option<InstanceId> {
+        if self.instances.len() == 1 {
+            return None;
+        }
         let spare = self.instances.iter().filter(|(id, active)| {
-            let afterwards = self.utilisation_without(**id, active.allocated);
-            !active.holds_state && afterwards <= self.rules.high_water
+            let is_spare = !active.holds_state && self.is_long_below(active.below_since, now);
+            is_spare && self.utilisation_without(**id) <= self.rules.high_water
         });
         let least = spare.min_by(|(a_id, a), (b_id, b)| {
             let by_work = a.remaining.cmp(&b.remaining);

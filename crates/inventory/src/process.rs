@@ -16,10 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_agent::{Channel, CodeWay, Dial, FolderWay, UnixDial};
+use bowline_agent::{Channel, CodeWay, Dial, FolderWay, Reading, UnixDial};
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox_linux::cell::desk::Desk;
+use bowline_sandbox_linux::cell::meter::Meter;
 use bowline_sandbox_linux::cell::place::{Place, PlaceLimits, PlaceMount, PlaceView};
 use parking_lot::Mutex;
 use tokio::process::{Child, Command};
@@ -54,12 +55,20 @@ pub struct Options {
 struct ProcessDial {
     channels: UnixDial,
     desk: Desk,
+    meter: Option<Meter>,
 }
 
 #[async_trait]
 impl Dial for ProcessDial {
     async fn dial(&self) -> io::Result<Channel> {
         self.channels.dial().await
+    }
+
+    fn read_meters(&self) -> Reading {
+        Reading {
+            memory_bytes: self.meter.as_ref().and_then(Meter::memory_bytes),
+            cpu: self.meter.as_ref().and_then(Meter::cpu),
+        }
     }
 
     fn folder_way(&self) -> FolderWay {
@@ -103,6 +112,11 @@ impl ProcessProvider {
         self.options.data.join("instances")
     }
 
+    /// The name of a server's place.
+    fn place(&self, server: &str) -> String {
+        format!("{}{server}", self.prefix)
+    }
+
     fn folder(&self, server: &str) -> PathBuf {
         self.root().join(server)
     }
@@ -123,7 +137,7 @@ impl ProcessProvider {
     fn set_up(&self, order: &ServerOrder) -> io::Result<PlaceView> {
         let effective = &order.effective;
         let place = Place::make(
-            &format!("{}{}", self.prefix, order.server),
+            &self.place(&order.server),
             &PlaceLimits {
                 memory_bytes: u64::from(effective.memory_mib) << 20,
                 cpu_millis: effective.cpu_millis,
@@ -225,10 +239,12 @@ impl Provider for ProcessProvider {
         let (child, socket) = self.start(order).map_err(ProvideError::failed("starting the agent"))?;
         let detail = child.id().map(|pid| format!("process {pid}"));
         self.children.lock().insert(order.server.clone(), child);
+        let place = Place::find(&self.place(&order.server)).pop();
         Ok(Reached {
             dial: Arc::new(ProcessDial {
                 desk: Desk(socket.with_file_name(DESK)),
                 channels: UnixDial::new(socket),
+                meter: place.map(|(_, place)| place.meter()),
             }),
             code: CodeWay::Laid(self.code(&order.server)),
             detail,
@@ -245,7 +261,7 @@ impl Provider for ProcessProvider {
             let _ = child.start_kill();
             let _ = timeout(REAP_MAX, child.wait()).await;
         }
-        for (_, place) in Place::find(&format!("{}{server}", self.prefix)) {
+        for (_, place) in Place::find(&self.place(server)) {
             place
                 .end()
                 .await

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-pub use bowline_agent::{CodeThere, Inventory, SandboxThere};
+use bowline_agent::Link;
+pub use bowline_agent::{CodeThere, Inventory, Reading, SandboxThere};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
@@ -108,6 +109,8 @@ pub struct View {
     pub instance: Instance,
     pub sandboxes: u64,
     pub held_mib: u64,
+    /// What its server really uses.
+    pub used: Reading,
     /// Servers like its own that belong to nobody yet, if any wait or are to.
     pub waiting: Option<Waiting>,
     /// What is being done for its server, if that takes long.
@@ -587,6 +590,7 @@ impl Handle {
         View {
             sandboxes: link.as_ref().map_or(0, |link| link.sandboxes()),
             held_mib: link.as_ref().map_or(0, |link| link.held_mib()),
+            used: link.as_ref().map(Link::read_meters).unwrap_or_default(),
             waiting: self
                 .shared
                 .provider(instance.kind())

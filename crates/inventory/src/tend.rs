@@ -4,9 +4,12 @@
 //!   full ─▶ one that is drained is taken back ─▶ otherwise one more, `default-N`, from a server that waits
 //!   for a minute little of them used ─▶ one more than `default`: drained, though it runs ─▶ empty: removed
 //! ```
+//! Little is used where little of the memory is given out, and little of it and of the processors is really used.
 //! Since when they were drained is soft state, but the record of each says that it was for this reason: one that an earlier
 //! life of the node drained goes as well when nothing runs on it. What a person drained is that person's, and so is one whose
 //! file has services or volumes. No account waits for another's driver.
+
+mod metering;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -14,13 +17,14 @@ use std::time::Duration;
 use bowline_agent::Link;
 use bowline_capacity::draining::{ActiveSet, DrainRules, Event};
 use bowline_capacity::identity::InstanceId;
-use bowline_foundation::clock::Timestamp;
+use bowline_foundation::clock::Clock;
 use bowline_foundation::id::AccountId;
 use tokio::time::timeout;
 
 use crate::file::Kind;
 use crate::roster::{Choice, Owner, Passed, Seen, Wanted};
 use crate::service::{Caller, Creation, DEFAULT_INSTANCE, Error, Handle, default_server};
+use metering::Metering;
 
 /// How often it is looked how much of them is used.
 const TICK: Duration = Duration::from_secs(1);
@@ -49,6 +53,7 @@ pub(crate) struct Tended(HashMap<AccountId, Group>);
 struct Group {
     active: ActiveSet,
     ids: BTreeMap<String, InstanceId>,
+    meterings: HashMap<InstanceId, Metering>,
     next: u64,
 }
 
@@ -90,20 +95,22 @@ impl Group {
         Self {
             active: ActiveSet::new(DrainRules::default()),
             ids: BTreeMap::new(),
+            meterings: HashMap::new(),
             next: 0,
         }
     }
 
     /// Takes in how the instances are; says which are to go.
-    fn observe(&mut self, there: &[Seen], now: Timestamp) -> Vec<(String, Step)> {
+    fn observe(&mut self, there: &[Seen], clock: &Clock) -> Vec<(String, Step)> {
         let gone: Vec<String> = self
             .ids
             .keys()
             .filter(|name| !there.iter().any(|seen| seen.name == **name))
             .cloned()
             .collect();
-        for name in gone {
-            self.ids.remove(&name).into_iter().for_each(|id| self.active.remove(id));
+        for id in gone.iter().filter_map(|name| self.ids.remove(name)) {
+            self.active.remove(id);
+            self.meterings.remove(&id);
         }
         let mut events = Vec::new();
         for Seen {
@@ -130,9 +137,15 @@ impl Group {
             // The first one stays, and so does what is a person's.
             let stays = name == DEFAULT_INSTANCE || is_persons || *drained && !self.active.is_draining(id);
             self.active.set_holds_state(id, stays);
+            // An only one is not drained, whatever it uses.
+            if there.len() > 1 {
+                let metering = self.meterings.entry(id).or_default();
+                metering.take(link.read_meters(), link.maxima(), clock.monotonic());
+                self.active.set_measured(id, metering.measured);
+            }
             events.extend(self.active.set_allocated(id, link.held_mib()));
         }
-        events.extend(self.active.observe(now));
+        events.extend(self.active.observe(clock.now()));
         let named = events.into_iter().filter_map(|event| {
             let (id, step) = match event {
                 Event::Marked { instance, utilisation } => (instance, Step::Drain { utilisation }),
@@ -155,7 +168,7 @@ impl Tended {
         Some(group.ids.iter().find(|(_, other)| **other == id)?.0.clone())
     }
 
-    fn observe(&mut self, there: Vec<Seen>, now: Timestamp) -> Vec<(AccountId, String, Step)> {
+    fn observe(&mut self, there: Vec<Seen>, clock: &Clock) -> Vec<(AccountId, String, Step)> {
         let mut accounts: HashMap<AccountId, Vec<Seen>> = HashMap::new();
         for seen in there {
             accounts.entry(seen.account.clone()).or_default().push(seen);
@@ -164,7 +177,7 @@ impl Tended {
         let mut steps = Vec::new();
         for (account, instances) in accounts {
             let group = self.0.entry(account.clone()).or_insert_with(Group::new);
-            let due = group.observe(&instances, now);
+            let due = group.observe(&instances, clock);
             steps.extend(due.into_iter().map(|(name, step)| (account.clone(), name, step)));
         }
         steps
@@ -262,7 +275,7 @@ impl Handle {
         let idle: Vec<_> = idle
             .map(|seen| (seen.account.clone(), seen.name.clone(), Step::Remove))
             .collect();
-        let mut steps = self.shared.tended.lock().observe(there, self.shared.clock.now());
+        let mut steps = self.shared.tended.lock().observe(there, &self.shared.clock);
         for known in idle {
             if !steps.contains(&known) {
                 steps.push(known);

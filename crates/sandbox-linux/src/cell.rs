@@ -20,6 +20,7 @@ mod identity;
 mod init;
 mod lender;
 mod link;
+pub mod meter;
 pub mod place;
 mod root;
 mod seccomp;

@@ -13,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
+use bowline_sandbox_linux::cell::cgroup::Group;
+use bowline_sandbox_linux::cell::meter::Meter;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::json;
@@ -89,6 +91,7 @@ pub struct Vm {
     pub(crate) qmp: Arc<Qmp>,
     origin: Origin,
     process: Process,
+    meter: Option<Meter>,
     control: Control,
     agent: Mutex<Option<UnixStream>>,
     /// The same stream.
@@ -183,11 +186,13 @@ impl Vm {
             volumes,
         ];
         let accelerator = host.accelerator();
+        let group = host.group(&start.machine, start.cpu_millis)?;
+        let meter = group.as_ref().map(Group::meter);
         let process = Process::start(Launch {
             program: host.qemu.clone(),
             arguments: start.machine.arguments(accelerator, host.tsc_khz(), how),
             files: files.into_iter().flatten().collect(),
-            group: host.group(&start.machine, start.cpu_millis)?,
+            group,
             user: host.user(),
         })
         .cannot("start QEMU")?;
@@ -210,6 +215,7 @@ impl Vm {
             image,
             accelerator,
             process,
+            meter,
             qmp: Arc::new(qmp),
         })
     }
@@ -325,6 +331,11 @@ impl Vm {
             Reply::Memory { total, available } => Ok(GuestMemory { total, available }),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The processor time that it has had, that of its devices too, if that is counted.
+    pub fn cpu(&self) -> Option<Duration> {
+        self.meter.as_ref()?.cpu()
     }
 
     /// Random bytes that the guest's kernel gives.

@@ -18,7 +18,7 @@ mod volumes;
 
 use std::io::Read as _;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -248,17 +248,27 @@ impl Drop for Ground {
     }
 }
 
-/// Control groups, processes, mounts and folders of instances of the node with this data.
-fn leftovers(data: &std::path::Path) -> Vec<String> {
+/// What the names of control groups of the node with this data have in them.
+fn mark(data: &Path) -> String {
     let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
-    let mark = Digest::of(data.as_os_str().as_encoded_bytes()).to_string();
+    Digest::of(data.as_os_str().as_encoded_bytes()).to_string()[..12].to_owned()
+}
+
+/// The control groups of a process instance's server.
+fn groups_of(data: &Path, server: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let prefix = format!("bowline-instance-{}-{server}", mark(data));
+    groups(Path::new("/sys/fs/cgroup"), &prefix, &mut found);
+    found.into_iter().map(PathBuf::from).collect()
+}
+
+/// Control groups, processes, mounts and folders of instances of the node with this data.
+fn leftovers(data: &Path) -> Vec<String> {
+    let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+    let mark = mark(&data);
     let mut found = Vec::new();
     for prefix in ["bowline-instance-", "bowline-vm-node-"] {
-        groups(
-            std::path::Path::new("/sys/fs/cgroup"),
-            &format!("{prefix}{}-", &mark[..12]),
-            &mut found,
-        );
+        groups(Path::new("/sys/fs/cgroup"), &format!("{prefix}{mark}-"), &mut found);
     }
     let folder = data.join("instances").display().to_string();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -278,7 +288,7 @@ fn leftovers(data: &std::path::Path) -> Vec<String> {
     found
 }
 
-fn groups(folder: &std::path::Path, prefix: &str, found: &mut Vec<String>) {
+fn groups(folder: &Path, prefix: &str, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             if entry.file_name().to_string_lossy().starts_with(prefix) {

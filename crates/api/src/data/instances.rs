@@ -103,6 +103,12 @@ pub struct InstanceView {
     sandboxes: u64,
     /// What the limits of its sandboxes add up to.
     held_mib: u64,
+    /// The memory that it really uses now, if that is metered: files that its kernel only keeps at hand are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_bytes: Option<u64>,
+    /// The processor time that its server has used, if that is metered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_cpu_ms: Option<u64>,
     /// Servers like its own that wait for whoever needs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<u32>,
@@ -279,6 +285,11 @@ impl From<View> for InstanceView {
             draining: instance.draining,
             sandboxes: view.sandboxes,
             held_mib: view.held_mib,
+            used_bytes: view.used.memory_bytes,
+            used_cpu_ms: view
+                .used
+                .cpu
+                .map(|cpu| u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX)),
             waiting: view.waiting.map(|waiting| waiting.ready),
             scheduled: view.waiting.map(|waiting| waiting.scheduled),
             replacements: instance.replaced_at.len(),
@@ -336,6 +347,7 @@ impl Ask<'_> {
             instance,
             sandboxes: 0,
             held_mib: 0,
+            used: bowline_inventory::service::Reading::default(),
             waiting: None,
             progress: None,
         }

@@ -413,6 +413,8 @@ fn shown(instance: &Value) -> String {
         ("address", "address"),
         ("memory MiB", "memory_mib"),
         ("held MiB", "held_mib"),
+        ("used bytes", "used_bytes"),
+        ("processor ms", "used_cpu_ms"),
         ("sandboxes", "sandboxes"),
         ("waiting", "waiting"),
         ("scheduled", "scheduled"),

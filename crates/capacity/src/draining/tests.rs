@@ -94,6 +94,76 @@ fn t_d10_only_a_use_that_stays_low_marks() {
     }
 }
 
+/// Two instances of which little was given out; A uses this much of a hundred of its memory and its processors.
+fn measured(memory: u64, processors: u64) -> ActiveSet {
+    let mut set = set(rules(), &[(A, 0), (B, 1)]);
+    let of_hundred = |used| Level { used, most: 100 };
+    let both = |memory, processors| Measured {
+        memory: of_hundred(memory),
+        processors: of_hundred(processors),
+    };
+    set.set_measured(A, both(memory, processors));
+    set.set_measured(B, both(10, 20));
+    set
+}
+
+/// 04/T-D10: what is really used counts, whatever was given out; one that is used itself is not marked, however little the
+/// others are.
+#[test]
+fn t_d10_what_is_measured_counts_beside_what_was_given_out() {
+    let figures = [((10, 20), 0.2), ((90, 20), 0.5), ((10, 75), 0.475)];
+    for ((memory, processors), of_all) in figures {
+        let utilisation = measured(memory, processors).utilisation();
+        assert!((utilisation - of_all).abs() < 1e-9, "{utilisation}, and not {of_all}");
+    }
+    assert_eq!(marked(&mut measured(10, 20)), Some(A), "the control");
+    for used in [(90, 20), (10, 75)] {
+        let mut set = measured(used.0, used.1);
+        assert_eq!(
+            marked(&mut set),
+            Some(B),
+            "all together are below the line: the other one"
+        );
+        set = measured(used.0, used.1);
+        set.set_holds_state(B, true);
+        assert_eq!(marked(&mut set), None, "{used:?}");
+    }
+}
+
+/// 04/T-D10: an instance's own use must have been low for as long.
+#[test]
+fn t_d10_one_that_was_used_a_moment_ago_is_not_marked() {
+    let mut set = measured(10, 92);
+    set.set_holds_state(B, true);
+    assert_eq!(observe(&mut set, 100), []);
+    set.set_measured(A, Measured::default());
+    let marked_at = (101..300).find(|at| !set.observe(second(*at)).is_empty());
+    assert_eq!(marked_at, Some(161), "not before its own minute is over");
+}
+
+/// The others would have too little room for what is used, of whatever it is.
+#[test]
+fn one_whose_processors_the_others_lack_stays() {
+    let mut set = ActiveSet::new(DrainRules {
+        high_water: 0.5,
+        ..rules()
+    });
+    for (id, used) in [(A, 25), (B, 30)] {
+        set.add(id, 8);
+        let processors = Level { used, most: 100 };
+        set.set_measured(
+            id,
+            Measured {
+                processors,
+                ..Measured::default()
+            },
+        );
+    }
+    assert_eq!(marked(&mut set), None, "55 of 100");
+    set.set_measured(A, Measured::default());
+    assert_eq!(marked(&mut set), Some(A), "the control");
+}
+
 /// 04/T-D12: a run past its time-out is ended by force at the deadline, never before, and only once.
 #[test]
 fn t_d12_the_deadline_ends_a_run_by_force() {

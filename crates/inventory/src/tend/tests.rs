@@ -1,12 +1,14 @@
 //! Instances of an account without a wish, over agents in this process.
 
+mod metered;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bowline_agent::channel::memory;
-use bowline_agent::{CodeWay, Host, HostOptions};
-use bowline_foundation::clock::Clock;
+use bowline_agent::channel::{MemoryDial, memory};
+use bowline_agent::{Channel, CodeWay, Dial, Host, HostOptions, Reading};
+use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
@@ -70,9 +72,35 @@ impl Backend for Sandboxes {
     }
 }
 
+/// What the meters of an instance say whenever they are read.
+type Meters = Box<dyn Fn() -> Reading + Send>;
+
+/// The way to an agent in this process, with the meters that a test gives its instance.
+struct MeteredDial {
+    dial: MemoryDial,
+    instance: String,
+    meters: Arc<Mutex<HashMap<String, Meters>>>,
+}
+
+#[async_trait]
+impl Dial for MeteredDial {
+    async fn dial(&self) -> std::io::Result<Channel> {
+        self.dial.dial().await
+    }
+
+    fn read_meters(&self) -> Reading {
+        let meters = self.meters.lock();
+        meters.get(&self.instance).map(|read| read()).unwrap_or_default()
+    }
+}
+
 /// Servers of 1024 MiB, two of which are all there is.
 #[derive(Default)]
-struct Servers(Mutex<HashMap<String, JoinHandle<()>>>);
+struct Servers {
+    tasks: Mutex<HashMap<String, JoinHandle<()>>>,
+    /// By the instance's name.
+    meters: Arc<Mutex<HashMap<String, Meters>>>,
+}
 
 #[async_trait]
 impl Provider for Servers {
@@ -104,9 +132,13 @@ impl Provider for Servers {
             // A look whether somebody listens is a channel too.
             host.run(&mut accept).await;
         });
-        self.0.lock().insert(order.server.clone(), task);
+        self.tasks.lock().insert(order.server.clone(), task);
         Ok(Reached {
-            dial: Arc::new(dial),
+            dial: Arc::new(MeteredDial {
+                dial,
+                instance: order.instance.clone(),
+                meters: self.meters.clone(),
+            }),
             code: CodeWay::Shared,
             detail: None,
             machine: None,
@@ -116,7 +148,7 @@ impl Provider for Servers {
     }
 
     async fn fence(&self, server: &str) -> Result<(), ProvideError> {
-        let task = self.0.lock().remove(server);
+        let task = self.tasks.lock().remove(server);
         task.into_iter().for_each(|task| task.abort());
         Ok(())
     }
@@ -126,7 +158,7 @@ impl Provider for Servers {
     }
 
     async fn list(&self) -> std::io::Result<Vec<String>> {
-        Ok(self.0.lock().keys().cloned().collect())
+        Ok(self.tasks.lock().keys().cloned().collect())
     }
 }
 
@@ -136,14 +168,20 @@ struct World {
     placed: Placed,
     metrics: Metrics,
     filling: Option<Filling>,
+    meters: Arc<Mutex<HashMap<String, Meters>>>,
 }
 
 type Made = (Box<dyn Sandbox>, Ground);
 
 impl World {
     async fn new(warms: bool) -> Self {
-        let (clock, metrics) = (Clock::fake(Timestamp::from_micros(1 << 50)), Metrics::default());
-        let mut provider: Arc<dyn Provider> = Arc::new(Servers::default());
+        Self::by(Clock::fake(Timestamp::from_micros(1 << 50)), warms).await
+    }
+
+    async fn by(clock: Clock, warms: bool) -> Self {
+        let (servers, metrics) = (Servers::default(), Metrics::default());
+        let meters = servers.meters.clone();
+        let mut provider: Arc<dyn Provider> = Arc::new(servers);
         let mut filling = None;
         if warms {
             let standing = default_server(Kind::Process, &provider.offer());
@@ -169,6 +207,7 @@ impl World {
             service,
             metrics,
             filling,
+            meters,
         }
     }
 

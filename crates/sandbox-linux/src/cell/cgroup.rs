@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::meter::Meter;
 pub use super::wire::{Failure, Limits};
 use super::wire::{Gauge, Step};
 
@@ -200,6 +201,11 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// What tells how much it uses.
+    pub fn meter(&self) -> Meter {
+        Meter::new(self.folders.clone())
     }
 
     /// The version 2 folder to clone into.

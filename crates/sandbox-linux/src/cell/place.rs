@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{CPU_PERIOD_US, LEAF, cgroup_mounts, own_groups, write};
+use super::meter::Meter;
 use super::root::{attach, become_root, detach};
 use super::sys;
 use super::wire::Failure;
@@ -130,12 +131,9 @@ impl Place {
         pids
     }
 
-    /// The memory that the place holds now, in bytes, if the groups tell.
-    pub fn memory_bytes(&self) -> Option<u64> {
-        let files = ["memory.current", "memory.usage_in_bytes"];
-        let candidates = self.groups.iter().flat_map(|group| files.map(|file| group.join(file)));
-        let mut texts = candidates.filter_map(|file| fs::read_to_string(file).ok());
-        texts.find_map(|text| text.trim().parse().ok())
+    /// What tells how much it uses.
+    pub fn meter(&self) -> Meter {
+        Meter::new(self.groups.clone())
     }
 
     /// Kills whatever is in the place, and removes it; nothing of it runs or writes any more once this returns.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bowline_foundation::clock::Clock;
@@ -17,8 +18,20 @@ def handler(event, context):
     return 'slept'
 ";
 
-/// A number in a file of a process's control group for a controller, by either version's name of it.
-fn limit(process: u32, controller: &str, names: [&str; 2]) -> Result<Vec<u64>> {
+/// A function that has some memory, and keeps two processors busy, until its time is over.
+const SPINNER: &[u8] = b"import os, time
+def handler(event, context):
+    held = b'x' * (event['mib'] << 20)
+    end = time.monotonic() + event['seconds']
+    child = os.fork()
+    while time.monotonic() < end: pass
+    if child == 0: os._exit(0)
+    os.waitpid(child, 0)
+    return len(held)
+";
+
+/// The text of a file of a process's control group for a controller, by either version's name of it.
+fn file_of(process: u32, controller: &str, names: [&str; 2]) -> Result<String> {
     let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
     let of = |line: &str, wanted: &str| {
         line.split(':')
@@ -38,12 +51,25 @@ fn limit(process: u32, controller: &str, names: [&str; 2]) -> Result<Vec<u64>> {
         if of(line, controller) {
             candidates.push(root.join(controller).join(path(line)).join(names[0]));
         } else if line.starts_with("0::") {
+            // Beside version 1 it has a place of its own, and no controllers.
             candidates.push(root.join(path(line)).join(names[1]));
+            candidates.push(root.join("unified").join(path(line)).join(names[1]));
         }
     }
     let text = candidates.iter().find_map(|file| fs::read_to_string(file).ok());
-    let text = text.with_context(|| format!("no limit in {candidates:?}"))?;
+    text.with_context(|| format!("nothing in {candidates:?}"))
+}
+
+/// The numbers in such a file.
+fn limit(process: u32, controller: &str, names: [&str; 2]) -> Result<Vec<u64>> {
+    let text = file_of(process, controller, names)?;
     Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+/// The number behind a label at the start of a line.
+fn labelled(text: &str, label: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(label)?.trim().parse().ok())
 }
 
 fn memory_max(process: u32) -> Result<u64> {
@@ -166,17 +192,9 @@ fn b_t4_a_sandbox_has_the_same_share_of_processors_as_of_memory() -> Result<()> 
                 .lambda
                 .deploy(&function, &artifact, json!({ "MemorySize": memory }))?;
             fleet.lambda.invoke(&function, &json!({"seconds": 0}))?.expect(200)?;
-            let own = guests(&shown)?
-                .into_iter()
-                .filter(|guest| memory_max(*guest).ok() == Some(memory * 1024 * 1024));
-            let guest = own.min().with_context(|| format!("{function} runs elsewhere"))?;
+            let guest = guest_with(&shown, memory)?;
             seen.push((cpu_max(guest)?, cpu_share(guest)?));
-            fleet
-                .lambda
-                .delete(&format!("/2015-03-31/functions/{function}"))?
-                .expect(200)?;
-            let is_empty = || (fleet.show(&name).ok()?["held_mib"] == 0).then_some(());
-            patience::until(PATIENCE, is_empty).context("a deleted function keeps its room")?;
+            fleet.forget(&function, &name)?;
         }
         let quotas: Vec<u64> = seen.iter().map(|(quota, _)| *quota).collect();
         let derived = amounts.map(|amount| amount * cpu_millis / 1024);
@@ -196,6 +214,84 @@ fn b_t4_a_sandbox_has_the_same_share_of_processors_as_of_memory() -> Result<()> 
         fleet.lambda.delete(&format!("/v1/instances/{name}"))?.expect(204)?;
     }
     Ok(())
+}
+
+/// The first process of the sandbox on an instance that has this much memory.
+fn guest_with(shown: &Value, mib: u64) -> Result<u32> {
+    let own = guests(shown)?
+        .into_iter()
+        .filter(|guest| memory_max(*guest).ok() == Some(mib * 1024 * 1024));
+    own.min().with_context(|| format!("no sandbox of {mib} MiB is there"))
+}
+
+impl Fleet {
+    /// Deletes the only function with a sandbox on an instance.
+    fn forget(&self, function: &str, instance: &str) -> Result<()> {
+        self.lambda
+            .delete(&format!("/2015-03-31/functions/{function}"))?
+            .expect(200)?;
+        let is_empty = || (self.show(instance).ok()?["held_mib"] == 0).then_some(());
+        patience::until(PATIENCE, is_empty).context("a deleted function keeps its room")
+    }
+}
+
+/// 04/T-D10: what the node says that an instance uses is what its control groups say.
+#[test]
+fn d_t10_what_an_instance_uses_is_what_its_control_groups_say() -> Result<()> {
+    const MIB: u64 = 1024 * 1024;
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    fleet.make("shop", &file("shop", 1024, "cpu_millis = 500\n"))?;
+    let shown = fleet.running("shop")?;
+    let groups = super::groups_of(&fleet.data, shown["server"].as_str().context("no server")?);
+    let number = |file: &str, label: &str| {
+        let mut texts = groups
+            .iter()
+            .filter_map(|group| fs::read_to_string(group.join(file)).ok());
+        texts.find_map(|text| labelled(&text, label))
+    };
+    let memory = || number("memory.usage_in_bytes", "").or_else(|| number("memory.current", ""));
+    let spare = || number("memory.stat", "total_inactive_file ").or_else(|| number("memory.stat", "inactive_file "));
+    let cpu_ms = || Some(number("cpu.stat", "usage_usec ")? / 1000);
+    let used = |member: &str| -> Result<u64> { fleet.show("shop")?[member].as_u64().context("it is not metered") };
+    ensure!(used("used_bytes")? < 200 * MIB, "the control: nothing runs there");
+    let artifact = Artifact::python_source(SPINNER)?;
+    fleet
+        .lambda
+        .deploy("f", &artifact, json!({"MemorySize": 512, "Timeout": 60}))?;
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            fleet
+                .lambda
+                .invoke("f", &json!({"mib": 300, "seconds": 6}))?
+                .expect(200)
+        });
+        let has_it = || (used("used_bytes").ok()? > 300 * MIB).then_some(());
+        patience::until(PATIENCE, has_it).context("the function's memory is not seen")?;
+        let clock = Clock::system();
+        let mut figures = Vec::new();
+        for seconds in [0, 2] {
+            patience::rest(Duration::from_secs(seconds));
+            let before = cpu_ms().context("no processor time")?;
+            let said = used("used_cpu_ms")?;
+            let after = cpu_ms().context("no processor time")?;
+            ensure!(
+                (before..=after).contains(&said),
+                "{said} ms, and not {before} to {after}"
+            );
+            figures.push((clock.monotonic(), said));
+            let own = memory().context("no memory")? - spare().context("no cache")?;
+            let said = used("used_bytes")?;
+            ensure!(own.abs_diff(said) <= 1024 * MIB / 50, "{said} bytes, and not {own}");
+        }
+        let (from, to) = (figures[0], figures[1]);
+        let processors = Duration::from_millis(to.1 - from.1).as_secs_f64() / to.0.since(from.0).as_secs_f64();
+        ensure!(
+            (0.05..0.55).contains(&processors),
+            "it spins within its quota: {processors}"
+        );
+        run.join().expect("it does not panic").map(drop)
+    })
 }
 
 /// 05/T-E10: what takes too long is ended at its time, its caller told so, and its capacity given back.
