@@ -38,9 +38,9 @@ pub(crate) async fn ensure(link: &Inner, version: &VersionSpec) -> io::Result<()
         };
         match &link.code {
             CodeWay::Shared => {}
-            CodeWay::Laid(folder) => {
+            CodeWay::Laid { folder, made } => {
                 let alone = link.laying.clone().lock_owned().await;
-                laid::lay(alone, code, folder.clone()).await?;
+                laid::lay(alone, code, (folder.clone(), made.clone())).await?;
             }
             CodeWay::Carried => send(link, code).await?,
         }
@@ -59,7 +59,7 @@ pub(crate) async fn clear(link: &Inner, folder: &Path, in_use: Vec<Digest>) -> i
 /// A version's specification as the agent is to read it.
 pub(crate) fn told(link: &Inner, version: &VersionSpec) -> SpecMessage {
     let mut spec = SpecMessage::from(version);
-    if let CodeWay::Laid(folder) = &link.code {
+    if let CodeWay::Laid { folder, .. } = &link.code {
         localise(&mut spec, folder);
     }
     spec
@@ -215,14 +215,19 @@ impl CodeStore {
     }
 }
 
-/// Removes the folders of code that is not in use.
+/// Removes the folders of code that is not in use, and the files that were made of it.
 fn keep(folder: &Path, in_use: &[Digest]) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        let digest = name.to_str().and_then(|name| name.parse::<Digest>().ok());
+        let digest = name
+            .to_str()
+            .and_then(|name| name.split('-').next()?.parse::<Digest>().ok());
         if digest.is_some_and(|digest| !in_use.contains(&digest)) {
-            fs::remove_dir_all(entry.path())?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
         }
     }
     Ok(())

@@ -42,8 +42,9 @@ const NEWS_MAX: usize = 64;
 pub enum CodeWay {
     /// It sees the node's folders.
     Shared,
-    /// The node lays it into this folder, which the agent reads and nobody else.
-    Laid(PathBuf),
+    /// The node lays it into a folder, which the agent reads and nobody else, with what was made of it: the files of another
+    /// folder whose names begin with its digest and a dash.
+    Laid { folder: PathBuf, made: PathBuf },
     /// By the channel; it keeps what it got.
     Carried,
 }
@@ -379,7 +380,7 @@ impl Link {
                     self.inner.contents.keep(digests.to_vec());
                     Ok(())
                 }
-                CodeWay::Laid(folder) => code::clear(&self.inner, folder, digests.to_vec()).await,
+                CodeWay::Laid { folder, .. } => code::clear(&self.inner, folder, digests.to_vec()).await,
                 CodeWay::Carried => self.try_keep(digests).await,
             }
         };

@@ -35,7 +35,7 @@ const DESK: &str = "desk.sock";
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// How long a killed agent may take to be reaped.
 const REAP_MAX: Duration = Duration::from_secs(5);
-/// The folder of the node's data that all agents read: compiled modules.
+/// The folder of the node's data that has compiled modules.
 const MODULES: &str = "wasm";
 
 /// How to make a [`ProcessProvider`].
@@ -156,12 +156,12 @@ impl ProcessProvider {
                 read_only: volume.mode == Mode::Ro,
             });
         }
-        let shown = [self.options.data.join(MODULES), self.code(&order.server)];
-        shown.iter().try_for_each(|folder| private(folder))?;
+        let code = self.code(&order.server);
+        private(&code)?;
         Ok(PlaceView {
             groups: place.groups().to_vec(),
             hidden: vec![self.options.data.clone()],
-            shown: shown.to_vec(),
+            shown: vec![code],
             writable: vec![state],
             mounts,
         })
@@ -187,7 +187,7 @@ impl ProcessProvider {
             .arg("--state")
             .arg(folder.join("state"))
             .arg("--modules")
-            .arg(self.options.data.join(MODULES))
+            .arg(self.code(&order.server))
             .arg("--prewarmed")
             .arg(self.options.prewarmed.to_string())
             .arg("--prewarmed-memory")
@@ -246,7 +246,10 @@ impl Provider for ProcessProvider {
                 channels: UnixDial::new(socket),
                 meter: place.map(|(_, place)| place.meter()),
             }),
-            code: CodeWay::Laid(self.code(&order.server)),
+            code: CodeWay::Laid {
+                folder: self.code(&order.server),
+                made: self.options.data.join(MODULES),
+            },
             detail,
             machine: None,
             has_waited: false,

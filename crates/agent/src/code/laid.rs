@@ -1,7 +1,7 @@
 //! Code that is laid beside an agent: a folder of its own, with links to the node's files.
 //!
-//! An instance so sees the code that it was given, and none of anybody else's, without a second copy on the disk. Where files
-//! cannot be linked they are copied.
+//! An instance so sees the code that it was given, and none of anybody else's, without a second copy on the disk; what the node
+//! made of it too, a compiled module say, without making it again. Where files cannot be linked they are copied.
 
 use std::fs;
 use std::io;
@@ -16,8 +16,8 @@ use tokio::task::spawn_blocking;
 /// Nobody else lays or removes code there meanwhile, though whoever asked may have gone.
 type Alone = OwnedMutexGuard<()>;
 
-/// Lays code into a folder, unless it is there. It gets its name when it is whole.
-pub(super) async fn lay(alone: Alone, code: &CodeDir, folder: PathBuf) -> io::Result<()> {
+/// Lays code into a folder, unless it is there, with what was `made` of it. It gets its name when it is whole, and last.
+pub(super) async fn lay(alone: Alone, code: &CodeDir, (folder, made): (PathBuf, PathBuf)) -> io::Result<()> {
     let code = code.clone();
     let laying = spawn_blocking(move || {
         let _alone = alone;
@@ -28,6 +28,16 @@ pub(super) async fn lay(alone: Alone, code: &CodeDir, folder: PathBuf) -> io::Re
         let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&folder)?;
         let whole = partial.path().join("code");
         lay_folder(&code.path, &whole)?;
+        let prefix = format!("{}-", code.digest);
+        // Most code is run as it is, and a node that compiles nothing has no such folder.
+        for entry in fs::read_dir(&made).into_iter().flatten() {
+            let (name, source) = entry.map(|entry| (entry.file_name(), entry.path()))?;
+            if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                let file = partial.path().join(&name);
+                lay_file(&source, &file)?;
+                fs::rename(file, folder.join(name))?;
+            }
+        }
         fs::rename(whole, place)
     });
     laying.await.map_err(io::Error::other)?
@@ -112,18 +122,28 @@ mod tests {
     async fn what_is_laid_is_the_package_itself_and_goes_alone() {
         let folder = tempfile::tempdir().unwrap();
         let code = code(folder.path());
-        let cache = folder.path().join("cache");
-        fs::create_dir(&cache).unwrap();
+        let (cache, made) = (folder.path().join("cache"), folder.path().join("made"));
+        [&cache, &made]
+            .into_iter()
+            .for_each(|folder| fs::create_dir(folder).unwrap());
+        let (own, strange) = (
+            format!("{}-1.cwasm", code.digest),
+            format!("{}-1.cwasm", Digest::of(b"")),
+        );
+        [&own, &strange]
+            .into_iter()
+            .for_each(|name| fs::write(made.join(name), name).unwrap());
         // Again it changes nothing.
         for _ in 0..2 {
-            lay(alone().await, &code, cache.clone()).await.unwrap();
-            let names: Vec<_> = fs::read_dir(&cache)
+            lay(alone().await, &code, (cache.clone(), made.clone())).await.unwrap();
+            let mut names: Vec<_> = fs::read_dir(&cache)
                 .unwrap()
-                .map(|entry| entry.unwrap().file_name())
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
                 .collect();
+            names.sort();
             assert_eq!(
                 names,
-                [code.digest.to_string().as_str()],
+                [code.digest.to_string(), own.clone()],
                 "it alone, under its own name"
             );
         }
@@ -139,13 +159,21 @@ mod tests {
             number(code.path.join("lib/one")),
             "no second copy"
         );
+        assert_eq!(
+            number(cache.join(&own)),
+            number(made.join(&own)),
+            "nor of what was made of it"
+        );
         let mode = fs::metadata(place.join("lib")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o555);
         clear(alone().await, cache.clone(), vec![code.digest]).await.unwrap();
         assert!(place.exists(), "the control: it is in use");
         clear(alone().await, cache.clone(), Vec::new()).await.unwrap();
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 0);
-        assert!(code.path.join("lib/one").exists(), "the node's own stays");
+        assert!(
+            code.path.join("lib/one").exists() && made.join(own).exists(),
+            "the node's own stays"
+        );
     }
 
     #[tokio::test]
@@ -157,7 +185,11 @@ mod tests {
         };
         let cache = folder.path().join("cache");
         fs::create_dir(&cache).unwrap();
-        assert!(lay(alone().await, &code, cache.clone()).await.is_err());
+        assert!(
+            lay(alone().await, &code, (cache.clone(), folder.path().join("made")))
+                .await
+                .is_err()
+        );
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 0);
     }
 

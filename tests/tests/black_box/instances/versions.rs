@@ -10,7 +10,7 @@ use bowline_tests::artifact::zip_of;
 use bowline_tests::{Artifact, Reply, patience};
 use serde_json::{Value, json};
 
-use super::{Fleet, PATIENCE, file, node};
+use super::{Fleet, PATIENCE, agent_pid, file, node};
 
 /// So many files take a while on their way to an instance.
 const FILES: usize = 40_000;
@@ -251,6 +251,56 @@ fn f_t4_e_t7_code_goes_to_its_destination_and_nowhere_else() -> Result<()> {
     fleet.lambda.delete("/2015-03-31/functions/there")?.expect(200)?;
     let gone = patience::until(PATIENCE, || holders(&data, &mark).ok()?.is_empty().then_some(()));
     gone.with_context(|| format!("code that nobody names stays: {:?}", holders(&data, &mark)))
+}
+
+/// 06/T-F4 of WebAssembly: what the node compiled goes to the instance that runs it, as the same file, and to no other; none sees the
+/// node's own, or can change what it got.
+#[test]
+fn f_t4_a_compiled_module_goes_to_its_instance_alone_and_is_not_made_again() -> Result<()> {
+    let node = node()?;
+    let (fleet, data) = (Fleet::of(&node), node.data().canonicalize()?);
+    fleet.make("shop", &file("shop", 1024, ""))?;
+    fleet.make("store", &file("store", 512, ""))?;
+    let (shop, _) = (fleet.running("shop")?, fleet.running("store")?);
+    let mark = format!("{:032x}", Entropy::system().number());
+    fleet.lambda.deploy(
+        "f",
+        &Artifact::answering(&format!("\"{mark}\""))?,
+        json!({"MemorySize": 128}),
+    )?;
+    let compiled = |folder: &Path| -> Result<PathBuf> {
+        let all = holders(folder, &mark)?;
+        let found = all
+            .iter()
+            .find(|path| path.extension().is_some_and(|end| end == "cwasm"));
+        found.cloned().with_context(|| format!("no compiled module in {all:?}"))
+    };
+    let own = compiled(&data.join("wasm"))?;
+    let (server, agent) = (shop["server"].as_str().context("no server")?, agent_pid(&shop)?);
+    let cache = data.join("instances").join(server).join("code");
+    ensure!(holders(&cache, &mark)?.is_empty(), "nobody has asked for it");
+    ensure!(fleet.lambda.invoke("f", &json!({}))?.expect(200)?.json() == mark.as_str());
+    ensure!(fleet.show("shop")?["sandboxes"] == 1, "it runs there");
+    let laid = compiled(&cache)?;
+    let number = |path: &Path| -> Result<u64> { Ok(std::os::unix::fs::MetadataExt::ino(&path.metadata()?)) };
+    ensure!(number(&laid)? == number(&own)?, "it is made anew");
+    // With each, the package that it was made of.
+    let holders = holders(&data, &mark)?;
+    ensure!(holders.len() == 4, "it is elsewhere too: {holders:?}");
+
+    let inside = |path: &Path| PathBuf::from(format!("/proc/{agent}/root{}", path.display()));
+    ensure!(inside(&laid).exists(), "the control: it sees its own");
+    ensure!(!inside(&own).exists(), "it sees the node's, and whatever else is there");
+    let refused = std::fs::OpenOptions::new().append(true).open(inside(&laid));
+    ensure!(
+        refused
+            .as_ref()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem),
+        "it can change what others run: {refused:?}"
+    );
+    fleet.lambda.delete("/2015-03-31/functions/f")?.expect(200)?;
+    let gone = patience::until(PATIENCE, || (!laid.exists() && !own.exists()).then_some(()));
+    gone.context("what nobody names stays")
 }
 
 /// What a function sees of itself.
