@@ -15,6 +15,8 @@ pub mod decide;
 mod drive;
 pub mod file;
 pub mod fleets;
+#[cfg(test)]
+mod idle;
 pub mod inline;
 pub mod metrics;
 pub mod model;

@@ -1,73 +1,23 @@
 //! The acceptance tests of fleets (03), over agents in this process.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bowline_agent::channel::memory;
-use bowline_agent::{CodeWay, Host, HostOptions, Link, LinkOptions};
+use bowline_agent::{CodeWay, Link, LinkOptions};
 use bowline_foundation::clock::Clock;
-use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
-use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{
-    Backend, CodeDir, CreateError, Invocation, LogSink, MemoryLog, Outcome, PrepareError, Report, Runtime, Sandbox,
-    SandboxKind, Usage,
-};
+use bowline_sandbox::{Backend as _, CreateError, MemoryLog, Sandbox};
 use bowline_store::MemoryStore;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::Placed;
 use crate::crash::CrashPoints;
+use crate::idle::{ACCOUNT, Sandboxes, host, version_of};
 use crate::metrics::Metrics;
 use crate::roster::{Origin, Owner, Standing};
 use crate::service::{Options, Service};
-
-struct Idle;
-
-#[async_trait]
-impl Sandbox for Idle {
-    async fn invoke(&mut self, _: Invocation) -> Report {
-        Report {
-            outcome: Outcome::Broken("nobody calls it".to_owned()),
-            usage: Usage::default(),
-            reusable: false,
-        }
-    }
-
-    fn is_alive(&mut self) -> bool {
-        true
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        0
-    }
-
-    async fn destroy(self: Box<Self>) {}
-}
-
-struct Sandboxes;
-
-#[async_trait]
-impl Backend for Sandboxes {
-    fn kind(&self) -> SandboxKind {
-        SandboxKind::Wasm
-    }
-
-    async fn check(&self, _: &VersionSpec) -> Result<(), PrepareError> {
-        Ok(())
-    }
-
-    async fn prepare(&self, _: &VersionSpec) -> Result<(), PrepareError> {
-        Ok(())
-    }
-
-    async fn create(&self, _: Arc<VersionSpec>, _: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        Ok(Box::new(Idle))
-    }
-}
 
 /// A node whose roster is the test's to fill.
 struct World {
@@ -120,12 +70,7 @@ impl World {
 
     async fn instance(&mut self, name: &str, class: Option<Class>, memory_mib: u64) -> Link {
         let (dial, mut accept) = memory();
-        let host = Host::new(HostOptions {
-            clock: Clock::system(),
-            backends: vec![Arc::new(Sandboxes)],
-            code: None,
-            log_dir: PathBuf::from("/nonexistent"),
-        });
+        let host = host(Arc::new(Sandboxes));
         self.hosts.push(tokio::spawn(async move {
             host.run(&mut accept).await;
         }));
@@ -193,32 +138,11 @@ impl World {
 }
 
 fn account() -> AccountId {
-    "111122223333".parse().unwrap()
+    ACCOUNT.parse().unwrap()
 }
 
 fn version(function: &str, mib: u32) -> Arc<VersionSpec> {
-    Arc::new(VersionSpec {
-        account: account(),
-        region: "us-east-1".to_owned(),
-        function: function.to_owned(),
-        version: "1".to_owned(),
-        runtime: Runtime::ProvidedAl2023,
-        handler: String::new(),
-        code: CodeDir {
-            digest: Digest::of(b""),
-            path: PathBuf::from("/nonexistent"),
-        },
-        layers: None,
-        mounts: Vec::new(),
-        processors: None,
-        image: None,
-        kind: SandboxKind::Wasm,
-        memory: Mebibytes(mib),
-        ephemeral_storage: Mebibytes(512),
-        timeout: Duration::from_secs(3),
-        environment: BTreeMap::new(),
-        logging: bowline_sandbox::Logging::default(),
-    })
+    version_of(ACCOUNT, function, mib)
 }
 
 fn in_its(fleet: Class) -> Option<Stand> {

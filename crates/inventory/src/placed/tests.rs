@@ -1,20 +1,20 @@
 //! The way down the ladder, over agents in this process: where one fails, the next place is asked.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bowline_agent::channel::{MemoryDial, memory};
-use bowline_agent::{Channel, CodeWay, Dial, Host, HostOptions, LinkOptions};
+use bowline_agent::{Channel, CodeWay, Dial, LinkOptions};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{CodeDir, Invocation, MemoryLog, Mount, MountAccess, Outcome, Report, Runtime, Usage};
+use bowline_sandbox::{MemoryLog, Mount, MountAccess};
 use bowline_store::MemoryStore;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::crash::CrashPoints;
+use crate::idle::{ACCOUNT, Idle, host, version_of};
 use crate::metrics::Metrics;
 use crate::roster::{Owner, Standing};
 use crate::service::{Options, Service};
@@ -87,30 +87,6 @@ impl Backend for FakeBackend {
     }
 }
 
-/// A sandbox that nobody calls.
-struct Idle;
-
-#[async_trait]
-impl Sandbox for Idle {
-    async fn invoke(&mut self, _: Invocation) -> Report {
-        Report {
-            outcome: Outcome::Broken("nobody calls it".to_owned()),
-            usage: Usage::default(),
-            reusable: false,
-        }
-    }
-
-    fn is_alive(&mut self) -> bool {
-        true
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        0
-    }
-
-    async fn destroy(self: Box<Self>) {}
-}
-
 /// An agent that has the node's folders, or not, in this way; it takes all but one of them.
 struct TestDial {
     dial: MemoryDial,
@@ -177,12 +153,7 @@ impl World {
         let (dial, mut accept) = memory();
         let dial = TestDial { dial, folders };
         let fake = Fake::new(way);
-        let host = Host::new(HostOptions {
-            clock: Clock::system(),
-            backends: vec![Arc::new(FakeBackend(fake.clone()))],
-            code: None,
-            log_dir: PathBuf::from("/nonexistent"),
-        });
+        let host = host(Arc::new(FakeBackend(fake.clone())));
         self.hosts.push(tokio::spawn(async move {
             host.run(&mut accept).await;
         }));
@@ -229,28 +200,7 @@ impl World {
 }
 
 fn version() -> Arc<VersionSpec> {
-    Arc::new(VersionSpec {
-        account: "111122223333".parse().unwrap(),
-        region: "us-east-1".to_owned(),
-        function: "f".to_owned(),
-        version: "1".to_owned(),
-        runtime: Runtime::ProvidedAl2023,
-        handler: String::new(),
-        code: CodeDir {
-            digest: Digest::of(b""),
-            path: PathBuf::from("/nonexistent"),
-        },
-        layers: None,
-        image: None,
-        kind: SandboxKind::Wasm,
-        memory: Mebibytes(128),
-        ephemeral_storage: Mebibytes(512),
-        timeout: Duration::from_secs(3),
-        environment: std::collections::BTreeMap::new(),
-        logging: bowline_sandbox::Logging::default(),
-        mounts: Vec::new(),
-        processors: None,
-    })
+    version_of(ACCOUNT, "f", 128)
 }
 
 #[tokio::test]

@@ -2,20 +2,14 @@
 
 mod metered;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bowline_agent::channel::{MemoryDial, memory};
-use bowline_agent::{Channel, CodeWay, Dial, Host, HostOptions, Reading};
+use bowline_agent::{Channel, CodeWay, Dial, Reading};
 use bowline_foundation::clock::Timestamp;
-use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
-use bowline_foundation::units::Mebibytes;
-use bowline_sandbox::{
-    Backend, CodeDir, CreateError, Ground, Invocation, LogSink, MemoryLog, Outcome, PrepareError, Report, Runtime,
-    Sandbox, SandboxKind, Usage, VersionSpec,
-};
+use bowline_sandbox::{Backend as _, CreateError, Ground, MemoryLog, Sandbox, VersionSpec};
 use bowline_store::MemoryStore;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -23,54 +17,11 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::Placed;
 use crate::crash::CrashPoints;
+use crate::idle::{ACCOUNT, Sandboxes, host, version_of};
 use crate::metrics::Metrics;
 use crate::provider::{Offer, ProvideError, Provider, Reached, ServerOrder};
 use crate::service::{Options, Service};
 use crate::warming::{Filling, Warming};
-
-struct Idle;
-
-#[async_trait]
-impl Sandbox for Idle {
-    async fn invoke(&mut self, _: Invocation) -> Report {
-        Report {
-            outcome: Outcome::Broken("nobody calls it".to_owned()),
-            usage: Usage::default(),
-            reusable: false,
-        }
-    }
-
-    fn is_alive(&mut self) -> bool {
-        true
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        0
-    }
-
-    async fn destroy(self: Box<Self>) {}
-}
-
-struct Sandboxes;
-
-#[async_trait]
-impl Backend for Sandboxes {
-    fn kind(&self) -> SandboxKind {
-        SandboxKind::Wasm
-    }
-
-    async fn check(&self, _: &VersionSpec) -> Result<(), PrepareError> {
-        Ok(())
-    }
-
-    async fn prepare(&self, _: &VersionSpec) -> Result<(), PrepareError> {
-        Ok(())
-    }
-
-    async fn create(&self, _: Arc<VersionSpec>, _: Arc<dyn LogSink>) -> Result<Box<dyn Sandbox>, CreateError> {
-        Ok(Box::new(Idle))
-    }
-}
 
 /// What the meters of an instance say whenever they are read.
 type Meters = Box<dyn Fn() -> Reading + Send>;
@@ -122,12 +73,7 @@ impl Provider for Servers {
 
     async fn spin_up(&self, order: &ServerOrder) -> Result<Reached, ProvideError> {
         let (dial, mut accept) = memory();
-        let host = Host::new(HostOptions {
-            clock: Clock::system(),
-            backends: vec![Arc::new(Sandboxes)],
-            code: None,
-            log_dir: PathBuf::from("/nonexistent"),
-        });
+        let host = host(Arc::new(Sandboxes));
         let task = tokio::spawn(async move {
             // A look whether somebody listens is a channel too.
             host.run(&mut accept).await;
@@ -263,7 +209,7 @@ impl World {
     }
 
     async fn two_of(&self, account: &str) -> (Made, Made) {
-        let create = async |mib| self.try_create_of(version_of(account, mib)).await.unwrap();
+        let create = async |mib| self.try_create_of(version_of(account, "f", mib)).await.unwrap();
         let first = create(1000).await;
         let second = create(100).await;
         first.0.destroy().await;
@@ -303,36 +249,10 @@ fn held(name: &str, mib: u64, draining: bool) -> (String, u64, bool) {
     (name.to_owned(), mib, draining)
 }
 
-const ACCOUNT: &str = "111122223333";
 const OTHER: &str = "444455556666";
 
 fn version(mib: u32) -> Arc<VersionSpec> {
-    version_of(ACCOUNT, mib)
-}
-
-fn version_of(account: &str, mib: u32) -> Arc<VersionSpec> {
-    Arc::new(VersionSpec {
-        account: account.parse().unwrap(),
-        region: "us-east-1".to_owned(),
-        function: "f".to_owned(),
-        version: "1".to_owned(),
-        runtime: Runtime::ProvidedAl2023,
-        handler: String::new(),
-        code: CodeDir {
-            digest: Digest::of(b""),
-            path: PathBuf::from("/nonexistent"),
-        },
-        layers: None,
-        image: None,
-        kind: SandboxKind::Wasm,
-        memory: Mebibytes(mib),
-        ephemeral_storage: Mebibytes(512),
-        timeout: Duration::from_secs(3),
-        environment: BTreeMap::new(),
-        logging: bowline_sandbox::Logging::default(),
-        mounts: Vec::new(),
-        processors: None,
-    })
+    version_of(ACCOUNT, "f", mib)
 }
 
 const MINUTE: Duration = Duration::from_secs(61);
