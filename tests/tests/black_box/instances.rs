@@ -23,6 +23,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bowline_foundation::digest::Digest;
 use bowline_tests::node::Settings;
 use bowline_tests::{Lambda, Node, patience};
@@ -113,6 +115,20 @@ impl Fleet {
         })
     }
 
+    fn inventory(&self, name: &str) -> Result<Value> {
+        let path = format!("/v1/instances/{name}/inventory");
+        Ok(self.lambda.get(&path)?.expect(200)?.json())
+    }
+
+    /// Gives a function other code, and publishes that; the new version's digest, in hexadecimal digits.
+    fn publish(&self, name: &str, code: &[u8]) -> Result<String> {
+        let body = json!({"ZipFile": BASE64_STANDARD.encode(code), "Publish": true});
+        let path = format!("/2015-03-31/functions/{name}/code");
+        let made = self.lambda.put(&path, &body)?.expect(200)?.json();
+        self.lambda.wait_until_active(name)?;
+        hexadecimal(made["CodeSha256"].as_str().context("no digest")?)
+    }
+
     fn history(&self, name: &str) -> Result<Value> {
         Ok(self
             .lambda
@@ -145,6 +161,12 @@ impl Fleet {
         });
         text.with_context(|| format!("`{}` never came: {}", path.display(), self.agent_logs()))
     }
+}
+
+/// A digest of the service's, as the node writes it.
+fn hexadecimal(base64: &str) -> Result<String> {
+    let bytes = BASE64_STANDARD.decode(base64)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The process of an instance's agent.

@@ -156,6 +156,15 @@ pub(crate) fn sum(lambda: &Lambda, function: &str) -> Result<Value> {
     Ok(call(lambda, function, &json!({"do": "sum"}))?["sum"].clone())
 }
 
+/// One function may only read what is shared, and a strange one, the control, has nothing of it.
+pub(crate) fn each_has_what_it_may(lambda: &Lambda) -> Result<()> {
+    let refused = fill(lambda, "reads", 1)?;
+    ensure!(refused["error"] == "EROFS", "it may only read: {refused}");
+    let strange = call(lambda, "strange", &json!({"do": "list"}))?;
+    ensure!(strange["mnt"] == json!([]), "not attached, and yet {strange}");
+    Ok(())
+}
+
 /// What a process has had written to disks.
 fn written_bytes(pid: u32) -> Result<u64> {
     let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
@@ -187,12 +196,7 @@ fn t_a5_another_function_sees_what_one_wrote_in_shared_memory_and_no_disk_is_wri
         node_wrote < NOISE_BYTES,
         "the node wrote {node_wrote} bytes to its disk"
     );
-
-    let refused = fill(&lambda, "reads", 1)?;
-    ensure!(refused["error"] == "EROFS", "it may only read: {refused}");
-    let strange = call(&lambda, "strange", &json!({"do": "list"}))?;
-    ensure!(strange["mnt"] == json!([]), "control: not attached, and yet {strange}");
-    Ok(())
+    each_has_what_it_may(&lambda)
 }
 
 /// An account that drives a node by the command line.
@@ -428,20 +432,13 @@ fn t_a10_root_a_volume_outlives_functions_and_kills_of_its_node() -> Result<()> 
     Ok(())
 }
 
-/// Counts at many callers at once in a file; what the counter is then.
-fn count_at_once(writers: &str) -> Result<u64> {
-    let node = Node::start()?;
-    let lambda = node.lambda();
-    deploy(&lambda, &["count", "also"])?;
-    create(&lambda, "shared", "memory", 4, writers)?;
-    attach(&lambda, "shared", "count", &json!({}))?;
-    attach(&lambda, "shared", "also", &json!({}))?;
-    let event = json!({"do": "count", "pause": 0.02});
+/// Two functions count in one file, for many callers at once, with a pause between reading and writing; what the counter is then.
+pub(crate) fn count_at_once(lambda: &Lambda, pause_seconds: f64) -> Result<u64> {
+    let event = json!({"do": "count", "pause": pause_seconds});
     std::thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|caller| {
-                let (lambda, event) = (&lambda, &event);
-                let function = if caller % 2 == 0 { "count" } else { "also" };
+                let (event, function) = (&event, ["count", "also"][caller % 2]);
                 scope.spawn(move || {
                     for _ in 0..CALLS_EACH {
                         let told = call(lambda, function, event)?;
@@ -451,25 +448,37 @@ fn count_at_once(writers: &str) -> Result<u64> {
                 })
             })
             .collect();
-        callers
-            .into_iter()
-            .try_for_each(|caller| caller.join().expect("callers do not panic"))
+        let mut ended = callers.into_iter();
+        ended.try_for_each(|caller| caller.join().expect("callers do not panic"))
     })?;
-    let last = call(&lambda, "count", &json!({"do": "count"}))?;
+    let last = call(lambda, "count", &json!({"do": "count"}))?;
     Ok(last["n"].as_u64().context("no number")? - 1)
 }
 
-#[test]
-fn t_a8_concurrent_increments_of_a_file_are_all_there_with_one_writer_and_not_with_any() -> Result<()> {
+/// Counts where one may write at a time, and where any may: nothing is lost in the one, and something in the other, the control.
+pub(crate) fn one_writer_loses_nothing(count: fn(&str) -> Result<u64>) -> Result<()> {
     if !can_run() {
         return Ok(());
     }
     let all = (CALLERS * CALLS_EACH) as u64;
-    let one = count_at_once("one")?;
+    let one = count("one")?;
     ensure!(one == all, "{one} of {all}");
-    let any = count_at_once("any")?;
+    let any = count("any")?;
     ensure!(any < all, "control: many writers lose some, here none was lost");
     Ok(())
+}
+
+#[test]
+fn t_a8_concurrent_increments_of_a_file_are_all_there_with_one_writer_and_not_with_any() -> Result<()> {
+    one_writer_loses_nothing(|writers| {
+        let node = Node::start()?;
+        let lambda = node.lambda();
+        deploy(&lambda, &["count", "also"])?;
+        create(&lambda, "shared", "memory", 4, writers)?;
+        attach(&lambda, "shared", "count", &json!({}))?;
+        attach(&lambda, "shared", "also", &json!({}))?;
+        count_at_once(&lambda, 0.02)
+    })
 }
 
 #[test]

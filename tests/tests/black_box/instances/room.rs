@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bowline_foundation::clock::Clock;
 use bowline_tests::{Artifact, Reply, patience};
 use serde_json::json;
@@ -56,7 +54,7 @@ impl Fleet {
 
     /// How many sandboxes of a version there are.
     fn loaded(&self, version: &str) -> Result<u32> {
-        let inventory = self.lambda.get("/v1/instances/shop/inventory")?.expect(200)?.json();
+        let inventory = self.inventory("shop")?;
         let all = inventory["sandboxes"].as_array().context("no sandboxes")?;
         let of_version = all.iter().filter(|sandbox| sandbox["version"] == version);
         Ok(u32::try_from(of_version.count())?)
@@ -91,10 +89,7 @@ fn idle_sandboxes_of_an_older_version_make_room_on_a_full_instance() -> Result<(
         "the instance is full: {}",
         fleet.show("shop")?
     );
-    let body =
-        json!({"ZipFile": BASE64_STANDARD.encode(Artifact::python_source(&source("two"))?.code), "Publish": true});
-    fleet.lambda.put("/2015-03-31/functions/f/code", &body)?.expect(200)?;
-    fleet.lambda.wait_until_active("f")?;
+    fleet.publish("f", &Artifact::python_source(&source("two"))?.code)?;
     ensure!(
         (fleet.loaded("1")?, fleet.evicted()?) == (FILL, 0),
         "nothing made room yet"

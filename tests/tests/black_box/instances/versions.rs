@@ -3,38 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bowline_foundation::entropy::Entropy;
 use bowline_tests::artifact::zip_of;
 use bowline_tests::{Artifact, Reply, patience};
 use serde_json::{Value, json};
 
-use super::{Fleet, PATIENCE, agent_pid, file, node};
+use super::{Fleet, PATIENCE, agent_pid, file, hexadecimal, node};
 
 /// So many files take a while on their way to an instance.
 const FILES: usize = 40_000;
-
-impl Fleet {
-    fn inventory(&self, name: &str) -> Result<Value> {
-        let path = format!("/v1/instances/{name}/inventory");
-        Ok(self.lambda.get(&path)?.expect(200)?.json())
-    }
-
-    /// Gives a function other code, and publishes that; the new version's digest, in hexadecimal digits.
-    fn publish(&self, name: &str, code: &[u8]) -> Result<String> {
-        let body = json!({"ZipFile": BASE64_STANDARD.encode(code), "Publish": true});
-        let path = format!("/2015-03-31/functions/{name}/code");
-        let made = self.lambda.put(&path, &body)?.expect(200)?.json();
-        self.lambda.wait_until_active(name)?;
-        hexadecimal(made["CodeSha256"].as_str().context("no digest")?)
-    }
-}
-
-fn hexadecimal(base64: &str) -> Result<String> {
-    let bytes = BASE64_STANDARD.decode(base64)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
 
 /// A function that says which code it is, and what it was asked.
 fn source(name: &str, begin: &str) -> Vec<u8> {
