@@ -208,7 +208,7 @@ pub(super) async fn create_to_keep(inner: &Arc<Inner>, pool: &Arc<Pool>) -> Resu
         }
         // What is freed may be for others, who have waited for it.
         let victim = if freed < spec.memory.0 && inner.sweeper.can_make_room(spec.memory) {
-            inner.foresight.victim()
+            inner.foresight.victim(None)
         } else {
             None
         };
@@ -275,7 +275,7 @@ async fn make_room(
         if let Poll::Ready(claim) = poll_fn(|cx| Poll::Ready(claim.as_mut().poll(cx))).await {
             return Ok(Room::Claimed(claim));
         }
-        if let Some((owner, slot)) = inner.foresight.victim() {
+        if let Some((owner, slot)) = inner.foresight.victim(None) {
             owner.destroy(slot).await;
             continue;
         }
@@ -371,7 +371,7 @@ async fn make_place(inner: &Arc<Inner>, crowded: &[CrowdedPlace]) -> bool {
     };
     let mut freed = 0;
     while freed < at.missing.0
-        && let Some((owner, slot)) = inner.foresight.victim_at(&at.site)
+        && let Some((owner, slot)) = inner.foresight.victim(Some(&at.site))
     {
         freed += slot.memory().0;
         owner.destroy(slot).await;

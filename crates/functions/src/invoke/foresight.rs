@@ -118,46 +118,30 @@ impl Foresight {
         }
     }
 
-    /// Takes the idle sandbox that is worth least, whose room is needed.
-    pub fn victim(&self) -> Option<(Arc<Pool>, Slot)> {
+    /// Takes the idle sandbox that is worth least, whose room is needed; of those in one place where only these would help.
+    pub fn victim(&self, there: Option<&Site>) -> Option<(Arc<Pool>, Slot)> {
         let mut state = self.state.lock();
         state.take_note(&self.arrivals);
         let State { keeper, pools, .. } = &mut *state;
         loop {
             let standing = |place: FunctionIndex| {
                 let pool = pools[place.0 as usize].upgrade();
-                pool.map_or(Standing::Cold, |pool| pool.standing())
+                pool.map_or(Standing::Cold, |pool| {
+                    there.map_or_else(|| pool.standing(), |there| pool.standing_at(there))
+                })
             };
-            let place = keeper.victim(standing)?;
+            let place = match there {
+                None => keeper.victim(standing)?,
+                Some(_) => keeper.victim_there(standing)?,
+            };
             // It may have come to be busy meanwhile.
             let Some(pool) = pools[place.0 as usize].upgrade() else {
                 continue;
             };
-            let Some(slot) = pool.take_oldest() else { continue };
-            if pool.standing() != Standing::Cold {
+            let Some(slot) = pool.take_oldest(there) else { continue };
+            if there.is_none() && pool.standing() != Standing::Cold {
                 keeper.started(place);
             }
-            self.metrics.evicted.inc();
-            return Some((pool, slot));
-        }
-    }
-
-    /// The same where only sandboxes in one place would help.
-    pub fn victim_at(&self, there: &Site) -> Option<(Arc<Pool>, Slot)> {
-        let mut state = self.state.lock();
-        state.take_note(&self.arrivals);
-        let State { keeper, pools, .. } = &mut *state;
-        loop {
-            let standing = |place: FunctionIndex| {
-                let pool = pools[place.0 as usize].upgrade();
-                pool.map_or(Standing::Cold, |pool| pool.standing_at(there))
-            };
-            let pool = pools[keeper.victim_there(standing)?.0 as usize].upgrade();
-            // It may have come to be busy meanwhile.
-            let Some(pool) = pool else { continue };
-            let Some(slot) = pool.take_oldest_at(there) else {
-                continue;
-            };
             self.metrics.evicted.inc();
             return Some((pool, slot));
         }
@@ -293,7 +277,7 @@ impl Inner {
             // The last one stays where its fleet keeps it.
             Step::Drop(pool) if (pool.living() as usize) <= pool.mooring.residents() => {}
             Step::Drop(pool) => {
-                if let Some(slot) = pool.take_oldest() {
+                if let Some(slot) = pool.take_oldest(None) {
                     self.foresight.metrics.dropped.inc();
                     self.runtime.spawn(pool.destroy(slot));
                 }

@@ -586,18 +586,11 @@ impl Pool {
         self.taken(taken)
     }
 
-    /// Takes the one that has been idle longest.
-    pub fn take_oldest(&self) -> Option<Slot> {
+    /// Takes the one that has been idle longest, of those in one place if it is said.
+    pub fn take_oldest(&self, there: Option<&Site>) -> Option<Slot> {
         let mut idle = self.idle.lock();
-        let slot = (!idle.slots.is_empty()).then(|| idle.slots.remove(0));
-        drop(idle);
-        self.taken(slot.into_iter().collect()).pop()
-    }
-
-    /// The same of those in one place.
-    pub fn take_oldest_at(&self, site: &Site) -> Option<Slot> {
-        let mut idle = self.idle.lock();
-        let at = idle.slots.iter().position(|slot| slot.is_at(site));
+        let is_there = |slot: &Slot| there.is_none_or(|site| slot.is_at(site));
+        let at = idle.slots.iter().position(is_there);
         let slot = at.map(|at| idle.slots.remove(at));
         drop(idle);
         self.taken(slot.into_iter().collect()).pop()

@@ -92,7 +92,7 @@ impl Sweeper {
         let alike = pools.into_iter().filter(|pool| pool.parts.backend.kind() == kind);
         let aged = alike.filter_map(|pool| Some((pool.oldest()?, pool)));
         let (_, pool) = aged.min_by_key(|(since, _)| *since)?;
-        let slot = pool.take_oldest()?;
+        let slot = pool.take_oldest(None)?;
         Some((pool, slot))
     }
 
