@@ -407,9 +407,9 @@ pub(super) fn leftover_of(cpu_millis: u32) -> u64 {
     (u64::from(cpu_millis.min(1000)) * PROCESSOR_SHARES / 1000).max(2)
 }
 
-/// A share of version 1 as a weight of version 2: 1024 is 100.
+/// A share of version 1 as the nearest weight of version 2: 1024 is 100.
 pub(super) fn weight(shares: u64) -> u64 {
-    (shares * 100 / 1024).clamp(1, 10_000)
+    ((shares * 100 + 512) / 1024).clamp(1, 10_000)
 }
 
 /// The guest's processes and the init.

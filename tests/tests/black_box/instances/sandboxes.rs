@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bowline_foundation::clock::Clock;
+use bowline_foundation::clock::{Clock, Monotonic};
 use bowline_tests::{Artifact, patience, skip};
 use serde_json::{Value, json};
 
@@ -18,9 +18,10 @@ def handler(event, context):
     return 'slept'
 ";
 
-/// A function that has some memory, and keeps two processors busy, until its time is over.
+/// A function that has some memory, and keeps one processor or two busy with two processes, until its time is over.
 const SPINNER: &[u8] = b"import os, time
 def handler(event, context):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:event.get('processors', 2)])
     held = b'x' * (event['mib'] << 20)
     end = time.monotonic() + event['seconds']
     child = os.fork()
@@ -233,6 +234,120 @@ impl Fleet {
         let is_empty = || (self.show(instance).ok()?["held_mib"] == 0).then_some(());
         patience::until(PATIENCE, is_empty).context("a deleted function keeps its room")
     }
+}
+
+/// What a sandbox has had of the processors, and how often it had to wait because its quota was used up.
+#[derive(Clone, Copy)]
+struct Turn {
+    at: Monotonic,
+    micros: u64,
+    throttled: u64,
+}
+
+impl Turn {
+    fn of(clock: &Clock, guest: u32) -> Result<Self> {
+        let quotas = file_of(guest, "cpu", ["cpu.stat", "cpu.stat"])?;
+        let used = file_of(guest, "none", ["", "cpu.stat"])?;
+        Ok(Self {
+            at: clock.monotonic(),
+            micros: labelled(&used, "usage_usec ").context("no processor time")?,
+            throttled: labelled(&quotas, "nr_throttled ").context("no quota")?,
+        })
+    }
+}
+
+/// What sandboxes have in the same few seconds in which they all spin on so many processors: of these, and periods in which all of the quota was used up.
+fn spun(fleet: &Fleet, shown: &Value, (functions, processors): (&[(&str, u64)], u32)) -> Result<Vec<(f64, f64)>> {
+    const SECONDS: u64 = 3;
+    let (clock, event) = (
+        Clock::system(),
+        json!({ "mib": 1, "seconds": SECONDS + 3, "processors": processors }),
+    );
+    std::thread::scope(|scope| {
+        let event = &event;
+        let runs: Vec<_> = functions
+            .iter()
+            .map(|(name, _)| scope.spawn(move || fleet.lambda.invoke(name, event)?.expect(200)))
+            .collect();
+        let look = || -> Result<Vec<Turn>> {
+            let guests = functions.iter().map(|(_, mib)| guest_with(shown, *mib));
+            guests.map(|guest| Turn::of(&clock, guest?)).collect()
+        };
+        let spin = |begun: &[Turn]| {
+            let now = look().ok()?;
+            let mut both = begun.iter().zip(&now);
+            both.all(|(begun, now)| now.micros > begun.micros + 200_000)
+                .then_some(now)
+        };
+        let begun = patience::until(PATIENCE, || look().ok()).context("they do not begin")?;
+        let from = patience::until(PATIENCE, || spin(&begun)).context("they do not spin")?;
+        patience::rest(Duration::from_secs(SECONDS));
+        let to = look()?;
+        for run in runs {
+            run.join().expect("it does not panic")?;
+        }
+        let seconds = |from: &Turn, to: &Turn| to.at.since(from.at).as_secs_f64();
+        let share = |(from, to): (&Turn, &Turn)| {
+            let (used, periods) = (to.micros - from.micros, to.throttled - from.throttled);
+            let used = Duration::from_micros(used).as_secs_f64();
+            let spent = Duration::from_millis(100 * periods).as_secs_f64();
+            (used / seconds(from, to), spent / seconds(from, to))
+        };
+        Ok(from.iter().zip(&to).map(share).collect())
+    })
+}
+
+/// 02/T-B4: a function that spins has its share of the instance's processors, within a twentieth: exactly so where that is a quota,
+/// as long as the machine has so much; two that compete for a processor where it is a weight. In a period in which it is stopped it has had its quota.
+#[test]
+fn b_t4_a_function_that_spins_has_its_share_of_processor_time() -> Result<()> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        skip("an instance of two processors needs a machine that has them");
+        return Ok(());
+    }
+    let node = node()?;
+    let fleet = Fleet::of(&node);
+    fleet.make("shop", &file("shop", 2048, "cpu_millis = 2000\n"))?;
+    let shown = fleet.running("shop")?;
+    let artifact = Artifact::python_source(SPINNER)?;
+    let deploy = |name: &str, mib: u64| {
+        fleet
+            .lambda
+            .deploy(name, &artifact, json!({"MemorySize": mib, "Timeout": 60}))
+    };
+    for (mib, share) in [(1024, 1.0), (1280, 1.25), (1536, 1.5), (1792, 1.75)] {
+        deploy("f", mib)?;
+        fleet
+            .lambda
+            .invoke("f", &json!({"mib": 1, "seconds": 0}))?
+            .expect(200)?;
+        let [(processors, stopped)] = spun(&fleet, &shown, (&[("f", mib)], 2))?[..] else {
+            anyhow::bail!("one was asked for");
+        };
+        ensure!(processors <= share * 1.05, "{processors} processors, and not {share}");
+        ensure!(
+            processors >= share * 0.95 * stopped,
+            "{processors} processors, and not {share}, though it was stopped in {stopped} of the time"
+        );
+        fleet.forget("f", "shop")?;
+    }
+    let both = [("three", 768), ("one", 256)];
+    for (name, mib) in both {
+        deploy(name, mib)?;
+        fleet
+            .lambda
+            .invoke(name, &json!({"mib": 1, "seconds": 0}))?
+            .expect(200)?;
+    }
+    let [(three, _), (one, _)] = spun(&fleet, &shown, (&both, 1))?[..] else {
+        anyhow::bail!("two were asked for");
+    };
+    let share = three / (three + one);
+    ensure!(
+        (share - 0.75).abs() <= 0.05,
+        "{three} and {one} processors are not as three to one"
+    );
+    Ok(())
 }
 
 /// 04/T-D10: what the node says that an instance uses is what its control groups say.
