@@ -38,6 +38,9 @@ const DATA: u8 = 1;
 const FIRST_CHANNEL: u32 = 1;
 /// What waits for the stream before writers of data wait too.
 const OUT_BYTES_MAX: usize = 256 * 1024;
+/// Data of so few bytes waits beside that, up to so many more: a beat need not stand behind what many others say at length.
+const SMALL_BYTES: usize = 1024;
+const OUT_SMALL_BYTES: usize = 64 * 1024;
 /// What may wait of all pieces: what comes beside data is little if the other side keeps to the windows.
 const OUT_LIMIT_BYTES: usize = 2 * OUT_BYTES_MAX;
 /// A buffer that grew beyond this is given back.
@@ -230,8 +233,8 @@ struct State {
     out: BytesMut,
     /// The stream's own task, when there was nothing to write.
     writer: Option<Waker>,
-    /// Whether a channel has data for which there was no room.
-    is_blocked: bool,
+    /// Channels that have data for which there was no room, as they came.
+    blocked: Vec<u32>,
     is_used: bool,
 }
 
@@ -249,8 +252,10 @@ struct Ends {
     owed: usize,
     /// What may still go.
     credit: usize,
-    /// Who waits for more of it.
+    /// Who waits for more of it, or for room.
     writer: Option<Waker>,
+    /// Whether it waits for room.
+    is_blocked: bool,
     /// Whether this side has said that nothing more goes.
     is_closed: bool,
     /// Nobody reads it any more.
@@ -267,6 +272,7 @@ impl Ends {
             owed: 0,
             credit: WINDOW,
             writer: None,
+            is_blocked: false,
             is_closed: false,
             is_dropped: false,
         }
@@ -320,7 +326,7 @@ fn start(stream: impl ByteStream, opened: Option<mpsc::Sender<Channel>>) -> Arc<
             channels: Some(HashMap::new()),
             out: BytesMut::new(),
             writer: None,
-            is_blocked: false,
+            blocked: Vec::new(),
             is_used: true,
         }),
         task: Mutex::default(),
@@ -418,15 +424,17 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Exchanges what waits for an empty buffer.
+    /// Exchanges what waits for an empty buffer. Who waited longest for room is woken first.
     fn take_waiting(&self, out: &mut BytesMut) {
         let mut state = self.state.lock();
         std::mem::swap(&mut state.out, out);
-        if !std::mem::take(&mut state.is_blocked) {
-            return;
-        }
-        let open = state.channels.iter_mut().flat_map(HashMap::values_mut);
-        let blocked: Vec<Waker> = open.filter_map(|ends| ends.writer.take()).collect();
+        let blocked = std::mem::take(&mut state.blocked);
+        let unblock = |number| {
+            let ends = state.ends(number)?;
+            ends.is_blocked = false;
+            ends.writer.take()
+        };
+        let blocked: Vec<Waker> = blocked.into_iter().filter_map(unblock).collect();
         drop(state);
         blocked.into_iter().for_each(Waker::wake);
     }
@@ -538,7 +546,8 @@ impl AsyncRead for MuxChannel {
 impl AsyncWrite for MuxChannel {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.shared.state.lock();
-        let is_full = state.out.len() >= OUT_BYTES_MAX;
+        let beside = if data.len() > SMALL_BYTES { 0 } else { OUT_SMALL_BYTES };
+        let is_full = state.out.len() >= OUT_BYTES_MAX + beside;
         let Some(ends) = state.ends(self.number).filter(|ends| !ends.is_closed) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
@@ -548,7 +557,9 @@ impl AsyncWrite for MuxChannel {
         let length = data.len().min(ends.credit).min(DATA_BYTES_MAX);
         if length == 0 || is_full {
             ends.writer = Some(cx.waker().clone());
-            state.is_blocked |= is_full;
+            if is_full && !std::mem::replace(&mut ends.is_blocked, true) {
+                state.blocked.push(self.number);
+            }
             return Poll::Pending;
         }
         ends.credit -= length;

@@ -219,3 +219,51 @@ async fn after_a_halt_another_dialer_goes_on_with_the_same_other_side() {
     after.read_exact(&mut read).await.unwrap();
     assert_eq!(&read, b"ok");
 }
+
+/// How many pieces of each channel have come.
+type Taken = Arc<Mutex<Vec<usize>>>;
+
+/// Channels that say as much as they can, for ever.
+async fn talkers(count: usize, dial: &MuxDial, accept: &mut MuxAccept) -> Taken {
+    let taken = Taken::new(Mutex::new(vec![0; count]));
+    for number in 0..count {
+        let (mut near, mut far) = (dial.dial().await.unwrap(), accept.accept().await.unwrap());
+        tokio::spawn(async move {
+            while near.write_all(&[7; DATA_BYTES_MAX]).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        });
+        let taken = taken.clone();
+        tokio::spawn(async move {
+            let mut piece = vec![0; DATA_BYTES_MAX];
+            while far.read_exact(&mut piece).await.is_ok() {
+                taken.lock()[number] += 1;
+            }
+        });
+    }
+    taken
+}
+
+#[tokio::test]
+async fn where_many_say_much_each_has_its_turn_and_a_small_word_goes_soon() {
+    const TALKERS: usize = 64;
+    let (near, far) = tokio::io::duplex(DATA_BYTES_MAX);
+    let (dial, mut accept) = (dialer(near), acceptor(far));
+    let mut quiet = dial.dial().await.unwrap();
+    let mut quiet_end = accept.accept().await.unwrap();
+    let taken = talkers(TALKERS, &dial, &mut accept).await;
+    let all = || taken.lock().iter().sum::<usize>();
+    for round in 1..=5 {
+        while all() < round * 8 * TALKERS {
+            tokio::task::yield_now().await;
+        }
+        let before = all();
+        quiet.write_all(b"beat").await.unwrap();
+        quiet_end.read_exact(&mut [0; 4]).await.unwrap();
+        let meanwhile = all() - before;
+        assert!(meanwhile < 4 * TALKERS, "{meanwhile} pieces came before it");
+    }
+    let taken = taken.lock().clone();
+    let (least, most) = (taken.iter().min().unwrap(), taken.iter().max().unwrap());
+    assert!(4 * least > *most, "{taken:?}");
+}
