@@ -46,6 +46,11 @@ fn bounded(effective: &Effective) {
     for mount in mounts {
         assert!(mount.starts_with('/') && !mount.split('/').any(|part| part == ".."));
     }
+    let mut ports: Vec<u16> = effective.ports().map(|(_, port)| port).collect();
+    assert!(ports.len() <= ITEMS_MAX && !ports.contains(&0));
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), effective.ports().count(), "one service at a port");
     for service in &effective.services {
         assert!(is_name(&service.name), "it names a file");
         assert!(service.command[0].starts_with('/'));

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   channel ─▶ Hello ─▶ control: beats, services          ─┐ the control channel ends, the lease runs out, Stop:
-//!           ─▶ Create ─▶ one sandbox until its channel ends ├─▶ all sandboxes and services end
+//!           ─▶ Create ─▶ one sandbox until its channel ends ├─▶ sandboxes, services and connections end
+//!           ─▶ Connect ─▶ one connection to a service       │
 //!           ─▶ Judge, OfferCode, Keep ─▶ one answer        ─┘
 //! ```
 //! **Lease.** An agent that hears nothing from its node for the length of the lease ends everything; one that was stopped
@@ -29,10 +30,11 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::carry;
 use crate::channel::{Accept, Channel};
 use crate::code::CodeStore;
 use crate::message::{
-    Attach, Create, Hello, Judge, Keep, MadeAheadMessage, OfferCode, Question, Refusal, SpecMessage, Verdict,
+    Attach, Connect, Create, Hello, Judge, Keep, MadeAheadMessage, OfferCode, Question, Refusal, SpecMessage, Verdict,
 };
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 use control::Control;
@@ -284,6 +286,13 @@ async fn begin(shared: &Arc<Shared>, mut framed: Framed, ends: mpsc::Sender<Stop
             let verdict = shared.judge(judge.question, judge.spec).await;
             framed.put_json(Kind::Verdict, &verdict);
             framed.flush().await?;
+        }
+        Kind::Connect => {
+            let connect: Connect = wire::json(&first.body, "a connection")?;
+            current(shared, connect.epoch)?;
+            if let Err(error) = carry::serve(framed, &connect).await {
+                tracing::debug!(%error, to = ?connect.to, "a connection to a service was cut off");
+            }
         }
         Kind::OfferCode | Kind::Keep => code(shared, framed, first).await?,
         kind => {

@@ -10,6 +10,7 @@
 //! question. [`mux`] makes them of the one stream that there is: a socket, or a virtual machine's port.
 //! A sandbox's channel is written and read by whoever invokes: no task stands between.
 
+pub mod carry;
 pub mod channel;
 pub mod code;
 mod contents;

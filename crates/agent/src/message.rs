@@ -13,6 +13,7 @@ pub mod report;
 pub mod spec;
 
 use std::io;
+use std::net::SocketAddr;
 
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::answer::{STREAM_BUFFER_BYTES, STREAM_PIECE_BYTES};
@@ -123,6 +124,14 @@ pub struct NotParted {
 pub struct Attach {
     pub epoch: u64,
     pub run: String,
+}
+
+/// A connection to a service is wanted.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Connect {
+    pub epoch: u64,
+    /// As the agent sees them; the first that takes it counts.
+    pub to: Vec<SocketAddr>,
 }
 
 /// Code that a version needs.

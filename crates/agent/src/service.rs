@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -36,6 +37,8 @@ pub struct Serve {
     pub instance: String,
     /// The instance's own address; without one services have none to call theirs.
     pub address: Option<String>,
+    /// Where services are looked for by checks, in this order.
+    pub hosts: Vec<IpAddr>,
     /// In the order in which they start.
     pub services: Vec<ServiceSpec>,
 }
@@ -47,6 +50,9 @@ pub struct ServiceSpec {
     /// The program and its arguments.
     pub command: Vec<String>,
     pub environment: BTreeMap<String, String>,
+    /// Where others reach it, at the instance's address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
     pub health: Option<HealthSpec>,
 }
 
@@ -64,7 +70,7 @@ pub struct HealthSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Probe {
-    /// Connects to this port of the instance's address.
+    /// Connects to this port where services are looked for.
     Tcp(u16),
     /// Runs a program; it passes by ending with 0.
     Command(Vec<String>),
@@ -143,6 +149,7 @@ impl Supervisor {
             spec: service.clone(),
             instance: serve.instance.clone(),
             address: serve.address.clone(),
+            hosts: serve.hosts.clone(),
             log: self.log_dir.join(format!("{}.log", service.name)),
             news: self.news.clone(),
         };
@@ -157,6 +164,7 @@ struct Watch {
     spec: ServiceSpec,
     instance: String,
     address: Option<String>,
+    hosts: Vec<IpAddr>,
     log: PathBuf,
     news: mpsc::Sender<ServiceNews>,
 }
@@ -242,11 +250,12 @@ impl Watch {
     async fn probe(&self, probe: &Probe) -> Result<(), String> {
         match probe {
             Probe::Tcp(port) => {
-                let address = self.address.as_deref().unwrap_or("127.0.0.1");
-                let connected = TcpStream::connect((address, *port)).await;
-                connected
-                    .map(|_| ())
-                    .map_err(|error| format!("{address}:{port}: {error}"))
+                let places: Vec<SocketAddr> = self.hosts.iter().map(|host| (*host, *port).into()).collect();
+                let connected = TcpStream::connect(&places[..]).await;
+                connected.map(drop).map_err(|error| {
+                    let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+                    format!("{}: {error}", places.join(" and "))
+                })
             }
             Probe::Command(command) => {
                 let mut command = self.command(command);

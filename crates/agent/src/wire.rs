@@ -121,6 +121,8 @@ kinds! {
     Attach = 46,
     /// Agent: nothing is left of a sandbox that has folders in common with others; its last word.
     Gone = 47,
+    /// Node: this channel is for a connection to a service; no frames follow, but its pieces. JSON.
+    Connect = 48,
 }
 
 /// The body of a word of idling that is to be answered.
@@ -222,6 +224,11 @@ impl Framed {
             out: BytesMut::new(),
             ended: false,
         }
+    }
+
+    /// What was read and not yet taken, and the channel, for whoever goes on without frames. All that was queued has gone.
+    pub fn into_parts(self) -> (BytesMut, Channel) {
+        (self.read, self.channel)
     }
 
     /// Queues a frame.

@@ -24,6 +24,7 @@ use tokio::time::sleep;
 use crate::book::{BookError, Caller, Change, Kept};
 use crate::decide::{self, Failure, Verdict};
 use crate::model::{Hold, Instance, Replacement, Server, State, Step};
+use crate::ports::Ports;
 use crate::provider::ProvideError;
 use crate::roster::{Origin, Owner, Standing};
 use crate::service::{DEFAULT_INSTANCE, Shared};
@@ -79,6 +80,8 @@ pub(crate) struct Driver {
     orders: mpsc::Receiver<Order>,
     removing: watch::Receiver<bool>,
     link: Option<(Link, mpsc::Receiver<LinkNews>)>,
+    /// Those of the server behind the link that the node listens at.
+    ports: Option<Ports>,
     /// Closed, but what is behind it has not ended yet.
     closed: Vec<Link>,
     /// Where the server behind the link came from.
@@ -105,6 +108,7 @@ impl Driver {
             orders,
             removing,
             link: None,
+            ports: None,
             closed: Vec::new(),
             origin: Origin::Made,
             counted: AtomicBool::new(false),
@@ -388,6 +392,9 @@ impl Driver {
         let instance = self.kept.record.clone();
         let limit = Duration::from_secs(instance.policy().repair_seconds.into());
         let service = instance.failure.as_ref().and_then(Failure::service).map(str::to_owned);
+        if let Some(ports) = &mut self.ports {
+            ports.close(service.as_deref()).await;
+        }
         let Some((link, news)) = &mut self.link else {
             return Ok(());
         };
@@ -413,16 +420,10 @@ impl Driver {
             }
         });
         let failure = match repaired.await {
-            Ok(None) => {
-                let mut new = instance;
-                new.server = self.moved(&new.server, State::Running);
-                new.failure = None;
-                let change = Change::default().event("repaired", &new.server);
-                self.commit("RepairInstance", new, change).await?;
-                self.shared.metrics.repairs.inc();
-                self.serve();
-                return Ok(());
-            }
+            Ok(None) => match self.open_ports().await {
+                Ok(()) => return self.repaired(instance).await,
+                Err(failure) => failure,
+            },
             Ok(Some(failure)) => failure,
             Err(_) => Failure::Service {
                 service: service.unwrap_or_default(),
@@ -440,6 +441,16 @@ impl Driver {
                 Ok(())
             }
         }
+    }
+
+    async fn repaired(&mut self, mut new: Instance) -> Result<(), DriveError> {
+        new.server = self.moved(&new.server, State::Running);
+        new.failure = None;
+        let change = Change::default().event("repaired", &new.server);
+        self.commit("RepairInstance", new, change).await?;
+        self.shared.metrics.repairs.inc();
+        self.serve();
+        Ok(())
     }
 
     /// Writes down that the server must be replaced.
@@ -503,6 +514,9 @@ impl Driver {
         if let Some((link, _)) = self.link.take() {
             link.close();
             self.closed.push(link);
+        }
+        if let Some(mut ports) = self.ports.take() {
+            ports.close(None).await;
         }
         if let Some(provider) = self.shared.provider(server.effective.kind) {
             provider.fence(&server.id).await?;

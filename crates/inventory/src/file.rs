@@ -119,6 +119,9 @@ pub struct Service {
     pub order: i32,
     #[serde(default)]
     pub environment: BTreeMap<Spanned<String>, Spanned<String>>,
+    /// Where others reach it, at the server's own address.
+    #[serde(default)]
+    pub ports: Vec<Spanned<u16>>,
     pub health: Option<Health>,
 }
 

@@ -21,6 +21,7 @@ pub mod inline;
 pub mod metrics;
 pub mod model;
 mod placed;
+mod ports;
 pub mod process;
 pub mod provider;
 mod roster;

@@ -17,6 +17,10 @@ pub struct Metrics {
     pub repairs: Counter,
     pub replacements: Counter,
     pub held: Counter,
+    /// Connections that are carried into virtual machines.
+    pub connections: Gauge,
+    /// Those that were one too many.
+    pub connections_refused: Counter,
     /// Requests for a sandbox that went on to another place.
     pub passed: Counter,
     /// Instances that were drained because little was used.
@@ -94,6 +98,7 @@ impl Metrics {
             "Instances that were given up until somebody looks",
             metrics.held.clone(),
         );
+        metrics.register_connections(registry);
         registry.register(
             "instances_passed",
             "Requests for a sandbox that went past an instance which failed, did not answer or had no room",
@@ -135,5 +140,18 @@ impl Metrics {
             metrics.moved.clone(),
         );
         metrics
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register(
+            "instance_connections",
+            "Connections that are carried into virtual machines now",
+            self.connections.clone(),
+        );
+        registry.register(
+            "instance_connections_refused",
+            "Connections to virtual machines that had as many as they may",
+            self.connections_refused.clone(),
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! What is known of instances, and how it is kept.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use bowline_capacity::fleet::{Criteria, Usage};
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
@@ -58,6 +60,17 @@ pub struct Server {
     /// How it runs, if it is a virtual machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineFacts>,
+}
+
+impl Server {
+    /// Where its services are looked for, as its agent sees them: the first that answers counts. What listens at 127.0.0.1 in
+    /// a virtual machine is its own.
+    pub fn hosts(&self) -> Vec<IpAddr> {
+        let own: Option<IpAddr> = self.address.as_ref().and_then(|address| address.parse().ok());
+        let is_alone = own.is_none() || self.effective.kind == Kind::Vm;
+        let loopback = is_alone.then_some(Ipv4Addr::LOCALHOST.into());
+        own.into_iter().chain(loopback).collect()
+    }
 }
 
 /// How a server runs that is a virtual machine.

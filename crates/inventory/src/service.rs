@@ -214,12 +214,11 @@ impl Shared {
     }
 
     pub fn new_server(&self, file: &FileRecord, effective: Effective, replaces: Option<String>) -> Server {
-        let serves = !effective.services.is_empty();
         Server {
             id: format!("{:016x}", self.entropy.number()),
             state: State::Requested,
             since: self.clock.now(),
-            address: (serves && effective.kind == Kind::Process).then(|| self.new_address()),
+            address: effective.has_address().then(|| self.new_address()),
             revision: file.revision,
             digest: file.digest,
             effective,

@@ -9,6 +9,7 @@ mod fleets;
 mod folders;
 mod functions;
 mod machines;
+mod ports;
 mod room;
 mod sandboxes;
 mod schedules;

@@ -80,6 +80,9 @@ pub struct InstanceView {
     replaces: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
+    /// Where its services are reached, at its address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<PortView>,
     /// How it runs: a process, or a virtual machine with what accelerates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
@@ -117,6 +120,14 @@ pub struct InstanceView {
     scheduled: Option<u32>,
     replacements: usize,
     created: String,
+}
+
+/// A port that the file names.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = InstancePort)]
+pub struct PortView {
+    service: String,
+    port: u16,
 }
 
 /// How a virtual machine runs.
@@ -255,6 +266,15 @@ impl From<Inventory> for InventoryView {
     }
 }
 
+impl From<(&str, u16)> for PortView {
+    fn from((service, port): (&str, u16)) -> Self {
+        Self {
+            service: service.to_owned(),
+            port,
+        }
+    }
+}
+
 impl From<View> for InstanceView {
     fn from(view: View) -> Self {
         let instance = view.instance;
@@ -273,6 +293,7 @@ impl From<View> for InstanceView {
             server: server.id.clone(),
             replaces: server.replaces.clone(),
             address: server.address.clone(),
+            ports: server.effective.ports().map(PortView::from).collect(),
             detail: server.detail.clone(),
             machine: server.machine.clone().map(MachineView::from),
             progress: view.progress,

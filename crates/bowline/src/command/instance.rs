@@ -423,7 +423,15 @@ fn shown(instance: &Value) -> String {
         ("since", "since"),
     ];
     let fields = fields.iter().map(|(label, member)| field(label, &instance[*member]));
-    fields.chain(machine(&instance["machine"])).collect()
+    let more = [ports(&instance["ports"]), machine(&instance["machine"])];
+    fields.chain(more.into_iter().flatten()).collect()
+}
+
+/// Where its services are reached: `8080 (web) 9090 (admin)`, say.
+fn ports(ports: &Value) -> Option<String> {
+    let text = |port: &Value| format!("{} ({})", cell(&port["port"]), cell(&port["service"]));
+    let texts: Vec<_> = ports.as_array()?.iter().map(text).collect();
+    Some(field("ports", &texts.join(" ").into()))
 }
 
 /// How a virtual machine runs.

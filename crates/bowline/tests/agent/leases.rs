@@ -28,10 +28,12 @@ fn counter(link: &Link, file: &std::path::Path) {
     link.serve(Serve {
         instance: "i".to_owned(),
         address: None,
+        hosts: Vec::new(),
         services: vec![ServiceSpec {
             name: "counter".to_owned(),
             command: vec!["/bin/sh".to_owned(), "-c".to_owned(), script],
             environment: Default::default(),
+            ports: Vec::new(),
             health: None,
         }],
     });

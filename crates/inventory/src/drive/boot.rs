@@ -15,6 +15,7 @@ use crate::book::Change;
 use crate::decide::Failure;
 use crate::file::{Effective, Kind};
 use crate::model::{Hold, Instance, Server, State};
+use crate::ports::Ports;
 use crate::provider::{Reached, ServerOrder};
 use crate::roster::Origin;
 
@@ -31,6 +32,7 @@ pub(super) fn services(instance: &Instance, server: &Server) -> Serve {
     Serve {
         instance: instance.name.clone(),
         address: server.address.clone(),
+        hosts: server.hosts(),
         services: server.effective.services.clone(),
     }
 }
@@ -71,16 +73,30 @@ impl Driver {
             started = timeout_at(deadline, start) => started.unwrap_or(Err(Failure::BootDeadline)),
             () = removal(&mut removing) => Err(being_removed()),
         };
-        Ok(started.map(|(reached, connected)| {
-            self.link = Some(connected);
-            self.origin = match reached.has_waited {
-                true => Origin::Waited,
-                false => Origin::Made,
-            };
-            server.detail = reached.detail;
-            server.machine = reached.machine;
-            server
-        }))
+        let (reached, connected) = match started {
+            Ok(started) => started,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        self.link = Some(connected);
+        self.origin = match reached.has_waited {
+            true => Origin::Waited,
+            false => Origin::Made,
+        };
+        server.detail = reached.detail;
+        server.machine = reached.machine;
+        Ok(self.open_ports().await.map(|()| server))
+    }
+
+    /// Opens the ports of the server's services that are not open, if it has none of its own.
+    pub(super) async fn open_ports(&mut self) -> Result<(), Failure> {
+        let Some((link, _)) = &self.link else { return Ok(()) };
+        let server = self.kept.record.current();
+        if self.ports.is_none() {
+            self.ports = Ports::of(server, link, &self.shared.metrics);
+        }
+        let Some(ports) = &mut self.ports else { return Ok(()) };
+        let opened = ports.open(&server.effective.services).await;
+        opened.map_err(|reason| Failure::NotStarted { reason })
     }
 
     fn order(&self, server: &Server) -> ServerOrder {

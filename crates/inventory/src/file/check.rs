@@ -15,6 +15,7 @@ const NAME_BYTES_MAX: usize = 40;
 const MEMORY_MIB: (u32, u32) = (64, 1024 * 1024);
 const CPU_MILLIS: (u32, u32) = (50, 256_000);
 const PROCESSES: (u32, u32) = (32, 1_000_000);
+const NO_PORT: &str = "nothing listens at port 0: say another one";
 const STORAGE_MIB: (u32, u32) = (0, 1024 * 1024 * 16);
 
 pub(super) fn check(file: &InstanceFile) -> Result<(), Fault> {
@@ -80,7 +81,16 @@ fn together(file: &InstanceFile, role: &Spanned<String>) -> Result<(), Fault> {
         return Ok(());
     };
     few(effective.services.len(), role.span(), "services with those of the file")?;
-    few(effective.volumes.len(), role.span(), "volumes with those of the file")
+    few(effective.volumes.len(), role.span(), "volumes with those of the file")?;
+    few(effective.ports().count(), role.span(), "ports with those of the file")?;
+    let mut taken = BTreeSet::new();
+    match effective.ports().find(|(_, port)| !taken.insert(*port)) {
+        Some((service, port)) => fault(
+            role,
+            format!("port {port} of service `{service}` is another one's already, with those of the file"),
+        ),
+        None => Ok(()),
+    }
 }
 
 /// What a server inside the node cannot be held to: it shares the node's processors and processes.
@@ -166,7 +176,7 @@ fn volumes(volumes: &[Volume]) -> Result<(), Fault> {
 }
 
 fn services(services: &[Service]) -> Result<(), Fault> {
-    let mut names = BTreeSet::new();
+    let (mut names, mut taken) = (BTreeSet::new(), BTreeSet::new());
     for service in services {
         few(services.len(), service.name.span(), "services")?;
         name(&service.name, "a service")?;
@@ -178,6 +188,7 @@ fn services(services: &[Service]) -> Result<(), Fault> {
         }
         command(&service.command)?;
         environment(service)?;
+        ports(service, &mut taken)?;
         if let Some(health) = &service.health {
             check_health(health)?;
         }
@@ -201,9 +212,27 @@ fn environment(service: &Service) -> Result<(), Fault> {
     Ok(())
 }
 
+/// All services of a server share its address.
+fn ports(service: &Service, taken: &mut BTreeSet<u16>) -> Result<(), Fault> {
+    for port in &service.ports {
+        let number = *port.get_ref();
+        if number == 0 {
+            return fault(port, NO_PORT.to_owned());
+        }
+        if !taken.insert(number) {
+            return fault(
+                port,
+                format!("port {number} is named twice: all services of a server share its address"),
+            );
+        }
+        few(taken.len(), port.span(), "ports")?;
+    }
+    Ok(())
+}
+
 fn check_health(health: &Health) -> Result<(), Fault> {
     if *health.check.get_ref() == Probe::Tcp(0) {
-        return fault(&health.check, "nothing listens at port 0: say another one".to_owned());
+        return fault(&health.check, NO_PORT.to_owned());
     }
     if let Probe::Command(words) = health.check.get_ref() {
         let words = Spanned::new(health.check.span(), words.clone());

@@ -36,6 +36,22 @@ pub struct EffectiveVolume {
 }
 
 impl Effective {
+    /// Whether it has an address of its own. The services of a process listen there by themselves; for those of a virtual
+    /// machine the node does, at the ports that are named.
+    pub(crate) fn has_address(&self) -> bool {
+        match self.kind {
+            Kind::Inline => false,
+            Kind::Process => !self.services.is_empty(),
+            Kind::Vm => self.ports().next().is_some(),
+        }
+    }
+
+    /// Each port that is named, with its service.
+    pub fn ports(&self) -> impl Iterator<Item = (&str, u16)> {
+        let services = self.services.iter();
+        services.flat_map(|service| service.ports.iter().map(|port| (service.name.as_str(), *port)))
+    }
+
     /// Whether such a server has nothing of its own before it is anybody's. Volumes are mounted when it is made; what
     /// services print is looked for under the name of the server that they belong to.
     pub(crate) fn is_plain(&self) -> bool {
@@ -114,6 +130,7 @@ fn spec(service: &Service) -> ServiceSpec {
         name: service.name.get_ref().clone(),
         command: service.command.get_ref().clone(),
         environment: service.environment.iter().map(said).collect(),
+        ports: service.ports.iter().map(|port| *port.get_ref()).collect(),
         health: service.health.as_ref().map(|health| HealthSpec {
             probe: health.check.get_ref().clone(),
             interval_ms: (*health.interval_ms.get_ref()).into(),

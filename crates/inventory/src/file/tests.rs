@@ -27,6 +27,7 @@ command = ["/bin/sleep", "1000"]
 order = 1
 health = { check = { tcp = 8080 }, interval_ms = 100 }
 environment = { GREETING = "ahoy" }
+ports = [8080, 8081]
 
 [roles.web.resources]
 memory_mib = 512
@@ -49,6 +50,8 @@ fn a_role_changes_what_it_says_and_nothing_else() {
     assert_eq!(names(&plain), ["first", "second"]);
     assert_eq!(plain.policy.replacements_max, 5);
     assert_eq!(plain.services[0].health.as_ref().unwrap().failures, 3);
+    let ports: Vec<_> = plain.ports().collect();
+    assert_eq!(ports, [("first", 8080), ("first", 8081)]);
 
     let web = file.effective(Some("web")).unwrap();
     assert_eq!(
@@ -131,7 +134,7 @@ fn a_fault_is_told_with_its_line_and_column() {
         ("cpu_millis = 500", "cpus = 5", 7, "unknown field"),
         ("cpu_millis = 500", "cpu_millis = \"x\"", 7, "invalid type"),
         ("cpu_millis = 500", "machine = \"q35\"", 7, "kind `vm`"),
-        ("memory_mib = 512", "machine = \"q35\"", 26, "kind `vm`"),
+        ("memory_mib = 512", "machine = \"q35\"", 27, "kind `vm`"),
         ("mount = \"/data\"", "mount = \"data\"", 11, "mount point"),
         ("mount = \"/data\"", "mount = \"/proc/x\"", 11, "system"),
         ("mount = \"/data\"", "mount = \"/a/../b\"", 11, "mount point"),
@@ -142,6 +145,11 @@ fn a_fault_is_told_with_its_line_and_column() {
         ("GREETING", "\"GREE=TING\"", 23, "no name of a variable"),
         ("GREETING", "\"\"", 23, "no name of a variable"),
         ("\"ahoy\"", "\"a\\u0000hoy\"", 23, "zero byte"),
+        ("[8080, 8081]", "[8080, 0]", 24, "port 0"),
+        ("[8080, 8081]", "[8080, 65536]", 24, "65536"),
+        ("[8080, 8081]", "[8080, 8080]", 24, "named twice"),
+        ("order = 2", "ports = [8081]", 24, "named twice"),
+        ("order = 3", "ports = [8081]", 29, "another one's already"),
         ("replacements_max = 5", "replacements_max = [", 0, ""),
     ] {
         let (at, _, reason) = fault(from, to);
@@ -173,6 +181,16 @@ fn a_file_is_bounded() {
     with_role(32, 32).expect("the control: as many as are possible");
     let refused = with_role(40, 25).unwrap_err();
     assert!(refused.reason.contains("65 services"), "{refused}");
+    let with_ports = |own: u16, added: u16| {
+        let text = FILE.replacen("[8080, 8081]", &format!("{:?}", (1..=own).collect::<Vec<_>>()), 1);
+        let added: Vec<_> = (1000..1000 + added).collect();
+        InstanceFile::parse(&text.replacen("order = 3", &format!("ports = {added:?}"), 1))
+    };
+    with_ports(32, 32).expect("the control: as many as are possible");
+    for (own, added) in [(65, 0), (32, 33)] {
+        let refused = with_ports(own, added).unwrap_err();
+        assert!(refused.reason.contains("65 ports"), "{refused}");
+    }
 }
 
 #[test]

@@ -62,6 +62,7 @@ fn an_instance_of_a_fleet_reads_as_it_was_written() {
 #[test]
 fn a_virtual_machine_reads_as_it_was_written() {
     let effective = EFFECTIVE.replace("\"process\"", "\"vm\"");
+    let effective = effective.replace("\"environment\":{}", "\"environment\":{},\"ports\":[80,443]");
     let effective = effective.replace(
         "\"efficiency_min\":0.2}}",
         "\"efficiency_min\":0.2},\"machine\":\"q35\"}",
