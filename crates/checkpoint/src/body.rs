@@ -1,12 +1,16 @@
 //! The code of one function with its places: where it may stop, and which values live there.
 
+mod origins;
 mod places;
 mod read;
 mod rounds;
+pub(crate) mod saves;
 
 use std::collections::HashMap;
 
 use wasmparser::{Catch, Operator, ValType};
+
+use saves::Saves;
 
 use crate::liveness::SAVED_VALUES_MAX;
 use crate::{Layout, Place, Refusal, ValueType};
@@ -29,6 +33,7 @@ pub(crate) struct Body<'a> {
     pub steps: Vec<Step<'a>>,
     pub blocks: Vec<Block>,
     pub places: Vec<PlaceOf>,
+    pub saves: Saves,
     /// Variables for values of the operand stack, by height and type.
     stack_locals: HashMap<(usize, ValType), u32>,
     /// How many of the variables code needs that saves by calls: the others come last.
@@ -132,13 +137,11 @@ impl PlaceKind {
     }
 }
 
-impl PlaceOf {
-    /// Whether its operands are but one, which a call can take from where it lies.
-    pub(crate) fn passes_operand(&self) -> bool {
-        match self.stack[..] {
-            [ty] => ValueType::of(ty).is_some_and(ValueType::is_narrow),
-            _ => false,
-        }
+/// Whether these operands are but one, which a call can take from where it lies.
+pub(crate) fn passes_operand(operands: &[ValType]) -> bool {
+    match *operands {
+        [ty] => ValueType::of(ty).is_some_and(ValueType::is_narrow),
+        _ => false,
     }
 }
 
@@ -182,18 +185,27 @@ impl Body<'_> {
         kept
     }
 
-    /// The layout of each place.
-    pub(crate) fn layouts(&self) -> Result<Vec<Layout>, Refusal> {
-        let mut layouts = Vec::with_capacity(self.places.len());
+    /// Refuses what cannot be saved, or would be too much.
+    fn check_values(&self) -> Result<(), Refusal> {
         let mut saved = 0;
         for place in &self.places {
             let locals = self.saved_locals(place);
-            let types = locals.iter().map(|&local| self.locals[local as usize]);
-            let values = self.value_types(types)?;
-            saved += values.len();
+            self.value_types(locals.iter().map(|&local| self.locals[local as usize]))?;
+            saved += locals.len();
             if saved > SAVED_VALUES_MAX {
                 return Err(self.too_large("its places save too many values"));
             }
+        }
+        Ok(())
+    }
+
+    /// The layout of each place.
+    pub(crate) fn layouts(&self) -> Result<Vec<Layout>, Refusal> {
+        let mut layouts = Vec::with_capacity(self.places.len());
+        for (index, place) in (0..).zip(&self.places) {
+            let locals = self.saved_locals(place);
+            let types = locals.iter().map(|&local| self.locals[local as usize]);
+            let values = self.value_types(types)?;
             let kind = match place.kind {
                 PlaceKind::Entry => Place::Entry,
                 PlaceKind::Loop => Place::Loop,
@@ -203,10 +215,12 @@ impl Body<'_> {
                     Place::Call(self.value_types(results.iter().copied())?)
                 }
             };
+            let (offsets, bytes) = self.offsets(index);
             layouts.push(Layout {
                 place: kind,
                 values,
-                operands: place.stack.len(),
+                offsets,
+                bytes,
             });
         }
         Ok(layouts)
@@ -276,7 +290,7 @@ impl Body<'_> {
             }
         }
         for place in 0..self.places.len() {
-            if !self.places[place].passes_operand() {
+            if !passes_operand(&self.places[place].stack) {
                 self.add_stack_locals(&self.places[place].stack.clone())?;
             }
         }

@@ -38,10 +38,12 @@ trait Target: Reencode<Error = Infallible> {
     fn frames_memory(&mut self) -> u32;
     fn functions_table(&mut self) -> u32;
     fn externs_table(&mut self) -> u32;
-    /// The function that saves such a frame and finishes it; `None` if code has to do so itself.
-    fn saver(&mut self, saver: Saver) -> Option<u32>;
+    /// The function that saves such values.
+    fn saver(&mut self, saver: Saver) -> u32;
     /// The function that finishes a frame: takes where its values end, and the site.
     fn finisher(&mut self) -> u32;
+    /// The function that finishes a frame whose values savers have saved: takes the site.
+    fn closer(&mut self) -> u32;
     /// The function that leaves a function behind a call that is not meant to return: takes the site.
     fn leaver(&mut self) -> u32;
     /// The global that is set while frames are written.
@@ -71,7 +73,7 @@ struct Writer<'w, 'a, T> {
     labels: Vec<u32>,
     /// The depth of the block behind which a frame is finished that code saves itself.
     unwind: Option<u32>,
-    /// The places that share what saves.
+    /// The code that places share.
     shared: Shared,
     /// Offsets of branches that are unlikely.
     unlikely: Vec<u32>,

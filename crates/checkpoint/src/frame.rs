@@ -4,11 +4,9 @@
 //!  0            4        8        64
 //!  | top        | cursor | count  | frame | frame | ...          innermost frame first
 //!
-//!  frame:  values of 4 bytes, then larger ones; operands before variables (unaligned)  | site | stop |
+//!  frame:  | piece | piece | ... | site | stop |                     one for each node that saves it (unaligned)
+//!  piece:  values of 4 bytes, then larger ones; operands before variables; each kind filled up to one of few counts
 //! ```
-//!
-//! Frames that functions of the main module write are filled up with zeros, values of 4 bytes and larger ones each to one of few
-//! counts ([`Extent`]).
 //!
 //! While unwinding, `top` is where the next frame begins. While resuming, `cursor` is where the outermost
 //! frame that is not resumed yet ends; its header's first word then is the slot of its continuation in the
@@ -70,52 +68,44 @@ pub struct Layout {
     pub place: Place,
     /// The types of the saved values, in order.
     pub values: Vec<ValueType>,
-    /// How many of them, the last ones, are operands of the innermost block.
-    pub operands: usize,
+    /// Where each of them lies from the frame's beginning, in the save memory.
+    pub(crate) offsets: Vec<u32>,
+    /// Bytes of all of them there.
+    pub(crate) bytes: u32,
 }
 
-/// How much room the values of a frame take in the save memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+impl Layout {
+    /// Bytes of such a frame in the save memory.
+    pub(crate) fn frame_bytes(&self) -> u32 {
+        self.bytes + HEADER_BYTES
+    }
+}
+
+/// How much room the values of a frame's piece take in the save memory.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Extent {
     /// Values of 4 bytes, which come first.
-    pub narrow: u32,
+    narrow: u32,
     /// Values of 8 bytes; vectors are two.
-    pub wide: u32,
+    wide: u32,
 }
 
-/// The counts to which the values of a frame are filled up: so a module needs few functions that save, and few types of these.
-const COUNTS: [u32; 17] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, VALUES_MAX];
-/// Values of a frame that a function saves which gets them as its arguments.
-const VALUES_MAX: u32 = 100;
+/// How many values a function saves that gets them as its arguments: a call is filled up to one of these with zeros, so that a
+/// module needs few such functions, of few types.
+const COUNTS: [u32; 15] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, CALL_VALUES_MAX];
+/// More take several calls.
+pub(crate) const CALL_VALUES_MAX: u32 = 64;
 
 impl Extent {
-    /// What such values take by themselves.
-    pub(crate) fn of(values: impl IntoIterator<Item = ValueType>) -> Self {
-        let (mut narrow, mut wide) = (0, 0);
-        for ty in values {
-            match ty.saved_bytes() {
-                4 => narrow += 1,
-                bytes => wide += bytes / 8,
-            }
+    pub(crate) fn add(&mut self, ty: ValueType) {
+        match ty.saved_bytes() {
+            4 => self.narrow += 1,
+            bytes => self.wide += bytes / 8,
         }
-        Self { narrow, wide }
     }
 
-    /// Whether such a frame is saved by a call.
-    pub(crate) fn is_small(self) -> bool {
-        self.narrow + self.wide <= VALUES_MAX
-    }
-
-    /// Filled up, if such frames are.
-    pub(crate) fn filled(self) -> Self {
-        if !self.is_small() {
-            return self;
-        }
-        let count = |values| COUNTS[COUNTS.partition_point(|&count| count < values)];
-        Self {
-            narrow: count(self.narrow),
-            wide: count(self.wide),
-        }
+    pub(crate) fn fill(&mut self) {
+        (self.narrow, self.wide) = (filled(self.narrow), filled(self.wide));
     }
 
     pub(crate) fn bytes(self) -> u32 {
@@ -123,33 +113,10 @@ impl Extent {
     }
 }
 
-impl Layout {
-    /// Bytes of such a frame in the save memory.
-    pub(crate) fn frame_bytes(&self) -> u32 {
-        Extent::of(self.values.iter().copied()).filled().bytes() + HEADER_BYTES
+/// How many values calls save that are given so many.
+pub(crate) fn filled(values: u32) -> u32 {
+    match values % CALL_VALUES_MAX {
+        0 => values,
+        rest => values - rest + COUNTS[COUNTS.partition_point(|&count| count < rest)],
     }
-
-    /// Where each value lies from the frame's beginning.
-    pub(crate) fn offsets(&self) -> Vec<u32> {
-        offsets(&self.values, self.operands)
-    }
-}
-
-/// Where each value of a frame lies whose last values are so many operands. The order is that in which code can
-/// pass them to a call: the operands, which lie on its stack, come first.
-pub(crate) fn offsets(values: &[ValueType], operands: usize) -> Vec<u32> {
-    let variables = values.len() - operands;
-    let mut narrow = 0;
-    let mut wide = 4 * Extent::of(values.iter().copied()).filled().narrow;
-    let mut offsets = vec![0; values.len()];
-    for index in (variables..values.len()).chain(0..variables) {
-        let next = if values[index].is_narrow() {
-            &mut narrow
-        } else {
-            &mut wide
-        };
-        offsets[index] = *next;
-        *next += values[index].saved_bytes();
-    }
-    offsets
 }

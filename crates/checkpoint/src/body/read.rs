@@ -7,6 +7,7 @@ use wasmparser::{
     ValidatorResources,
 };
 
+use super::saves::Saves;
 use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
 use crate::calls::Calls;
 use crate::outline::{Outline, invalid};
@@ -41,6 +42,8 @@ impl<'a> Body<'a> {
             body.check_continuations()?;
             liveness::mark(&mut body).map_err(|what| body.too_large(what))?;
             body.add_locals()?;
+            body.check_values()?;
+            body.saves = Saves::of(&body);
         }
         Ok(body)
     }
@@ -85,6 +88,7 @@ impl<'r, 'a> Reader<'r, 'a> {
                 steps: Vec::new(),
                 blocks: Vec::new(),
                 places: Vec::new(),
+                saves: Saves::default(),
                 stack_locals: HashMap::new(),
                 kept_locals: 0,
                 condition_local: 0,

@@ -24,7 +24,7 @@ use wasm_encoder::{
 };
 use wasmparser::{FuncType, Operator, ValType};
 
-use super::save::{Saver, finisher_type, leaver_type, unwinding_type};
+use super::save::{Saver, finisher_type, site_type, unwinding_type};
 use super::signatures::Signatures;
 use super::{Manner, Target, Writer, sound, word_type};
 use crate::body::{Block, PlaceKind, Shape};
@@ -279,9 +279,12 @@ impl Target for Resume<'_> {
         self.import_references(names::EXTERNS, RefType::EXTERNREF)
     }
 
-    /// A saver of the main module would have to be exported, and so get an entry for the host.
-    fn saver(&mut self, _: Saver) -> Option<u32> {
-        None
+    fn saver(&mut self, _: Saver) -> u32 {
+        unreachable!("a saver of the main module would have to be exported, and so get an entry for the host")
+    }
+
+    fn closer(&mut self) -> u32 {
+        unreachable!("continuations finish where their values end")
     }
 
     fn finisher(&mut self) -> u32 {
@@ -289,7 +292,7 @@ impl Target for Resume<'_> {
     }
 
     fn leaver(&mut self) -> u32 {
-        self.import_function(names::LEAVE.to_owned(), &leaver_type())
+        self.import_function(names::LEAVE.to_owned(), &site_type())
     }
 
     fn unwinding(&mut self) -> u32 {

@@ -12,7 +12,7 @@ use wasm_encoder::{
 };
 use wasmparser::{FuncType, Operator, Parser, Payload, ValType};
 
-use super::save::{self, Places, Saver, Storer};
+use super::save::{self, Places, Saver};
 use super::signatures::Signatures;
 use super::{CODE_BYTES_MAX, Manner, Target, Writer, sound, word_type};
 use crate::body::{Body, PlaceKind};
@@ -40,7 +40,6 @@ impl<'s> Instrumented<'s> {
             analysis,
             signatures: Signatures::of_module(&analysis.outline.types),
             savers: HashMap::new(),
-            storers: HashMap::new(),
             saving: Vec::new(),
         };
         let mut parts = Parts::default();
@@ -68,7 +67,6 @@ struct Main<'s> {
     analysis: &'s Analysis,
     signatures: Signatures,
     savers: HashMap<Saver, u32>,
-    storers: HashMap<Storer, u32>,
     /// Type and code of each of these.
     saving: Vec<(u32, Function)>,
 }
@@ -88,9 +86,13 @@ impl Main<'_> {
         self.settler() + 2
     }
 
+    fn closer_index(&self) -> u32 {
+        self.settler() + 3
+    }
+
     /// The index of the next function that saves; of the first switch, when all of them are known.
     fn next_saving(&self) -> u32 {
-        self.settler() + 3 + index(self.saving.len())
+        self.settler() + 4 + index(self.saving.len())
     }
 
     fn unwinding_index(&self) -> u32 {
@@ -104,21 +106,12 @@ impl Main<'_> {
         function
     }
 
-    fn storer(&mut self, storer: Storer) -> u32 {
-        if let Some(&index) = self.storers.get(&storer) {
-            return index;
-        }
-        let code = storer.code(self.places());
-        let function = self.add_saving(&storer.signature(), code);
-        self.storers.insert(storer, function);
-        function
-    }
-
     fn places(&mut self) -> Places {
         Places {
             word_memory: self.word_memory(),
             frames_memory: self.frames_memory(),
             finisher: self.finisher_index(),
+            closer: self.closer_index(),
             unwinding: self.unwinding_index(),
         }
     }
@@ -153,19 +146,23 @@ impl Target for Main<'_> {
         index(self.analysis.outline.tables.len()) + 1
     }
 
-    fn saver(&mut self, saver: Saver) -> Option<u32> {
+    fn saver(&mut self, saver: Saver) -> u32 {
         if let Some(&index) = self.savers.get(&saver) {
-            return Some(index);
+            return index;
         }
-        let storers: Vec<u32> = saver.storers().into_iter().map(|storer| self.storer(storer)).collect();
-        let code = saver.code(self.places(), &storers);
-        let function = self.add_saving(&saver.ty(), code);
+        let parts: Vec<u32> = saver.parts().into_iter().map(|part| self.saver(part)).collect();
+        let code = saver.code(self.places(), &parts);
+        let function = self.add_saving(&saver.signature(), code);
         self.savers.insert(saver, function);
-        Some(function)
+        function
     }
 
     fn finisher(&mut self) -> u32 {
         self.finisher_index()
+    }
+
+    fn closer(&mut self) -> u32 {
+        self.closer_index()
     }
 
     fn leaver(&mut self) -> u32 {
@@ -231,18 +228,8 @@ impl Parts {
             poll: main.analysis.options.poll,
             first_site,
         };
-        let saves_by_calls = body.places.iter().all(|place| Saver::of(body, place).is_some());
-        let locals = if saves_by_calls {
-            body.kept_locals
-        } else {
-            body.locals.len()
-        };
-        let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..locals]);
-        if saves_by_calls {
-            writer.sharing(Writer::entry_and_steps);
-        } else {
-            writer.unwindable(Writer::entry_and_steps);
-        }
+        let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..body.kept_locals]);
+        writer.sharing(Writer::entry_and_steps);
         if writer.code.byte_len() > CODE_BYTES_MAX {
             return Err(Refusal::TooLarge {
                 function: body.function,
@@ -278,9 +265,11 @@ impl Parts {
         self.code.function(&save::finish(main.places()));
         self.exports
             .export(names::FINISH, ExportKind::Func, main.finisher_index());
-        self.functions.function(main.signatures.of(&save::leaver_type()));
+        self.functions.function(main.signatures.of(&save::site_type()));
         self.code.function(&save::leave(main.places()));
         self.exports.export(names::LEAVE, ExportKind::Func, main.leaver_index());
+        self.functions.function(main.signatures.of(&save::site_type()));
+        self.code.function(&save::close(main.places()));
         for (ty, code) in &main.saving {
             self.functions.function(*ty);
             self.code.function(code);

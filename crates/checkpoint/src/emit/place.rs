@@ -3,12 +3,12 @@
 //! ```text
 //!  poll                                    hot: one load and one branch
 //!  if (operands) -> (operands)             unlikely
-//!    saver(values, site)                   nothing lives behind the call, so it costs no registers
-//!    return zeros
+//!    saver(values)
+//!    number; br                            to what saves the rest, and finishes the frame
 //!  end
 //! ```
 //!
-//! Places that save the same values share what saves them ([`super::shared`]). Very large frames, and continuations, store their values themselves:
+//! Places that save the same values share what saves them ([`super::shared`]). Continuations store their values themselves:
 //!
 //! ```text
 //!  if (operands) -> (operands)
@@ -38,10 +38,11 @@
 use wasm_encoder::{Function, Instruction, MemArg};
 use wasmparser::ValType;
 
-use super::save::{Saver, aligned, extent, packed, saved, store};
+use super::save::{Saver, aligned, packed, store};
 use super::{CODE_BYTES_MAX, Target, Writer, zero};
-use crate::body::{Look, PlaceKind, PlaceOf};
-use crate::frame::{BASE, COUNT, CURSOR, Extent, HEADER_BYTES, TOP, offsets};
+use crate::body::saves::Node;
+use crate::body::{Look, PlaceKind, passes_operand};
+use crate::frame::{BASE, CALL_VALUES_MAX, COUNT, CURSOR, HEADER_BYTES, TOP, filled};
 use crate::{Poll, Stop, ValueType};
 
 impl<T: Target> Writer<'_, '_, T> {
@@ -84,15 +85,9 @@ impl<T: Target> Writer<'_, '_, T> {
         self.hint();
         let ty = self.target.signature(&place.stack, &place.stack);
         self.open(&Instruction::If(ty));
-        match Saver::of(self.body, place).and_then(|saver| self.target.saver(saver)) {
-            Some(saver) => {
-                self.pass_values(place);
-                self.put(&Instruction::I32Const(signed(site)));
-                self.put(&Instruction::Call(saver));
-                self.put_zeros();
-                self.put(&Instruction::Return);
-            }
-            None => self.save_here(place, site),
+        match self.unwind {
+            Some(unwind) => self.save_here(index, unwind),
+            None => self.save_place(index),
         }
         self.close();
     }
@@ -102,51 +97,70 @@ impl<T: Target> Writer<'_, '_, T> {
         self.unlikely.push(offset_in(&self.code));
     }
 
-    /// Pushes the values for a saver, in the order in which they lie in the frame.
-    pub(super) fn pass_values(&mut self, place: &PlaceOf) {
+    /// Saves what a node does, whose operands lie on the stack, by calls: narrow values, then wide ones.
+    pub(super) fn pass_values(&mut self, node: &Node) {
         let body = self.body;
-        let own = extent(body, place);
-        let filled = own.filled();
-        let mut operands = Vec::new();
-        if place.passes_operand() {
-            self.as_number(place.stack[0], None);
-        } else {
-            operands = self.operands_to_locals(place);
+        let on_stack = passes_operand(&node.operands);
+        if !on_stack {
+            self.operands_to_locals(&node.operands);
         }
-        operands.extend(body.kept_at(place));
-        let is_narrow = |local: &u32| saved(body.locals[*local as usize]).is_narrow();
-        let (narrow, wide): (Vec<u32>, Vec<u32>) = operands.into_iter().partition(is_narrow);
-        for local in narrow {
-            self.pass(local);
+        let (narrow, wide): (Vec<u32>, Vec<u32>) = body
+            .locals_of(node)
+            .partition(|&local| body.saved_type(local).is_narrow());
+        let narrow = narrow.into_iter().map(|local| (local, 0)).collect::<Vec<_>>();
+        let wide = wide.into_iter().flat_map(|local| {
+            let halves = if body.saved_type(local) == ValueType::V128 {
+                2
+            } else {
+                1
+            };
+            (0..halves).map(move |half| (local, half))
+        });
+        let wide = wide.collect::<Vec<_>>();
+        if narrow.len() + wide.len() <= CALL_VALUES_MAX as usize {
+            self.pass(&narrow, &wide, on_stack);
+            return;
         }
-        for _ in own.narrow..filled.narrow {
-            self.put(&Instruction::I32Const(0));
+        let mut on_stack = on_stack;
+        for narrow in narrow.chunks(CALL_VALUES_MAX as usize) {
+            self.pass(narrow, &[], std::mem::take(&mut on_stack));
         }
-        for local in wide {
-            self.pass(local);
-        }
-        for _ in own.wide..filled.wide {
-            self.put(&Instruction::I64Const(0));
+        for wide in wide.chunks(CALL_VALUES_MAX as usize) {
+            self.pass(&[], wide, false);
         }
     }
 
-    fn pass(&mut self, local: u32) {
-        self.put(&Instruction::LocalGet(local));
-        self.as_number(self.body.locals[local as usize], Some(local));
+    /// Calls a saver with values, each a variable or half of one; the first one may lie on the stack.
+    fn pass(&mut self, narrow: &[(u32, u8)], wide: &[(u32, u8)], mut first_is_on_stack: bool) {
+        let mut counts = [0, 0];
+        for (values, (ty, count)) in [narrow, wide]
+            .into_iter()
+            .zip([ValType::I32, ValType::I64].into_iter().zip(&mut counts))
+        {
+            for &(local, half) in values {
+                if !std::mem::take(&mut first_is_on_stack) {
+                    self.put(&Instruction::LocalGet(local));
+                }
+                self.as_number(self.body.locals[local as usize], half);
+            }
+            let given = u32::try_from(values.len()).expect("a call takes few values");
+            *count = filled(given);
+            for _ in given..*count {
+                self.put(&zero(ty));
+            }
+        }
+        let [narrow, wide] = counts;
+        let saver = self.target.saver(Saver { narrow, wide });
+        self.put(&Instruction::Call(saver));
     }
 
-    /// Makes the value on the stack, which lies in a variable as well if it is wide, what a saver takes.
-    fn as_number(&mut self, ty: ValType, local: Option<u32>) {
+    /// Makes the value on the stack what a saver takes.
+    fn as_number(&mut self, ty: ValType, half: u8) {
         match ty {
             ValType::I32 | ValType::I64 => {}
             ValType::F32 => self.put(&Instruction::I32ReinterpretF32),
             ValType::F64 => self.put(&Instruction::I64ReinterpretF64),
-            ValType::V128 => {
-                let local = local.expect("a vector is no narrow operand");
-                self.put(&Instruction::I64x2ExtractLane(0));
-                self.put(&Instruction::LocalGet(local));
-                self.put(&Instruction::I64x2ExtractLane(1));
-            }
+            ValType::V128 => self.put(&Instruction::I64x2ExtractLane(half)),
             ValType::Ref(_) => self.reference_to_table(ty),
         }
     }
@@ -158,26 +172,22 @@ impl<T: Target> Writer<'_, '_, T> {
         self.put(&Instruction::TableGrow(table));
     }
 
-    fn operands_to_locals(&mut self, place: &PlaceOf) -> Vec<u32> {
-        let operands = place.stack.iter().enumerate();
-        let operands: Vec<u32> = operands
-            .map(|(height, &ty)| self.body.stack_local(height, ty))
-            .collect();
-        for &local in operands.iter().rev() {
-            self.put(&Instruction::LocalSet(local));
+    fn operands_to_locals(&mut self, operands: &[ValType]) {
+        for (height, &ty) in operands.iter().enumerate().rev() {
+            self.put(&Instruction::LocalSet(self.body.stack_local(height, ty)));
         }
-        operands
     }
 
-    fn save_here(&mut self, place: &PlaceOf, site: u32) {
+    fn save_here(&mut self, index: u32, unwind: u32) {
         let body = self.body;
-        self.operands_to_locals(place);
+        self.operands_to_locals(&body.places[index as usize].stack);
         let top = self.frames_at(TOP);
         self.put(&Instruction::I32Const(0));
         self.put(&Instruction::I32Load(top));
         self.put(&Instruction::LocalSet(body.base_local));
-        let (values, bytes) = self.values(place);
-        for (local, ty, offset) in values {
+        let (values, bytes) = self.values(index);
+        for (local, offset) in values {
+            let ty = body.locals[local as usize];
             self.put(&Instruction::LocalGet(body.base_local));
             self.put(&Instruction::LocalGet(local));
             if ty.is_reference_type() {
@@ -190,23 +200,16 @@ impl<T: Target> Writer<'_, '_, T> {
         self.put(&Instruction::I32Const(signed(bytes)));
         self.put(&Instruction::I32Add);
         self.put(&Instruction::LocalSet(body.base_local));
-        self.put(&Instruction::I32Const(signed(site)));
+        self.put(&Instruction::I32Const(signed(self.first_site + index)));
         self.put(&Instruction::LocalSet(body.site_local));
-        let unwind = self
-            .unwind
-            .expect("a function with such a place is written to be unwound");
         self.branch_to(unwind);
     }
 
-    /// Variable, type and offset of each value that a place saves, and the bytes of all.
-    fn values(&self, place: &PlaceOf) -> (Vec<(u32, ValType, u32)>, u32) {
-        let locals = self.body.saved_locals(place);
-        let types: Vec<ValType> = locals.iter().map(|&local| self.body.locals[local as usize]).collect();
-        let values: Vec<ValueType> = types.iter().map(|&ty| saved(ty)).collect();
-        let bytes = Extent::of(values.iter().copied()).filled().bytes();
-        let offsets = offsets(&values, place.stack.len());
-        let values = locals.into_iter().zip(types).zip(offsets);
-        (values.map(|((local, ty), offset)| (local, ty, offset)).collect(), bytes)
+    /// Variable and offset of each value that a place saves, and the bytes of all.
+    fn values(&self, index: u32) -> (Vec<(u32, u32)>, u32) {
+        let locals = self.body.saved_locals(&self.body.places[index as usize]);
+        let (offsets, bytes) = self.body.offsets(index);
+        (locals.into_iter().zip(offsets).collect(), bytes)
     }
 
     pub(super) fn poll(&mut self, look: Look) {
@@ -251,7 +254,7 @@ impl<T: Target> Writer<'_, '_, T> {
 
     /// The table that references of this type are saved in.
     fn table_of(&mut self, ty: ValType) -> Option<u32> {
-        match saved(ty) {
+        match ValueType::of(ty)? {
             ValueType::Function => Some(self.target.functions_table()),
             ValueType::Extern => Some(self.target.externs_table()),
             _ => None,
@@ -261,7 +264,7 @@ impl<T: Target> Writer<'_, '_, T> {
     /// Loads the values of the frame that is resumed next, and takes it off.
     pub(super) fn load_frame(&mut self, index: u32) {
         let body = self.body;
-        let (values, bytes) = self.values(&body.places[index as usize]);
+        let (values, bytes) = self.values(index);
         let cursor = self.frames_at(CURSOR);
         self.put(&Instruction::I32Const(0));
         self.put(&Instruction::I32Const(0));
@@ -270,7 +273,8 @@ impl<T: Target> Writer<'_, '_, T> {
         self.put(&Instruction::I32Sub);
         self.put(&Instruction::LocalTee(body.base_local));
         self.put(&Instruction::I32Store(cursor));
-        for (local, ty, offset) in values {
+        for (local, offset) in values {
+            let ty = body.locals[local as usize];
             let at = packed(self.target.frames_memory(), offset);
             self.put(&Instruction::LocalGet(body.base_local));
             self.put(&load(ty, at));

@@ -1,12 +1,12 @@
-//! Functions of the instrumented module that save frames. Places that save about as many values share one: a call with the
-//! values as arguments is a third of the code that would store them one by one. What is missing to one of few counts is passed
-//! as zeros, since an engine compiles an entry for each type of function. Savers in turn share what stores.
+//! Functions of the instrumented module that save frames, a piece each: a call with the values as arguments is a third of the code
+//! that would store them one by one. What is missing to one of few counts is passed as zeros, since an engine compiles an entry for
+//! each type of function. Savers of many values call those of fewer.
 //!
 //! ```text
-//!  saver(narrow values, wide values, site)          finish(end, site)
-//!    base = frames.top                                frames[end] = site, word == unwinding
-//!    base = store(base, some of the values) ...       frames.top = end + header; word = unwinding
-//!    finish(base, site)
+//!  saver(values)                            finish(end, site)
+//!    base = frames.top                        frames[end] = site, word == unwinding
+//!    frames[base ..] = values                 frames.top = end + header; word = unwinding
+//!    frames.top = base + bytes
 //! ```
 //!
 //! Floats come as their bits, vectors as two halves, references as their places in a table.
@@ -14,22 +14,16 @@
 use wasm_encoder::{Function, GlobalType, Instruction as I, MemArg};
 use wasmparser::{FuncType, ValType};
 
-use crate::ValueType;
-use crate::body::{Body, PlaceOf};
-use crate::frame::{Extent, HEADER_BYTES, TOP, WORD_UNWINDING};
+use crate::frame::{HEADER_BYTES, TOP, WORD_UNWINDING};
 
-/// How many values functions store that savers share.
+/// How many values functions store by themselves.
 const STORED: [u32; 4] = [8, 4, 2, 1];
 
-/// A function that saves frames of so many values.
+/// A function that saves values behind each other: so many of 4 bytes, then so many of 8.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Saver(Extent);
-
-/// A function that stores values behind each other and says where the next one goes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Storer {
-    ty: ValType,
-    count: u32,
+pub(super) struct Saver {
+    pub narrow: u32,
+    pub wide: u32,
 }
 
 /// Where the module's own functions find what they write to.
@@ -38,90 +32,85 @@ pub(super) struct Places {
     pub word_memory: u32,
     pub frames_memory: u32,
     pub finisher: u32,
+    pub closer: u32,
     pub unwinding: u32,
 }
 
 impl Saver {
-    /// The one for a place's frame, `None` if code has to save it by itself.
-    pub(super) fn of(body: &Body<'_>, place: &PlaceOf) -> Option<Self> {
-        let extent = extent(body, place);
-        extent.is_small().then(|| Self(extent.filled()))
+    pub(super) fn signature(self) -> FuncType {
+        let narrow = (0..self.narrow).map(|_| ValType::I32);
+        let wide = (0..self.wide).map(|_| ValType::I64);
+        FuncType::new(narrow.chain(wide), [])
     }
 
-    pub(super) fn ty(self) -> FuncType {
-        let narrow = (0..self.0.narrow).map(|_| ValType::I32);
-        let wide = (0..self.0.wide).map(|_| ValType::I64);
-        FuncType::new(narrow.chain(wide).chain([ValType::I32]), [])
+    fn values(self) -> u32 {
+        self.narrow + self.wide
     }
 
-    /// What stores its values, in their order.
-    pub(super) fn storers(self) -> Vec<Storer> {
-        let mut storers = Vec::new();
-        for (ty, mut left) in [(ValType::I32, self.0.narrow), (ValType::I64, self.0.wide)] {
-            for count in STORED {
-                while left >= count {
-                    storers.push(Storer { ty, count });
-                    left -= count;
-                }
+    /// The savers that do its work; nothing if it does it itself.
+    pub(super) fn parts(self) -> Vec<Self> {
+        let mut parts = Vec::new();
+        if self.values() <= STORED[0] && (self.narrow == 0 || self.wide == 0) {
+            return parts;
+        }
+        let Self { mut narrow, mut wide } = self;
+        for count in STORED {
+            while narrow >= count {
+                parts.push(Self { narrow: count, wide: 0 });
+                narrow -= count;
             }
         }
-        storers
+        for count in STORED {
+            while wide >= count {
+                parts.push(Self { narrow: 0, wide: count });
+                wide -= count;
+            }
+        }
+        parts
     }
 
-    /// Its body; `storers` are the indices of [`Saver::storers`].
-    pub(super) fn code(self, places: Places, storers: &[u32]) -> Function {
-        let site = self.0.narrow + self.0.wide;
+    /// Its body; `parts` are the indices of [`Saver::parts`].
+    pub(super) fn code(self, places: Places, parts: &[u32]) -> Function {
+        if parts.is_empty() {
+            return self.stores(places);
+        }
         let mut code = Function::new([]);
-        code.instruction(&I::I32Const(0))
-            .instruction(&I::I32Load(aligned(places.frames_memory, TOP)));
         let mut value = 0;
-        for (storer, &index) in self.storers().iter().zip(storers) {
-            for _ in 0..storer.count {
+        for (part, &index) in self.parts().iter().zip(parts) {
+            for _ in 0..part.values() {
                 code.instruction(&I::LocalGet(value));
                 value += 1;
             }
             code.instruction(&I::Call(index));
         }
-        code.instruction(&I::LocalGet(site))
-            .instruction(&I::Call(places.finisher))
-            .instruction(&I::End);
+        code.instruction(&I::End);
         code
     }
-}
 
-impl Storer {
-    pub(super) fn signature(self) -> FuncType {
-        let values = (0..self.count).map(|_| self.ty);
-        FuncType::new(std::iter::once(ValType::I32).chain(values), [ValType::I32])
-    }
-
-    pub(super) fn code(self, places: Places) -> Function {
-        let bytes = saved(self.ty).saved_bytes();
-        let base = 0;
-        let mut code = Function::new([]);
-        for value in 0..self.count {
+    fn stores(self, places: Places) -> Function {
+        let (ty, bytes) = match self.narrow {
+            0 => (ValType::I64, 8),
+            _ => (ValType::I32, 4),
+        };
+        let base = self.values();
+        let top = aligned(places.frames_memory, TOP);
+        let mut code = Function::new([(1, wasm_encoder::ValType::I32)]);
+        code.instruction(&I::I32Const(0))
+            .instruction(&I::I32Load(top))
+            .instruction(&I::LocalSet(base));
+        for value in 0..self.values() {
             code.instruction(&I::LocalGet(base))
-                .instruction(&I::LocalGet(value + 1))
-                .instruction(&store(self.ty, packed(places.frames_memory, bytes * value)));
+                .instruction(&I::LocalGet(value))
+                .instruction(&store(ty, packed(places.frames_memory, bytes * value)));
         }
-        code.instruction(&I::LocalGet(base))
-            .instruction(&I::I32Const((bytes * self.count).cast_signed()))
+        code.instruction(&I::I32Const(0))
+            .instruction(&I::LocalGet(base))
+            .instruction(&I::I32Const((bytes * self.values()).cast_signed()))
             .instruction(&I::I32Add)
+            .instruction(&I::I32Store(top))
             .instruction(&I::End);
         code
     }
-}
-
-/// What the values of a place's frame take by themselves.
-pub(super) fn extent(body: &Body<'_>, place: &PlaceOf) -> Extent {
-    let kept = body.kept_at(place);
-    let kept = kept.iter().map(|&local| body.locals[local as usize]);
-    Extent::of(kept.chain(place.stack.iter().copied()).map(saved))
-}
-
-/// What such a value is in a frame.
-pub(super) fn saved(ty: ValType) -> ValueType {
-    ValueType::of(ty).expect("layouts have only types that can be saved")
 }
 
 /// The body of the function that finishes a frame.
@@ -152,6 +141,18 @@ pub(super) fn finish(places: Places) -> Function {
     code
 }
 
+/// The body of the function that finishes a frame whose values are saved.
+pub(super) fn close(places: Places) -> Function {
+    let site = 0;
+    let mut code = Function::new([]);
+    code.instruction(&I::I32Const(0))
+        .instruction(&I::I32Load(aligned(places.frames_memory, TOP)))
+        .instruction(&I::LocalGet(site))
+        .instruction(&I::Call(places.finisher))
+        .instruction(&I::End);
+    code
+}
+
 /// The body of the function that leaves another one behind a call that is not meant to return.
 pub(super) fn leave(places: Places) -> Function {
     let site = 0;
@@ -161,16 +162,14 @@ pub(super) fn leave(places: Places) -> Function {
         .instruction(&I::If(wasm_encoder::BlockType::Empty))
         .instruction(&I::Unreachable)
         .instruction(&I::End)
-        .instruction(&I::I32Const(0))
-        .instruction(&I::I32Load(aligned(places.frames_memory, TOP)))
         .instruction(&I::LocalGet(site))
-        .instruction(&I::Call(places.finisher))
+        .instruction(&I::Call(places.closer))
         .instruction(&I::End);
     code
 }
 
-/// What the leaver takes.
-pub(super) fn leaver_type() -> FuncType {
+/// What the closer and the leaver take.
+pub(super) fn site_type() -> FuncType {
     FuncType::new([ValType::I32], [])
 }
 

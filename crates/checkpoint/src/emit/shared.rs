@@ -1,7 +1,8 @@
-//! Saving code that places of a function share. Those that save the same values jump to one piece of it, with their number.
+//! Saving code that places of a function share: each node of [`Saves`](crate::body::saves::Saves) that several places and nodes go
+//! to is one piece of it. Places jump there with their number.
 //!
 //! ```text
-//!  block (operands, number)                the blocks around the whole body: one for each set of places
+//!  block (operands, number)                the blocks around the whole body: one for each node
 //!    ...
 //!    number; poll; br_if; drop number      hot: the branch is unlikely
 //!    ...
@@ -9,148 +10,185 @@
 //!    ...
 //!    return
 //!  end
-//!  saver(values, first site + number)
+//!  saver(values)
+//!  br                                      where the rest is saved, unless that comes next
+//!  ...
+//!  end
+//!  close(first site + number)
 //!  return zeros
 //! ```
-//!
-//! What saves variables is shared in functions of few places only: the values of a variable at many places, in a large
-//! function, are many for the engine, and where they meet it has to have them in one register.
-
-use std::collections::HashMap;
 
 use wasm_encoder::Instruction;
 use wasmparser::ValType;
 
-use super::save::Saver;
 use super::{Target, Writer};
-use crate::body::{Body, PlaceKind, PlaceOf};
+use crate::body::saves::{Node, ROOT};
+use crate::body::{Body, Look, PlaceKind, PlaceOf};
 
-/// Places of a function that may share what saves variables.
-const PLACES_MAX: usize = 400;
-
-/// Which places share what saves.
+/// Which code is shared.
 #[derive(Default)]
 pub(super) struct Shared {
-    /// Of each place that does, the number of its set.
-    set_of: HashMap<u32, usize>,
-    sets: Vec<Set>,
+    /// Of each node, where it is if it is shared.
+    nodes: Vec<Option<Spot>>,
+    /// Where calls lead that are not meant to return.
+    dead: Option<Spot>,
 }
 
-/// Places that save the same values.
-struct Set {
-    /// One of them.
-    place: u32,
-    /// The depth of the block behind which they are saved.
+/// Where shared code is.
+#[derive(Clone, Copy)]
+struct Spot {
+    /// The depth of the block behind which it comes.
     depth: u32,
-    /// An engine knows that they are unlikely.
+    /// An engine knows that it is unlikely.
     hinted: bool,
 }
 
-/// What places have in common that share.
-#[derive(PartialEq, Eq, Hash)]
-struct Saved<'b> {
-    behind_the_end: bool,
-    operands: &'b [ValType],
-    variables: Vec<u32>,
-}
-
-impl Shared {
-    /// `body` has no place that saves by itself.
-    fn of(body: &Body<'_>) -> Self {
-        let mut alike: HashMap<Saved<'_>, usize> = HashMap::new();
-        let mut places: Vec<Vec<u32>> = Vec::new();
-        for (index, place) in (0..).zip(&body.places) {
-            let Some(saved) = Saved::of(body, place) else { continue };
-            let set = *alike.entry(saved).or_insert(places.len());
-            if set == places.len() {
-                places.push(Vec::new());
-            }
-            places[set].push(index);
-        }
-        let mut shared = Self::default();
-        for places in places.into_iter().filter(|places| places.len() > 1) {
-            shared
-                .set_of
-                .extend(places.iter().map(|&place| (place, shared.sets.len())));
-            shared.sets.push(Set {
-                place: places[0],
-                depth: 0,
-                hinted: false,
-            });
-        }
-        shared
+/// The shared nodes of a function, each before what saves the rest of it.
+fn in_order(body: &Body<'_>) -> Vec<u32> {
+    let nodes = &body.saves.nodes;
+    if nodes.is_empty() {
+        return Vec::new();
     }
-}
-
-impl<'b> Saved<'b> {
-    /// `None` for a place that shares nothing.
-    fn of(body: &Body<'_>, place: &'b PlaceOf) -> Option<Self> {
-        let variables = body.kept_at(place);
-        let saves_nothing = variables.is_empty() && place.stack.is_empty();
-        (saves_nothing || body.places.len() <= PLACES_MAX).then(|| Self {
-            behind_the_end: matches!(place.kind, PlaceKind::Dead),
-            operands: &place.stack,
-            variables,
-        })
+    let mut before: Vec<Vec<u32>> = vec![Vec::new(); nodes.len()];
+    for (index, node) in (0..).zip(nodes) {
+        if index != ROOT && node.users > 1 {
+            before[node.rest as usize].push(index);
+        }
     }
+    let mut order = Vec::new();
+    let mut open = vec![ROOT];
+    while let Some(node) = open.pop() {
+        order.push(node);
+        open.append(&mut before[node as usize]);
+    }
+    order.retain(|&node| nodes[node as usize].users > 1);
+    order.reverse();
+    order
 }
 
 impl<T: Target> Writer<'_, '_, T> {
     /// Writes the whole body of a function whose places save by calls; `inside` writes what comes before its end.
     pub(super) fn sharing(&mut self, inside: impl FnOnce(&mut Self)) {
         let body = self.body;
-        self.shared = Shared::of(body);
-        for set in (0..self.shared.sets.len()).rev() {
-            let place = &body.places[self.shared.sets[set].place as usize];
-            let results: Vec<ValType> = place.stack.iter().copied().chain([ValType::I32]).collect();
-            let ty = self.target.signature(&[], &results);
-            self.shared.sets[set].depth = self.open(&Instruction::Block(ty));
+        let order = in_order(body);
+        self.shared.nodes = vec![None; body.saves.nodes.len()];
+        for &node in order.iter().rev() {
+            let operands = &body.saves.nodes[node as usize].operands;
+            self.shared.nodes[node as usize] = Some(self.open_spot(operands));
+        }
+        let dead = |place: &&PlaceOf| matches!(place.kind, PlaceKind::Dead);
+        if body.places.iter().filter(dead).count() > 1 {
+            self.shared.dead = Some(self.open_spot(&[]));
         }
         inside(self);
-        for set in 0..self.shared.sets.len() {
+        if self.shared.dead.is_some() {
             self.put(&Instruction::Return);
             self.close();
-            self.save_set(self.shared.sets[set].place);
+            let leaver = self.target.leaver();
+            self.finish_number(leaver);
+        }
+        for (index, &node) in order.iter().enumerate() {
+            if index == 0 {
+                self.put(&Instruction::Return);
+            }
+            self.close();
+            self.save_node(node, order.get(index + 1).copied());
         }
         self.put(&Instruction::End);
     }
 
-    /// Whether a place shares what saves; then it is written.
+    fn open_spot(&mut self, operands: &[ValType]) -> Spot {
+        let results: Vec<ValType> = operands.iter().copied().chain([ValType::I32]).collect();
+        let ty = self.target.signature(&[], &results);
+        Spot {
+            depth: self.open(&Instruction::Block(ty)),
+            hinted: false,
+        }
+    }
+
+    /// Whether a place does nothing but to jump to what is shared; then it is written.
     pub(super) fn shared_place(&mut self, index: u32) -> bool {
-        let Some(&set) = self.shared.set_of.get(&index) else {
+        let body = self.body;
+        let look = body.places[index as usize].kind.looks_at();
+        let node = body.saves.of_place[index as usize] as usize;
+        let spot = match look {
+            None => self.shared.dead,
+            Some(_) => self.shared.nodes.get(node).copied().flatten(),
+        };
+        let Some(Spot { depth, hinted }) = spot else {
             return false;
         };
-        let depth = self.shared.sets[set].depth;
         self.put(&Instruction::I32Const(index.cast_signed()));
-        let Some(look) = self.body.places[index as usize].kind.looks_at() else {
-            self.branch_to(depth);
-            return true;
-        };
+        match look {
+            None => self.branch_to(depth),
+            Some(look) => {
+                self.jump_if(look, depth, hinted);
+                self.shared.nodes[node] = Some(Spot { depth, hinted: true });
+            }
+        }
+        true
+    }
+
+    fn jump_if(&mut self, look: Look, depth: u32, hinted: bool) {
         self.poll(look);
-        if !std::mem::replace(&mut self.shared.sets[set].hinted, true) {
+        if !hinted {
             self.hint();
         }
         self.put(&Instruction::BrIf(self.depth - depth));
         self.put(&Instruction::Drop);
-        true
     }
 
-    /// Saves for the places of a set, whose number lies on the operands.
-    fn save_set(&mut self, place: u32) {
+    /// Saves a place's frame, whose operands lie on the stack, behind a branch of its own.
+    pub(super) fn save_place(&mut self, index: u32) {
         let body = self.body;
-        let place = &body.places[place as usize];
-        if !place.stack.is_empty() || !body.kept_at(place).is_empty() {
+        let node = &body.saves.nodes[body.saves.of_place[index as usize] as usize];
+        self.pass_values(node);
+        match self.shared.nodes[node.rest as usize] {
+            Some(Spot { depth, .. }) => {
+                self.put(&Instruction::I32Const(index.cast_signed()));
+                self.branch_to(depth);
+            }
+            None => {
+                let closer = self.target.closer();
+                self.put(&Instruction::I32Const((self.first_site + index).cast_signed()));
+                self.put(&Instruction::Call(closer));
+                self.put_zeros();
+                self.put(&Instruction::Return);
+            }
+        }
+    }
+
+    /// Saves what a node does, for the place whose number lies on the operands; `next` is the node whose code follows.
+    fn save_node(&mut self, index: u32, next: Option<u32>) {
+        let body = self.body;
+        let node: &Node = &body.saves.nodes[index as usize];
+        if index == ROOT {
+            let closer = self.target.closer();
+            self.finish_number(closer);
+            return;
+        }
+        if node.operands.is_empty() {
+            self.pass_values(node);
+        } else {
             self.put(&Instruction::LocalSet(body.condition_local));
-            self.pass_values(place);
+            self.pass_values(node);
             self.put(&Instruction::LocalGet(body.condition_local));
         }
+        match self.shared.nodes[node.rest as usize] {
+            Some(Spot { depth, .. }) if next != Some(node.rest) => self.branch_to(depth),
+            Some(_) => {}
+            None => {
+                let closer = self.target.closer();
+                self.finish_number(closer);
+            }
+        }
+    }
+
+    /// Finishes the frame of the place whose number lies on the operands.
+    fn finish_number(&mut self, by: u32) {
         self.put(&Instruction::I32Const(self.first_site.cast_signed()));
         self.put(&Instruction::I32Add);
-        let function = match place.kind {
-            PlaceKind::Dead => Some(self.target.leaver()),
-            _ => Saver::of(body, place).and_then(|saver| self.target.saver(saver)),
-        };
-        self.put(&Instruction::Call(function.expect("no place saves by itself")));
+        self.put(&Instruction::Call(by));
         self.put_zeros();
     }
 }

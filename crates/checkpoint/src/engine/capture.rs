@@ -174,7 +174,7 @@ fn values(
     functions: &Functions,
 ) -> Result<Vec<Value>, CaptureError> {
     let mut values = Vec::with_capacity(layout.values.len());
-    for (&ty, offset) in layout.values.iter().zip(layout.offsets()) {
+    for (&ty, &offset) in layout.values.iter().zip(&layout.offsets) {
         let bytes = ty.saved_bytes() as usize;
         let mut bits = [0; 16];
         guest

@@ -37,7 +37,7 @@ impl Prepared {
             let layout = layout.expect("the checkpoint was checked");
             let begin = bytes.len();
             bytes.resize(begin + (layout.frame_bytes() - HEADER_BYTES) as usize, 0);
-            for (&value, offset) in frame.values.iter().zip(layout.offsets()) {
+            for (&value, &offset) in frame.values.iter().zip(&layout.offsets) {
                 save(
                     &guest,
                     &mut *store,

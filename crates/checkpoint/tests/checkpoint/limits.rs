@@ -161,12 +161,12 @@ fn code_of_many_blocks_and_places_ends_in_bounded_work() {
         );
     });
     assert_eq!(refusal(blocks_of_many_results), too_large(operands));
-    let calls_that_return_zeros = hostile(1_000, |code| {
+    let calls_with_an_operand_waiting = hostile(0, |code| {
         code.instruction(&I::I32Const(1));
-        repeat(code, 300_000, &[spin.clone(), I::Nop]);
+        repeat(code, 600_000, &[spin.clone(), I::Nop]);
     });
     assert_eq!(
-        refusal(calls_that_return_zeros),
+        refusal(calls_with_an_operand_waiting),
         too_large("its code would exceed what engines read")
     );
     let loops_in_loops = hostile(0, |code| {

@@ -132,7 +132,7 @@ fn what_is_not_meant_to_return_shares_too() {
     }
 }
 
-/// In a function of many places each saves its variables by itself.
+/// In a function of many places each saves by itself what differs, and all share what saves the rest.
 #[test]
 fn a_function_of_many_places_shares_less() {
     let bytes = |calls| instrumented_bytes(&run(&added(calls)));
@@ -143,6 +143,63 @@ fn a_function_of_many_places_shares_less() {
     let (seen, hops) = subject.staying(300, |_, _| {});
     assert_eq!(seen, subject.plain());
     assert!(hops >= 2, "{hops} hops");
+}
+
+/// So many variables, each given a value first and read at last; between, so many calls in blocks, behind each of which `changes` comes.
+fn keeping(variables: usize, calls: usize, changes: &str) -> String {
+    let each = |text: fn(usize) -> String| (4..4 + variables).map(text).collect::<String>();
+    let call = format!("(block (drop (call $spin (local.get $n)))) {changes}");
+    format!(
+        "(local{}) {} {} {}",
+        " i32".repeat(variables),
+        each(|local| format!("(local.set {local} (i32.mul (local.get $n) (i32.const {local})))")),
+        call.repeat(calls),
+        each(|local| format!(
+            "(local.set $sum (i32.add (i32.mul (local.get $sum) (i32.const 3)) (local.get {local})))"
+        )),
+    )
+}
+
+/// Of a variable that is assigned to again the places of a large function have different values.
+#[test]
+fn what_most_places_of_a_large_function_save_is_saved_once() {
+    let change = "(local.set 4 (i32.add (local.get 4) (i32.const 5)))";
+    for changes in ["", change] {
+        let place = |variables| {
+            let bytes = |calls| instrumented_bytes(&run(&keeping(variables, calls, changes)));
+            (bytes(520) - bytes(420)) / 100
+        };
+        let (few, many) = (place(1), place(31));
+        assert!(many <= few + 1, "{many} bytes a place, {few} with few variables");
+    }
+    let all_change: String = (4..14).map(|local| change.replace('4', &local.to_string())).collect();
+    let place = |variables| {
+        let bytes = |calls| instrumented_bytes(&run(&keeping(variables, calls, &all_change)));
+        (bytes(520) - bytes(420)) / 100
+    };
+    assert!(place(40) < place(10) + 10, "thirty are the same");
+    for changes in ["", change, &all_change] {
+        let subject = Subject::text(&run(&keeping(12, 405, changes)), "run", &[Val::I32(3)]);
+        let (seen, hops) = subject.staying(97, |_, _| {});
+        assert_eq!(seen, subject.plain());
+        assert!(hops >= 5, "{hops} hops");
+    }
+}
+
+/// Where it would take too much work to find out which values are the same, each place saves all of them.
+#[test]
+fn large_functions_of_many_variables_and_blocks_share_nothing() {
+    let nops = "(nop)".repeat(20);
+    let place = |unused| {
+        let unused = format!("{})", " f32".repeat(unused));
+        let bytes = |calls| instrumented_bytes(&run(&keeping(10, calls, &nops).replacen(")", &unused, 1)));
+        (bytes(720) - bytes(620)) / 100
+    };
+    let (shared, alone) = (place(20_000), place(45_000));
+    assert!(
+        alone > shared + 15,
+        "{alone} bytes a place, {shared} with fewer variables"
+    );
 }
 
 /// Frames are filled up to a few sizes, of values of four bytes and of larger ones each.

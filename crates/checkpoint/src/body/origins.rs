@@ -1,0 +1,240 @@
+//! Where the values come from that variables have at places. Where a variable has values of one origin at two places, they come from
+//! the same assignment or from where the same ways meet, so an engine has but one value for both.
+
+use std::collections::BTreeSet;
+
+use wasmparser::{Catch, Operator};
+
+use super::{Block, Body, PlaceKind, Shape, Step};
+
+/// Variables that may be looked at: each of them for each block and branch.
+const WORK_MAX: usize = 1 << 26;
+/// Several values meet.
+const MEET: u32 = u32::MAX;
+
+/// The origin of each variable's value; nothing where code is not reached.
+type Values = Option<Vec<u32>>;
+
+/// The origins of the values that each place saves besides operands, in the order of [`Body::kept_at`]. Where it would take too much
+/// work to find them, each has one of its own.
+pub(super) fn of_places(body: &Body<'_>) -> Vec<Vec<u32>> {
+    let mut walk = Walk::new(body);
+    if walk.run().is_ok() {
+        return walk.found;
+    }
+    let mut next = 0..;
+    let own = |place| next.by_ref().take(body.kept_at(place).len()).collect();
+    body.places.iter().map(own).collect()
+}
+
+struct TooMuchWork;
+
+struct Walk<'b, 'a> {
+    body: &'b Body<'a>,
+    /// The steps that assign to each variable.
+    assigned: Vec<Vec<usize>>,
+    values: Values,
+    next: u32,
+    labels: Vec<Label>,
+    found: Vec<Vec<u32>>,
+    work_left: usize,
+}
+
+struct Label {
+    is_loop: bool,
+    /// What meets at its end.
+    behind: Values,
+    /// What holds at the beginning of a condition's other arm.
+    otherwise: Values,
+}
+
+impl<'b, 'a> Walk<'b, 'a> {
+    fn new(body: &'b Body<'a>) -> Self {
+        let mut assigned = vec![Vec::new(); body.locals.len()];
+        for (index, step) in body.steps.iter().enumerate() {
+            match step {
+                Step::Plain(Operator::LocalSet { local_index } | Operator::LocalTee { local_index }) => {
+                    assigned[*local_index as usize].push(index);
+                }
+                Step::Open(block) => {
+                    for &local in &body.blocks[*block as usize].outer_locals {
+                        assigned[local as usize].push(index);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let values: Vec<u32> = (0..).take(body.locals.len()).collect();
+        Self {
+            body,
+            assigned,
+            next: u32::try_from(values.len()).expect("a function has fewer than 2^32 variables"),
+            values: Some(values),
+            labels: Vec::new(),
+            found: vec![Vec::new(); body.places.len()],
+            work_left: WORK_MAX,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), TooMuchWork> {
+        let body = self.body;
+        for (index, place) in body.places.iter().enumerate() {
+            if matches!(place.kind, PlaceKind::Entry) {
+                self.note(index);
+            }
+        }
+        for (index, step) in body.steps.iter().enumerate() {
+            match step {
+                Step::Plain(operator) => self.operator(operator)?,
+                Step::Call(_, place) => self.note(*place as usize),
+                Step::Open(block) => self.open(index, &body.blocks[*block as usize])?,
+                Step::Else => {
+                    self.branch(0)?;
+                    let label = self.labels.last_mut().expect("`else` lies in a block");
+                    self.values = label.otherwise.take();
+                }
+                Step::End(_) => self.close()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, place: usize) {
+        if let Some(values) = &self.values {
+            let kept = self.body.kept_at(&self.body.places[place]);
+            self.found[place] = kept.into_iter().map(|local| values[local as usize]).collect();
+        }
+    }
+
+    fn work(&mut self) -> Result<(), TooMuchWork> {
+        self.work_left = self
+            .work_left
+            .checked_sub(1 + self.body.locals.len())
+            .ok_or(TooMuchWork)?;
+        Ok(())
+    }
+
+    fn assign(&mut self, local: u32) {
+        if let Some(values) = &mut self.values {
+            values[local as usize] = self.next;
+            self.next += 1;
+        }
+    }
+
+    fn open(&mut self, index: usize, block: &Block) -> Result<(), TooMuchWork> {
+        self.work()?;
+        for &local in &block.outer_locals {
+            self.assign(local);
+        }
+        let mut otherwise = None;
+        match &block.shape {
+            Shape::Block => {}
+            Shape::If => otherwise = self.values.clone(),
+            Shape::Loop => self.enter_loop(index, block),
+            Shape::Try(catches) => {
+                for catch in catches {
+                    let (Catch::One { label, .. }
+                    | Catch::OneRef { label, .. }
+                    | Catch::All { label }
+                    | Catch::AllRef { label }) = *catch;
+                    self.catch(label)?;
+                }
+            }
+        }
+        self.labels.push(Label {
+            is_loop: matches!(block.shape, Shape::Loop),
+            behind: None,
+            otherwise,
+        });
+        Ok(())
+    }
+
+    /// What is assigned in a loop meets at its head with what comes from before.
+    fn enter_loop(&mut self, index: usize, block: &Block) {
+        for local in 0..self.assigned.len() {
+            let steps = &self.assigned[local];
+            let first_inside = steps.get(steps.partition_point(|&step| step < index));
+            if first_inside.is_some_and(|&step| step < block.end) {
+                self.assign(u32::try_from(local).expect("a function has fewer than 2^32 variables"));
+            }
+        }
+        if let Some(place) = block.place {
+            self.note(place as usize);
+        }
+    }
+
+    /// An exception may come from anywhere inside.
+    fn catch(&mut self, depth: u32) -> Result<(), TooMuchWork> {
+        self.work()?;
+        if let Some(label) = self.labels.len().checked_sub(1 + depth as usize) {
+            self.labels[label].behind = Some(vec![MEET; self.body.locals.len()]);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), TooMuchWork> {
+        let mut label = self.labels.pop().expect("every block was opened");
+        for values in [self.values.take(), label.otherwise.take()] {
+            self.work()?;
+            meet(&mut label.behind, values);
+        }
+        self.values = label.behind;
+        for value in self.values.iter_mut().flatten().filter(|value| **value == MEET) {
+            *value = self.next;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn branch(&mut self, depth: u32) -> Result<(), TooMuchWork> {
+        self.work()?;
+        if let Some(label) = self.labels.len().checked_sub(1 + depth as usize) {
+            let label = &mut self.labels[label];
+            if !label.is_loop {
+                meet(&mut label.behind, self.values.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn operator(&mut self, operator: &Operator<'_>) -> Result<(), TooMuchWork> {
+        match operator {
+            Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => self.assign(*local_index),
+            Operator::Br { relative_depth } => {
+                self.branch(*relative_depth)?;
+                self.values = None;
+            }
+            Operator::BrIf { relative_depth } => self.branch(*relative_depth)?,
+            Operator::BrTable { targets } => {
+                let others = targets.targets().map(|target| target.expect("the code was validated"));
+                for target in others.chain([targets.default()]).collect::<BTreeSet<u32>>() {
+                    self.branch(target)?;
+                }
+                self.values = None;
+            }
+            Operator::Return
+            | Operator::Unreachable
+            | Operator::Throw { .. }
+            | Operator::ThrowRef
+            | Operator::ReturnCall { .. }
+            | Operator::ReturnCallIndirect { .. } => self.values = None,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Lets values meet with those that came before.
+fn meet(before: &mut Values, values: Values) {
+    match (before, values) {
+        (_, None) => {}
+        (before @ None, values) => *before = values,
+        (Some(before), Some(values)) => {
+            for (mine, other) in before.iter_mut().zip(values) {
+                if *mine != other {
+                    *mine = MEET;
+                }
+            }
+        }
+    }
+}
