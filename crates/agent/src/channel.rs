@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OnceCell, mpsc};
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::mux::{self, MuxDial};
 
-use crate::folders::FolderWay;
+use crate::folders::{FolderWay, Lent};
 
 /// What a channel within one process holds in each direction.
 const MEMORY_BYTES: usize = 64 * 1024;
@@ -57,12 +58,22 @@ pub trait Dial: Send + Sync + 'static {
 
     /// How sandboxes there come by folders that the node keeps.
     fn folder_way(&self) -> FolderWay {
-        FolderWay::Apart
+        FolderWay::HandedOver
     }
 
     /// Hands a folder over to the agent, where that is the way.
     async fn hand_over(&self, _share: &str, _tree: OwnedFd) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Serves the agent a folder by a channel, where that is the way.
+    async fn serve(&self, _share: &str, _lent: Lent, _channel: (Channel, BytesMut)) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Whether what was handed over, or is served, still is.
+    fn keeps(&self, _share: &str) -> bool {
+        true
     }
 
     /// Takes it back.

@@ -3,6 +3,7 @@
 //! ```text
 //!   channel ─▶ Hello ─▶ control: beats, services          ─┐ the control channel ends, the lease runs out, Stop:
 //!           ─▶ Create ─▶ one sandbox until its channel ends ├─▶ sandboxes, services and connections end
+//!           ─▶ Show ─▶ a folder until its channel ends      │
 //!           ─▶ Connect ─▶ one connection to a service       │
 //!           ─▶ Judge, OfferCode, Keep ─▶ one answer        ─┘
 //! ```
@@ -13,6 +14,7 @@
 //! without node and lease. A node that comes later, with a greater epoch, attaches the invocation to a channel again.
 
 mod control;
+mod folder;
 mod parting;
 mod sandbox;
 
@@ -33,8 +35,10 @@ use tokio::task::JoinSet;
 use crate::carry;
 use crate::channel::{Accept, Channel};
 use crate::code::CodeStore;
+use crate::fuse::Shows;
 use crate::message::{
-    Attach, Connect, Create, Hello, Judge, Keep, MadeAheadMessage, OfferCode, Question, Refusal, SpecMessage, Verdict,
+    Attach, Connect, Create, Hello, Judge, Keep, MadeAheadMessage, OfferCode, Question, Refusal, Show, SpecMessage,
+    Verdict,
 };
 use crate::wire::{self, Framed, Kind, PROTOCOL, WireError};
 use control::Control;
@@ -90,6 +94,8 @@ pub(crate) struct Shared {
     runs: Mutex<Runs>,
     /// Up to where the node was told of what was made ahead: hits and misses, by runtime.
     told: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// How folders are shown whose files the node is asked for.
+    shows: Option<Arc<dyn Shows>>,
 }
 
 /// What makes one preparation as good as another.
@@ -206,10 +212,19 @@ impl Host {
             prepared: Mutex::default(),
             runs: Mutex::default(),
             told: Mutex::default(),
+            shows: None,
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Lets it show its sandboxes folders whose files the node is asked for. Must be said before it runs.
+    #[must_use]
+    pub fn showing(mut self, shows: Arc<dyn Shows>) -> Self {
+        let shared = Arc::get_mut(&mut self.shared).expect("nobody else has it before it runs");
+        shared.shows = Some(shows);
+        self
     }
 
     /// Serves one node after the other says [`Hello`](Kind::Hello), until it ends; everything that ran for it has ended
@@ -286,6 +301,11 @@ async fn begin(shared: &Arc<Shared>, mut framed: Framed, ends: mpsc::Sender<Stop
             let verdict = shared.judge(judge.question, judge.spec).await;
             framed.put_json(Kind::Verdict, &verdict);
             framed.flush().await?;
+        }
+        Kind::Show => {
+            let show: Show = wire::json(&first.body, "a folder to show")?;
+            current(shared, show.epoch)?;
+            folder::serve(shared, framed, show).await?;
         }
         Kind::Connect => {
             let connect: Connect = wire::json(&first.body, "a connection")?;

@@ -8,6 +8,7 @@
 //! ```
 //! A *channel* is any stream of bytes. The first frame of one says what it is for: control, one sandbox, or one
 //! question. [`mux`] makes them of the one stream that there is: a socket, or a virtual machine's port.
+//! A folder that a machine is shown has a channel too ([`fuse`]).
 //! A sandbox's channel is written and read by whoever invokes: no task stands between.
 
 pub mod carry;
@@ -15,6 +16,7 @@ pub mod channel;
 pub mod code;
 mod contents;
 pub mod folders;
+pub mod fuse;
 pub mod host;
 pub mod link;
 pub mod message;
@@ -26,7 +28,8 @@ pub mod wire;
 
 pub use channel::{Accept, ByteStream, Channel, Dial, Reading, UnixAccept, UnixDial};
 pub use contents::{CodeThere, Inventory, SandboxThere};
-pub use folders::{Folder, FolderWay};
+pub use folders::{Folder, FolderWay, Lent};
+pub use fuse::{Access, FOLDER_ARGUMENT, Served, Shows, folder_main};
 pub use host::{Host, HostOptions, Stopped};
 pub use link::{CodeWay, Link, LinkError, LinkOptions, Lost, Maxima, OnMadeAhead, Parted};
 pub use remote::{Leg, Remote, RemoteSandbox};

@@ -126,6 +126,13 @@ pub struct Attach {
     pub run: String,
 }
 
+/// A folder that sandboxes are to see, whose files the node is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Show {
+    pub epoch: u64,
+    pub share: String,
+}
+
 /// A connection to a service is wanted.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Connect {

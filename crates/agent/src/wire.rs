@@ -123,6 +123,12 @@ kinds! {
     Gone = 47,
     /// Node: this channel is for a connection to a service; no frames follow, but its pieces. JSON.
     Connect = 48,
+    /// Node: this channel is for a folder, whose requests and answers follow, bare, once it is there. JSON.
+    Show = 64,
+    /// Agent: it is there.
+    Shown = 65,
+    /// Agent: it cannot be. JSON.
+    NotShown = 66,
 }
 
 /// The body of a word of idling that is to be answered.
@@ -300,6 +306,11 @@ impl Framed {
     /// The next frame, which must come.
     pub async fn must_next(&mut self, wanted: &'static str) -> io::Result<Frame> {
         Ok(self.next().await?.ok_or(WireError::Ended(wanted))?)
+    }
+
+    /// The channel, with what was read of it and is no frame.
+    pub fn into_inner(self) -> (Channel, BytesMut) {
+        (self.channel, self.read)
     }
 
     /// Says that nothing more is coming. Best effort, at once where the channel can.

@@ -12,6 +12,7 @@ mod progress;
 
 use std::process::ExitCode;
 
+use bowline_agent::{FOLDER_ARGUMENT, folder_main};
 use bowline_sandbox_linux::cell::{SPAWNER_ARGUMENT, spawner_main};
 use bowline_sandbox_vm::{GUEST_ARGUMENT, KVM_PROBE_ARGUMENT, guest_main, kvm_probe_main};
 use bowline_sandbox_wasm::{COMPILER_ARGUMENT, compiler_main};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             spawner_main()
         }
         Some(argument) if argument == COMPILER_ARGUMENT => compiler_main(),
+        Some(argument) if argument == FOLDER_ARGUMENT => return folder_main(),
         Some(argument) if argument == GUEST_ARGUMENT => return guest_main(Some(&command::agent::IN_GUEST)),
         Some(argument) if argument == KVM_PROBE_ARGUMENT => return kvm_probe_main(),
         _ => {}

@@ -10,8 +10,7 @@
 //! A version is checked and prepared by the node; instances see what that made, or are sent it. A WebAssembly version whose
 //! invocations can be suspended runs in the node: it alone keeps checkpoints, and goes on with them. A native one can be
 //! suspended where it runs on an instance that is a virtual machine ([`crate::suspending`]). One that shares folders runs on
-//! instances that are handed these, those that have them first, but not on virtual machines: where every account gets such, it
-//! does not run.
+//! instances that are handed these, or served them, those that have them first; it is not suspended.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -19,14 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bowline_agent::{Folder, FolderWay, Link, Maxima, Remote};
+use bowline_agent::{Access, Folder, FolderWay, Link, Maxima, Remote};
 use bowline_capacity::sizing::derived;
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::suspension::{CheckpointFacts, CheckpointMode, Suspendable};
 use bowline_sandbox::{
-    Backend, Berth, Content, CreateError, FunctionError, Ground, LogSink, MachineNeeds, Mount, NoRoom, PrepareError,
+    Backend, Berth, Content, CreateError, Ground, LogSink, MachineNeeds, Mount, MountAccess, NoRoom, PrepareError,
     ProcessorShare, Sandbox, SandboxKind, Share, ShareError, Stand, Unmet, VersionSpec,
 };
 use parking_lot::Mutex;
@@ -43,6 +42,10 @@ use crate::vm::VmProvider;
 const COMING_MAX: Duration = Duration::from_secs(60);
 /// A creation goes past so many instances; the failure of the next one is its own.
 const PASSED_MAX: usize = 4;
+
+/// Why what has folders is not suspended.
+const FOLDERS_STAY: &str =
+    "it has folders in common with others, which are not saved with its machine: detach them, or use a set of keys";
 
 /// One processor, in thousandths.
 const PROCESSOR_MILLIS: u64 = 1000;
@@ -84,7 +87,8 @@ impl Placed {
         (ground, stand): (Ground, Option<Stand>),
         log: &Arc<dyn LogSink>,
     ) -> Option<Making> {
-        let machines = self.machines.clone().filter(|_| asks_for_checkpoints(version))?;
+        let may = asks_for_checkpoints(version) && version.mounts.is_empty();
+        let machines = self.machines.clone().filter(|_| may)?;
         Some(Making {
             machines,
             version: version.clone(),
@@ -129,9 +133,6 @@ impl Placed {
                 }
                 Choice::Nowhere => {
                     let Some(kind) = self.always else { return Ok(None) };
-                    if kind == Kind::Vm && !version.mounts.is_empty() {
-                        return Err(kept_apart());
-                    }
                     if let Some(failure) = walk.failure.take() {
                         return Err(failure);
                     }
@@ -152,8 +153,7 @@ impl Placed {
 
     /// Has an account whose instances are full get another one, where it gets them without asking.
     async fn more_room(&self, version: &VersionSpec, (wanted, walk): (Wanted<'_>, &Walk)) -> Result<Room, CreateError> {
-        let is_apart = |kind: &Kind| *kind == Kind::Vm && !wanted.folders.is_empty();
-        let Some(kind) = self.always.filter(|kind| !is_apart(kind)) else {
+        let Some(kind) = self.always else {
             return Ok(Room::None);
         };
         let asked = (wanted, &walk.passed[..]);
@@ -215,14 +215,15 @@ impl Placed {
         let shares = self.shares.lock();
         let folder = |mount: &Mount| Folder {
             share: mount.share.clone(),
+            access: access(mount),
             mib: shares.get(&mount.share).copied().unwrap_or_default(),
         };
         version.mounts.iter().map(folder).collect()
     }
 
-    /// Hands an instance the folders that a sandbox is to have there, where that is the way.
+    /// Has an instance get the folders that a sandbox is to have there, unless it has the node's own.
     async fn hand_over(&self, link: &Link, folders: &[Folder]) -> Result<(), CreateError> {
-        if link.folder_way() == FolderWay::HandedOver {
+        if link.folder_way() != FolderWay::Same {
             for folder in folders {
                 link.hand_over(folder, self.inline.lend(&folder.share)).await?;
             }
@@ -251,15 +252,29 @@ impl Placed {
     }
 }
 
-/// A version as it runs on an instance: with the processors that its memory stands for there.
+/// A version as it runs on an instance: with the processors that its memory stands for there, and its folders by the names
+/// that they have there.
 fn on_instance(link: &Link, version: &Arc<VersionSpec>) -> Arc<VersionSpec> {
     let processors = link.maxima().and_then(|maxima| processors(version.memory, maxima));
-    match processors {
-        None => version.clone(),
-        Some(_) => Arc::new(VersionSpec {
-            processors,
-            ..VersionSpec::clone(version)
-        }),
+    if processors.is_none() && version.mounts.is_empty() {
+        return version.clone();
+    }
+    let there = |mount: &Mount| Mount {
+        share: link.folder_way().name(&mount.share, access(mount)),
+        ..mount.clone()
+    };
+    Arc::new(VersionSpec {
+        processors: processors.or(version.processors),
+        mounts: version.mounts.iter().map(there).collect(),
+        ..VersionSpec::clone(version)
+    })
+}
+
+/// What sandboxes that have a folder so may do there.
+fn access(mount: &Mount) -> Access {
+    match mount.access {
+        MountAccess::Read => Access::Read,
+        MountAccess::Write | MountAccess::WriteAlone => Access::Write,
     }
 }
 
@@ -274,9 +289,9 @@ fn processors(memory: Mebibytes, maxima: Maxima) -> Option<ProcessorShare> {
     })
 }
 
-/// Whether a version's owner wants its invocations to be suspended, and it may run on an instance.
+/// Whether a version's owner wants its invocations to be suspended.
 fn asks_for_checkpoints(version: &VersionSpec) -> bool {
-    version.mounts.is_empty() && matches!(CheckpointMode::of(&version.environment), Ok(Some(_)))
+    matches!(CheckpointMode::of(&version.environment), Ok(Some(_)))
 }
 
 /// How far the search of one creation is.
@@ -303,13 +318,6 @@ impl Walk {
             until: Instant::now() + COMING_MAX,
         }
     }
-}
-
-/// What a function that shares folders is told where none may run beside another's machine.
-fn kept_apart() -> CreateError {
-    let text = "Error: virtual machines have no shared memory and no volumes of functions, and this node runs functions in such: \
-                make an instance of kind `process`, detach them from the function, or use a set of keys";
-    CreateError::Init(FunctionError::new("Runtime.InvalidMount", text))
 }
 
 fn late(version: &VersionSpec) -> CreateError {
@@ -390,7 +398,12 @@ impl Backend for Placed {
 
     fn suspendable(&self, version: &VersionSpec) -> Suspendable {
         match self.inline.suspendable(version) {
-            Suspendable::Unasked if self.machines.is_some() && asks_for_checkpoints(version) => Suspendable::Yes,
+            Suspendable::Unasked if self.machines.is_some() && asks_for_checkpoints(version) => {
+                match version.mounts.is_empty() {
+                    true => Suspendable::Yes,
+                    false => Suspendable::Refused(FOLDERS_STAY.to_owned()),
+                }
+            }
             suspendable => suspendable,
         }
     }

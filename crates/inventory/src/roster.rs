@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bowline_agent::{Folder, FolderWay, Link};
+use bowline_agent::{Folder, Link};
 use bowline_capacity::draining::Placement;
 use bowline_capacity::fleet::Class;
 use bowline_foundation::id::AccountId;
@@ -55,7 +55,7 @@ pub(crate) struct Wanted<'a> {
 impl Wanted<'_> {
     /// Whether such sandboxes can be made there at all.
     fn is_offered(&self, link: &Link) -> bool {
-        link.kinds().contains(&self.kind) && (self.folders.is_empty() || link.folder_way() != FolderWay::Apart)
+        link.kinds().contains(&self.kind)
     }
 
     /// What one takes on an instance that has none of its folders.

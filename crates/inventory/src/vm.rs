@@ -11,6 +11,7 @@
 //! Volumes aside, a machine has nothing on the host but its process and control groups, and these end with the node. So there
 //! is nothing to be found again after a crash.
 
+mod folders;
 mod frozen;
 mod whole;
 
@@ -55,7 +56,7 @@ const GOLDENS_MAX: usize = 4;
 pub struct Options {
     pub clock: Clock,
     pub entropy: Entropy,
-    /// The program that is the agent in the guests too.
+    /// The program that is the agent in the guests too, and serves them folders.
     pub program: PathBuf,
     /// The node's data folder, as an absolute path.
     pub data: PathBuf,
@@ -256,7 +257,7 @@ impl VmProvider {
         limited.map_err(failed("limiting its processes"))?;
         let memory = vm.guest_memory().await.map_err(failed("asking for its memory"))?;
         let facts = self.facts(&vm, &golden).await?;
-        let whole = Whole::new(vm, Some(effective.cpu_millis), None);
+        let whole = Whole::new(vm, Some(effective.cpu_millis), None, &self.options.program);
         let whole = whole.map_err(ProvideError::failed("opening the agent's port"))?;
         let dial = Self::dial(&whole);
         self.servers.lock().insert(order.server.clone(), whole);

@@ -334,37 +334,44 @@ impl Spawner {
 
     /// Begins to keep a folder that cells share; once more while it is kept does nothing.
     pub async fn share(&self, share: &Share) -> Result<(), CellError> {
-        self.about_share(&Request::Share(share.into())).await
+        self.about_share(&Request::Share(share.into()), Vec::new()).await
     }
 
     /// Ends it; cells that have it keep it until they are gone. Returns once what was written in a volume that no cell
     /// has lies in its file.
     pub async fn unshare(&self, name: &str) -> Result<(), CellError> {
         let name = wire::Text(name.into());
-        self.about_share(&Request::Unshare { name }).await
+        self.about_share(&Request::Unshare { name }, Vec::new()).await
     }
 
     /// A folder that is kept, as a mount that is attached nowhere yet, for the spawner of another program on this machine.
     pub async fn lend(&self, name: &str) -> Result<OwnedFd, CellError> {
         let name = wire::Text(name.into());
-        match self.ask(&Request::Lend { name }).await? {
+        match self.ask(&Request::Lend { name }, Vec::new()).await? {
             (Reply::Lent, mut descriptors) => descriptors.pop().ok_or(CellError::SpawnerGone),
             (other, _) => Err(refusal(other)),
         }
     }
 
-    async fn about_share(&self, request: &Request) -> Result<(), CellError> {
-        match self.ask(request).await? {
+    /// Begins to keep a folder that is mounted nowhere yet, as if it had been made here.
+    pub async fn borrow(&self, name: &str, tree: OwnedFd) -> Result<(), CellError> {
+        let name = wire::Text(name.into());
+        self.about_share(&Request::Borrow { name }, vec![tree]).await
+    }
+
+    async fn about_share(&self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<(), CellError> {
+        match self.ask(request, descriptors).await? {
             (Reply::Done, _) => Ok(()),
             (other, _) => Err(refusal(other)),
         }
     }
 
     /// Asks the spawner about a share, and waits for its answer.
-    async fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), CellError> {
+    async fn ask(&self, request: &Request, descriptors: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), CellError> {
         let asked = || {
             let (ours, theirs) = wire::pair()?;
-            self.link.send(request, vec![theirs])?;
+            self.link
+                .send(request, std::iter::once(theirs).chain(descriptors).collect())?;
             Channel::new(ours)
         };
         asked().map_err(failed("request share"))?.next().await

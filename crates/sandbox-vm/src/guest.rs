@@ -5,6 +5,7 @@
 //! of its own, and says that it is ready once the agent is; it carries out the orders of the control channel, and ends
 //! when the agent does.
 
+pub mod folders;
 mod orders;
 pub mod port;
 mod volumes;

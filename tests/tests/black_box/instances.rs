@@ -8,6 +8,7 @@ mod failures;
 mod fleets;
 mod folders;
 mod functions;
+mod machine_folders;
 mod machines;
 mod ports;
 mod room;

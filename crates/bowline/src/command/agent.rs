@@ -1,6 +1,6 @@
 //! `bowline agent`: what runs inside an instance; the node starts it, not a person.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use async_trait::async_trait;
 use bowline_agent::code::CodeStore;
-use bowline_agent::{Accept, Host, HostOptions, UnixAccept, mux};
+use bowline_agent::{Accept, Channel, Host, HostOptions, Shows, UnixAccept, mux};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::Backend;
@@ -17,6 +18,7 @@ use bowline_sandbox_linux::LinuxBackend;
 use bowline_sandbox_linux::cell::place::{self, PlaceView};
 use bowline_sandbox_linux::cell::{Spawner, SpawnerOptions, desk};
 use bowline_sandbox_vm::AGENT_READY;
+use bowline_sandbox_vm::guest::folders;
 use bowline_sandbox_vm::guest::port::{self, Port};
 use bowline_sandbox_wasm::{Compiler, WasmBackend};
 use tokio::io::AsyncReadExt as _;
@@ -69,7 +71,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_ansi(false)
         .init();
     std::fs::create_dir_all(&args.state)?;
@@ -120,19 +122,29 @@ async fn serve(
     program: PathBuf,
 ) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let backends = backends(args, desk, program)?;
+    let spawner = match spawner(args, desk) {
+        Ok(spawner) => Some(spawner),
+        Err(error) => {
+            tracing::warn!("this instance offers no Linux sandboxes: {error:#}");
+            None
+        }
+    };
+    let backends = backends(args, spawner.clone(), program)?;
     let log_dir = args.state.join("services");
     std::fs::create_dir_all(&log_dir)?;
     let (mut accept, code) = way(args, listener)?;
-    let host = Host::new(HostOptions {
+    let mut host = Host::new(HostOptions {
         clock: Clock::system(),
         backends,
         code,
         log_dir,
     });
     if args.port.is_some() {
+        if let Some(spawner) = spawner {
+            host = host.showing(Arc::new(InGuest(spawner)));
+        }
         // Whoever started it in the guest waits for this word.
-        writeln!(std::io::stdout(), "{AGENT_READY}")?;
+        writeln!(io::stdout(), "{AGENT_READY}")?;
     }
     tokio::select! {
         stopped = host.run(&mut *accept) => tracing::info!(%stopped, "the agent ends"),
@@ -143,9 +155,25 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Shows the sandboxes in a guest folders for whose files the node is asked.
+struct InGuest(Spawner);
+
+#[async_trait]
+impl Shows for InGuest {
+    async fn show(&self, share: &str) -> io::Result<Channel> {
+        let (port, tree) = folders::mount()?;
+        self.0.borrow(share, tree).await.map_err(io::Error::other)?;
+        Ok(Box::new(port))
+    }
+
+    async fn hide(&self, share: &str) -> io::Result<()> {
+        self.0.unshare(share).await.map_err(io::Error::other)
+    }
+}
+
 /// Returns when the other end of standard input is gone; never if that is no pipe.
 async fn node_gone() {
-    let pipe = std::io::stdin().as_fd().try_clone_to_owned();
+    let pipe = io::stdin().as_fd().try_clone_to_owned();
     let Ok(mut pipe) = pipe.and_then(pipe::Receiver::from_owned_fd) else {
         return std::future::pending().await;
     };
@@ -155,11 +183,11 @@ async fn node_gone() {
 }
 
 /// One backend for each kind of sandbox that can be made here.
-fn backends(args: &Args, desk: Option<OwnedFd>, program: PathBuf) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+fn backends(args: &Args, spawner: Option<Spawner>, program: PathBuf) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let clock = Clock::system();
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-    match linux(&clock, args, desk) {
-        Ok(linux) => backends.push(Arc::new(linux)),
+    match spawner.map(|spawner| linux(&clock, args, spawner)).transpose() {
+        Ok(linux) => backends.extend(linux.map(|linux| Arc::new(linux) as Arc<dyn Backend>)),
         Err(error) => tracing::warn!("this instance offers no Linux sandboxes: {error:#}"),
     }
     let modules = args.modules.clone().unwrap_or_else(|| args.state.join("wasm"));
@@ -174,7 +202,8 @@ fn backends(args: &Args, desk: Option<OwnedFd>, program: PathBuf) -> anyhow::Res
     Ok(backends)
 }
 
-fn linux(clock: &Clock, args: &Args, desk: Option<OwnedFd>) -> anyhow::Result<LinuxBackend> {
+/// What makes Linux sandboxes, with the desk where it is handed folders.
+fn spawner(args: &Args, desk: Option<OwnedFd>) -> anyhow::Result<Spawner> {
     let spawner = Spawner::start(SpawnerOptions {
         state_dir: args.state.join("cells"),
         program: None,
@@ -182,6 +211,10 @@ fn linux(clock: &Clock, args: &Args, desk: Option<OwnedFd>) -> anyhow::Result<Li
     if let Some(desk) = desk {
         desk::attend(desk, spawner.clone())?;
     }
+    Ok(spawner)
+}
+
+fn linux(clock: &Clock, args: &Args, spawner: Spawner) -> anyhow::Result<LinuxBackend> {
     let mut options = bowline_sandbox_linux::Options::new(clock.clone(), args.state.join("linux"), spawner);
     options.warm_cells = args.prewarmed;
     options.warm_memory = Mebibytes(args.prewarmed_memory);

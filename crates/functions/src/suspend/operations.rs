@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::RequestId;
-use bowline_sandbox::{CheckpointFacts, SandboxKind, Suspendable, Unmet, Wish};
+use bowline_sandbox::{CheckpointFacts, SandboxKind, Suspendable, Unmet, VersionSpec, Wish};
 use bytes::Bytes;
 
 use super::carry::Chain;
@@ -358,7 +358,10 @@ impl Handle {
     pub async fn suspendable(&self, target: &FunctionRef) -> Result<Suspendable, Error> {
         let inner = self.inner();
         let entry = inner.entry(target)?;
-        let spec = inner.spec(inner.target(&entry, target)?.configuration);
+        let spec = VersionSpec {
+            mounts: entry.mounts(),
+            ..inner.spec(inner.target(&entry, target)?.configuration)
+        };
         Ok(inner.backend(spec.kind).suspendable(&spec))
     }
 

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bowline_agent::channel::{MemoryDial, memory};
-use bowline_agent::{Channel, CodeWay, Dial, LinkOptions};
+use bowline_agent::{Channel, CodeWay, Dial, Lent, LinkOptions, Shows};
 use bowline_foundation::clock::Clock;
 use bowline_foundation::entropy::Entropy;
 use bowline_foundation::units::Mebibytes;
 use bowline_sandbox::{MemoryLog, Mount, MountAccess};
 use bowline_store::MemoryStore;
+use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -87,10 +88,25 @@ impl Backend for FakeBackend {
     }
 }
 
-/// An agent that has the node's folders, or not, in this way; it takes all but one of them.
+/// An agent that comes by the node's folders in this way; it takes all but one of them.
 struct TestDial {
     dial: MemoryDial,
     folders: FolderWay,
+    served: Arc<Mutex<Vec<String>>>,
+}
+
+/// An agent that shows whatever it is told to.
+struct Showing;
+
+#[async_trait]
+impl Shows for Showing {
+    async fn show(&self, _: &str) -> std::io::Result<Channel> {
+        Ok(Box::new(tokio::io::duplex(64).0))
+    }
+
+    async fn hide(&self, _: &str) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -110,7 +126,17 @@ impl Dial for TestDial {
         }
     }
 
-    async fn take_back(&self, _: &str) -> std::io::Result<()> {
+    async fn serve(&self, share: &str, _: Lent, _: (Channel, BytesMut)) -> std::io::Result<()> {
+        self.served.lock().push(share.to_owned());
+        Ok(())
+    }
+
+    fn keeps(&self, share: &str) -> bool {
+        self.folders != FolderWay::Served || self.served.lock().iter().any(|served| served == share)
+    }
+
+    async fn take_back(&self, share: &str) -> std::io::Result<()> {
+        self.served.lock().retain(|served| served != share);
         Ok(())
     }
 }
@@ -121,6 +147,8 @@ struct World {
     metrics: Metrics,
     node: Arc<Fake>,
     hosts: Vec<JoinHandle<()>>,
+    /// What agents are served.
+    served: Arc<Mutex<Vec<String>>>,
 }
 
 impl World {
@@ -141,6 +169,7 @@ impl World {
             metrics,
             node: Fake::new(Way::Well),
             hosts: Vec::new(),
+            served: Arc::default(),
         }
     }
 
@@ -151,9 +180,10 @@ impl World {
 
     async fn agent_with(&mut self, way: Way, memory_mib: u64, folders: FolderWay) -> (Link, Arc<Fake>) {
         let (dial, mut accept) = memory();
-        let dial = TestDial { dial, folders };
+        let served = self.served.clone();
+        let dial = TestDial { dial, folders, served };
         let fake = Fake::new(way);
-        let host = host(Arc::new(FakeBackend(fake.clone())));
+        let host = host(Arc::new(FakeBackend(fake.clone()))).showing(Arc::new(Showing));
         self.hosts.push(tokio::spawn(async move {
             host.run(&mut accept).await;
         }));
@@ -268,24 +298,34 @@ async fn create_by(placed: &Placed, version: &Arc<VersionSpec>) -> Result<Ground
     created.map(|sandbox| sandbox.ground())
 }
 
+/// A machine that is served a folder has nothing of it in its own memory; one that only reads it is served another one.
 #[tokio::test]
-async fn what_shares_folders_runs_on_no_machine_of_its_own() {
+async fn what_shares_folders_runs_on_a_machine_that_is_served_them() {
     let mut world = World::new().await;
-    let (apart, instance) = world.agent_with(Way::Well, 1024, FolderWay::Apart).await;
-    world.stand("apart", Standing::Ready(apart, Origin::Made, Owner::Person));
-    let placed = |always| {
-        let node = Arc::new(FakeBackend(world.node.clone()));
-        Placed::new(node, world.service.handle(), always)
+    let (machine, instance) = world.agent_with(Way::Well, 1024, FolderWay::Served).await;
+    world.stand("shop", Standing::Ready(machine.clone(), Origin::Made, Owner::Person));
+    let placed = world.placed(false);
+    let memory = Share {
+        name: "a".to_owned(),
+        bytes: Mebibytes(2048).bytes(),
+        content: Content::Memory,
     };
-    assert_eq!(create_by(&placed(None), &sharing("a")).await.unwrap(), Ground::Node);
-    let refused = create_by(&placed(Some(Kind::Vm)), &sharing("a")).await;
-    assert!(
-        matches!(&refused, Err(CreateError::Init(error)) if error.error_type == "Runtime.InvalidMount"),
-        "{refused:?}"
-    );
-    assert_eq!((instance.asked(), world.node.asked()), (0, 1));
-    let without = create_by(&placed(Some(Kind::Vm)), &version()).await;
-    assert_eq!(without.unwrap(), Ground::Instance, "control: without folders");
+    placed.share(&memory).await.unwrap();
+    let wanted = |access| Folder {
+        share: "a".to_owned(),
+        access,
+        mib: 2048,
+    };
+    assert!(!machine.has(&[wanted(Access::Write)]), "the control");
+    assert_eq!(create_by(&placed, &sharing("a")).await.unwrap(), Ground::Instance);
+    assert_eq!((instance.asked(), world.node.asked(), machine.room_mib()), (1, 0, 1024));
+    assert!(machine.has(&[wanted(Access::Write)]) && !machine.has(&[wanted(Access::Read)]));
+    world.served.lock().retain(|name| name != "a");
+    assert!(!machine.has(&[wanted(Access::Write)]), "nobody serves it any more");
+    assert_eq!(create_by(&placed, &sharing("a")).await.unwrap(), Ground::Instance);
+    assert_eq!(*world.served.lock(), ["a"], "it is served again");
+    placed.unshare("a").await;
+    assert!(world.served.lock().is_empty());
 }
 
 /// 01/T-A11 as the node decides it: where its folders are, then where there is most room.

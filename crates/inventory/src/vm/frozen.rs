@@ -67,7 +67,8 @@ impl VmProvider {
         let label = frozen.label.clone();
         let vm = Vm::refill(host, Arc::new(image), frozen).await;
         let vm = vm.map_err(|error| told(&error))?;
-        let whole = Whole::new(vm, label.cpu_millis, Some(label.channel)).map_err(|error| error.to_string())?;
+        let whole = Whole::new(vm, label.cpu_millis, Some(label.channel), &self.options.program);
+        let whole = whole.map_err(|error| error.to_string())?;
         whole.take();
         Ok((whole, label))
     }

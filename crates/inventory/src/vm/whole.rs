@@ -2,17 +2,21 @@
 
 use std::any::Any;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bowline_agent::mux::{self, MuxDial};
-use bowline_agent::{Channel, Dial, Link, Parted, Reading};
+use bowline_agent::{Channel, Dial, FolderWay, Lent, Link, Parted, Reading};
 use bowline_sandbox_vm::{Vm, VmError};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
+
+use super::folders::Folders;
 
 /// How long it may take until all that was written to a machine's agent is read.
 const QUIET_MAX: Duration = Duration::from_secs(10);
@@ -21,6 +25,7 @@ const TICK: Duration = Duration::from_millis(2);
 
 /// A virtual machine with an agent.
 pub struct Whole {
+    folders: Folders,
     pub(super) vm: Vm,
     mux: Mutex<MuxDial>,
     pub(super) cpu_millis: Option<u32>,
@@ -30,13 +35,14 @@ pub struct Whole {
 
 impl Whole {
     /// The agent has seen all channels before `channel`, if it has seen any.
-    pub(super) fn new(vm: Vm, cpu_millis: Option<u32>, channel: Option<u32>) -> io::Result<Arc<Self>> {
+    pub(super) fn new(vm: Vm, cpu_millis: Option<u32>, channel: Option<u32>, program: &Path) -> io::Result<Arc<Self>> {
         let stream = vm.take_agent().ok_or(io::ErrorKind::NotConnected)?;
         let mux = match channel {
             None => mux::dialer(stream_of(stream)?),
             Some(channel) => mux::dialer_from(stream_of(stream)?, channel),
         };
         Ok(Arc::new(Self {
+            folders: Folders::new(program.to_owned()),
             vm,
             mux: Mutex::new(mux),
             cpu_millis,
@@ -72,16 +78,19 @@ impl Whole {
         self.vm.is_alive()
     }
 
-    /// Ends it; returns when its process is gone.
+    /// Ends it; returns when its process is gone, and nothing that it asked for is done any more.
     pub async fn end(&self) -> String {
-        self.vm.end().await
+        let words = self.vm.end().await;
+        self.folders.end().await;
+        words
     }
 
-    /// Ends all channels to the agent; when this returns nothing is on its way there. Gives the channel that comes next.
+    /// Ends all channels to the agent, those of folders too; when this returns nothing is on its way there. Gives the channel that comes next.
     pub(super) async fn hush(&self) -> io::Result<u32> {
         let mux = self.mux.lock().clone();
         let hushed = async {
             let channel = mux.halt().await;
+            self.folders.end().await;
             while !self.vm.port_is_read()? {
                 sleep(TICK).await;
             }
@@ -116,6 +125,22 @@ impl Dial for WholeDial {
     async fn dial(&self) -> io::Result<Channel> {
         let mux = self.0.mux.lock().clone();
         mux.dial().await
+    }
+
+    fn folder_way(&self) -> FolderWay {
+        FolderWay::Served
+    }
+
+    async fn serve(&self, share: &str, lent: Lent, channel: (Channel, BytesMut)) -> io::Result<()> {
+        self.0.folders.serve(share, lent, channel)
+    }
+
+    fn keeps(&self, share: &str) -> bool {
+        self.0.folders.serves(share)
+    }
+
+    async fn take_back(&self, share: &str) -> io::Result<()> {
+        self.0.folders.take_back(share).await
     }
 
     fn machine(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -4,7 +4,8 @@
 //! ```text
 //!   Request::Share ─▶ tmpfs, or ext4 on a loop device over a file ─▶ SHARES/NAME ─ a copy of its `data` for each cell ─▶ /mnt/…
 //! ```
-//! A share may be lent to the spawner of an instance's agent, which keeps a mount of it in the same way.
+//! A share may be lent to the spawner of an instance's agent, which keeps a mount of it in the same way. The spawner of one in a
+//! virtual machine keeps mounts for whose files the node is asked.
 //!
 //! Mounts and loop devices go with the last who has them: with the spawner and its cells nothing is left of them on the
 //! host, however they end. A file that still lies under a loop device is mounted a second time nowhere: one who comes
@@ -139,7 +140,9 @@ impl Shares {
     /// A share as a mount of its own that is attached nowhere yet, for the cell of `init`.
     pub fn tree(&self, name: &Path, is_read_only: bool, init: Pid) -> Result<OwnedFd, Failure> {
         let tree = detach(&self.folder.join(name).join(DATA)).step("find shared folder")?;
-        let users = self.is_mapped.then(|| {
+        // Where a program is asked for each file, all belong to whoever asks.
+        let is_asked = rustix::fs::fstatfs(&tree).step("look at shared folder")?.f_type == libc::FUSE_SUPER_MAGIC;
+        let users = (self.is_mapped && !is_asked).then(|| {
             let path = format!("/proc/{}/ns/user", init.as_raw_nonzero());
             rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         });

@@ -39,11 +39,15 @@ pub struct Port {
 
 impl Port {
     /// Opens the device of a port, or anything that can be waited for.
-    #[allow(unsafe_code, reason = "the registration of a file of our own")]
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = File::options();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(path)?;
+        Self::over(options.open(path)?)
+    }
+
+    /// The same of a file that is open, and does not block.
+    #[allow(unsafe_code, reason = "the registration of a file of our own")]
+    pub(super) fn over(file: File) -> io::Result<Self> {
         // SAFETY: a `File` keeps its descriptor open, and the same one, for as long as it lives, and nothing here takes
         // it out of the registration. There is no safe form for a device.
         let file = unsafe { AsyncFd::register(file) }?;

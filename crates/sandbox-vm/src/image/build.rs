@@ -14,7 +14,7 @@ use super::{CURRENT, FORMAT, INITRD, Image, KERNEL, RECORD, ROOT, Record, initrd
 use crate::VmError;
 
 /// Changes when images of the same inputs come out otherwise.
-const BUILDER: &str = "bowline image 4";
+const BUILDER: &str = "bowline image 5";
 /// Largest file that is taken out of a kernel package.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::BuildError;
 
-/// What the initial file system loads: the buses of both machines, the devices, the root's file system.
+/// What the initial file system loads: the buses of both machines, the devices, the root's file system, and that of folders
+/// which the node is asked for.
 const WANTED: &[&str] = &[
     "virtio_mmio",
     "virtio_pci",
@@ -14,6 +15,7 @@ const WANTED: &[&str] = &[
     "virtio_balloon",
     "crc32c_generic",
     "erofs",
+    "fuse",
 ];
 
 /// The modules of a kernel package, by name, and the names of those built into the kernel.
@@ -120,6 +122,7 @@ mod tests {
             ("virtio_rng", "virtio"),
             ("erofs", "libcrc32c"),
             ("libcrc32c", ""),
+            ("fuse", ""),
         ] {
             modules.files.insert(name.to_owned(), module(needs));
         }
@@ -137,6 +140,7 @@ mod tests {
             "virtio_rng",
             "libcrc32c",
             "erofs",
+            "fuse",
         ];
         assert_eq!(order, expected);
         assert_eq!(

@@ -60,7 +60,7 @@ pub(super) fn node_on(data: &TempDir) -> Result<Ground> {
 }
 
 /// A file of a virtual machine with `rest` behind its resources.
-fn file(rest: &str) -> String {
+pub(super) fn file(rest: &str) -> String {
     format!("id = \"shop\"\nkind = \"vm\"\n[resources]\nmemory_mib = 2560\n{rest}")
 }
 
