@@ -121,11 +121,11 @@ fn build(targets: &[&String]) -> Result<PathBuf> {
     let mut command = shell::cargo();
     command
         .args(["build", "--workspace"])
-        .args(targets.iter().flat_map(|name| ["--bin", name.as_str()]))
+        .args(targets.iter().flat_map(|name| ["--example", name.as_str()]))
         .env("RUSTC_WORKSPACE_WRAPPER", wrapper)
         .env(WRAPPER_MARK, "1");
     shell::run(&mut command).context("the fuzz targets do not build")?;
-    Ok(target_dir().join("debug"))
+    Ok(target_dir().join("debug/examples"))
 }
 
 /// Where cargo puts what it builds.
