@@ -10,7 +10,7 @@ use bowline_tests::lambda::Reply;
 use bowline_tests::{Artifact, Lambda, Node, patience};
 use serde_json::{Value, json};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 /// A guest says how far it is after so many steps.
 pub const EVERY: u64 = 1 << 22;
 /// Enough that a test can get hold of the guest while it runs.

@@ -15,6 +15,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::meter::Meter;
 pub use super::wire::{Failure, Limits};
@@ -22,6 +23,9 @@ use super::wire::{Gauge, Step};
 
 /// The groups made ahead of need.
 const STOCK: usize = 8;
+/// How often, and at what intervals, a group is tried whose processes were killed.
+const LEAVING_TICKS: usize = 200;
+const LEAVING_TICK: Duration = Duration::from_millis(10);
 /// Where a node steps aside to, so that groups can lie beside it.
 pub(super) const LEAF: &str = "bowline-node";
 /// The period of processor quotas, in microseconds.
@@ -522,13 +526,25 @@ fn remove_tree(folder: &Path) {
             remove_tree(&entry.path());
         }
     }
-    let pids = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    for pid in pids
-        .lines()
-        .filter_map(|pid| pid.parse().ok())
-        .filter_map(rustix::process::Pid::from_raw)
-    {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    let is_busy = |result: io::Result<()>| result.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy);
+    // What was killed, also by somebody else, takes a while to be gone.
+    for _ in 0..LEAVING_TICKS {
+        let pids = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        for pid in pids
+            .lines()
+            .filter_map(|pid| pid.parse().ok())
+            .filter_map(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        if !is_busy(fs::remove_dir(folder)) {
+            return;
+        }
+        rest();
     }
-    let _ = fs::remove_dir(folder);
+}
+
+#[allow(clippy::disallowed_methods, reason = "a group gives no event to wait for")]
+fn rest() {
+    std::thread::sleep(LEAVING_TICK);
 }
