@@ -201,6 +201,15 @@ impl VmProvider {
         Ok(golden)
     }
 
+    /// Ends what is left of all machines. One that was killed may be on its way out, and who ends before it leaves its control
+    /// groups behind.
+    pub async fn shut_down(&self) {
+        let Some(host) = self.host.get().cloned() else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || host.end_all()).await {
+            tracing::warn!(%error, "what virtual machines leave is not removed");
+        }
+    }
+
     fn note(&self, server: &str, text: &str) {
         self.progress.lock().insert(server.to_owned(), text.to_owned());
     }

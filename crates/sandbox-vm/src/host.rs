@@ -181,11 +181,16 @@ impl Host {
         let next = || USERS_START + self.next_user.fetch_add(1, Ordering::Relaxed) % USERS_COUNT;
         self.may_choose_user.then(next)
     }
+
+    /// Kills all of its machines, also those that are on their way out, and returns when nothing is left of them; blocks.
+    pub fn end_all(&self) {
+        self.groups.lock().remove();
+    }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.groups.lock().remove();
+        self.end_all();
     }
 }
 

@@ -34,8 +34,6 @@ use serde_json::{Value, json};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long machines that have ended may take to be gone.
-const SETTLED: Duration = Duration::from_secs(1);
 const ACCOUNT: &str = "000000000000";
 
 /// The node's instances, as a client sees them.
@@ -265,8 +263,6 @@ impl Drop for Ground {
         if !self.is_running() {
             return;
         }
-        // A machine that has just ended is still on its way: a node that stops meanwhile leaves its empty groups.
-        patience::rest(SETTLED);
         let stopped = self.terminate().is_ok() && self.wait_for_end().is_ok();
         let left = leftovers(&self.data());
         if !std::thread::panicking() {

@@ -32,6 +32,7 @@ const CRASH_VARIABLE: &str = "BOWLINE_TEST_CRASH";
 /// The running instances.
 pub struct Instances {
     service: Service,
+    machines: Arc<VmProvider>,
     backends: Vec<Arc<dyn Backend>>,
     /// What keeps servers ready for accounts to come.
     filling: [Filling; 2],
@@ -102,6 +103,7 @@ impl Instances {
         Ok(Self {
             backends: inline.into_iter().map(place).collect(),
             service,
+            machines,
             filling,
             tending,
         })
@@ -126,6 +128,7 @@ impl Instances {
             filling.stop().await;
         }
         self.service.shut_down().await;
+        self.machines.shut_down().await;
     }
 }
 

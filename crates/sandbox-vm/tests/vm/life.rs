@@ -1,6 +1,7 @@
 //! How machines begin and end.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +135,33 @@ async fn a_boot_has_a_deadline_and_leaves_nothing() {
         }
     };
     timeout(Duration::from_secs(5), gone).await.expect("its QEMU is gone");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_machines_on_their_way_out_when_a_host_has_ended_all() {
+    let world = World::new().await;
+    let golden = world.golden().await;
+    let (dying, running) = (golden.start().await.unwrap(), golden.start().await.unwrap());
+    assert!(groups(world.host.mark()) >= 2, "the control: each has at least one");
+    drop(dying);
+    let host = Arc::clone(&world.host);
+    tokio::task::spawn_blocking(move || host.end_all()).await.unwrap();
+    assert_eq!(groups(world.host.mark()), 0);
+    timeout(SOON, running.ended()).await.expect("it has ended too");
+}
+
+/// How many control groups there are of a host's machines.
+fn groups(mark: &str) -> usize {
+    let name = format!("bowline-vm-{mark}-");
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            count += usize::from(entry.file_name().to_string_lossy().starts_with(&name));
+            folders.extend(entry.file_type().is_ok_and(|kind| kind.is_dir()).then(|| entry.path()));
+        }
+    }
+    count
 }
 
 #[tokio::test]
