@@ -1,15 +1,18 @@
 //! The code of one function with its places: where it may stop, and which values live there.
 
+mod counters;
 mod origins;
 mod places;
 mod read;
 mod rounds;
 pub(crate) mod saves;
+pub(crate) mod ways;
 
 use std::collections::HashMap;
 
 use wasmparser::{Catch, Operator, ValType};
 
+pub(crate) use counters::Counter;
 use saves::Saves;
 
 use crate::liveness::SAVED_VALUES_MAX;
@@ -104,7 +107,8 @@ pub(crate) struct PlaceOf {
 /// What kind of place it is.
 pub(crate) enum PlaceKind {
     Entry,
-    Loop,
+    /// At a loop's head, which may look but once in a few rounds if something counts them.
+    Loop(Option<Counter>),
     /// After a call with so many results, which polls, or only sees whether the callee has stopped.
     Call {
         results: usize,
@@ -129,7 +133,7 @@ impl PlaceKind {
     /// What it looks at; nothing behind a call that is not meant to return.
     pub(crate) fn looks_at(&self) -> Option<Look> {
         match self {
-            Self::Entry | Self::Loop => Some(Look::Word),
+            Self::Entry | Self::Loop(_) => Some(Look::Word),
             Self::Call { polls: true, .. } => Some(Look::WordBehindCall),
             Self::Call { polls: false, .. } => Some(Look::Unwinding),
             Self::Dead => None,
@@ -208,7 +212,7 @@ impl Body<'_> {
             let values = self.value_types(types)?;
             let kind = match place.kind {
                 PlaceKind::Entry => Place::Entry,
-                PlaceKind::Loop => Place::Loop,
+                PlaceKind::Loop(_) => Place::Loop,
                 PlaceKind::Dead => Place::Call(Vec::new()),
                 PlaceKind::Call { results, .. } => {
                     let results = &place.stack[place.stack.len() - results..];

@@ -12,7 +12,8 @@ use crate::Refusal;
 use crate::outline::{Outline, invalid};
 
 /// Operators that may be executed between two polls. Calls that do not poll themselves count with what they may do, so
-/// this is met by functions that call each other many times on each of many levels.
+/// this is met by functions that call each other many times on each of many levels. Steps of loops that poll once in a few
+/// rounds are executed up to as many times.
 const WORK_MAX: u64 = 1 << 17;
 /// The same of a function on a cycle of calls, which may be met once for each frame of a stack.
 const WORK_ON_CYCLE_MAX: u64 = 1 << 14;

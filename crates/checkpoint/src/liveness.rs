@@ -4,10 +4,9 @@
 //! many is cut off, and then everything counts as needed, which is right as well, only larger. Code whose
 //! sets would fill the memory is refused.
 
-use std::collections::BTreeSet;
+use wasmparser::Operator;
 
-use wasmparser::{Catch, Operator};
-
+use crate::body::ways::{Ways, label_of};
 use crate::body::{Body, PlaceKind, Shape, Step};
 
 /// Work that the walk may do for each step of the function: one for a plain step, and one for each 64 variables
@@ -115,7 +114,7 @@ pub(crate) fn mark(body: &mut Body<'_>) -> Result<(), &'static str> {
         match place.kind {
             PlaceKind::Entry => place.live.retain(|&variable| variable < parameters),
             PlaceKind::Dead => place.live.clear(),
-            PlaceKind::Loop | PlaceKind::Call { .. } => {}
+            PlaceKind::Loop(_) | PlaceKind::Call { .. } => {}
         }
     }
     Ok(())
@@ -244,35 +243,20 @@ impl Walk<'_, '_> {
     }
 
     fn operator(&mut self, operator: &Operator<'_>) -> Result<(), Cut> {
+        let ways = Ways::of(operator);
+        if !ways.goes_on {
+            self.work_on_set()?;
+            self.live = Set::empty(self.variables);
+        }
+        for depth in ways.branches {
+            self.join_label(depth)?;
+        }
         match operator {
             Operator::LocalGet { local_index } => self.live.add(*local_index),
             Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => self.live.remove(*local_index),
-            Operator::Br { relative_depth } => {
-                self.work_on_set()?;
-                self.live = self.label(*relative_depth);
-            }
-            Operator::BrIf { relative_depth } => self.join_label(*relative_depth)?,
-            Operator::BrTable { targets } => {
-                self.work_on_set()?;
-                self.live = self.label(targets.default());
-                let targets = targets.targets().map(|target| target.expect("the code was validated"));
-                for target in targets.collect::<BTreeSet<u32>>() {
-                    self.join_label(target)?;
-                }
-            }
-            Operator::Return
-            | Operator::Unreachable
-            | Operator::ReturnCall { .. }
-            | Operator::ReturnCallIndirect { .. } => {
-                self.work_on_set()?;
-                self.live = Set::empty(self.variables);
-            }
-            Operator::Throw { .. } | Operator::ThrowRef => {
-                self.work_on_set()?;
-                self.live = Set::empty(self.variables);
+            Operator::Throw { .. } | Operator::ThrowRef | Operator::Call { .. } | Operator::CallIndirect { .. } => {
                 self.may_throw()?;
             }
-            Operator::Call { .. } | Operator::CallIndirect { .. } => self.may_throw()?,
             _ => {}
         }
         Ok(())
@@ -293,13 +277,5 @@ impl Walk<'_, '_> {
             self.live.join(caught);
         }
         Ok(())
-    }
-}
-
-fn label_of(catch: &Catch) -> u32 {
-    match *catch {
-        Catch::One { label, .. } | Catch::OneRef { label, .. } | Catch::All { label } | Catch::AllRef { label } => {
-            label
-        }
     }
 }

@@ -5,7 +5,7 @@ pub const PASS_VERSION: u32 = 2;
 
 /// The version of what instrumented code looks like otherwise: raised whenever continuations need another main module.
 /// No checkpoint bears it, but whoever keeps compiled modules has to.
-pub const CODE_VERSION: u32 = 5;
+pub const CODE_VERSION: u32 = 6;
 
 /// How a module is instrumented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

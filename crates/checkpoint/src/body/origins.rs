@@ -1,10 +1,9 @@
 //! Where the values come from that variables have at places. Where a variable has values of one origin at two places, they come from
 //! the same assignment or from where the same ways meet, so an engine has but one value for both.
 
-use std::collections::BTreeSet;
+use wasmparser::Operator;
 
-use wasmparser::{Catch, Operator};
-
+use super::ways::{Ways, label_of};
 use super::{Block, Body, PlaceKind, Shape, Step};
 
 /// Variables that may be looked at: each of them for each block and branch.
@@ -133,11 +132,7 @@ impl<'b, 'a> Walk<'b, 'a> {
             Shape::Loop => self.enter_loop(index, block),
             Shape::Try(catches) => {
                 for catch in catches {
-                    let (Catch::One { label, .. }
-                    | Catch::OneRef { label, .. }
-                    | Catch::All { label }
-                    | Catch::AllRef { label }) = *catch;
-                    self.catch(label)?;
+                    self.catch(label_of(catch))?;
                 }
             }
         }
@@ -198,27 +193,15 @@ impl<'b, 'a> Walk<'b, 'a> {
     }
 
     fn operator(&mut self, operator: &Operator<'_>) -> Result<(), TooMuchWork> {
-        match operator {
-            Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => self.assign(*local_index),
-            Operator::Br { relative_depth } => {
-                self.branch(*relative_depth)?;
-                self.values = None;
-            }
-            Operator::BrIf { relative_depth } => self.branch(*relative_depth)?,
-            Operator::BrTable { targets } => {
-                let others = targets.targets().map(|target| target.expect("the code was validated"));
-                for target in others.chain([targets.default()]).collect::<BTreeSet<u32>>() {
-                    self.branch(target)?;
-                }
-                self.values = None;
-            }
-            Operator::Return
-            | Operator::Unreachable
-            | Operator::Throw { .. }
-            | Operator::ThrowRef
-            | Operator::ReturnCall { .. }
-            | Operator::ReturnCallIndirect { .. } => self.values = None,
-            _ => {}
+        if let Operator::LocalSet { local_index } | Operator::LocalTee { local_index } = operator {
+            self.assign(*local_index);
+        }
+        let ways = Ways::of(operator);
+        for depth in ways.branches {
+            self.branch(depth)?;
+        }
+        if !ways.goes_on {
+            self.values = None;
         }
         Ok(())
     }

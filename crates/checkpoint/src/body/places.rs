@@ -23,6 +23,15 @@ struct Around {
     may_be_caught: bool,
     /// A loop has no place at its head, since each of its rounds passes another.
     in_polled_loop: bool,
+    /// That other is in some rounds only the head of a loop inside.
+    is_relied_on: bool,
+}
+
+/// Of each block, whether it is a loop each of whose rounds passes a place besides that at its head.
+struct PolledLoops {
+    all: Vec<bool>,
+    /// Also if heads of loops inside are none.
+    by_calls: Vec<bool>,
 }
 
 impl Body<'_> {
@@ -30,11 +39,20 @@ impl Body<'_> {
     pub(super) fn settle_places(&mut self) {
         let polled = self.polled_loops();
         let (around, to_the_end) = (self.around_blocks(&polled), self.steps_to_the_end());
+        for block in &self.blocks {
+            let place = block.place.map(|place| place as usize);
+            let Some(place) = place.filter(|&place| self.places[place].stack.is_empty()) else {
+                continue;
+            };
+            let is_relied_on = block.parent.is_some_and(|parent| around[parent as usize].is_relied_on);
+            let counter = if is_relied_on { None } else { self.counter(block) };
+            self.places[place].kind = PlaceKind::Loop(counter);
+        }
         let mut needed = Vec::with_capacity(self.places.len());
         for index in 0..self.places.len() {
             needed.push(self.settle(index, &around, &to_the_end));
         }
-        for (block, polled) in polled.into_iter().enumerate() {
+        for (block, polled) in polled.all.into_iter().enumerate() {
             if let Some(place) = self.blocks[block].place.filter(|_| polled) {
                 needed[place as usize] = false;
             }
@@ -54,13 +72,14 @@ impl Body<'_> {
     }
 
     /// What each block and those around it are: in one pass, since a block comes before those inside.
-    fn around_blocks(&self, polled: &[bool]) -> Vec<Around> {
+    fn around_blocks(&self, polled: &PolledLoops) -> Vec<Around> {
         let mut all: Vec<Around> = Vec::with_capacity(self.blocks.len());
-        for (block, &polled) in self.blocks.iter().zip(polled) {
+        for (index, block) in self.blocks.iter().enumerate() {
             let outside = block.parent.map(|parent| all[parent as usize]).unwrap_or_default();
             all.push(Around {
                 may_be_caught: outside.may_be_caught || matches!(block.shape, Shape::Try(_)),
-                in_polled_loop: outside.in_polled_loop || polled,
+                in_polled_loop: outside.in_polled_loop || polled.all[index],
+                is_relied_on: outside.is_relied_on || (polled.all[index] && !polled.by_calls[index]),
             });
         }
         all
@@ -76,6 +95,7 @@ impl Body<'_> {
         let Around {
             may_be_caught,
             in_polled_loop,
+            ..
         } = around;
         let is_last = matches!(self.steps.get(place.after), Some(Step::Plain(Operator::Unreachable)));
         let place = &mut self.places[index];
@@ -128,8 +148,7 @@ impl Body<'_> {
         all
     }
 
-    /// The loops each of whose rounds passes a place besides that at its head.
-    fn polled_loops(&self) -> Vec<bool> {
+    fn polled_loops(&self) -> PolledLoops {
         let by_calls = Rounds::new(self).polled(|_| false);
         // What is found for a loop without others inside holds whatever is found for those around it.
         let mut is_innermost = vec![true; self.blocks.len()];
@@ -140,7 +159,10 @@ impl Body<'_> {
                 around = self.blocks[block as usize].parent;
             }
         }
-        Rounds::new(self).polled(|block| is_innermost[block] && !by_calls[block])
+        PolledLoops {
+            all: Rounds::new(self).polled(|block| is_innermost[block] && !by_calls[block]),
+            by_calls,
+        }
     }
 
     /// Drops the places that are not marked.

@@ -193,7 +193,7 @@ impl<'r, 'a> Reader<'r, 'a> {
         self.open.push(index);
         self.body.steps.push(Step::Open(index));
         if is_loop && !dead && self.wants_places {
-            let place = self.add_place(PlaceKind::Loop, params);
+            let place = self.add_place(PlaceKind::Loop(None), params);
             self.body.blocks[index as usize].place = Some(place);
         }
         Ok(())

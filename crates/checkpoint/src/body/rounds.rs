@@ -2,8 +2,9 @@
 //! current round. A place is passed for all loops around it, and a loop inside begins with none: so what there is to know
 //! at a step is how many loops, counted from the outermost, have passed one.
 
-use wasmparser::{Catch, Operator};
+use wasmparser::Operator;
 
+use super::ways::{Ways, label_of};
 use super::{Body, Shape, Step};
 
 /// The count where code is not reached: more than any other, since ways that meet agree on the least.
@@ -85,13 +86,7 @@ impl<'b, 'a> Rounds<'b, 'a> {
             }
             Shape::Try(catches) => {
                 // A call that throws does not come to its place.
-                for catch in catches {
-                    let (Catch::One { label, .. }
-                    | Catch::OneRef { label, .. }
-                    | Catch::All { label }
-                    | Catch::AllRef { label }) = *catch;
-                    self.branch(label);
-                }
+                catches.iter().for_each(|catch| self.branch(label_of(catch)));
             }
         }
         self.labels.push(Label {
@@ -122,26 +117,10 @@ impl<'b, 'a> Rounds<'b, 'a> {
     }
 
     fn operator(&mut self, operator: &Operator<'_>) {
-        match operator {
-            Operator::Br { relative_depth } => {
-                self.branch(*relative_depth);
-                self.passed = UNREACHED;
-            }
-            Operator::BrIf { relative_depth } => self.branch(*relative_depth),
-            Operator::BrTable { targets } => {
-                for target in targets.targets() {
-                    self.branch(target.expect("the code was validated"));
-                }
-                self.branch(targets.default());
-                self.passed = UNREACHED;
-            }
-            Operator::Return
-            | Operator::Unreachable
-            | Operator::Throw { .. }
-            | Operator::ThrowRef
-            | Operator::ReturnCall { .. }
-            | Operator::ReturnCallIndirect { .. } => self.passed = UNREACHED,
-            _ => {}
+        let ways = Ways::of(operator);
+        ways.branches.into_iter().for_each(|depth| self.branch(depth));
+        if !ways.goes_on {
+            self.passed = UNREACHED;
         }
     }
 }

@@ -31,6 +31,14 @@
 //!  return zeros
 //! ```
 //!
+//! Loops that count their short rounds poll once in a few of them ([`Counter`]):
+//!
+//! ```text
+//!  if bits of the counter are zero         unlikely
+//!    poll, as above
+//!  end
+//! ```
+//!
 //! In a loop the load is atomic because an engine may take an ordinary one out of a loop that stores nothing. Behind a
 //! call it need not be: nothing that is known before a call of a guest's function holds behind it. Most calls do not poll but
 //! look at a global, which is cheaper, and says only whether the callee has stopped.
@@ -41,7 +49,7 @@ use wasmparser::ValType;
 use super::save::{Saver, aligned, packed, store};
 use super::{CODE_BYTES_MAX, Target, Writer, zero};
 use crate::body::saves::Node;
-use crate::body::{Look, PlaceKind, passes_operand};
+use crate::body::{Counter, Look, PlaceKind, passes_operand};
 use crate::frame::{BASE, CALL_VALUES_MAX, COUNT, CURSOR, HEADER_BYTES, TOP, filled};
 use crate::{Poll, Stop, ValueType};
 
@@ -68,6 +76,28 @@ impl<T: Target> Writer<'_, '_, T> {
             // It is refused, with what follows or without.
             return;
         }
+        let place = &self.body.places[index as usize];
+        // Where a test counts polls, all are wanted.
+        let counter = match place.kind {
+            PlaceKind::Loop(counter) if self.poll == Poll::Word => counter,
+            _ => None,
+        };
+        if let Some(Counter { local, mask }) = counter {
+            self.put(&Instruction::LocalGet(local));
+            self.put(&Instruction::I32Const(signed(mask)));
+            self.put(&Instruction::I32And);
+            self.put(&Instruction::I32Eqz);
+            self.hint();
+            self.open(&Instruction::If(wasm_encoder::BlockType::Empty));
+            self.looked_at(index);
+            self.close();
+        } else {
+            self.looked_at(index);
+        }
+    }
+
+    /// A place that polls whenever it is passed.
+    fn looked_at(&mut self, index: u32) {
         let place = &self.body.places[index as usize];
         if self.shared_place(index) {
             return;

@@ -1,9 +1,9 @@
 //! Guests that another thread asks to stop by the word, as a node does.
 
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 
-use bowline_checkpoint::engine::{CaptureError, Outcome, Prepared};
-use bowline_checkpoint::{Options, Poll};
+use bowline_checkpoint::engine::{CaptureError, Outcome, Prepared, Stopper};
+use bowline_checkpoint::{Options, Poll, Value};
 use wasmtime::{Linker, Store, Val};
 
 use crate::run::{engine, options};
@@ -172,4 +172,69 @@ fn a_guest_cannot_reach_the_word_or_its_frames() {
         refused.is_err(),
         "an index beyond the module's own memories is not valid"
     );
+}
+
+/// What `$i` is where a guest stops that was asked to before its endless code, in which `$i` begins with `start`.
+fn stopped_with(start: i32, code: &str) -> i32 {
+    let text = format!(
+        "(module (import \"host\" \"ask\" (func $ask)) (memory 1)
+            (func (export \"run\") (local $n i32) (local $i i32)
+                (call $ask) (local.set $n (i32.const 1)) (local.set $i (i32.const {start})) {code}))"
+    );
+    let prepared = prepare(&text);
+    let stopper = Arc::new(OnceLock::<Stopper>::new());
+    let asked = Arc::clone(&stopper);
+    let mut linker = Linker::new(engine());
+    let ask = move || asked.get().expect("the guest is there").request();
+    linker.func_wrap("host", "ask", ask).expect("the name is free");
+    let mut store = Store::new(engine(), ());
+    let guest = prepared.instantiate(&mut store, &linker).expect("its import is there");
+    assert!(stopper.set(guest.stopper()).is_ok());
+    let outcome = guest.call(&mut store, "run", &[]).expect("it does not fail");
+    assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}");
+    let checkpoint = prepared.capture(&guest, &mut store, Vec::new()).expect("it has stopped");
+    match checkpoint.frames[0].values.last() {
+        Some(Value::I32(value)) => value.cast_signed(),
+        values => panic!("{values:?}"),
+    }
+}
+
+#[test]
+fn a_loop_that_counts_its_rounds_looks_once_in_sixteen() {
+    let by = |step: i32| format!("(local.set $i (i32.add (local.get $i) (i32.const {step})))");
+    assert_eq!(stopped_with(1, &format!("(loop $l {} (br $l))", by(1))), 16);
+    assert_eq!(stopped_with(5, &format!("(loop $l {} (br $l))", by(-1))), 0);
+    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(8))), 129);
+    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(-24))), 9 - 11 * 24, "in whichever order the bits come");
+    let left = format!("(loop $l (block $b (br_if $b (local.get $n)) (return)) {} (br $l))", by(1));
+    assert_eq!(stopped_with(1, &left), 16, "ways out of the loop come back to no head");
+    let last = "(loop $l (br_if $l (local.tee $i (i32.add (local.get $i) (i32.const 3)))))";
+    assert_eq!(stopped_with(3, last), 48);
+}
+
+#[test]
+fn a_loop_that_does_not_count_each_round_looks_in_each() {
+    let by = |step: i32| format!("(local.set $i (i32.add (local.get $i) (i32.const {step})))");
+    let one = by(1);
+    let others = [
+        format!("(loop $l {} (br $l))", by(0)),
+        format!("(loop $l {} (br $l))", by(1 << 30)),
+        format!("(loop $l (block $b (br_if $b (local.get $n)) {one}) (br $l))"),
+        format!("(loop $l (br_if $l (local.get $n)) {one} (br $l))"),
+        format!("(loop $l (if (i32.eqz (local.get $n)) (then {one})) (br $l))"),
+        format!("(loop $l (if (local.get $n) (then) (else {one})) (br $l))"),
+        format!("(loop $l {one} {} (br $l))", by(-1)),
+        format!("(loop $l {one} (local.set $i (i32.const 1)) (br $l))"),
+        // The head inside is all that the rounds of the loop around pass.
+        "(loop $o (local.set $i (i32.const 1))
+            (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 4))))
+            (br $o))"
+            .to_owned(),
+        "(loop $l (memory.fill (i32.const 0) (local.get $n) (i32.const 9)) (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br $l))"
+            .to_owned(),
+    ];
+    for code in others {
+        assert_eq!(stopped_with(1, &code), 1, "{code}");
+    }
 }

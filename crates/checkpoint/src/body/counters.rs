@@ -1,0 +1,108 @@
+//! Loops that count their own rounds: a variable grows by a constant in each. Where rounds are short it is enough to poll once in
+//! [`ROUNDS`] of them, when some bits of the variable are zero, which an engine tests by one instruction.
+
+use std::collections::HashMap;
+
+use wasmparser::Operator;
+
+use super::ways::Ways;
+use super::{Block, Body, Shape, Step};
+
+/// Rounds between two polls; a power of two.
+const ROUNDS: u32 = 16;
+/// Steps of a round that is short.
+const STEPS_MAX: usize = 256;
+
+/// What counts the rounds of a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counter {
+    pub local: u32,
+    /// Bits of the variable that are all zero at the head of one of [`ROUNDS`] rounds in a row.
+    pub mask: u32,
+}
+
+impl Body<'_> {
+    /// What counts the rounds of a loop, if they are short and something does.
+    pub(super) fn counter(&self, block: &Block) -> Option<Counter> {
+        let first = block.open + 1;
+        let inside = &self.steps[first..block.end];
+        if inside.len() > STEPS_MAX || !inside.iter().all(|step| self.is_short(step)) {
+            return None;
+        }
+        let mut assigned = HashMap::new();
+        for step in inside {
+            if let Step::Plain(Operator::LocalSet { local_index } | Operator::LocalTee { local_index }) = step {
+                *assigned.entry(*local_index).or_insert(0) += 1;
+            }
+        }
+        inside.windows(4).enumerate().find_map(|(at, steps)| {
+            let counter = growth(steps).filter(|counter| assigned[&counter.local] == 1)?;
+            self.is_in_each_round(block, first + at + 3).then_some(counter)
+        })
+    }
+
+    /// Whether a step takes no longer than any other; what may be done over and over does.
+    fn is_short(&self, step: &Step<'_>) -> bool {
+        match step {
+            Step::Open(block) => matches!(self.blocks[*block as usize].shape, Shape::Block | Shape::If),
+            Step::Else | Step::End(_) => true,
+            Step::Call(..) => false,
+            Step::Plain(operator) => !matches!(
+                operator,
+                Operator::Call { .. }
+                    | Operator::CallIndirect { .. }
+                    | Operator::CallRef { .. }
+                    | Operator::MemoryCopy { .. }
+                    | Operator::MemoryFill { .. }
+                    | Operator::MemoryInit { .. }
+                    | Operator::MemoryGrow { .. }
+                    | Operator::TableCopy { .. }
+                    | Operator::TableFill { .. }
+                    | Operator::TableInit { .. }
+                    | Operator::TableGrow { .. }
+            ),
+        }
+    }
+
+    /// Whether no round of a loop without others inside comes back to its head without the step at `at`.
+    fn is_in_each_round(&self, around: &Block, at: usize) -> bool {
+        let mut open: Vec<&Block> = Vec::new();
+        for step in &self.steps[around.open + 1..at] {
+            match step {
+                Step::Open(block) => open.push(&self.blocks[*block as usize]),
+                Step::End(_) => {
+                    open.pop();
+                }
+                Step::Plain(operator) => {
+                    let passes_by = |depth: u32| match open.len().checked_sub(depth as usize) {
+                        // Out of the loop.
+                        None => false,
+                        Some(0) => true,
+                        Some(number) => open[number - 1].end > at,
+                    };
+                    if Ways::of(operator).branches.into_iter().any(passes_by) {
+                        return false;
+                    }
+                }
+                Step::Else | Step::Call(..) => {}
+            }
+        }
+        open.iter().all(|block| matches!(block.shape, Shape::Block))
+    }
+}
+
+/// By what these steps make a variable grow, if that is all they do.
+fn growth(steps: &[Step<'_>]) -> Option<Counter> {
+    let [
+        Step::Plain(Operator::LocalGet { local_index: from }),
+        Step::Plain(Operator::I32Const { value }),
+        Step::Plain(Operator::I32Add),
+        Step::Plain(Operator::LocalSet { local_index: to } | Operator::LocalTee { local_index: to }),
+    ] = steps
+    else {
+        return None;
+    };
+    // A step of odd times 2^n counts in the bits from the nth on.
+    let mask = (ROUNDS - 1).checked_shl(value.trailing_zeros())?;
+    (from == to && mask.count_ones() == (ROUNDS - 1).count_ones()).then_some(Counter { local: *to, mask })
+}
