@@ -34,6 +34,7 @@ mod engine;
 mod envelope;
 pub mod folder;
 mod gate;
+mod headed;
 mod mapping;
 mod outcome;
 mod outside;

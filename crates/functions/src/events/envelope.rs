@@ -10,8 +10,10 @@ use bowline_foundation::clock::Timestamp;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::AccountId;
 use bowline_stream::EventId;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use super::headed::{self, RecordError};
 
 const FORMAT: u32 = 1;
 
@@ -44,20 +46,6 @@ pub(crate) struct Head {
     /// The end of a payload that does not fit in an event lies behind this key of the store.
     #[serde(default)]
     pub overflow: Option<String>,
-}
-
-/// An event that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EnvelopeError {
-    #[error("event has format `{actual}`, this build knows `{FORMAT}`")]
-    Format { actual: u32 },
-    #[error("event is damaged")]
-    Damaged(#[from] serde_json::Error),
-}
-
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
 }
 
 /// What a new event is made of.
@@ -93,25 +81,12 @@ impl Envelope {
     }
 
     pub fn encode(&self) -> Bytes {
-        let head = serde_json::to_vec(&self.head).expect("a head holds text keys only");
-        let mut bytes = BytesMut::with_capacity(head.len() + 1 + self.payload.len());
-        bytes.put_slice(&head);
-        bytes.put_u8(b'\n');
-        bytes.put_slice(&self.payload);
-        bytes.freeze()
+        headed::encode(&self.head, &self.payload)
     }
 
-    pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
-        // JSON text has no raw line feed within its tokens, so the first one ends the head.
-        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-        let Version { format } = serde_json::from_slice(&bytes[..end])?;
-        if format != FORMAT {
-            return Err(EnvelopeError::Format { actual: format });
-        }
-        Ok(Self {
-            head: serde_json::from_slice(&bytes[..end])?,
-            payload: bytes.slice((end + 1).min(bytes.len())..),
-        })
+    pub fn decode(bytes: &Bytes) -> Result<Self, RecordError> {
+        let (head, payload) = headed::decode(bytes, FORMAT)?;
+        Ok(Self { head, payload })
     }
 
     /// An identifier that is the same whoever does this step of this try of this event, and however often.
@@ -158,11 +133,11 @@ mod tests {
         let newer = Bytes::from_static(b"{\"format\":2,\"more\":1}\n{}");
         assert!(matches!(
             Envelope::decode(&newer),
-            Err(EnvelopeError::Format { actual: 2 })
+            Err(RecordError::Format { actual: 2, .. })
         ));
         for bad in [&b""[..], b"{}", b"\xff\n{}", b"{\"format\":1}\n{}"] {
             let decoded = Envelope::decode(&Bytes::copy_from_slice(bad));
-            assert!(matches!(decoded, Err(EnvelopeError::Damaged(_))), "{bad:?}");
+            assert!(matches!(decoded, Err(RecordError::Damaged(_))), "{bad:?}");
         }
     }
 

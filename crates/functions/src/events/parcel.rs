@@ -9,11 +9,12 @@
 use bowline_foundation::clock::Timestamp;
 use bowline_foundation::id::AccountId;
 use bowline_stream::EventId;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::arn::Purpose;
-use super::envelope::{EnvelopeError, step_id};
+use super::envelope::step_id;
+use super::headed::{self, RecordError};
 use super::outcome::{Condition, Outcome, Response, Verdict};
 use super::trouble::Trouble;
 use crate::name::{FunctionRef, InvalidName};
@@ -74,11 +75,6 @@ pub(super) struct Answer {
     pub bytes: usize,
 }
 
-#[derive(Deserialize)]
-struct Version {
-    format: u32,
-}
-
 /// What becomes of an event besides its outcome.
 pub(super) struct Sender<'a> {
     pub target: &'a FunctionRef,
@@ -120,25 +116,12 @@ impl Parcel {
     }
 
     pub fn encode(&self) -> Bytes {
-        let head = serde_json::to_vec(&self.head).expect("a head holds text keys only");
-        let mut bytes = BytesMut::with_capacity(head.len() + 1 + self.payload.len());
-        bytes.put_slice(&head);
-        bytes.put_u8(b'\n');
-        bytes.put_slice(&self.payload);
-        bytes.freeze()
+        headed::encode(&self.head, &self.payload)
     }
 
-    pub fn decode(bytes: &Bytes) -> Result<Self, EnvelopeError> {
-        // JSON text has no raw line feed within its tokens, so the first one ends the head.
-        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-        let Version { format } = serde_json::from_slice(&bytes[..end])?;
-        if format != FORMAT {
-            return Err(EnvelopeError::Format { actual: format });
-        }
-        Ok(Self {
-            head: serde_json::from_slice(&bytes[..end])?,
-            payload: bytes.slice((end + 1).min(bytes.len())..),
-        })
+    pub fn decode(bytes: &Bytes) -> Result<Self, RecordError> {
+        let (head, payload) = headed::decode(bytes, FORMAT)?;
+        Ok(Self { head, payload })
     }
 }
 
@@ -259,10 +242,10 @@ mod tests {
     fn other_formats_and_damage_are_told_apart() {
         let newer = Bytes::from_static(b"{\"format\":2,\"more\":1}\n{}");
         let read = Parcel::decode(&newer);
-        assert!(matches!(read, Err(EnvelopeError::Format { actual: 2 })));
+        assert!(matches!(read, Err(RecordError::Format { actual: 2, .. })));
         for bad in [&b""[..], b"{}", b"\xff\n{}", b"{\"format\":1}\n{}"] {
             let read = Parcel::decode(&Bytes::copy_from_slice(bad));
-            assert!(matches!(read, Err(EnvelopeError::Damaged(_))), "{bad:?}");
+            assert!(matches!(read, Err(RecordError::Damaged(_))), "{bad:?}");
         }
     }
 }

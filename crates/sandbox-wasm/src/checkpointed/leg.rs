@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bowline_checkpoint::engine::{Guest, Outcome as Came};
 use bowline_checkpoint::wasi::{Exit, Folder, HasWasi, HostState, Interrupt, Sink, Wasi, WasiOptions};
@@ -16,7 +15,7 @@ use wasmtime::{ResourceLimiter, Result, Store};
 use super::library::Program;
 use crate::accept::COMMAND_EXPORT;
 use crate::failure::Scene;
-use crate::guest::Surroundings;
+use crate::guest::{self, Surroundings};
 
 /// Where a function finds its package.
 const TASK: &str = "/var/task";
@@ -92,7 +91,7 @@ impl Leg {
         let mut store = Store::new(&self.program.engine, body);
         store.limiter(|body| &mut body.limits);
         let ran = self.go(&mut store, from, &interrupt);
-        let refused = store.data().limits.refused;
+        let refused = store.data().limits.counted.refused();
         ran.map_err(|error| (error, refused))
     }
 
@@ -223,28 +222,24 @@ const ADDED_MEMORIES: u32 = 2;
 
 /// Holds a guest to its memory limit. The memories of the pass, which the guest cannot reach, do not count.
 struct Limits {
-    surroundings: Arc<Surroundings>,
+    counted: guest::Limits,
     /// How many of the guest's own memories are still to be made, and how many behind them.
     own_left: u32,
     added_left: u32,
-    bytes: u64,
-    refused: bool,
 }
 
 impl Limits {
     fn new(surroundings: Arc<Surroundings>, own: u32) -> Self {
         Self {
-            surroundings,
+            counted: guest::Limits::new(surroundings),
             own_left: own,
             added_left: ADDED_MEMORIES,
-            bytes: 0,
-            refused: false,
         }
     }
 }
 
 impl ResourceLimiter for Limits {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
         // An instance's memories are made in their order, all before any code runs.
         if self.own_left > 0 {
             self.own_left -= 1;
@@ -252,19 +247,11 @@ impl ResourceLimiter for Limits {
             self.added_left -= 1;
             return Ok(true);
         }
-        let bytes = self.bytes + (desired.saturating_sub(current)) as u64;
-        if bytes > self.surroundings.memory.bytes() {
-            self.refused = true;
-            return Ok(false);
-        }
-        self.bytes = bytes;
-        self.surroundings.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
-        Ok(true)
+        self.counted.memory_growing(current, desired, maximum)
     }
 
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> Result<()> {
-        self.refused = true;
-        Ok(())
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> Result<()> {
+        self.counted.memory_grow_failed(error)
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
