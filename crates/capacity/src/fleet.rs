@@ -280,7 +280,8 @@ impl Router {
 
     /// Goes on from what was stored of a code; whether it is such as is stored here.
     pub fn recall(&mut self, code: Code, usage: Usage) -> bool {
-        let is_good = usage.counts.are_in_order(BUCKETS_MAX);
+        // The bucket in which the window begins is kept too.
+        let is_good = usage.counts.are_in_order(BUCKETS_MAX + 1);
         if is_good {
             self.usage.insert(code, usage);
         }
