@@ -42,6 +42,8 @@ trait Target: Reencode<Error = Infallible> {
     fn saver(&mut self, saver: Saver) -> u32;
     /// The function that finishes a frame: takes where its values end, and the site.
     fn finisher(&mut self) -> u32;
+    /// The same, for a function that ends with this call: gives its results, which nobody looks at.
+    fn last_finisher(&mut self, results: &[ValType]) -> u32;
     /// The function that finishes a frame whose values savers have saved: takes the site.
     fn closer(&mut self) -> u32;
     /// The function that leaves a function behind a call that is not meant to return: takes the site.
@@ -75,6 +77,8 @@ struct Writer<'w, 'a, T> {
     unwind: Option<u32>,
     /// The code that places share.
     shared: Shared,
+    /// Places store what they save, and the function ends with a call.
+    is_leaf: bool,
     /// Offsets of branches that are unlikely.
     unlikely: Vec<u32>,
 }
@@ -92,6 +96,7 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
             labels: vec![0],
             unwind: None,
             shared: Shared::default(),
+            is_leaf: false,
             unlikely: Vec::new(),
         }
     }

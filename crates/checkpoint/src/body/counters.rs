@@ -9,9 +9,11 @@ use super::ways::Ways;
 use super::{Block, Body, Shape, Step};
 
 /// Rounds between two polls; a power of two.
-const ROUNDS: u32 = 16;
+const ROUNDS: u32 = 64;
 /// Steps of a round that is short.
-const STEPS_MAX: usize = 256;
+const STEPS_MAX: usize = 64;
+/// Places of a function without calls that each store what they save.
+const LEAF_PLACES_MAX: usize = 8;
 
 /// What counts the rounds of a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,33 +37,27 @@ impl Body<'_> {
                 *assigned.entry(*local_index).or_insert(0) += 1;
             }
         }
-        inside.windows(4).enumerate().find_map(|(at, steps)| {
-            let counter = growth(steps).filter(|counter| assigned[&counter.local] == 1)?;
-            self.is_in_each_round(block, first + at + 3).then_some(counter)
-        })
+        let counters = inside.windows(4).enumerate().filter_map(|(at, steps)| {
+            let (counter, by) = growth(steps).filter(|(counter, _)| assigned[&counter.local] == 1)?;
+            self.is_in_each_round(block, first + at + 3).then_some((counter, by))
+        });
+        // Who counts down ends at nought: short runs do not poll at all. The bits of an address are zero in any round, which a
+        // processor does not foresee.
+        let best = counters.min_by_key(|(_, by)| *by >= 0);
+        best.map(|(counter, _)| counter)
     }
 
     /// Whether a step takes no longer than any other; what may be done over and over does.
     fn is_short(&self, step: &Step<'_>) -> bool {
         match step {
             Step::Open(block) => matches!(self.blocks[*block as usize].shape, Shape::Block | Shape::If),
-            Step::Else | Step::End(_) => true,
-            Step::Call(..) => false,
-            Step::Plain(operator) => !matches!(
-                operator,
-                Operator::Call { .. }
-                    | Operator::CallIndirect { .. }
-                    | Operator::CallRef { .. }
-                    | Operator::MemoryCopy { .. }
-                    | Operator::MemoryFill { .. }
-                    | Operator::MemoryInit { .. }
-                    | Operator::MemoryGrow { .. }
-                    | Operator::TableCopy { .. }
-                    | Operator::TableFill { .. }
-                    | Operator::TableInit { .. }
-                    | Operator::TableGrow { .. }
-            ),
+            step => !calls(step),
         }
+    }
+
+    /// Whether it calls nothing, and has few places.
+    pub(crate) fn is_leaf(&self) -> bool {
+        !self.places.is_empty() && self.places.len() <= LEAF_PLACES_MAX && !self.steps.iter().any(calls)
     }
 
     /// Whether no round of a loop without others inside comes back to its head without the step at `at`.
@@ -91,8 +87,30 @@ impl Body<'_> {
     }
 }
 
-/// By what these steps make a variable grow, if that is all they do.
-fn growth(steps: &[Step<'_>]) -> Option<Counter> {
+/// Whether a step calls a function, of the module or of the engine's own.
+fn calls(step: &Step<'_>) -> bool {
+    match step {
+        Step::Open(_) | Step::Else | Step::End(_) => false,
+        Step::Call(..) => true,
+        Step::Plain(operator) => matches!(
+            operator,
+            Operator::Call { .. }
+                | Operator::CallIndirect { .. }
+                | Operator::CallRef { .. }
+                | Operator::MemoryCopy { .. }
+                | Operator::MemoryFill { .. }
+                | Operator::MemoryInit { .. }
+                | Operator::MemoryGrow { .. }
+                | Operator::TableCopy { .. }
+                | Operator::TableFill { .. }
+                | Operator::TableInit { .. }
+                | Operator::TableGrow { .. }
+        ),
+    }
+}
+
+/// The variable that these steps make grow, and by how much, if that is all they do.
+fn growth(steps: &[Step<'_>]) -> Option<(Counter, i32)> {
     let [
         Step::Plain(Operator::LocalGet { local_index: from }),
         Step::Plain(Operator::I32Const { value }),
@@ -104,5 +122,6 @@ fn growth(steps: &[Step<'_>]) -> Option<Counter> {
     };
     // A step of odd times 2^n counts in the bits from the nth on.
     let mask = (ROUNDS - 1).checked_shl(value.trailing_zeros())?;
-    (from == to && mask.count_ones() == (ROUNDS - 1).count_ones()).then_some(Counter { local: *to, mask })
+    let counter = Counter { local: *to, mask };
+    (from == to && mask.count_ones() == (ROUNDS - 1).count_ones()).then_some((counter, *value))
 }

@@ -283,6 +283,10 @@ impl Target for Resume<'_> {
         unreachable!("a saver of the main module would have to be exported, and so get an entry for the host")
     }
 
+    fn last_finisher(&mut self, _results: &[ValType]) -> u32 {
+        unreachable!("continuations finish behind their code")
+    }
+
     fn closer(&mut self) -> u32 {
         unreachable!("continuations finish where their values end")
     }

@@ -40,6 +40,7 @@ impl<'s> Instrumented<'s> {
             analysis,
             signatures: Signatures::of_module(&analysis.outline.types),
             savers: HashMap::new(),
+            last_finishers: HashMap::new(),
             saving: Vec::new(),
         };
         let mut parts = Parts::default();
@@ -67,6 +68,8 @@ struct Main<'s> {
     analysis: &'s Analysis,
     signatures: Signatures,
     savers: HashMap<Saver, u32>,
+    /// By the results that they give.
+    last_finishers: HashMap<Vec<ValType>, u32>,
     /// Type and code of each of these.
     saving: Vec<(u32, Function)>,
 }
@@ -161,6 +164,16 @@ impl Target for Main<'_> {
         self.finisher_index()
     }
 
+    fn last_finisher(&mut self, results: &[ValType]) -> u32 {
+        if let Some(&index) = self.last_finishers.get(results) {
+            return index;
+        }
+        let code = save::finish_last(self.places(), results);
+        let function = self.add_saving(&save::last_finisher_type(results), code);
+        self.last_finishers.insert(results.to_vec(), function);
+        function
+    }
+
     fn closer(&mut self) -> u32 {
         self.closer_index()
     }
@@ -228,7 +241,8 @@ impl Parts {
             poll: main.analysis.options.poll,
             first_site,
         };
-        let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..body.kept_locals]);
+        let locals = if body.is_leaf() { body.locals.len() } else { body.kept_locals };
+        let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..locals]);
         writer.sharing(Writer::entry_and_steps);
         if writer.code.byte_len() > CODE_BYTES_MAX {
             return Err(Refusal::TooLarge {

@@ -117,6 +117,7 @@ impl<T: Target> Writer<'_, '_, T> {
         self.open(&Instruction::If(ty));
         match self.unwind {
             Some(unwind) => self.save_here(index, unwind),
+            None if self.is_leaf => self.save_last(index),
             None => self.save_place(index),
         }
         self.close();
@@ -208,7 +209,25 @@ impl<T: Target> Writer<'_, '_, T> {
         }
     }
 
+    /// Saves, and goes on with what finishes frames of the function.
     fn save_here(&mut self, index: u32, unwind: u32) {
+        self.store_values(index);
+        self.put(&Instruction::LocalSet(self.body.base_local));
+        self.put(&Instruction::I32Const(signed(self.first_site + index)));
+        self.put(&Instruction::LocalSet(self.body.site_local));
+        self.branch_to(unwind);
+    }
+
+    /// Saves, and ends with a call: a function without any other keeps neither a frame nor registers for it.
+    fn save_last(&mut self, index: u32) {
+        self.store_values(index);
+        self.put(&Instruction::I32Const(signed(self.first_site + index)));
+        let finisher = self.target.last_finisher(&self.body.results);
+        self.put(&Instruction::ReturnCall(finisher));
+    }
+
+    /// Stores the values of a frame; where they end stays on the stack.
+    fn store_values(&mut self, index: u32) {
         let body = self.body;
         self.operands_to_locals(&body.places[index as usize].stack);
         let top = self.frames_at(TOP);
@@ -229,10 +248,6 @@ impl<T: Target> Writer<'_, '_, T> {
         self.put(&Instruction::LocalGet(body.base_local));
         self.put(&Instruction::I32Const(signed(bytes)));
         self.put(&Instruction::I32Add);
-        self.put(&Instruction::LocalSet(body.base_local));
-        self.put(&Instruction::I32Const(signed(self.first_site + index)));
-        self.put(&Instruction::LocalSet(body.site_local));
-        self.branch_to(unwind);
     }
 
     /// Variable and offset of each value that a place saves, and the bytes of all.

@@ -14,6 +14,7 @@
 use wasm_encoder::{Function, GlobalType, Instruction as I, MemArg};
 use wasmparser::{FuncType, ValType};
 
+use super::zero;
 use crate::frame::{HEADER_BYTES, TOP, WORD_UNWINDING};
 
 /// How many values functions store by themselves.
@@ -141,6 +142,20 @@ pub(super) fn finish(places: Places) -> Function {
     code
 }
 
+/// The body of the function that does so as the last deed of a function with such results.
+pub(super) fn finish_last(places: Places, results: &[ValType]) -> Function {
+    let (end, site) = (0, 1);
+    let mut code = Function::new([]);
+    code.instruction(&I::LocalGet(end))
+        .instruction(&I::LocalGet(site))
+        .instruction(&I::Call(places.finisher));
+    for &ty in results {
+        code.instruction(&zero(ty));
+    }
+    code.instruction(&I::End);
+    code
+}
+
 /// The body of the function that finishes a frame whose values are saved.
 pub(super) fn close(places: Places) -> Function {
     let site = 0;
@@ -184,7 +199,12 @@ pub(super) fn unwinding_type() -> GlobalType {
 
 /// What the finisher takes.
 pub(super) fn finisher_type() -> FuncType {
-    FuncType::new([ValType::I32, ValType::I32], [])
+    last_finisher_type(&[])
+}
+
+/// The same, with what it gives for the function that ends with it.
+pub(super) fn last_finisher_type(results: &[ValType]) -> FuncType {
+    FuncType::new([ValType::I32, ValType::I32], results.iter().copied())
 }
 
 pub(super) fn aligned(memory_index: u32, offset: u32) -> MemArg {

@@ -200,16 +200,18 @@ fn stopped_with(start: i32, code: &str) -> i32 {
 }
 
 #[test]
-fn a_loop_that_counts_its_rounds_looks_once_in_sixteen() {
+fn a_loop_that_counts_its_rounds_looks_once_in_sixty_four() {
     let by = |step: i32| format!("(local.set $i (i32.add (local.get $i) (i32.const {step})))");
-    assert_eq!(stopped_with(1, &format!("(loop $l {} (br $l))", by(1))), 16);
+    assert_eq!(stopped_with(1, &format!("(loop $l {} (br $l))", by(1))), 64);
     assert_eq!(stopped_with(5, &format!("(loop $l {} (br $l))", by(-1))), 0);
-    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(8))), 129);
-    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(-24))), 9 - 11 * 24, "in whichever order the bits come");
+    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(8))), 513);
+    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(-24))), 9 - 43 * 24, "in whichever order the bits come");
     let left = format!("(loop $l (block $b (br_if $b (local.get $n)) (return)) {} (br $l))", by(1));
-    assert_eq!(stopped_with(1, &left), 16, "ways out of the loop come back to no head");
+    assert_eq!(stopped_with(1, &left), 64, "ways out of the loop come back to no head");
     let last = "(loop $l (br_if $l (local.tee $i (i32.add (local.get $i) (i32.const 3)))))";
-    assert_eq!(stopped_with(3, last), 48);
+    assert_eq!(stopped_with(3, last), 192);
+    let both = format!("(loop $l {} (local.set $n (i32.add (local.get $n) (i32.const -1))) (br $l))", by(1));
+    assert_eq!(stopped_with(60, &both), 61, "of two the one that falls, here from 1 to 0");
 }
 
 #[test]
