@@ -80,7 +80,11 @@ impl Counts {
     }
 
     /// Requests in the window that ends now, rounded down.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count that has lost its fraction")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a count that has lost its fraction"
+    )]
     pub fn within(&self, window: &Window, now: Timestamp) -> u64 {
         self.requests(window, now) as u64
     }
@@ -88,7 +92,10 @@ impl Counts {
     /// Requests in the window that ends now: those of the bucket in which it begins count as far as it covers that one. Without
     /// them a steady rate would seem to fall whenever a bucket begins, to nought where the window is one bucket.
     fn requests(&self, window: &Window, now: Timestamp) -> f64 {
-        let whole: u64 = self.buckets(window, now).map(|(_, count)| count).fold(0, u64::saturating_add);
+        let whole: u64 = self
+            .buckets(window, now)
+            .map(|(_, count)| count)
+            .fold(0, u64::saturating_add);
         let first = window.bucket(now).checked_sub(window.buckets);
         let begun = self.latest.iter().find(|(at, _)| Some(*at) == first);
         to_f64(whole) + begun.map_or(0.0, |(_, count)| to_f64(*count) * window.left(now))
@@ -203,8 +210,14 @@ mod tests {
         let mut monitor = RateMonitor::default();
         (0..300).for_each(|_| monitor.arrived(Code(1), Owner(1), second(1000)));
         assert!((monitor.rate(second(1000)) - 1.0).abs() < 1e-9);
-        assert!((monitor.rate(second(1300)) - 1.0).abs() < 1e-9, "they came within the last five minutes");
-        assert!((monitor.rate(second(1305)) - 0.5).abs() < 1e-9, "half of their bucket lies before");
+        assert!(
+            (monitor.rate(second(1300)) - 1.0).abs() < 1e-9,
+            "they came within the last five minutes"
+        );
+        assert!(
+            (monitor.rate(second(1305)) - 0.5).abs() < 1e-9,
+            "half of their bucket lies before"
+        );
         assert_eq!(monitor.rate(second(1310)).to_bits(), 0);
         monitor.forget_idle(second(1310));
         assert_eq!(monitor.codes().count(), 0);
@@ -213,13 +226,19 @@ mod tests {
     #[test]
     fn a_steady_rate_is_steady_however_few_buckets_there_are() {
         for buckets in [1, 2, 30] {
-            let window = Window { bucket_seconds: 10, buckets };
+            let window = Window {
+                bucket_seconds: 10,
+                buckets,
+            };
             let (mut counts, began) = (Counts::default(), 10 * (buckets + 1));
             for at in 0..2 * began {
                 counts.add_many(&window, 4, second(at));
                 if at >= began {
                     let rate = counts.rate(&window, second(at));
-                    assert!((rate - 4.0).abs() <= 0.4 + 1e-9, "{rate} a second at {at} with {buckets} buckets");
+                    assert!(
+                        (rate - 4.0).abs() <= 0.4 + 1e-9,
+                        "{rate} a second at {at} with {buckets} buckets"
+                    );
                 }
             }
         }

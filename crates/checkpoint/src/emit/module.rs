@@ -241,7 +241,11 @@ impl Parts {
             poll: main.analysis.options.poll,
             first_site,
         };
-        let locals = if body.is_leaf() { body.locals.len() } else { body.kept_locals };
+        let locals = if body.is_leaf() {
+            body.locals.len()
+        } else {
+            body.kept_locals
+        };
         let mut writer = Writer::new(body, main, manner, &body.locals[body.parameters..locals]);
         writer.sharing(Writer::entry_and_steps);
         if writer.code.byte_len() > CODE_BYTES_MAX {

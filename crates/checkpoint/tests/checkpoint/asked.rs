@@ -192,7 +192,9 @@ fn stopped_with(start: i32, code: &str) -> i32 {
     assert!(stopper.set(guest.stopper()).is_ok());
     let outcome = guest.call(&mut store, "run", &[]).expect("it does not fail");
     assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}");
-    let checkpoint = prepared.capture(&guest, &mut store, Vec::new()).expect("it has stopped");
+    let checkpoint = prepared
+        .capture(&guest, &mut store, Vec::new())
+        .expect("it has stopped");
     match checkpoint.frames[0].values.last() {
         Some(Value::I32(value)) => value.cast_signed(),
         values => panic!("{values:?}"),
@@ -205,13 +207,27 @@ fn a_loop_that_counts_its_rounds_looks_once_in_sixty_four() {
     assert_eq!(stopped_with(1, &format!("(loop $l {} (br $l))", by(1))), 64);
     assert_eq!(stopped_with(5, &format!("(loop $l {} (br $l))", by(-1))), 0);
     assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(8))), 513);
-    assert_eq!(stopped_with(9, &format!("(loop $l {} (br $l))", by(-24))), 9 - 43 * 24, "in whichever order the bits come");
-    let left = format!("(loop $l (block $b (br_if $b (local.get $n)) (return)) {} (br $l))", by(1));
+    assert_eq!(
+        stopped_with(9, &format!("(loop $l {} (br $l))", by(-24))),
+        9 - 43 * 24,
+        "in whichever order the bits come"
+    );
+    let left = format!(
+        "(loop $l (block $b (br_if $b (local.get $n)) (return)) {} (br $l))",
+        by(1)
+    );
     assert_eq!(stopped_with(1, &left), 64, "ways out of the loop come back to no head");
     let last = "(loop $l (br_if $l (local.tee $i (i32.add (local.get $i) (i32.const 3)))))";
     assert_eq!(stopped_with(3, last), 192);
-    let both = format!("(loop $l {} (local.set $n (i32.add (local.get $n) (i32.const -1))) (br $l))", by(1));
-    assert_eq!(stopped_with(60, &both), 61, "of two the one that falls, here from 1 to 0");
+    let both = format!(
+        "(loop $l {} (local.set $n (i32.add (local.get $n) (i32.const -1))) (br $l))",
+        by(1)
+    );
+    assert_eq!(
+        stopped_with(60, &both),
+        61,
+        "of two the one that falls, here from 1 to 0"
+    );
 }
 
 #[test]
