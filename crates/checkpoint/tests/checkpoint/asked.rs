@@ -72,7 +72,7 @@ fn a_running_loop_stops_when_asked_and_goes_on() {
     let [Val::I64(count)] = results[..] else {
         panic!("{results:?}")
     };
-    let [bowline_checkpoint::Value::I64(before)] = counted[..] else {
+    let [Value::I64(before)] = counted[..] else {
         panic!("{counted:?}")
     };
     assert_eq!(count, before.cast_signed() + 1, "the count goes on where it stood");
