@@ -12,6 +12,7 @@ mod density;
 mod fleets;
 mod instances;
 mod invoke;
+mod moves;
 mod neighbours;
 mod placement;
 mod queue;

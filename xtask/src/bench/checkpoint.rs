@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::subject::Subjects;
 use super::table::{Goal, Row};
-use super::{Effort, median, progress};
+use super::{Effort, median, moves, progress};
 use crate::shell;
 
 /// The run time of instrumented programs by that of plain ones: the mean, and any single one.
@@ -32,6 +32,7 @@ pub fn measure(subjects: &Subjects, effort: Effort) -> Result<Vec<Row>> {
     }
     let mut rows = of_programs(&reports)?;
     rows.extend(of_stops(&reports)?);
+    rows.extend(moves::measure(subjects)?);
     Ok(rows)
 }
 
