@@ -117,7 +117,7 @@ impl<'b, 'a> Rounds<'b, 'a> {
     }
 
     fn operator(&mut self, operator: &Operator<'_>) {
-        let Some(ways) = Ways::of(operator) else { return };
+        let ways = Ways::of(operator);
         ways.branches.into_iter().for_each(|depth| self.branch(depth));
         if !ways.goes_on {
             self.passed = UNREACHED;
