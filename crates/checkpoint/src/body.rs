@@ -10,6 +10,7 @@ pub(crate) mod ways;
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use wasmparser::{Catch, Operator, ValType};
 
 pub(crate) use counters::Counter;
@@ -37,8 +38,10 @@ pub(crate) struct Body<'a> {
     pub blocks: Vec<Block>,
     pub places: Vec<PlaceOf>,
     pub saves: Saves,
+    /// Its places store what they save, and it ends there with a call.
+    pub is_leaf: bool,
     /// Variables for values of the operand stack, by height and type.
-    stack_locals: HashMap<(usize, ValType), u32>,
+    stack_locals: HashMap<(usize, ValType), u32, RandomState>,
     /// How many of the variables code needs that saves by calls: the others come last.
     pub kept_locals: usize,
     /// A condition, while the operands below it are copied.
@@ -100,8 +103,9 @@ pub(crate) struct PlaceOf {
     pub after: usize,
     /// Types of the operands that the innermost block has pushed, a call's results included.
     pub stack: Vec<ValType>,
-    /// Variables whose values are needed later.
-    pub live: Vec<u32>,
+    /// Variables that a frame saves here, but for those of the operands above: whose values are needed later, and those that keep
+    /// operands of the blocks around.
+    pub kept: Vec<u32>,
 }
 
 /// What kind of place it is.
@@ -164,38 +168,27 @@ impl Body<'_> {
     }
 
     /// The variables that a frame saves at a place, in the order of its layout.
-    pub(crate) fn saved_locals(&self, place: &PlaceOf) -> Vec<u32> {
-        let mut saved = self.kept_at(place);
+    pub(crate) fn saved_locals(&self, place: &PlaceOf) -> impl Iterator<Item = u32> {
         let stack = place.stack.iter().enumerate();
-        saved.extend(stack.map(|(height, &ty)| self.stack_local(height, ty)));
-        saved
+        let operands = stack.map(|(height, &ty)| self.stack_local(height, ty));
+        place.kept.iter().copied().chain(operands)
     }
 
-    /// The variables among these: all but those of the operands of the innermost block.
-    pub(crate) fn kept_at(&self, place: &PlaceOf) -> Vec<u32> {
-        if matches!(place.kind, PlaceKind::Dead) {
-            return Vec::new();
-        }
-        let keeper_of = |block: u32| self.blocks[block as usize].keeper;
-        let mut keepers: Vec<u32> = std::iter::successors(place.block.and_then(keeper_of), |&keeper| {
-            self.blocks[keeper as usize].parent.and_then(keeper_of)
-        })
-        .collect();
-        keepers.reverse();
-        let mut kept = place.live.clone();
-        for keeper in keepers {
-            kept.extend(&self.blocks[keeper as usize].outer_locals);
-        }
-        kept
-    }
-
-    /// Refuses what cannot be saved, or would be too much.
-    fn check_values(&self) -> Result<(), Refusal> {
+    /// Adds the variables that keep operands of the blocks around to those that each place saves; refuses too much.
+    fn keep_operands(&mut self) -> Result<(), Refusal> {
         let mut saved = 0;
-        for place in &self.places {
-            let locals = self.saved_locals(place);
-            self.value_types(locals.iter().map(|&local| self.locals[local as usize]))?;
-            saved += locals.len();
+        let mut keepers = Vec::new();
+        for place in &mut self.places {
+            if !matches!(place.kind, PlaceKind::Dead) {
+                let keeper_of = |block: u32| self.blocks[block as usize].keeper;
+                keepers.extend(std::iter::successors(place.block.and_then(keeper_of), |&keeper| {
+                    self.blocks[keeper as usize].parent.and_then(keeper_of)
+                }));
+                for keeper in keepers.drain(..).rev() {
+                    place.kept.extend(&self.blocks[keeper as usize].outer_locals);
+                }
+            }
+            saved += place.kept.len() + place.stack.len();
             if saved > SAVED_VALUES_MAX {
                 return Err(self.too_large("its places save too many values"));
             }
@@ -203,13 +196,12 @@ impl Body<'_> {
         Ok(())
     }
 
-    /// The layout of each place.
+    /// The layout of each place; refuses what cannot be saved.
     pub(crate) fn layouts(&self) -> Result<Vec<Layout>, Refusal> {
         let mut layouts = Vec::with_capacity(self.places.len());
+        let mut lies_at = vec![0; self.locals.len()];
         for (index, place) in (0..).zip(&self.places) {
-            let locals = self.saved_locals(place);
-            let types = locals.iter().map(|&local| self.locals[local as usize]);
-            let values = self.value_types(types)?;
+            let values = self.value_types(self.saved_locals(place).map(|local| self.locals[local as usize]))?;
             let kind = match place.kind {
                 PlaceKind::Entry => Place::Entry,
                 PlaceKind::Loop(_) => Place::Loop,
@@ -219,7 +211,7 @@ impl Body<'_> {
                     Place::Call(self.value_types(results.iter().copied())?)
                 }
             };
-            let (offsets, bytes) = self.offsets(index);
+            let (offsets, bytes) = self.offsets(index, &mut lies_at);
             layouts.push(Layout {
                 place: kind,
                 values,

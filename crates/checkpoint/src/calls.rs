@@ -6,29 +6,25 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use wasmparser::{FuncType, Operator};
+use wasmparser::{FuncType, FuncValidatorAllocations, Operator, OperatorsReader};
 
 use crate::Refusal;
 use crate::outline::{Outline, invalid};
 
-/// Operators that may be executed between two polls. Calls that do not poll themselves count with what they may do, so
+/// Operators that may be executed between two polls. Calls count with what the callee may do before it polls, so
 /// this is met by functions that call each other many times on each of many levels. Steps of loops that poll once in a few
 /// rounds are executed up to as many times.
 const WORK_MAX: u64 = 1 << 17;
-/// The same of a function on a cycle of calls, which may be met once for each frame of a stack.
-const WORK_ON_CYCLE_MAX: u64 = 1 << 14;
+/// The same of a function on a cycle of calls, of which there may be one for each frame of a stack that returns.
+const WORK_ON_CYCLE_MAX: u64 = 1 << 12;
 
 /// What the code of all functions says about the module.
 #[derive(Default)]
 pub(crate) struct Calls {
     /// Functions in which a frame may be found when the guest stops.
     pub may_stop: Vec<bool>,
-    /// Functions that call themselves over and over without growing the stack, and those that do much.
+    /// Some function of each cycle of calls, and those that do much.
     pub polls_at_entry: Vec<bool>,
-    /// Of each function, on which cycle of calls it lies: functions of one number can reach each other.
-    component: Vec<u32>,
-    /// The same of each type, for calls through references.
-    indirect_component: Vec<u32>,
     /// For each type, whether a call through a reference of that type may be stopped inside.
     pub indirect_may_stop: Vec<bool>,
     /// Functions that such functions call by their index.
@@ -54,7 +50,6 @@ pub(crate) struct Touched {
 /// that a call of that type may reach.
 struct Graph {
     edges: Vec<Vec<u32>>,
-    tail_edges: Vec<Vec<u32>>,
     loops: Vec<bool>,
     /// How many operators each function has.
     operators: Vec<u64>,
@@ -64,36 +59,33 @@ struct Graph {
 }
 
 impl Calls {
-    /// Reads the code of all functions; adds what `ref.func` names to the outline.
+    /// Reads and validates the code of all functions; adds what `ref.func` names to the outline.
     pub(crate) fn read(module: &[u8], outline: &mut Outline) -> Result<Self, Refusal> {
         let mut graph = Graph::new(outline);
         let mut touched = Touched::default();
         let mut addressed = BTreeSet::new();
+        let mut allocations = FuncValidatorAllocations::default();
         for (index, code) in outline.bodies.iter().enumerate() {
             let function = outline.function_of_body(index) as usize;
-            let mut reader = code.body(module).get_operators_reader().map_err(invalid)?;
+            let mut validator = code.validator(allocations);
+            let mut reader = code.body(module).get_binary_reader();
+            validator.read_locals(&mut reader).map_err(invalid)?;
+            let mut reader = OperatorsReader::new(reader);
             while !reader.eof() {
-                let operator = reader.read().map_err(invalid)?;
+                let (operator, offset) = reader.read_with_offset().map_err(invalid)?;
+                validator.op(offset, &operator).map_err(invalid)?;
                 if let Operator::RefFunc { function_index } = operator {
                     addressed.insert(function_index);
                 }
                 graph.see(function, &operator);
                 touched.see(&operator);
             }
+            reader.finish().map_err(invalid)?;
+            allocations = validator.into_allocations();
         }
         outline.addressed.extend(addressed);
         graph.connect_types(outline);
         Ok(graph.judge(outline, touched))
-    }
-
-    /// Whether a function and one that it calls by its index lie on one cycle.
-    pub(crate) fn calls_back(&self, caller: u32, callee: u32) -> bool {
-        self.component[caller as usize] == self.component[callee as usize]
-    }
-
-    /// The same of what a reference of this type may lead to.
-    pub(crate) fn indirect_calls_back(&self, caller: u32, type_index: u32) -> bool {
-        self.component[caller as usize] == self.indirect_component[type_index as usize]
     }
 }
 
@@ -112,7 +104,6 @@ impl Graph {
         }
         Self {
             edges: vec![Vec::new(); next as usize],
-            tail_edges: vec![Vec::new(); next as usize],
             loops: vec![false; functions],
             operators: vec![0; functions],
             has_tail_calls: false,
@@ -132,12 +123,10 @@ impl Graph {
             Operator::ReturnCall { function_index } => {
                 self.has_tail_calls = true;
                 self.edges[function].push(function_index);
-                self.tail_edges[function].push(function_index);
             }
             Operator::ReturnCallIndirect { type_index, .. } => {
                 let node = self.type_nodes[type_index as usize];
                 self.edges[function].push(node);
-                self.tail_edges[function].push(node);
             }
             _ => {}
         }
@@ -147,27 +136,18 @@ impl Graph {
         for &function in &outline.addressed {
             let node = self.type_nodes[outline.functions[function as usize] as usize] as usize;
             self.edges[node].push(function);
-            self.tail_edges[node].push(function);
         }
     }
 
     fn judge(self, outline: &Outline, touched: Touched) -> Calls {
         let functions = outline.functions.len();
-        let cycles = Components::of(&self.edges);
-        let on_tail_cycle = Components::of(&self.tail_edges).on_cycle;
-        let does_much = self.does_much(&cycles);
+        let cycles = Cycles::of(&self.edges, functions);
+        let polls_at_entry = self.polling_at_entry(&cycles);
         let mut may_stop = cycles.on_cycle;
         for (node, &has_loop) in self.loops.iter().enumerate() {
-            may_stop[node] |= has_loop || does_much[node];
+            may_stop[node] |= has_loop || polls_at_entry[node];
         }
         spread_to_callers(&self.edges, &mut may_stop);
-        let polls_at_entry = (0..functions)
-            .map(|node| does_much[node] || on_tail_cycle[node] && !self.tail_edges[node].is_empty())
-            .collect();
-        let indirect_component = self.type_nodes.iter().map(|&node| cycles.number[node as usize]);
-        let indirect_component = indirect_component.collect();
-        let mut component = cycles.number;
-        component.truncate(functions);
         let indirect_may_stop = self.type_nodes.iter().map(|&node| may_stop[node as usize]).collect();
         may_stop.truncate(functions);
         let callers = self.edges.iter().zip(&may_stop).filter(|(_, may_stop)| **may_stop);
@@ -177,37 +157,32 @@ impl Graph {
             has_tail_calls: self.has_tail_calls,
             may_stop,
             polls_at_entry,
-            component,
-            indirect_component,
             indirect_may_stop,
             touched,
         }
     }
 
-    /// Functions that may do more than they should between two polls, if only loops and calls on cycles polled. They
-    /// poll at their entry, after which their callers have polled as well.
-    fn does_much(&self, cycles: &Components) -> Vec<bool> {
+    /// The functions that cut cycles of calls, and those that would do more than they should between two polls, if
+    /// only they and loops polled.
+    fn polling_at_entry(&self, cycles: &Cycles) -> Vec<bool> {
         let functions = self.operators.len();
+        let mut polls = cycles.cut.clone();
+        // What each does from its entry to its return, or to its poll.
         let mut work = vec![0_u64; self.edges.len()];
-        let mut polls = vec![false; functions];
-        for component in &cycles.callees_first {
-            for &node in component {
-                let callees = self.edges[node].iter().map(|&callee| callee as usize);
-                let elsewhere = callees.filter(|&callee| cycles.number[callee] != cycles.number[node]);
-                let called = elsewhere.map(|callee| work[callee]);
-                if node >= functions {
-                    work[node] = called.max().unwrap_or_default();
-                    continue;
-                }
-                let all = called.fold(self.operators[node], u64::saturating_add);
-                let most = if cycles.on_cycle[node] {
-                    WORK_ON_CYCLE_MAX
-                } else {
-                    WORK_MAX
-                };
-                polls[node] = all > most;
-                work[node] = if polls[node] { 0 } else { all };
+        for &node in &cycles.callees_first {
+            let called = self.edges[node].iter().map(|&callee| work[callee as usize]);
+            if node >= functions {
+                work[node] = called.max().unwrap_or_default();
+                continue;
             }
+            let all = called.fold(self.operators[node], u64::saturating_add);
+            let most = if cycles.on_cycle[node] {
+                WORK_ON_CYCLE_MAX
+            } else {
+                WORK_MAX
+            };
+            polls[node] |= all > most;
+            work[node] = if polls[node] { 0 } else { all };
         }
         polls
     }
@@ -259,19 +234,20 @@ fn spread_to_callers(edges: &[Vec<u32>], marked: &mut [bool]) {
     }
 }
 
-/// The components of a graph whose nodes reach each other (Tarjan's algorithm, without recursion).
-struct Components {
-    /// Of each node, the number of its component.
-    number: Vec<u32>,
-    /// Nodes of components with several, and those with an edge to themselves.
+/// The cycles of a graph (Tarjan's algorithm, without recursion).
+struct Cycles {
+    /// Nodes on some cycle.
     on_cycle: Vec<bool>,
-    /// The nodes of each, those that others lead to first.
-    callees_first: Vec<Vec<usize>>,
+    /// Of the first nodes, those without which no cycle is left.
+    cut: Vec<bool>,
+    /// All nodes, each behind those that its edges lead to, but for edges that close a cycle.
+    callees_first: Vec<usize>,
 }
 
-impl Components {
-    fn of(edges: &[Vec<u32>]) -> Self {
-        let mut search = Search::new(edges);
+impl Cycles {
+    /// Each cycle has one of the first `cuttable` nodes: no edge leads from one of the others to such.
+    fn of(edges: &[Vec<u32>], cuttable: usize) -> Self {
+        let mut search = Search::new(edges, cuttable);
         for node in 0..edges.len() {
             if search.order[node] == UNSEEN {
                 search.explore(node);
@@ -287,26 +263,29 @@ struct Search<'g> {
     edges: &'g [Vec<u32>],
     order: Vec<usize>,
     lowest: Vec<usize>,
+    /// Nodes whose edges are being followed.
+    is_open: Vec<bool>,
     on_stack: Vec<bool>,
     stack: Vec<usize>,
     next: usize,
-    found: Components,
+    found: Cycles,
 }
 
 impl<'g> Search<'g> {
-    fn new(edges: &'g [Vec<u32>]) -> Self {
+    fn new(edges: &'g [Vec<u32>], cuttable: usize) -> Self {
         let count = edges.len();
         Self {
             edges,
             order: vec![UNSEEN; count],
             lowest: vec![UNSEEN; count],
+            is_open: vec![false; count],
             on_stack: vec![false; count],
             stack: Vec::new(),
             next: 0,
-            found: Components {
-                number: vec![0; count],
+            found: Cycles {
                 on_cycle: vec![false; count],
-                callees_first: Vec::new(),
+                cut: vec![false; cuttable],
+                callees_first: Vec::with_capacity(count),
             },
         }
     }
@@ -315,6 +294,7 @@ impl<'g> Search<'g> {
         self.order[node] = self.next;
         self.lowest[node] = self.next;
         self.next += 1;
+        self.is_open[node] = true;
         self.on_stack[node] = true;
         self.stack.push(node);
     }
@@ -339,12 +319,18 @@ impl<'g> Search<'g> {
                 path.push((to, 0));
             } else if self.on_stack[to] {
                 self.lowest[node] = self.lowest[node].min(self.order[to]);
+                if self.is_open[to] {
+                    let cut = if to < self.found.cut.len() { to } else { node };
+                    self.found.cut[cut] = true;
+                }
             }
         }
     }
 
     /// Takes a finished component off the stack.
     fn leave(&mut self, node: usize) {
+        self.is_open[node] = false;
+        self.found.callees_first.push(node);
         if self.lowest[node] != self.order[node] {
             return;
         }
@@ -353,14 +339,10 @@ impl<'g> Search<'g> {
             .stack
             .split_off(start.expect("the root of a component is on the stack"));
         let alone = component.len() == 1 && !self.edges[node].iter().any(|&to| to as usize == node);
-        let number = self.found.callees_first.len();
-        let number = u32::try_from(number).expect("a module has fewer than 2^32 functions and types");
         for &member in &component {
             self.on_stack[member] = false;
             self.found.on_cycle[member] = !alone;
-            self.found.number[member] = number;
         }
-        self.found.callees_first.push(component);
     }
 }
 
@@ -386,7 +368,7 @@ mod tests {
                 (func $calls_short (call $short)))",
         );
         assert_eq!(calls.may_stop, [false, true, true, true, true, false]);
-        assert_eq!(calls.polls_at_entry, [false; 6]);
+        assert_eq!(calls.polls_at_entry, [false, false, false, true, false, false]);
     }
 
     #[test]
@@ -417,26 +399,63 @@ mod tests {
         assert!(calls.may_stop.iter().all(|may_stop| !may_stop), "this ends soon");
     }
 
+    /// A cycle through a reference is cut where it is called.
     #[test]
-    fn functions_on_one_cycle_are_told_from_those_that_it_only_reaches() {
+    fn one_function_of_each_cycle_polls_at_its_entry() {
         let calls = calls_of(
             "(module
                 (table 1 funcref) (elem (i32.const 0) $even)
                 (func $even (param i32) (call $odd))
                 (func $odd (call_indirect (param i32) (i32.const 1) (i32.const 0)) (call $loops))
-                (func $loops (loop (br_if 0 (i32.const 0)))))",
+                (func $loops (loop (br_if 0 (i32.const 0))))
+                (func $self (call $self) (call $even (i32.const 0))))",
         );
-        assert!(calls.calls_back(0, 1) && calls.indirect_calls_back(1, 0));
-        assert!(!calls.calls_back(1, 2) && !calls.calls_back(2, 1));
+        assert_eq!(calls.polls_at_entry.iter().filter(|polls| **polls).count(), 2);
+        assert!(calls.polls_at_entry[0] || calls.polls_at_entry[1]);
+        assert!(calls.polls_at_entry[3]);
+    }
+
+    /// Whatever the edges, what is left without the nodes that cut has no cycle; and each such node lies on one.
+    #[test]
+    fn no_cycle_is_left_between_cuts() {
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..2_000 {
+            let (functions, types) = (1 + random(12) as usize, random(4) as usize);
+            let nodes = functions + types;
+            let edges: Vec<Vec<u32>> = (0..nodes)
+                .map(|node| {
+                    let targets = if node < functions { nodes } else { functions };
+                    (0..random(4)).map(|_| random(targets as u64) as u32).collect()
+                })
+                .collect();
+            let cycles = Cycles::of(&edges, functions);
+            let left: Vec<Vec<u32>> = (0..nodes)
+                .map(|node| match cycles.cut.get(node) {
+                    Some(true) => Vec::new(),
+                    _ => edges[node].clone(),
+                })
+                .collect();
+            assert!(!Cycles::of(&left, functions).on_cycle.contains(&true), "{edges:?}");
+            assert!(
+                (0..functions).all(|node| !cycles.cut[node] || cycles.on_cycle[node]),
+                "{edges:?}"
+            );
+        }
     }
 
     #[test]
-    fn functions_that_call_each_other_as_their_last_act_poll_at_their_entry() {
+    fn functions_that_call_each_other_as_their_last_act_are_on_a_cycle() {
         let calls = calls_of(
             "(module (func $a (return_call $b)) (func $b (return_call $a)) (func $c (return_call $a))
                 (func $d (call $d)))",
         );
-        assert_eq!(calls.polls_at_entry, [true, true, false, false]);
+        assert_eq!(calls.polls_at_entry, [true, false, false, true]);
         assert_eq!(calls.may_stop, [true; 4]);
     }
 }

@@ -77,8 +77,8 @@ struct Writer<'w, 'a, T> {
     unwind: Option<u32>,
     /// The code that places share.
     shared: Shared,
-    /// Places store what they save, and the function ends with a call.
-    is_leaf: bool,
+    /// Room for where each variable lies in a frame.
+    lies_at: Vec<u32>,
     /// Offsets of branches that are unlikely.
     unlikely: Vec<u32>,
 }
@@ -96,7 +96,7 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
             labels: vec![0],
             unwind: None,
             shared: Shared::default(),
-            is_leaf: false,
+            lies_at: vec![0; body.locals.len()],
             unlikely: Vec::new(),
         }
     }
@@ -227,6 +227,11 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
                 let default = self.label(targets.default());
                 self.put(&Instruction::BrTable(labels.into(), default));
             }
+            // Half of all code, which is the same wherever it is written.
+            Operator::LocalGet { local_index } => self.put(&Instruction::LocalGet(*local_index)),
+            Operator::LocalSet { local_index } => self.put(&Instruction::LocalSet(*local_index)),
+            Operator::LocalTee { local_index } => self.put(&Instruction::LocalTee(*local_index)),
+            Operator::I32Const { value } => self.put(&Instruction::I32Const(*value)),
             other => {
                 if !self.target.rewrite(other, &mut self.code) {
                     let instruction = sound(self.target.instruction(other.clone()));

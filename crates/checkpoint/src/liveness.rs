@@ -4,6 +4,7 @@
 //! many is cut off, and then everything counts as needed, which is right as well, only larger. Code whose
 //! sets would fill the memory is refused.
 
+use smallvec::{SmallVec, smallvec};
 use wasmparser::Operator;
 
 use crate::body::ways::{Ways, label_of};
@@ -17,13 +18,13 @@ const BLOCK_WORDS_MAX: usize = 4 << 20;
 /// Values that all places of a function may save together.
 pub(crate) const SAVED_VALUES_MAX: usize = 2_000_000;
 
-/// A set of variables.
+/// A set of variables; most functions have few, whose sets need no memory of their own.
 #[derive(Clone, PartialEq)]
-struct Set(Vec<u64>);
+struct Set(SmallVec<[u64; 2]>);
 
 impl Set {
     fn empty(variables: usize) -> Self {
-        Self(vec![0; variables.div_ceil(64)])
+        Self(smallvec![0; variables.div_ceil(64)])
     }
 
     fn add(&mut self, variable: u32) {
@@ -42,12 +43,15 @@ impl Set {
 
     fn variables(&self) -> Vec<u32> {
         let words = (0u32..).zip(&self.0);
-        words
-            .flat_map(|(word, bits)| {
-                let set = (0..64).filter(move |bit| bits >> bit & 1 == 1);
-                set.map(move |bit| word * 64 + bit)
-            })
-            .collect()
+        let mut variables = Vec::with_capacity(self.0.iter().map(|bits| bits.count_ones() as usize).sum());
+        for (word, &bits) in words {
+            let mut left = bits;
+            while left != 0 {
+                variables.push(word * 64 + left.trailing_zeros());
+                left &= left - 1;
+            }
+        }
+        variables
     }
 }
 
@@ -110,10 +114,10 @@ pub(crate) fn mark(body: &mut Body<'_>) -> Result<(), &'static str> {
     }
     let parameters = u32::try_from(body.parameters).expect("a function has few parameters");
     for (place, live) in body.places.iter_mut().zip(places) {
-        place.live = if ended.is_ok() { live } else { all.clone() };
+        place.kept = if ended.is_ok() { live } else { all.clone() };
         match place.kind {
-            PlaceKind::Entry => place.live.retain(|&variable| variable < parameters),
-            PlaceKind::Dead => place.live.clear(),
+            PlaceKind::Entry => place.kept.retain(|&variable| variable < parameters),
+            PlaceKind::Dead => place.kept.clear(),
             PlaceKind::Loop(_) | PlaceKind::Call { .. } => {}
         }
     }
@@ -193,7 +197,9 @@ impl Walk<'_, '_> {
             let mut own = Set::empty(self.variables);
             for catch in catches {
                 self.work_on_set()?;
-                own.join(&self.label(label_of(catch)));
+                if let Some(target) = self.label(label_of(catch)) {
+                    own.join(target);
+                }
             }
             if let Some(outer) = &caught {
                 own.join(outer);
@@ -233,23 +239,21 @@ impl Walk<'_, '_> {
         Ok(index)
     }
 
-    /// What is needed where a branch of this depth leads.
-    fn label(&self, depth: u32) -> Set {
-        let from_inside = self.labels.len().checked_sub(1 + depth as usize);
-        match from_inside {
-            Some(index) => self.labels[index].target.clone(),
-            None => Set::empty(self.variables),
-        }
+    /// What is needed where a branch of this depth leads; nothing at the function's end.
+    fn label(&self, depth: u32) -> Option<&Set> {
+        let index = self.labels.len().checked_sub(1 + depth as usize)?;
+        Some(&self.labels[index].target)
     }
 
     fn operator(&mut self, operator: &Operator<'_>) -> Result<(), Cut> {
-        let ways = Ways::of(operator);
-        if !ways.goes_on {
-            self.work_on_set()?;
-            self.live = Set::empty(self.variables);
-        }
-        for depth in ways.branches {
-            self.join_label(depth)?;
+        if let Some(ways) = Ways::of(operator) {
+            if !ways.goes_on {
+                self.work_on_set()?;
+                self.live = Set::empty(self.variables);
+            }
+            for depth in ways.branches {
+                self.join_label(depth)?;
+            }
         }
         match operator {
             Operator::LocalGet { local_index } => self.live.add(*local_index),
@@ -264,8 +268,9 @@ impl Walk<'_, '_> {
 
     fn join_label(&mut self, depth: u32) -> Result<(), Cut> {
         self.work_on_set()?;
-        let target = self.label(depth);
-        self.live.join(&target);
+        if let Some(index) = self.labels.len().checked_sub(1 + depth as usize) {
+            self.live.join(&self.labels[index].target);
+        }
         Ok(())
     }
 

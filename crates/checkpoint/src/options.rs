@@ -1,11 +1,11 @@
 //! What the caller decides about the pass; part of every checkpoint, since layouts depend on it.
 
 /// The version of the pass: raised whenever places or layouts of frames change for the same module.
-pub const PASS_VERSION: u32 = 2;
+pub const PASS_VERSION: u32 = 3;
 
 /// The version of what instrumented code looks like otherwise: raised whenever continuations need another main module.
 /// No checkpoint bears it, but whoever keeps compiled modules has to.
-pub const CODE_VERSION: u32 = 6;
+pub const CODE_VERSION: u32 = 7;
 
 /// How a module is instrumented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use wasmparser::{
-    ConstExpr, Element, ElementItems, Export, ExternalKind, FuncToValidate, FuncType, FunctionBody, GlobalType, Import,
-    MemoryType, Operator, Parser, Payload, RefType, TableInit, TableType, TypeRef, ValType, ValidPayload, Validator,
-    ValidatorResources,
+    ConstExpr, Element, ElementItems, Export, ExternalKind, FuncToValidate, FuncType, FuncValidator,
+    FuncValidatorAllocations, FunctionBody, GlobalType, Import, MemoryType, Operator, Parser, Payload, RefType,
+    TableInit, TableType, TypeRef, ValType, ValidPayload, Validator, ValidatorResources,
 };
 
 use crate::{Refusal, features, names};
@@ -34,11 +34,11 @@ pub(crate) struct Outline {
 /// Where a function's code lies, and what is needed to validate it again.
 pub(crate) struct Code {
     pub range: Range<usize>,
-    pub to_validate: FuncToValidate<ValidatorResources>,
+    to_validate: FuncToValidate<ValidatorResources>,
 }
 
 impl Outline {
-    /// Reads a module that [`features::check`] has taken.
+    /// Reads a module and validates it but for its code, which [`Calls::read`](crate::calls::Calls::read) does.
     pub(crate) fn read(module: &[u8]) -> Result<Self, Refusal> {
         let mut outline = Self::default();
         let mut validator = Validator::new_with_features(features::TAKEN);
@@ -214,6 +214,23 @@ impl Code {
     pub(crate) fn body<'a>(&self, module: &'a [u8]) -> FunctionBody<'a> {
         let bytes = &module[self.range.clone()];
         FunctionBody::new(wasmparser::BinaryReader::new(bytes, self.range.start))
+    }
+
+    /// What validates it, operator by operator.
+    pub(crate) fn validator(&self, allocations: FuncValidatorAllocations) -> FuncValidator<ValidatorResources> {
+        let FuncToValidate {
+            resources,
+            index,
+            ty,
+            features,
+        } = &self.to_validate;
+        let again = FuncToValidate {
+            resources: resources.clone(),
+            index: *index,
+            ty: *ty,
+            features: *features,
+        };
+        again.into_validator(allocations)
     }
 }
 

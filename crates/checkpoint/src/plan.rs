@@ -157,9 +157,16 @@ impl Plan {
 
 impl Analysis {
     fn new(module: Arc<[u8]>, options: Options) -> Result<Self, Refusal> {
-        features::check(&module)?;
-        let mut outline = Outline::read(&module)?;
-        let calls = Calls::read(&module, &mut outline)?;
+        let read = || {
+            let mut outline = Outline::read(&module)?;
+            let calls = Calls::read(&module, &mut outline)?;
+            Ok((outline, calls))
+        };
+        let (outline, calls) = read().or_else(|refusal| {
+            // What makes a module invalid comes before what else is refused, and has a name where it is a proposal.
+            features::check(&module)?;
+            Err(refusal)
+        })?;
         Ok(Self {
             segments: Segments::of(&outline, &calls.touched),
             switches: Switches::of(&outline, &calls.called),

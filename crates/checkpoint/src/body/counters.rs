@@ -55,8 +55,8 @@ impl Body<'_> {
         }
     }
 
-    /// Whether it calls nothing, and has few places.
-    pub(crate) fn is_leaf(&self) -> bool {
+    /// Whether it has few places and calls nothing that comes back to it.
+    pub(super) fn is_simple(&self) -> bool {
         !self.places.is_empty() && self.places.len() <= LEAF_PLACES_MAX && !self.steps.iter().any(calls)
     }
 
@@ -76,7 +76,7 @@ impl Body<'_> {
                         Some(0) => true,
                         Some(number) => open[number - 1].end > at,
                     };
-                    if Ways::of(operator).branches.into_iter().any(passes_by) {
+                    if Ways::of(operator).is_some_and(|ways| ways.branches.into_iter().any(passes_by)) {
                         return false;
                     }
                 }

@@ -4,7 +4,7 @@
 use wasmparser::Operator;
 
 use super::ways::{Ways, label_of};
-use super::{Block, Body, PlaceKind, Shape, Step};
+use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
 
 /// Variables that may be looked at: each of them for each block and branch.
 const WORK_MAX: usize = 1 << 26;
@@ -14,7 +14,7 @@ const MEET: u32 = u32::MAX;
 /// The origin of each variable's value; nothing where code is not reached.
 type Values = Option<Vec<u32>>;
 
-/// The origins of the values that each place saves besides operands, in the order of [`Body::kept_at`]. Where it would take too much
+/// The origins of the values that each place saves besides operands, in the order of [`PlaceOf::kept`]. Where it would take too much
 /// work to find them, each has one of its own.
 pub(super) fn of_places(body: &Body<'_>) -> Vec<Vec<u32>> {
     let mut walk = Walk::new(body);
@@ -22,7 +22,7 @@ pub(super) fn of_places(body: &Body<'_>) -> Vec<Vec<u32>> {
         return walk.found;
     }
     let mut next = 0..;
-    let own = |place| next.by_ref().take(body.kept_at(place).len()).collect();
+    let own = |place: &PlaceOf| next.by_ref().take(place.kept.len()).collect();
     body.places.iter().map(own).collect()
 }
 
@@ -100,8 +100,8 @@ impl<'b, 'a> Walk<'b, 'a> {
 
     fn note(&mut self, place: usize) {
         if let Some(values) = &self.values {
-            let kept = self.body.kept_at(&self.body.places[place]);
-            self.found[place] = kept.into_iter().map(|local| values[local as usize]).collect();
+            let kept = &self.body.places[place].kept;
+            self.found[place] = kept.iter().map(|&local| values[local as usize]).collect();
         }
     }
 
@@ -196,7 +196,9 @@ impl<'b, 'a> Walk<'b, 'a> {
         if let Operator::LocalSet { local_index } | Operator::LocalTee { local_index } = operator {
             self.assign(*local_index);
         }
-        let ways = Ways::of(operator);
+        let Some(ways) = Ways::of(operator) else {
+            return Ok(());
+        };
         for depth in ways.branches {
             self.branch(depth)?;
         }

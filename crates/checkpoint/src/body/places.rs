@@ -3,8 +3,6 @@
 //!  - A loop need not poll where each of its rounds passes a place that does: then those poll.
 //!  - A call whose results its caller returns as they are leaves nothing of the caller to save.
 //!  - Nothing is needed behind a call that is not meant to return, but that it did not.
-//!
-//! Calls on a cycle of calls poll, so that every endless run does: their places stay.
 
 use wasmparser::Operator;
 
@@ -37,6 +35,9 @@ struct PolledLoops {
 impl Body<'_> {
     /// Drops the places that are not needed, and marks the blocks that hold the others.
     pub(super) fn settle_places(&mut self) {
+        if self.places.is_empty() {
+            return;
+        }
         let polled = self.polled_loops();
         let (around, to_the_end) = (self.around_blocks(&polled), self.steps_to_the_end());
         for block in &self.blocks {
@@ -88,13 +89,13 @@ impl Body<'_> {
     /// Says what kind of place one behind a call is; whether it is needed.
     fn settle(&mut self, index: usize, around: &[Around], to_the_end: &[u8]) -> bool {
         let place = &self.places[index];
-        let PlaceKind::Call { results, polls } = place.kind else {
+        let PlaceKind::Call { results, .. } = place.kind else {
             return true;
         };
         let around = place.block.map(|block| around[block as usize]).unwrap_or_default();
         let Around {
             may_be_caught,
-            in_polled_loop,
+            in_polled_loop: polls,
             ..
         } = around;
         let is_last = matches!(self.steps.get(place.after), Some(Step::Plain(Operator::Unreachable)));
@@ -104,7 +105,6 @@ impl Body<'_> {
             place.stack.clear();
             return true;
         }
-        let polls = polls || in_polled_loop;
         place.kind = PlaceKind::Call { results, polls };
         let place = &self.places[index];
         let returned = place.stack[place.stack.len() - results..] == self.results;
@@ -149,11 +149,19 @@ impl Body<'_> {
     }
 
     fn polled_loops(&self) -> PolledLoops {
+        let is_loop = |block: &Block| matches!(block.shape, Shape::Loop);
+        if !self.blocks.iter().any(is_loop) {
+            let none = vec![false; self.blocks.len()];
+            return PolledLoops {
+                all: none.clone(),
+                by_calls: none,
+            };
+        }
         let by_calls = Rounds::new(self).polled(|_| false);
         // What is found for a loop without others inside holds whatever is found for those around it.
         let mut is_innermost = vec![true; self.blocks.len()];
         for block in &self.blocks {
-            let mut around = block.parent.filter(|_| matches!(block.shape, Shape::Loop));
+            let mut around = block.parent.filter(|_| is_loop(block));
             while let Some(block) = around.filter(|&block| is_innermost[block as usize]) {
                 is_innermost[block as usize] = false;
                 around = self.blocks[block as usize].parent;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use wasmparser::{
-    AbstractHeapType, BlockType, FuncToValidate, FuncValidator, FuncValidatorAllocations, HeapType, Operator, ValType,
+    AbstractHeapType, BlockType, FuncValidator, FuncValidatorAllocations, HeapType, Operator, ValType,
     ValidatorResources,
 };
 
@@ -21,7 +21,14 @@ impl<'a> Body<'a> {
     pub(crate) fn read(module: &'a [u8], outline: &Outline, calls: &Calls, index: usize) -> Result<Self, Refusal> {
         let code = &outline.bodies[index];
         let function = outline.function_of_body(index);
-        let mut reader = Reader::new(&code.to_validate, outline, calls, function);
+        let mut reader = Reader::new(
+            code.validator(FuncValidatorAllocations::default()),
+            outline,
+            calls,
+            function,
+        );
+        // Most operators take two bytes.
+        reader.body.steps.reserve(code.range.len() / 2);
         let body = code.body(module);
         let mut locals = body.get_locals_reader().map_err(invalid)?;
         for _ in 0..locals.get_count() {
@@ -42,8 +49,9 @@ impl<'a> Body<'a> {
             body.check_continuations()?;
             liveness::mark(&mut body).map_err(|what| body.too_large(what))?;
             body.add_locals()?;
-            body.check_values()?;
+            body.keep_operands()?;
             body.saves = Saves::of(&body);
+            body.is_leaf = body.is_simple();
         }
         Ok(body)
     }
@@ -64,20 +72,14 @@ struct Reader<'r, 'a> {
 
 impl<'r, 'a> Reader<'r, 'a> {
     fn new(
-        to_validate: &FuncToValidate<ValidatorResources>,
+        validator: FuncValidator<ValidatorResources>,
         outline: &'r Outline,
         calls: &'r Calls,
         function: u32,
     ) -> Self {
         let ty = outline.type_of(function);
-        let to_validate = FuncToValidate {
-            resources: to_validate.resources.clone(),
-            index: to_validate.index,
-            ty: to_validate.ty,
-            features: to_validate.features,
-        };
         let mut reader = Self {
-            validator: to_validate.into_validator(FuncValidatorAllocations::default()),
+            validator,
             outline,
             calls,
             body: Body {
@@ -89,7 +91,8 @@ impl<'r, 'a> Reader<'r, 'a> {
                 blocks: Vec::new(),
                 places: Vec::new(),
                 saves: Saves::default(),
-                stack_locals: HashMap::new(),
+                is_leaf: false,
+                stack_locals: HashMap::default(),
                 kept_locals: 0,
                 condition_local: 0,
                 base_local: 0,
@@ -200,21 +203,19 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     fn plain(&mut self, operator: Operator<'a>, reached: bool) -> Result<(), Refusal> {
-        let (calls, caller) = (self.calls, self.body.function);
-        let call = match operator {
-            Operator::Call { function_index } if calls.may_stop[function_index as usize] => Some((
-                self.outline.type_of(function_index),
-                calls.calls_back(caller, function_index),
-            )),
-            Operator::CallIndirect { type_index, .. } if calls.indirect_may_stop[type_index as usize] => Some((
-                &self.outline.types[type_index as usize],
-                calls.indirect_calls_back(caller, type_index),
-            )),
+        let calls = self.calls;
+        let callee = match operator {
+            Operator::Call { function_index } if calls.may_stop[function_index as usize] => {
+                Some(self.outline.type_of(function_index))
+            }
+            Operator::CallIndirect { type_index, .. } if calls.indirect_may_stop[type_index as usize] => {
+                Some(&self.outline.types[type_index as usize])
+            }
             _ => None,
         };
-        match call.filter(|_| reached && self.wants_places) {
-            Some((callee, polls)) => {
-                let results = callee.results().len();
+        match callee.filter(|_| reached && self.wants_places) {
+            Some(callee) => {
+                let (results, polls) = (callee.results().len(), false);
                 let stack = self.operands()?.expect("a call that is reached may return");
                 self.body.steps.push(Step::Plain(Operator::Nop));
                 let place = self.add_place(PlaceKind::Call { results, polls }, stack);
@@ -232,7 +233,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             block: self.open.last().copied(),
             after: self.body.steps.len(),
             stack,
-            live: Vec::new(),
+            kept: Vec::new(),
         });
         u32::try_from(self.body.places.len() - 1).expect("code has fewer than 2^32 places")
     }

@@ -117,7 +117,7 @@ impl<'b, 'a> Rounds<'b, 'a> {
     }
 
     fn operator(&mut self, operator: &Operator<'_>) {
-        let ways = Ways::of(operator);
+        let Some(ways) = Ways::of(operator) else { return };
         ways.branches.into_iter().for_each(|depth| self.branch(depth));
         if !ways.goes_on {
             self.passed = UNREACHED;

@@ -14,6 +14,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use wasmparser::ValType;
 
 use super::{Body, PlaceKind, origins};
@@ -54,9 +55,9 @@ impl Saves {
         if body.places.len() > PLACES_MAX {
             return Self::of_large(body);
         }
-        let variables: Vec<Vec<u32>> = body.places.iter().map(|place| sorted(body.kept_at(place))).collect();
+        let variables: Vec<Vec<u32>> = body.places.iter().map(|place| sorted(place.kept.clone())).collect();
         let mut sets: Vec<&[u32]> = Vec::new();
-        let mut numbers: HashMap<&[u32], u32> = HashMap::new();
+        let mut numbers: HashMap<&[u32], u32, RandomState> = HashMap::default();
         let mut saves = Self::default();
         for variables in &variables {
             let node = match variables.as_slice() {
@@ -91,7 +92,7 @@ impl Saves {
         for (index, place) in body.places.iter().enumerate() {
             let mut node = Node {
                 operands: place.stack.clone(),
-                variables: body.kept_at(place),
+                variables: place.kept.clone(),
                 ..Node::default()
             };
             if common.is_saved_at[index] {
@@ -113,7 +114,7 @@ impl Saves {
 
     /// Places with operands of the same types go to a node that saves these alone.
     fn add_operands<'b>(&mut self, body: &'b Body<'_>) {
-        let mut known: HashMap<(u32, &'b [ValType]), u32> = HashMap::new();
+        let mut known: HashMap<(u32, &'b [ValType]), u32, RandomState> = HashMap::default();
         for (place, node) in body.places.iter().zip(&mut self.of_place) {
             if place.stack.is_empty() {
                 continue;
@@ -160,9 +161,9 @@ impl Saves {
 }
 
 impl Body<'_> {
-    /// Where each value of a place's frame lies, in the order of [`Body::saved_locals`], and how many bytes all take.
-    pub(crate) fn offsets(&self, place: u32) -> (Vec<u32>, u32) {
-        let mut at: HashMap<u32, u32> = HashMap::new();
+    /// Where each value of a place's frame lies, in the order of [`Body::saved_locals`], and how many bytes all take. `lies_at` has
+    /// room for that of each variable.
+    pub(crate) fn offsets(&self, place: u32, lies_at: &mut [u32]) -> (Vec<u32>, u32) {
         let mut end = 0;
         for node in self.saves.chain(self.saves.of_place[place as usize]) {
             let mut extent = Extent::default();
@@ -170,7 +171,7 @@ impl Body<'_> {
                 for local in self.locals_of(node) {
                     let ty = self.saved_type(local);
                     if ty.is_narrow() == is_narrow {
-                        at.insert(local, end + extent.bytes());
+                        lies_at[local as usize] = end + extent.bytes();
                         extent.add(ty);
                     }
                 }
@@ -179,7 +180,7 @@ impl Body<'_> {
             end += extent.bytes();
         }
         let saved = self.saved_locals(&self.places[place as usize]);
-        (saved.iter().map(|local| at[local]).collect(), end)
+        (saved.map(|local| lies_at[local as usize]).collect(), end)
     }
 
     /// The variables that a node saves; those of its operands come first.
@@ -206,7 +207,7 @@ impl Common {
         let mut places: HashMap<(u32, u32), Vec<usize>> = HashMap::new();
         let all = origins::of_places(body);
         for (index, (place, origins)) in body.places.iter().zip(all).enumerate() {
-            for value in origins.into_iter().zip(body.kept_at(place)) {
+            for value in origins.into_iter().zip(place.kept.iter().copied()) {
                 places.entry(value).or_default().push(index);
             }
         }

@@ -241,7 +241,7 @@ impl Parts {
             poll: main.analysis.options.poll,
             first_site,
         };
-        let locals = if body.is_leaf() {
+        let locals = if body.is_leaf {
             body.locals.len()
         } else {
             body.kept_locals

@@ -117,7 +117,7 @@ impl<T: Target> Writer<'_, '_, T> {
         self.open(&Instruction::If(ty));
         match self.unwind {
             Some(unwind) => self.save_here(index, unwind),
-            None if self.is_leaf => self.save_last(index),
+            None if self.body.is_leaf => self.save_last(index),
             None => self.save_place(index),
         }
         self.close();
@@ -251,10 +251,10 @@ impl<T: Target> Writer<'_, '_, T> {
     }
 
     /// Variable and offset of each value that a place saves, and the bytes of all.
-    fn values(&self, index: u32) -> (Vec<(u32, u32)>, u32) {
+    fn values(&mut self, index: u32) -> (Vec<(u32, u32)>, u32) {
         let locals = self.body.saved_locals(&self.body.places[index as usize]);
-        let (offsets, bytes) = self.body.offsets(index);
-        (locals.into_iter().zip(offsets).collect(), bytes)
+        let (offsets, bytes) = self.body.offsets(index, &mut self.lies_at);
+        (locals.zip(offsets).collect(), bytes)
     }
 
     pub(super) fn poll(&mut self, look: Look) {

@@ -70,8 +70,7 @@ impl<T: Target> Writer<'_, '_, T> {
     /// Writes the whole body of a function whose places save by calls; `inside` writes what comes before its end.
     pub(super) fn sharing(&mut self, inside: impl FnOnce(&mut Self)) {
         let body = self.body;
-        if body.is_leaf() {
-            self.is_leaf = true;
+        if body.is_leaf {
             inside(self);
             self.put(&Instruction::End);
             return;
