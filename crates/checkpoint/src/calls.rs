@@ -9,14 +9,16 @@ use std::collections::{BTreeSet, HashMap};
 use wasmparser::{FuncType, FuncValidatorAllocations, Operator, OperatorsReader};
 
 use crate::Refusal;
+use crate::body::Counter;
 use crate::outline::{Outline, invalid};
 
 /// Operators that may be executed between two polls. Calls count with what the callee may do before it polls, so
-/// this is met by functions that call each other many times on each of many levels. Steps of loops that poll once in a few
-/// rounds are executed up to as many times.
+/// this is met by functions that call each other many times on each of many levels.
 const WORK_MAX: u64 = 1 << 17;
 /// The same of a function on a cycle of calls, of which there may be one for each frame of a stack that returns.
 const WORK_ON_CYCLE_MAX: u64 = 1 << 12;
+/// What counts as so many: an operator that goes over much memory, and a call of the host.
+const BULK_WORK: u64 = WORK_ON_CYCLE_MAX;
 
 /// What the code of all functions says about the module.
 #[derive(Default)]
@@ -25,6 +27,8 @@ pub(crate) struct Calls {
     pub may_stop: Vec<bool>,
     /// Some function of each cycle of calls, and those that do much.
     pub polls_at_entry: Vec<bool>,
+    /// Functions that would do too much without a poll. They poll behind all that may take long.
+    pub does_much: Vec<bool>,
     /// For each type, whether a call through a reference of that type may be stopped inside.
     pub indirect_may_stop: Vec<bool>,
     /// Functions that such functions call by their index.
@@ -51,8 +55,9 @@ pub(crate) struct Touched {
 struct Graph {
     edges: Vec<Vec<u32>>,
     loops: Vec<bool>,
-    /// How many operators each function has.
-    operators: Vec<u64>,
+    /// What each function does from its entry to its return, or to a loop that polls in each round, without what it calls.
+    work: Vec<u64>,
+    rounds: ShortRounds,
     has_tail_calls: bool,
     /// The node of each type of the module.
     type_nodes: Vec<u32>,
@@ -105,14 +110,24 @@ impl Graph {
         Self {
             edges: vec![Vec::new(); next as usize],
             loops: vec![false; functions],
-            operators: vec![0; functions],
+            work: (0..outline.functions.len())
+                .map(|function| {
+                    if function < outline.imported_functions as usize {
+                        BULK_WORK
+                    } else {
+                        0
+                    }
+                })
+                .collect(),
+            rounds: ShortRounds::default(),
             has_tail_calls: false,
             type_nodes,
         }
     }
 
     fn see(&mut self, function: usize, operator: &Operator<'_>) {
-        self.operators[function] += 1;
+        let work = if is_bulk(operator) { BULK_WORK } else { 1 };
+        self.work[function] += work + self.rounds.see(operator);
         match *operator {
             Operator::Loop { .. } => self.loops[function] = true,
             Operator::Call { function_index } => self.edges[function].push(function_index),
@@ -142,7 +157,13 @@ impl Graph {
     fn judge(self, outline: &Outline, touched: Touched) -> Calls {
         let functions = outline.functions.len();
         let cycles = Cycles::of(&self.edges, functions);
-        let polls_at_entry = self.polling_at_entry(&cycles);
+        let does_much = self.doing_much(&cycles);
+        let polls_at_entry: Vec<bool> = cycles
+            .cut
+            .iter()
+            .zip(&does_much)
+            .map(|(cut, much)| cut | much)
+            .collect();
         let mut may_stop = cycles.on_cycle;
         for (node, &has_loop) in self.loops.iter().enumerate() {
             may_stop[node] |= has_loop || polls_at_entry[node];
@@ -157,16 +178,17 @@ impl Graph {
             has_tail_calls: self.has_tail_calls,
             may_stop,
             polls_at_entry,
+            does_much,
             indirect_may_stop,
             touched,
         }
     }
 
-    /// The functions that cut cycles of calls, and those that would do more than they should between two polls, if
-    /// only they and loops polled.
-    fn polling_at_entry(&self, cycles: &Cycles) -> Vec<bool> {
-        let functions = self.operators.len();
-        let mut polls = cycles.cut.clone();
+    /// The functions that would do more than they should between two polls, if they had none but those of loops and, if they cut a
+    /// cycle of calls, at their entry.
+    fn doing_much(&self, cycles: &Cycles) -> Vec<bool> {
+        let functions = self.work.len();
+        let mut much = vec![false; functions];
         // What each does from its entry to its return, or to its poll.
         let mut work = vec![0_u64; self.edges.len()];
         for &node in &cycles.callees_first {
@@ -175,17 +197,76 @@ impl Graph {
                 work[node] = called.max().unwrap_or_default();
                 continue;
             }
-            let all = called.fold(self.operators[node], u64::saturating_add);
+            let all = called.fold(self.work[node], u64::saturating_add);
             let most = if cycles.on_cycle[node] {
                 WORK_ON_CYCLE_MAX
             } else {
                 WORK_MAX
             };
-            polls[node] |= all > most;
-            work[node] = if polls[node] { 0 } else { all };
+            much[node] = all > most;
+            work[node] = if much[node] || cycles.cut[node] { 0 } else { all };
         }
-        polls
+        much
     }
+}
+
+/// Loops that may poll once in a few of their rounds, since these are short: nothing else is known yet of what counts them.
+#[derive(Default)]
+struct ShortRounds {
+    /// The innermost loop around, if it may be such: how many blocks inside it are open, and how many operators it has so far.
+    innermost: Option<(usize, usize)>,
+}
+
+impl ShortRounds {
+    /// What is done again where a loop ends with this operator.
+    fn see(&mut self, operator: &Operator<'_>) -> u64 {
+        if matches!(operator, Operator::Loop { .. }) {
+            self.innermost = Some((0, 0));
+            return 0;
+        }
+        let Some((open, operators)) = &mut self.innermost else {
+            return 0;
+        };
+        *operators += 1;
+        match operator {
+            Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => *open += 1,
+            Operator::End if *open > 0 => *open -= 1,
+            Operator::End => {
+                let again = *operators as u64 * (u64::from(Counter::ROUNDS) - 1);
+                self.innermost = None;
+                return again;
+            }
+            _ => {}
+        }
+        if *operators > Counter::STEPS_MAX + 1 || !is_short(operator) {
+            self.innermost = None;
+        }
+        0
+    }
+}
+
+/// Whether an operator takes no longer than any other.
+pub(crate) fn is_short(operator: &Operator<'_>) -> bool {
+    let calls = matches!(
+        operator,
+        Operator::Call { .. } | Operator::CallIndirect { .. } | Operator::CallRef { .. }
+    );
+    !calls && !is_bulk(operator)
+}
+
+/// Whether an operator may go over as much as a memory or a table holds.
+pub(crate) fn is_bulk(operator: &Operator<'_>) -> bool {
+    matches!(
+        operator,
+        Operator::MemoryCopy { .. }
+            | Operator::MemoryFill { .. }
+            | Operator::MemoryInit { .. }
+            | Operator::MemoryGrow { .. }
+            | Operator::TableCopy { .. }
+            | Operator::TableFill { .. }
+            | Operator::TableInit { .. }
+            | Operator::TableGrow { .. }
+    )
 }
 
 impl Touched {
@@ -397,6 +478,27 @@ mod tests {
         assert!(calls.may_stop[0] && !calls.may_stop[39]);
         let calls = calls_of(&doubling(10));
         assert!(calls.may_stop.iter().all(|may_stop| !may_stop), "this ends soon");
+    }
+
+    /// Each kind of work beside a little less of it, in a function that calls itself.
+    #[test]
+    fn functions_on_cycles_do_much_by_any_kind_of_work() {
+        let does_much = |work: &str| {
+            let text = format!(
+                "(module (import \"a\" \"b\" (func $host)) (memory 1) (func $self (local $i i32) (call $self) {work})
+                    (func $short) (func $once (call $host)))"
+            );
+            calls_of(&text).does_much[1]
+        };
+        let round = |steps| format!("(local.set $i (i32.const 0)) (loop {})", "(nop)".repeat(steps));
+        assert!(!does_much(""));
+        assert!(does_much(&"(nop)".repeat(4_096)) && !does_much(&"(nop)".repeat(4_000)));
+        assert!(does_much(&"(call $short)".repeat(2_048)) && !does_much(&"(call $short)".repeat(2_000)));
+        assert!(does_much(&round(60).repeat(2)) && !does_much(&round(60)));
+        assert!(!does_much(&round(70).repeat(40)), "they poll in each round");
+        assert!(!does_much(&"(loop (call $short))".repeat(60)), "so do these");
+        assert!(does_much("(memory.fill (i32.const 0) (i32.const 0) (i32.const 0))"));
+        assert!(does_much("(call $host)") && does_much("(call $once)"));
     }
 
     /// A cycle through a reference is cut where it is called.

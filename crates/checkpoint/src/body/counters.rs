@@ -1,5 +1,5 @@
 //! Loops that count their own rounds: a variable grows by a constant in each. Where rounds are short it is enough to poll once in
-//! [`ROUNDS`] of them, when some bits of the variable are zero, which an engine tests by one instruction.
+//! [`Counter::ROUNDS`] of them, when some bits of the variable are zero, which an engine tests by one instruction.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,8 @@ use wasmparser::Operator;
 
 use super::ways::Ways;
 use super::{Block, Body, Shape, Step};
+use crate::calls::is_short;
 
-/// Rounds between two polls; a power of two.
-const ROUNDS: u32 = 64;
-/// Steps of a round that is short.
-const STEPS_MAX: usize = 64;
 /// Places of a function without calls that each store what they save.
 const LEAF_PLACES_MAX: usize = 8;
 
@@ -19,8 +16,15 @@ const LEAF_PLACES_MAX: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counter {
     pub local: u32,
-    /// Bits of the variable that are all zero at the head of one of [`ROUNDS`] rounds in a row.
+    /// Bits of the variable that are all zero at the head of one of [`Counter::ROUNDS`] rounds in a row.
     pub mask: u32,
+}
+
+impl Counter {
+    /// Rounds between two polls; a power of two.
+    pub const ROUNDS: u32 = 64;
+    /// Steps of a round that is short.
+    pub const STEPS_MAX: usize = 64;
 }
 
 impl Body<'_> {
@@ -28,7 +32,7 @@ impl Body<'_> {
     pub(super) fn counter(&self, block: &Block) -> Option<Counter> {
         let first = block.open + 1;
         let inside = &self.steps[first..block.end];
-        if inside.len() > STEPS_MAX || !inside.iter().all(|step| self.is_short(step)) {
+        if inside.len() > Counter::STEPS_MAX || !inside.iter().all(|step| self.is_short(step)) {
             return None;
         }
         let mut assigned = HashMap::new();
@@ -87,25 +91,12 @@ impl Body<'_> {
     }
 }
 
-/// Whether a step calls a function, of the module or of the engine's own.
+/// Whether a step may take longer than others: it calls a function, or goes over much memory.
 fn calls(step: &Step<'_>) -> bool {
     match step {
         Step::Open(_) | Step::Else | Step::End(_) => false,
         Step::Call(..) => true,
-        Step::Plain(operator) => matches!(
-            operator,
-            Operator::Call { .. }
-                | Operator::CallIndirect { .. }
-                | Operator::CallRef { .. }
-                | Operator::MemoryCopy { .. }
-                | Operator::MemoryFill { .. }
-                | Operator::MemoryInit { .. }
-                | Operator::MemoryGrow { .. }
-                | Operator::TableCopy { .. }
-                | Operator::TableFill { .. }
-                | Operator::TableInit { .. }
-                | Operator::TableGrow { .. }
-        ),
+        Step::Plain(operator) => !is_short(operator),
     }
 }
 
@@ -121,7 +112,7 @@ fn growth(steps: &[Step<'_>]) -> Option<(Counter, i32)> {
         return None;
     };
     // A step of odd times 2^n counts in the bits from the nth on.
-    let mask = (ROUNDS - 1).checked_shl(value.trailing_zeros())?;
+    let mask = (Counter::ROUNDS - 1).checked_shl(value.trailing_zeros())?;
     let counter = Counter { local: *to, mask };
-    (from == to && mask.count_ones() == (ROUNDS - 1).count_ones()).then_some((counter, *value))
+    (from == to && mask.count_ones() == (Counter::ROUNDS - 1).count_ones()).then_some((counter, *value))
 }

@@ -89,15 +89,16 @@ impl Body<'_> {
     /// Says what kind of place one behind a call is; whether it is needed.
     fn settle(&mut self, index: usize, around: &[Around], to_the_end: &[u8]) -> bool {
         let place = &self.places[index];
-        let PlaceKind::Call { results, .. } = place.kind else {
+        let PlaceKind::Call { results, polls } = place.kind else {
             return true;
         };
         let around = place.block.map(|block| around[block as usize]).unwrap_or_default();
         let Around {
             may_be_caught,
-            in_polled_loop: polls,
+            in_polled_loop,
             ..
         } = around;
+        let polls = polls || in_polled_loop;
         let is_last = matches!(self.steps.get(place.after), Some(Step::Plain(Operator::Unreachable)));
         let place = &mut self.places[index];
         if is_last && results == 0 && !may_be_caught {

@@ -9,7 +9,7 @@ use wasmparser::{
 
 use super::saves::Saves;
 use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
-use crate::calls::Calls;
+use crate::calls::{Calls, is_bulk};
 use crate::outline::{Outline, invalid};
 use crate::{Refusal, liveness};
 
@@ -68,6 +68,8 @@ struct Reader<'r, 'a> {
     values_left: usize,
     /// The function may be stopped, so places are wanted.
     wants_places: bool,
+    /// Places are wanted behind all that may take long, and poll.
+    does_much: bool,
 }
 
 impl<'r, 'a> Reader<'r, 'a> {
@@ -101,6 +103,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             open: Vec::new(),
             values_left: VALUES_MAX,
             wants_places: calls.may_stop[function as usize],
+            does_much: calls.does_much[function as usize],
         };
         if calls.polls_at_entry[function as usize] {
             reader.add_place(PlaceKind::Entry, Vec::new());
@@ -203,27 +206,34 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     fn plain(&mut self, operator: Operator<'a>, reached: bool) -> Result<(), Refusal> {
-        let calls = self.calls;
-        let callee = match operator {
-            Operator::Call { function_index } if calls.may_stop[function_index as usize] => {
-                Some(self.outline.type_of(function_index))
-            }
-            Operator::CallIndirect { type_index, .. } if calls.indirect_may_stop[type_index as usize] => {
-                Some(&self.outline.types[type_index as usize])
-            }
-            _ => None,
+        let Some(results) = self
+            .results_before_a_place(&operator)
+            .filter(|_| reached && self.wants_places)
+        else {
+            self.body.steps.push(Step::Plain(operator));
+            return Ok(());
         };
-        match callee.filter(|_| reached && self.wants_places) {
-            Some(callee) => {
-                let (results, polls) = (callee.results().len(), false);
-                let stack = self.operands()?.expect("a call that is reached may return");
-                self.body.steps.push(Step::Plain(Operator::Nop));
-                let place = self.add_place(PlaceKind::Call { results, polls }, stack);
-                *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
-            }
-            None => self.body.steps.push(Step::Plain(operator)),
-        }
+        let stack = self.operands()?.expect("a call that is reached may return");
+        self.body.steps.push(Step::Plain(Operator::Nop));
+        let polls = self.does_much;
+        let place = self.add_place(PlaceKind::Call { results, polls }, stack);
+        *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
         Ok(())
+    }
+
+    /// How many results an operator has behind which a place is wanted.
+    fn results_before_a_place(&self, operator: &Operator<'_>) -> Option<usize> {
+        let (calls, much) = (self.calls, self.does_much);
+        match *operator {
+            Operator::Call { function_index } if much || calls.may_stop[function_index as usize] => {
+                Some(self.outline.type_of(function_index).results().len())
+            }
+            Operator::CallIndirect { type_index, .. } if much || calls.indirect_may_stop[type_index as usize] => {
+                Some(self.outline.types[type_index as usize].results().len())
+            }
+            Operator::MemoryGrow { .. } | Operator::TableGrow { .. } if much => Some(1),
+            _ => (much && is_bulk(operator)).then_some(0),
+        }
     }
 
     /// Adds a place before the next step.

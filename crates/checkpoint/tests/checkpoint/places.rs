@@ -2,9 +2,9 @@
 
 use std::sync::mpsc;
 
-use bowline_checkpoint::engine::{Outcome, Prepared};
+use bowline_checkpoint::engine::{Outcome, Prepared, Stopper};
 use bowline_checkpoint::{Options, Place, Plan, Poll};
-use wasmtime::{Linker, Store, Val};
+use wasmtime::{Caller, Linker, Store, Val};
 
 use crate::run::{Subject, engine, options};
 
@@ -153,6 +153,100 @@ fn a_call_that_returns_all_the_same_ends_at_the_code_behind_it() {
     let plain = subject.plain();
     assert!(plain.end.is_err(), "the code behind the call is reached");
     assert!(subject.check() >= 4);
+}
+
+/// How a run ends that is asked to stop by what it calls as `$ask`, which leaves no place of its own behind.
+fn asked(text: &str) -> Outcome {
+    let ask = "(import \"host\" \"ask\" (func $host)) (memory 1) (func $idle)
+        (func $ask (param i32) (if (local.get 0) (then (call $ask (i32.const 0)))) (return_call $host))";
+    let module = wat::parse_str(format!("(module {ask} {text})")).expect("the text is a module");
+    let prepared = Prepared::new(engine(), &module, options(Poll::Word)).expect("it can be stopped");
+    let mut linker = Linker::new(engine());
+    let request = |caller: Caller<'_, Option<Stopper>>| {
+        let stopper = caller.data().as_ref().expect("it is there before the guest runs");
+        stopper.request()
+    };
+    linker.func_wrap("host", "ask", request).unwrap();
+    let mut store = Store::new(engine(), None);
+    let mut guest = prepared.instantiate(&mut store, &linker).unwrap();
+    *store.data_mut() = Some(guest.stopper());
+    guest.call(&mut store, "run", &[]).unwrap()
+}
+
+/// Whatever takes long, by itself or on each of many frames.
+fn long_work(times: usize) -> [String; 5] {
+    let round = "(nop)".repeat(50);
+    [
+        "(nop)".repeat(4_096 * times),
+        "(call $idle)".repeat(2_048 * times),
+        "(memory.fill (i32.const 0) (i32.const 0) (i32.const 9))".repeat(times),
+        "(call $host)".repeat(times),
+        // Too few rounds to poll, if they are counted from one.
+        format!(
+            "(local.set $i (i32.const 1))
+            (loop {round} (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 60))))"
+        )
+        .repeat(2 * times),
+    ]
+}
+
+#[test]
+fn a_stack_that_returns_through_frames_that_do_much_stops() {
+    let down = |work: &str| {
+        format!(
+            "(func $down (param $n i32) (local $i i32)
+                (if (local.get $n)
+                    (then (call $down (i32.sub (local.get $n) (i32.const 1))))
+                    (else (call $ask (i32.const 0))))
+                {work})
+            (func (export \"run\") (call $down (i32.const 100)))"
+        )
+    };
+    assert!(matches!(asked(&down("(nop)")), Outcome::Finished(_)), "little need not");
+    for work in long_work(1) {
+        let outcome = asked(&down(&work));
+        assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}: {work:.80}");
+    }
+}
+
+#[test]
+fn a_function_that_does_much_stops_in_its_midst() {
+    let run = |work: &str| {
+        let half = |work: &str| format!("(local.set $i (i32.const 1)) {work}");
+        format!(
+            "(func (export \"run\") (local $i i32) {} (call $ask (i32.const 0)) (nop) {})",
+            half(work),
+            half(work)
+        )
+    };
+    assert!(matches!(asked(&run("(nop)")), Outcome::Finished(_)), "little need not");
+    for work in long_work(32) {
+        let outcome = asked(&run(&work));
+        assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}: {work:.80}");
+    }
+}
+
+/// Places behind operators that are no calls, with results and without.
+#[test]
+fn what_goes_over_much_memory_may_be_stopped_behind() {
+    let much = "(i32.const 5)
+        (memory.fill (i32.const 0) (i32.const 7) (i32.const 9))
+        (memory.copy (i32.const 20) (i32.const 0) (i32.const 4))
+        (memory.init $data (i32.const 40) (i32.const 0) (i32.const 3))
+        (table.fill $t (i32.const 0) (ref.func $idle) (i32.const 2))
+        (table.copy $t $t (i32.const 1) (i32.const 0) (i32.const 1))
+        (table.init $t $element (i32.const 0) (i32.const 0) (i32.const 1))
+        (local.set $n (i32.add (local.get $n) (i32.add (memory.grow (i32.const 1)) (i32.load (i32.const 20)))))
+        (local.set $n (i32.add (local.get $n) (table.grow $t (ref.null func) (i32.const 1))))
+        (local.set $n (i32.add (local.get $n)))"
+        .repeat(5);
+    let text = format!(
+        "(module (memory (export \"memory\") 1) (table $t (export \"table\") 2 funcref) (data $data \"abc\") (elem $element func $idle)
+            (func $idle) (func (export \"run\") (param $n i32) (result i32) {much} (local.get $n)))"
+    );
+    assert_eq!(places(&text), [0, 1 + 8 * 5]);
+    let hops = Subject::text(&text, "run", &[Val::I32(5)]).check();
+    assert_eq!(hops, 1 + 8 * 5);
 }
 
 /// Forty functions that call the next one twice have no loop, and would run for hours.
