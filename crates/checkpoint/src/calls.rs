@@ -25,10 +25,9 @@ const BULK_WORK: u64 = WORK_ON_CYCLE_MAX;
 pub(crate) struct Calls {
     /// Functions in which a frame may be found when the guest stops.
     pub may_stop: Vec<bool>,
-    /// Some function of each cycle of calls, and those that do much.
+    /// Some function of each cycle of calls, and those that do too much.
     pub polls_at_entry: Vec<bool>,
-    /// Functions that would do too much without a poll. They poll behind all that may take long.
-    pub does_much: Vec<bool>,
+    pub work: Vec<Work>,
     /// For each type, whether a call through a reference of that type may be stopped inside.
     pub indirect_may_stop: Vec<bool>,
     /// Functions that such functions call by their index.
@@ -36,6 +35,16 @@ pub(crate) struct Calls {
     /// Some function ends with a call that takes its frame's place.
     pub has_tail_calls: bool,
     pub touched: Touched,
+}
+
+/// How much a function would do between two polls, if none but loops polled, and at their entry the functions that cut a cycle of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Little,
+    /// Too much for each frame of a stack that returns. It polls before it returns.
+    Much,
+    /// Too much at once. It polls at its entry and behind all that may take long.
+    TooMuch,
 }
 
 /// State that code changes, as far as it matters what is changed.
@@ -57,6 +66,8 @@ struct Graph {
     loops: Vec<bool>,
     /// What each function does from its entry to its return, or to a loop that polls in each round, without what it calls.
     work: Vec<u64>,
+    /// Functions that may end, or be ended, by an exception.
+    throws: Vec<bool>,
     rounds: ShortRounds,
     has_tail_calls: bool,
     /// The node of each type of the module.
@@ -119,6 +130,7 @@ impl Graph {
                     }
                 })
                 .collect(),
+            throws: vec![false; functions],
             rounds: ShortRounds::default(),
             has_tail_calls: false,
             type_nodes,
@@ -130,6 +142,7 @@ impl Graph {
         self.work[function] += work + self.rounds.see(operator);
         match *operator {
             Operator::Loop { .. } => self.loops[function] = true,
+            Operator::Throw { .. } | Operator::ThrowRef | Operator::TryTable { .. } => self.throws[function] = true,
             Operator::Call { function_index } => self.edges[function].push(function_index),
             Operator::CallIndirect { type_index, .. } => {
                 let node = self.type_nodes[type_index as usize];
@@ -157,13 +170,9 @@ impl Graph {
     fn judge(self, outline: &Outline, touched: Touched) -> Calls {
         let functions = outline.functions.len();
         let cycles = Cycles::of(&self.edges, functions);
-        let does_much = self.doing_much(&cycles);
-        let polls_at_entry: Vec<bool> = cycles
-            .cut
-            .iter()
-            .zip(&does_much)
-            .map(|(cut, much)| cut | much)
-            .collect();
+        let work = self.works(&cycles);
+        let cuts = cycles.cut.iter().zip(&work);
+        let polls_at_entry: Vec<bool> = cuts.map(|(&cuts, &work)| cuts || work == Work::TooMuch).collect();
         let mut may_stop = cycles.on_cycle;
         for (node, &has_loop) in self.loops.iter().enumerate() {
             may_stop[node] |= has_loop || polls_at_entry[node];
@@ -178,35 +187,35 @@ impl Graph {
             has_tail_calls: self.has_tail_calls,
             may_stop,
             polls_at_entry,
-            does_much,
+            work,
             indirect_may_stop,
             touched,
         }
     }
 
-    /// The functions that would do more than they should between two polls, if they had none but those of loops and, if they cut a
-    /// cycle of calls, at their entry.
-    fn doing_much(&self, cycles: &Cycles) -> Vec<bool> {
+    fn works(&self, cycles: &Cycles) -> Vec<Work> {
         let functions = self.work.len();
-        let mut much = vec![false; functions];
+        let mut works = vec![Work::Little; functions];
         // What each does from its entry to its return, or to its poll.
-        let mut work = vec![0_u64; self.edges.len()];
+        let mut done = vec![0_u64; self.edges.len()];
         for &node in &cycles.callees_first {
-            let called = self.edges[node].iter().map(|&callee| work[callee as usize]);
+            let called = self.edges[node].iter().map(|&callee| done[callee as usize]);
             if node >= functions {
-                work[node] = called.max().unwrap_or_default();
+                done[node] = called.max().unwrap_or_default();
                 continue;
             }
             let all = called.fold(self.work[node], u64::saturating_add);
-            let most = if cycles.on_cycle[node] {
-                WORK_ON_CYCLE_MAX
-            } else {
-                WORK_MAX
+            let is_much = cycles.on_cycle[node] && all > WORK_ON_CYCLE_MAX;
+            works[node] = match all > WORK_MAX || (is_much && self.throws[node]) {
+                true => Work::TooMuch,
+                false if is_much => Work::Much,
+                false => Work::Little,
             };
-            much[node] = all > most;
-            work[node] = if much[node] || cycles.cut[node] { 0 } else { all };
+            if works[node] == Work::Little && !cycles.cut[node] {
+                done[node] = all;
+            }
         }
-        much
+        works
     }
 }
 
@@ -483,22 +492,50 @@ mod tests {
     /// Each kind of work beside a little less of it, in a function that calls itself.
     #[test]
     fn functions_on_cycles_do_much_by_any_kind_of_work() {
-        let does_much = |work: &str| {
+        let work = |work: &str| {
             let text = format!(
                 "(module (import \"a\" \"b\" (func $host)) (memory 1) (func $self (local $i i32) (call $self) {work})
                     (func $short) (func $once (call $host)))"
             );
-            calls_of(&text).does_much[1]
+            calls_of(&text).work[1]
         };
-        let round = |steps| format!("(local.set $i (i32.const 0)) (loop {})", "(nop)".repeat(steps));
-        assert!(!does_much(""));
-        assert!(does_much(&"(nop)".repeat(4_096)) && !does_much(&"(nop)".repeat(4_000)));
-        assert!(does_much(&"(call $short)".repeat(2_048)) && !does_much(&"(call $short)".repeat(2_000)));
-        assert!(does_much(&round(60).repeat(2)) && !does_much(&round(60)));
-        assert!(!does_much(&round(70).repeat(40)), "they poll in each round");
-        assert!(!does_much(&"(loop (call $short))".repeat(60)), "so do these");
-        assert!(does_much("(memory.fill (i32.const 0) (i32.const 0) (i32.const 0))"));
-        assert!(does_much("(call $host)") && does_much("(call $once)"));
+        let round = |steps| format!("(loop {})", "(nop)".repeat(steps));
+        let pairs = [
+            ("(nop)".repeat(4_000), "(nop)".repeat(4_096)),
+            ("(call $short)".repeat(2_000), "(call $short)".repeat(2_048)),
+            (round(60), round(60).repeat(2)),
+            // These poll in each round.
+            (round(70).repeat(40), round(60).repeat(2)),
+            ("(loop (call $short))".repeat(60), "(call $once)".to_owned()),
+            (String::new(), "(call $host)".to_owned()),
+            (
+                "(drop (memory.size))".to_owned(),
+                "(drop (memory.grow (i32.const 1)))".to_owned(),
+            ),
+        ];
+        for (little, much) in pairs {
+            assert_eq!(work(&little), Work::Little, "{little:.80}");
+            assert_eq!(work(&much), Work::Much, "{much:.80}");
+        }
+        assert_eq!(work(&"(nop)".repeat(1 << 17)), Work::TooMuch);
+        assert_eq!(work(&"(call $host)".repeat(32)), Work::TooMuch);
+    }
+
+    /// Who ends with an exception does not come to a place before its end.
+    #[test]
+    fn functions_on_cycles_that_throw_and_do_much_do_too_much() {
+        let work = |end: &str| {
+            let text = format!(
+                "(module (tag $e) (func (block $b (try_table (catch_all $b) (call 0))) {}))
+                (module (tag $e) (func (block $b (call 0)) {} {end}))",
+                "(nop)".repeat(4_096),
+                "(nop)".repeat(4_096)
+            );
+            let (with_try, without) = text.split_at(text.rfind("(module").expect("there are two"));
+            [with_try, without].map(|text| calls_of(text).work[0])
+        };
+        assert_eq!(work("(throw $e)"), [Work::TooMuch; 2]);
+        assert_eq!(work(""), [Work::TooMuch, Work::Much]);
     }
 
     /// A cycle through a reference is cut where it is called.

@@ -125,6 +125,8 @@ impl Body<'_> {
                     continue;
                 }
                 Step::Plain(Operator::Nop) => Some(index + 1),
+                // The last one: what it does if a callee has stopped, it does for all calls that lead there.
+                Step::Call(Operator::Nop, _) => Some(index + 1),
                 Step::Plain(Operator::Br { relative_depth }) => {
                     let target = open.len().checked_sub(1 + *relative_depth as usize);
                     let Some(target) = target.map(|target| open[target]) else {

@@ -9,7 +9,7 @@ use wasmparser::{
 
 use super::saves::Saves;
 use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
-use crate::calls::{Calls, is_bulk};
+use crate::calls::{Calls, Work, is_bulk};
 use crate::outline::{Outline, invalid};
 use crate::{Refusal, liveness};
 
@@ -68,8 +68,7 @@ struct Reader<'r, 'a> {
     values_left: usize,
     /// The function may be stopped, so places are wanted.
     wants_places: bool,
-    /// Places are wanted behind all that may take long, and poll.
-    does_much: bool,
+    work: Work,
 }
 
 impl<'r, 'a> Reader<'r, 'a> {
@@ -103,10 +102,13 @@ impl<'r, 'a> Reader<'r, 'a> {
             open: Vec::new(),
             values_left: VALUES_MAX,
             wants_places: calls.may_stop[function as usize],
-            does_much: calls.does_much[function as usize],
+            work: calls.work[function as usize],
         };
         if calls.polls_at_entry[function as usize] {
             reader.add_place(PlaceKind::Entry, Vec::new());
+        }
+        if reader.work == Work::Much {
+            reader.open_whole();
         }
         reader
     }
@@ -135,11 +137,32 @@ impl<'r, 'a> Reader<'r, 'a> {
                 if let Some(block) = self.open.pop() {
                     self.body.blocks[block as usize].end = self.body.steps.len();
                     self.body.steps.push(Step::End(block));
+                    if self.work == Work::Much && self.open.is_empty() {
+                        self.close_whole();
+                    }
                 }
+            }
+            Operator::Return if self.work == Work::Much => {
+                let relative_depth = u32::try_from(self.open.len() - 1).expect("code has fewer than 2^32 blocks");
+                self.body.steps.push(Step::Plain(Operator::Br { relative_depth }));
             }
             other => self.plain(other, reached)?,
         }
         Ok(())
+    }
+
+    /// Opens a block around all code of the function, in which branches that leave the function lead to its end.
+    fn open_whole(&mut self) {
+        let results = self.body.results.clone();
+        self.push_block(Shape::Block, (Vec::new(), results), Some(Vec::new()));
+    }
+
+    /// The block has ended: all that is left is to return. Where calls gave what is returned, one of them may have stopped.
+    fn close_whole(&mut self) {
+        self.body.steps.push(Step::Plain(Operator::Nop));
+        let (results, polls) = (self.body.results.len(), true);
+        let place = self.add_place(PlaceKind::Call { results, polls }, self.body.results.clone());
+        *self.body.steps.last_mut().expect("just pushed") = Step::Call(Operator::Nop, place);
     }
 
     fn is_reached(&self) -> bool {
@@ -173,36 +196,42 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     fn open(&mut self, shape: Shape, ty: BlockType, before: Option<Vec<ValType>>) -> Result<(), Refusal> {
         let (params, results) = self.signature(ty)?;
-        let dead = before.is_none();
-        let mut outer = before.unwrap_or_default();
-        if !dead {
-            let own = params.len() + usize::from(matches!(shape, Shape::If));
-            outer.truncate(outer.len() - own);
+        let own = params.len() + usize::from(matches!(shape, Shape::If));
+        let outer = before.map(|mut operands| {
+            operands.truncate(operands.len() - own);
+            operands
+        });
+        let place = (matches!(shape, Shape::Loop) && outer.is_some() && self.wants_places).then(|| params.clone());
+        let index = self.push_block(shape, (params, results), outer);
+        if let Some(params) = place {
+            let place = self.add_place(PlaceKind::Loop(None), params);
+            self.body.blocks[index as usize].place = Some(place);
         }
-        let is_loop = matches!(shape, Shape::Loop);
+        Ok(())
+    }
+
+    /// Opens a block above operands of these types; without them it is never reached.
+    fn push_block(&mut self, shape: Shape, ty: (Vec<ValType>, Vec<ValType>), outer: Option<Vec<ValType>>) -> u32 {
+        let (params, results) = ty;
         let index = u32::try_from(self.body.blocks.len()).expect("code has fewer than 2^32 blocks");
         self.body.blocks.push(Block {
             shape,
-            params: params.clone(),
+            params,
             results,
             parent: self.open.last().copied(),
-            outer,
+            dead: outer.is_none(),
+            outer: outer.unwrap_or_default(),
             outer_locals: Vec::new(),
             keeper: None,
             open: self.body.steps.len(),
             otherwise: None,
             end: usize::MAX,
-            dead,
             holds_places: false,
             place: None,
         });
         self.open.push(index);
         self.body.steps.push(Step::Open(index));
-        if is_loop && !dead && self.wants_places {
-            let place = self.add_place(PlaceKind::Loop(None), params);
-            self.body.blocks[index as usize].place = Some(place);
-        }
-        Ok(())
+        index
     }
 
     fn plain(&mut self, operator: Operator<'a>, reached: bool) -> Result<(), Refusal> {
@@ -215,7 +244,7 @@ impl<'r, 'a> Reader<'r, 'a> {
         };
         let stack = self.operands()?.expect("a call that is reached may return");
         self.body.steps.push(Step::Plain(Operator::Nop));
-        let polls = self.does_much;
+        let polls = self.work == Work::TooMuch;
         let place = self.add_place(PlaceKind::Call { results, polls }, stack);
         *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
         Ok(())
@@ -223,7 +252,7 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     /// How many results an operator has behind which a place is wanted.
     fn results_before_a_place(&self, operator: &Operator<'_>) -> Option<usize> {
-        let (calls, much) = (self.calls, self.does_much);
+        let (calls, much) = (self.calls, self.work == Work::TooMuch);
         match *operator {
             Operator::Call { function_index } if much || calls.may_stop[function_index as usize] => {
                 Some(self.outline.type_of(function_index).results().len())
