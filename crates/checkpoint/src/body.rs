@@ -9,9 +9,10 @@ pub(crate) mod saves;
 pub(crate) mod ways;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use foldhash::fast::RandomState;
-use wasmparser::{Catch, Operator, ValType};
+use wasmparser::{BinaryReader, Catch, Operator, OperatorsReader, ValType};
 
 pub(crate) use counters::Counter;
 use saves::Saves;
@@ -26,7 +27,7 @@ const BLOCK_VALUES_MAX: usize = 1_000;
 /// Steps that a continuation may hold besides those of its function.
 const STEPS_AGAIN_MAX: usize = 1 << 22;
 
-/// One function's code. The operators are a flat list; blocks refer to their ends by index.
+/// One function's code. The steps are a flat list; blocks refer to their ends by index.
 pub(crate) struct Body<'a> {
     /// Index of the function in the module.
     pub function: u32,
@@ -34,7 +35,13 @@ pub(crate) struct Body<'a> {
     pub results: Vec<ValType>,
     /// Parameters, the function's own variables, and those that the pass adds.
     pub locals: Vec<ValType>,
-    pub steps: Vec<Step<'a>>,
+    pub steps: Vec<Step>,
+    /// The code as it lies in the module.
+    code: &'a [u8],
+    /// Where each step's operator begins there, and at last where the last one ends.
+    offsets: Vec<u32>,
+    /// The depths of the labels that a table of branches leads to, by rising depth, each once.
+    tables: Vec<Vec<u32>>,
     pub blocks: Vec<Block>,
     pub places: Vec<PlaceOf>,
     pub saves: Saves,
@@ -52,11 +59,34 @@ pub(crate) struct Body<'a> {
     pub site_local: u32,
 }
 
-/// One operator, with what the pass knows of it.
-pub(crate) enum Step<'a> {
-    Plain(Operator<'a>),
-    /// A call after which the function may stop.
-    Call(Operator<'a>, u32),
+/// One operator: where it leads, and which variable it has to do with. The rest lies in the module's bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Goes on to the next step, as what follows does up to [`Step::Call`].
+    Plain,
+    Nop,
+    Get(u32),
+    Set(u32),
+    Tee(u32),
+    /// A constant of 32 bits.
+    Const(i32),
+    /// Adds two numbers of 32 bits.
+    Add,
+    /// Drops a segment.
+    Drop,
+    /// Calls a function, or takes long otherwise.
+    Long,
+    /// The same, with a place behind it; with no operator at all where code ends that leads there.
+    Call(u32),
+    Branch(u32),
+    BranchIf(u32),
+    /// Which of the tables.
+    BranchTable(u32),
+    Return,
+    Unreachable,
+    Throw,
+    /// Calls what takes the frame's place.
+    TailCall,
     Open(u32),
     Else,
     End(u32),
@@ -157,6 +187,33 @@ impl Body<'_> {
     /// The variable for an operand of the current block at `height`.
     pub(crate) fn stack_local(&self, height: usize, ty: ValType) -> u32 {
         self.stack_locals[&(height, ty)]
+    }
+
+    /// The bytes of a step's operator.
+    pub(crate) fn bytes(&self, step: usize) -> &[u8] {
+        self.bytes_of(step..step + 1)
+    }
+
+    /// The bytes of the operators of some steps.
+    pub(crate) fn bytes_of(&self, steps: Range<usize>) -> &[u8] {
+        &self.code[self.offsets[steps.start] as usize..self.offsets[steps.end] as usize]
+    }
+
+    /// Whether a step's operator is written the same wherever the same indices hold, as short as it can be: linkers fill up what they
+    /// know late to five bytes.
+    pub(crate) fn is_same_anywhere(&self, step: usize) -> bool {
+        let has_own_form = match self.steps[step] {
+            Step::Plain | Step::Nop | Step::Get(_) | Step::Set(_) | Step::Tee(_) | Step::Const(_) | Step::Add => false,
+            Step::Long | Step::Return | Step::Unreachable | Step::Throw | Step::TailCall => false,
+            _ => true,
+        };
+        !has_own_form && self.bytes(step).len() <= 5
+    }
+
+    /// A step's operator; of a block or its end, only in the order of all steps.
+    pub(crate) fn operator(&self, step: usize) -> Operator<'_> {
+        let operator = OperatorsReader::new(BinaryReader::new(self.bytes(step), 0)).read();
+        operator.expect("the code was read before")
     }
 
     /// The blocks around a place, outermost first.

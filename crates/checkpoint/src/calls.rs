@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use wasmparser::{FuncType, FuncValidatorAllocations, Operator, OperatorsReader};
+use wasmparser::{FuncType, Operator, VisitOperator, VisitSimdOperator};
 
 use crate::Refusal;
 use crate::body::Counter;
@@ -75,34 +75,103 @@ struct Graph {
 }
 
 impl Calls {
-    /// Reads and validates the code of all functions; adds what `ref.func` names to the outline.
+    /// Reads the code of all functions, which need not be valid; adds what `ref.func` names to the outline.
     pub(crate) fn read(module: &[u8], outline: &mut Outline) -> Result<Self, Refusal> {
-        let mut graph = Graph::new(outline);
-        let mut touched = Touched::default();
-        let mut addressed = BTreeSet::new();
-        let mut allocations = FuncValidatorAllocations::default();
+        let mut reader = Reader {
+            function: 0,
+            functions: outline.functions.len(),
+            types: outline.types.len(),
+            graph: Graph::new(outline),
+            touched: Touched::default(),
+            addressed: BTreeSet::new(),
+            is_out_of_range: false,
+        };
         for (index, code) in outline.bodies.iter().enumerate() {
-            let function = outline.function_of_body(index) as usize;
-            let mut validator = code.validator(allocations);
-            let mut reader = code.body(module).get_binary_reader();
-            validator.read_locals(&mut reader).map_err(invalid)?;
-            let mut reader = OperatorsReader::new(reader);
-            while !reader.eof() {
-                let (operator, offset) = reader.read_with_offset().map_err(invalid)?;
-                validator.op(offset, &operator).map_err(invalid)?;
-                if let Operator::RefFunc { function_index } = operator {
-                    addressed.insert(function_index);
-                }
-                graph.see(function, &operator);
-                touched.see(&operator);
+            reader.function = outline.function_of_body(index) as usize;
+            let mut operators = code.body(module).get_operators_reader().map_err(invalid)?;
+            while !operators.eof() {
+                operators.visit_operator(&mut reader).map_err(invalid)?;
             }
-            reader.finish().map_err(invalid)?;
-            allocations = validator.into_allocations();
+            operators.finish().map_err(invalid)?;
+        }
+        let Reader {
+            mut graph,
+            touched,
+            addressed,
+            is_out_of_range,
+            ..
+        } = reader;
+        if is_out_of_range {
+            return Err(Refusal::Invalid(
+                "code names a function or a type that is not there".to_owned(),
+            ));
         }
         outline.addressed.extend(addressed);
         graph.connect_types(outline);
         Ok(graph.judge(outline, touched))
     }
+}
+
+/// Sees the operators of all functions.
+struct Reader {
+    /// The function whose code it is.
+    function: usize,
+    functions: usize,
+    types: usize,
+    graph: Graph,
+    touched: Touched,
+    addressed: BTreeSet<u32>,
+    /// Some operator names a function or a type that there is not.
+    is_out_of_range: bool,
+}
+
+impl Reader {
+    // Each operator has a function of its own that calls this one, where it is clear what it has to do with.
+    #[inline(always)]
+    fn see(&mut self, operator: &Operator<'_>) {
+        let is_there = match *operator {
+            Operator::Call { function_index }
+            | Operator::ReturnCall { function_index }
+            | Operator::RefFunc { function_index } => (function_index as usize) < self.functions,
+            Operator::CallIndirect { type_index, .. } | Operator::ReturnCallIndirect { type_index, .. } => {
+                (type_index as usize) < self.types
+            }
+            _ => true,
+        };
+        if !is_there {
+            self.is_out_of_range = true;
+            return;
+        }
+        if let Operator::RefFunc { function_index } = *operator {
+            self.addressed.insert(function_index);
+        }
+        self.graph.see(self.function, operator);
+        self.touched.see(operator);
+    }
+}
+
+macro_rules! see_each {
+    ($(@$proposal:ident $operator:ident $({ $($part:ident: $type:ty),* })? => $visit:ident ($($more:tt)*))*) => {
+        $(
+            fn $visit(&mut self $($(, $part: $type)*)?) {
+                self.see(&Operator::$operator $({ $($part),* })?);
+            }
+        )*
+    };
+}
+
+impl<'a> VisitOperator<'a> for Reader {
+    type Output = ();
+
+    fn simd_visitor(&mut self) -> Option<&mut dyn VisitSimdOperator<'a, Output = ()>> {
+        Some(self)
+    }
+
+    wasmparser::for_each_visit_operator!(see_each);
+}
+
+impl VisitSimdOperator<'_> for Reader {
+    wasmparser::for_each_visit_simd_operator!(see_each);
 }
 
 impl Graph {
@@ -137,6 +206,7 @@ impl Graph {
         }
     }
 
+    #[inline(always)]
     fn see(&mut self, function: usize, operator: &Operator<'_>) {
         let work = if is_bulk(operator) { BULK_WORK } else { 1 };
         self.work[function] += work + self.rounds.see(operator);
@@ -228,6 +298,7 @@ struct ShortRounds {
 
 impl ShortRounds {
     /// What is done again where a loop ends with this operator.
+    #[inline(always)]
     fn see(&mut self, operator: &Operator<'_>) -> u64 {
         if matches!(operator, Operator::Loop { .. }) {
             self.innermost = Some((0, 0));
@@ -279,6 +350,7 @@ pub(crate) fn is_bulk(operator: &Operator<'_>) -> bool {
 }
 
 impl Touched {
+    #[inline(always)]
     fn see(&mut self, operator: &Operator<'_>) {
         match *operator {
             Operator::TableSet { table } | Operator::TableGrow { table } | Operator::TableFill { table } => {

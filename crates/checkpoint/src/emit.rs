@@ -28,6 +28,8 @@ const CODE_BYTES_MAX: usize = 7_654_321;
 
 /// The module that code is written into: it knows under which index things are found there.
 trait Target: Reencode<Error = Infallible> {
+    /// Whether everything of the original module has the same index here.
+    const HAS_SAME_INDICES: bool;
     /// A block's type; signatures of several values get a type of the module.
     fn signature(&mut self, params: &[ValType], results: &[ValType]) -> BlockType;
     /// The index of the type of a function without parameters.
@@ -129,15 +131,22 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
     /// Writes the steps of a range, whole blocks only.
     fn steps(&mut self, range: std::ops::Range<usize>) {
         let body = self.body;
-        for step in &body.steps[range] {
-            match step {
-                Step::Plain(operator) => self.operator(operator),
-                Step::Call(operator, place) => {
-                    self.operator(operator);
-                    self.place(*place);
+        let mut index = range.start;
+        while index < range.end {
+            let copied = self.copied(index..range.end);
+            if copied > 0 {
+                index += copied;
+                continue;
+            }
+            match body.steps[index] {
+                Step::Call(place) => {
+                    if !body.bytes(index).is_empty() {
+                        self.operator(index);
+                    }
+                    self.place(place);
                 }
-                Step::Open(index) => {
-                    let block = &body.blocks[*index as usize];
+                Step::Open(block) => {
+                    let block = &body.blocks[block as usize];
                     if block.holds_places {
                         self.keep_outer(block);
                     }
@@ -151,8 +160,25 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
                     self.labels.pop();
                     self.close();
                 }
+                Step::Branch(depth) => self.put(&Instruction::Br(self.label(depth))),
+                Step::BranchIf(depth) => self.put(&Instruction::BrIf(self.label(depth))),
+                Step::BranchTable(_) => self.branch_table(index),
+                _ => self.operator(index),
             }
+            index += 1;
         }
+    }
+
+    /// Copies the first steps of a range whose bytes are the same in the module that is written; how many.
+    fn copied(&mut self, range: std::ops::Range<usize>) -> usize {
+        if !T::HAS_SAME_INDICES {
+            return 0;
+        }
+        let body = self.body;
+        let same = range.clone().take_while(|&index| body.is_same_anywhere(index)).count();
+        let bytes = body.bytes_of(range.start..range.start + same);
+        self.code.raw(bytes.iter().copied());
+        same
     }
 
     /// Opens a block of the original code as it was.
@@ -215,30 +241,24 @@ impl<'w, 'a, T: Target> Writer<'w, 'a, T> {
         }
     }
 
-    fn operator(&mut self, operator: &Operator<'a>) {
-        match operator {
-            Operator::Br { relative_depth } => self.put(&Instruction::Br(self.label(*relative_depth))),
-            Operator::BrIf { relative_depth } => self.put(&Instruction::BrIf(self.label(*relative_depth))),
-            Operator::BrTable { targets } => {
-                let labels: Vec<u32> = targets
-                    .targets()
-                    .map(|target| self.label(target.expect("the code was validated")))
-                    .collect();
-                let default = self.label(targets.default());
-                self.put(&Instruction::BrTable(labels.into(), default));
-            }
-            // Half of all code, which is the same wherever it is written.
-            Operator::LocalGet { local_index } => self.put(&Instruction::LocalGet(*local_index)),
-            Operator::LocalSet { local_index } => self.put(&Instruction::LocalSet(*local_index)),
-            Operator::LocalTee { local_index } => self.put(&Instruction::LocalTee(*local_index)),
-            Operator::I32Const { value } => self.put(&Instruction::I32Const(*value)),
-            other => {
-                if !self.target.rewrite(other, &mut self.code) {
-                    let instruction = sound(self.target.instruction(other.clone()));
-                    self.put(&instruction);
-                }
-            }
+    fn operator(&mut self, step: usize) {
+        let operator = self.body.operator(step);
+        if !self.target.rewrite(&operator, &mut self.code) {
+            let instruction = sound(self.target.instruction(operator));
+            self.put(&instruction);
         }
+    }
+
+    fn branch_table(&mut self, step: usize) {
+        let Operator::BrTable { targets } = self.body.operator(step) else {
+            unreachable!("the step was read as a table of branches");
+        };
+        let labels: Vec<u32> = targets
+            .targets()
+            .map(|target| self.label(target.expect("the code was validated")))
+            .collect();
+        let default = self.label(targets.default());
+        self.put(&Instruction::BrTable(labels.into(), default));
     }
 }
 

@@ -4,11 +4,9 @@
 //! many is cut off, and then everything counts as needed, which is right as well, only larger. Code whose
 //! sets would fill the memory is refused.
 
-use smallvec::{SmallVec, smallvec};
-use wasmparser::Operator;
-
 use crate::body::ways::{Ways, label_of};
 use crate::body::{Body, PlaceKind, Shape, Step};
+use smallvec::{SmallVec, smallvec};
 
 /// Work that the walk may do for each step of the function: one for a plain step, and one for each 64 variables
 /// where a set of them is touched.
@@ -165,10 +163,13 @@ impl Walk<'_, '_> {
     fn step(&mut self, index: usize) -> Result<usize, Cut> {
         let body = self.body;
         match &body.steps[index] {
-            Step::Plain(operator) => self.operator(operator)?,
-            Step::Call(operator, place) => {
+            Step::Plain | Step::Nop | Step::Const(_) | Step::Add | Step::Drop => {}
+            Step::Get(local) => self.live.add(*local),
+            Step::Set(local) | Step::Tee(local) => self.live.remove(*local),
+            Step::Long => self.may_throw()?,
+            Step::Call(place) => {
                 // What a handler needs counts as well: a call that was stopped inside may yet throw.
-                self.operator(operator)?;
+                self.may_throw()?;
                 self.note(*place as usize)?;
             }
             Step::End(block) => self.enter(*block)?,
@@ -178,6 +179,7 @@ impl Walk<'_, '_> {
                 label.otherwise = Some(std::mem::replace(&mut self.live, label.behind.clone()));
             }
             Step::Open(block) => return self.leave(*block, index),
+            step => self.go_on(step)?,
         }
         Ok(index)
     }
@@ -245,23 +247,19 @@ impl Walk<'_, '_> {
         Some(&self.labels[index].target)
     }
 
-    fn operator(&mut self, operator: &Operator<'_>) -> Result<(), Cut> {
-        if let Some(ways) = Ways::of(operator) {
-            if !ways.goes_on {
-                self.work_on_set()?;
-                self.live = Set::empty(self.variables);
-            }
-            for depth in ways.branches {
-                self.join_label(depth)?;
-            }
+    fn go_on(&mut self, step: &Step) -> Result<(), Cut> {
+        let Some(ways) = Ways::of(self.body, step) else {
+            return Ok(());
+        };
+        if !ways.goes_on {
+            self.work_on_set()?;
+            self.live = Set::empty(self.variables);
         }
-        match operator {
-            Operator::LocalGet { local_index } => self.live.add(*local_index),
-            Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => self.live.remove(*local_index),
-            Operator::Throw { .. } | Operator::ThrowRef | Operator::Call { .. } | Operator::CallIndirect { .. } => {
-                self.may_throw()?;
-            }
-            _ => {}
+        for &depth in ways.branches {
+            self.join_label(depth)?;
+        }
+        if matches!(step, Step::Throw) {
+            self.may_throw()?;
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ pub(crate) struct Code {
 }
 
 impl Outline {
-    /// Reads a module and validates it but for its code, which [`Calls::read`](crate::calls::Calls::read) does.
+    /// Reads a module and validates it but for its code, which [`Body::read`](crate::body::Body::read) does.
     pub(crate) fn read(module: &[u8]) -> Result<Self, Refusal> {
         let mut outline = Self::default();
         let mut validator = Validator::new_with_features(features::TAKEN);

@@ -48,22 +48,26 @@ pub(crate) struct Analysis {
 impl Plan {
     /// Reads a module, or says why it cannot be checkpointed.
     pub fn new(module: impl Into<Arc<[u8]>>, options: Options) -> Result<Self, Refusal> {
-        let analysis = Analysis::new(module.into(), options)?;
-        let mut layouts = Vec::with_capacity(analysis.outline.bodies.len());
-        for index in 0..analysis.outline.bodies.len() {
-            let function = analysis.outline.function_of_body(index);
-            layouts.push(match analysis.calls.may_stop[function as usize] {
-                true => analysis.body_at(index)?.layouts()?,
-                false => Vec::new(),
-            });
-        }
-        let needs = Needs::of(&layouts, options)?;
-        Ok(Self::of(analysis, layouts, needs))
+        let module = module.into();
+        let read = || {
+            let analysis = Analysis::new(module.clone(), options)?;
+            let bodies = 0..analysis.outline.bodies.len();
+            let layouts = bodies.map(|index| analysis.body_at(index)?.layouts());
+            let layouts = layouts.collect::<Result<Vec<_>, Refusal>>()?;
+            let needs = Needs::of(&layouts, options)?;
+            Ok(Self::of(analysis, layouts, needs))
+        };
+        read().or_else(|refusal| name(&module, refusal))
     }
 
     /// The same, and the instrumented module.
     pub fn instrument(module: impl Into<Arc<[u8]>>, options: Options) -> Result<(Self, Vec<u8>), Refusal> {
-        let analysis = Analysis::new(module.into(), options)?;
+        let module = module.into();
+        Self::read_and_write(module.clone(), options).or_else(|refusal| name(&module, refusal))
+    }
+
+    fn read_and_write(module: Arc<[u8]>, options: Options) -> Result<(Self, Vec<u8>), Refusal> {
+        let analysis = Analysis::new(module, options)?;
         let mut layouts = Vec::with_capacity(analysis.outline.bodies.len());
         let mut instrumented = Instrumented::new(&analysis);
         let mut first_site = 0;
@@ -157,16 +161,8 @@ impl Plan {
 
 impl Analysis {
     fn new(module: Arc<[u8]>, options: Options) -> Result<Self, Refusal> {
-        let read = || {
-            let mut outline = Outline::read(&module)?;
-            let calls = Calls::read(&module, &mut outline)?;
-            Ok((outline, calls))
-        };
-        let (outline, calls) = read().or_else(|refusal| {
-            // What makes a module invalid comes before what else is refused, and has a name where it is a proposal.
-            features::check(&module)?;
-            Err(refusal)
-        })?;
+        let mut outline = Outline::read(&module)?;
+        let calls = Calls::read(&module, &mut outline)?;
         Ok(Self {
             segments: Segments::of(&outline, &calls.touched),
             switches: Switches::of(&outline, &calls.called),
@@ -204,6 +200,12 @@ impl Needs {
             externs: all().any(|layout| layout.values.contains(&crate::ValueType::Extern)),
         })
     }
+}
+
+/// What makes a module invalid comes before what else is refused, and has a name where it is a proposal.
+fn name<V>(module: &[u8], refusal: Refusal) -> Result<V, Refusal> {
+    features::check(module)?;
+    Err(refusal)
 }
 
 /// Places are numbered through the module.

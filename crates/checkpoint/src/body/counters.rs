@@ -3,11 +3,8 @@
 
 use std::collections::HashMap;
 
-use wasmparser::Operator;
-
 use super::ways::Ways;
 use super::{Block, Body, Shape, Step};
-use crate::calls::is_short;
 
 /// Places of a function without calls that each store what they save.
 const LEAF_PLACES_MAX: usize = 8;
@@ -37,8 +34,8 @@ impl Body<'_> {
         }
         let mut assigned = HashMap::new();
         for step in inside {
-            if let Step::Plain(Operator::LocalSet { local_index } | Operator::LocalTee { local_index }) = step {
-                *assigned.entry(*local_index).or_insert(0) += 1;
+            if let Step::Set(local) | Step::Tee(local) = step {
+                *assigned.entry(*local).or_insert(0) += 1;
             }
         }
         let counters = inside.windows(4).enumerate().filter_map(|(at, steps)| {
@@ -52,16 +49,16 @@ impl Body<'_> {
     }
 
     /// Whether a step takes no longer than any other; what may be done over and over does.
-    fn is_short(&self, step: &Step<'_>) -> bool {
+    fn is_short(&self, step: &Step) -> bool {
         match step {
             Step::Open(block) => matches!(self.blocks[*block as usize].shape, Shape::Block | Shape::If),
-            step => !calls(step),
+            step => !is_long(step),
         }
     }
 
     /// Whether it has few places and calls nothing that comes back to it.
     pub(super) fn is_simple(&self) -> bool {
-        !self.places.is_empty() && self.places.len() <= LEAF_PLACES_MAX && !self.steps.iter().any(calls)
+        !self.places.is_empty() && self.places.len() <= LEAF_PLACES_MAX && !self.steps.iter().any(is_long)
     }
 
     /// Whether no round of a loop without others inside comes back to its head without the step at `at`.
@@ -73,18 +70,17 @@ impl Body<'_> {
                 Step::End(_) => {
                     open.pop();
                 }
-                Step::Plain(operator) => {
+                step => {
                     let passes_by = |depth: u32| match open.len().checked_sub(depth as usize) {
                         // Out of the loop.
                         None => false,
                         Some(0) => true,
                         Some(number) => open[number - 1].end > at,
                     };
-                    if Ways::of(operator).is_some_and(|ways| ways.branches.into_iter().any(passes_by)) {
+                    if Ways::of(self, step).is_some_and(|ways| ways.branches.iter().copied().any(passes_by)) {
                         return false;
                     }
                 }
-                Step::Else | Step::Call(..) => {}
             }
         }
         open.iter().all(|block| matches!(block.shape, Shape::Block))
@@ -92,21 +88,17 @@ impl Body<'_> {
 }
 
 /// Whether a step may take longer than others: it calls a function, or goes over much memory.
-fn calls(step: &Step<'_>) -> bool {
-    match step {
-        Step::Open(_) | Step::Else | Step::End(_) => false,
-        Step::Call(..) => true,
-        Step::Plain(operator) => !is_short(operator),
-    }
+fn is_long(step: &Step) -> bool {
+    matches!(step, Step::Long | Step::Call(_))
 }
 
 /// The variable that these steps make grow, and by how much, if that is all they do.
-fn growth(steps: &[Step<'_>]) -> Option<(Counter, i32)> {
+fn growth(steps: &[Step]) -> Option<(Counter, i32)> {
     let [
-        Step::Plain(Operator::LocalGet { local_index: from }),
-        Step::Plain(Operator::I32Const { value }),
-        Step::Plain(Operator::I32Add),
-        Step::Plain(Operator::LocalSet { local_index: to } | Operator::LocalTee { local_index: to }),
+        Step::Get(from),
+        Step::Const(value),
+        Step::Add,
+        Step::Set(to) | Step::Tee(to),
     ] = steps
     else {
         return None;

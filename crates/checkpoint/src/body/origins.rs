@@ -1,8 +1,6 @@
 //! Where the values come from that variables have at places. Where a variable has values of one origin at two places, they come from
 //! the same assignment or from where the same ways meet, so an engine has but one value for both.
 
-use wasmparser::Operator;
-
 use super::ways::{Ways, label_of};
 use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
 
@@ -52,9 +50,7 @@ impl<'b, 'a> Walk<'b, 'a> {
         let mut assigned = vec![Vec::new(); body.locals.len()];
         for (index, step) in body.steps.iter().enumerate() {
             match step {
-                Step::Plain(Operator::LocalSet { local_index } | Operator::LocalTee { local_index }) => {
-                    assigned[*local_index as usize].push(index);
-                }
+                Step::Set(local) | Step::Tee(local) => assigned[*local as usize].push(index),
                 Step::Open(block) => {
                     for &local in &body.blocks[*block as usize].outer_locals {
                         assigned[local as usize].push(index);
@@ -84,8 +80,8 @@ impl<'b, 'a> Walk<'b, 'a> {
         }
         for (index, step) in body.steps.iter().enumerate() {
             match step {
-                Step::Plain(operator) => self.operator(operator)?,
-                Step::Call(_, place) => self.note(*place as usize),
+                Step::Set(local) | Step::Tee(local) => self.assign(*local),
+                Step::Call(place) => self.note(*place as usize),
                 Step::Open(block) => self.open(index, &body.blocks[*block as usize])?,
                 Step::Else => {
                     self.branch(0)?;
@@ -93,6 +89,7 @@ impl<'b, 'a> Walk<'b, 'a> {
                     self.values = label.otherwise.take();
                 }
                 Step::End(_) => self.close()?,
+                step => self.go_on(step)?,
             }
         }
         Ok(())
@@ -192,14 +189,11 @@ impl<'b, 'a> Walk<'b, 'a> {
         Ok(())
     }
 
-    fn operator(&mut self, operator: &Operator<'_>) -> Result<(), TooMuchWork> {
-        if let Operator::LocalSet { local_index } | Operator::LocalTee { local_index } = operator {
-            self.assign(*local_index);
-        }
-        let Some(ways) = Ways::of(operator) else {
+    fn go_on(&mut self, step: &Step) -> Result<(), TooMuchWork> {
+        let Some(ways) = Ways::of(self.body, step) else {
             return Ok(());
         };
-        for depth in ways.branches {
+        for &depth in ways.branches {
             self.branch(depth)?;
         }
         if !ways.goes_on {

@@ -4,8 +4,6 @@
 //!  - A call whose results its caller returns as they are leaves nothing of the caller to save.
 //!  - Nothing is needed behind a call that is not meant to return, but that it did not.
 
-use wasmparser::Operator;
-
 use super::rounds::Rounds;
 use super::{Block, Body, PlaceKind, Shape, Step};
 
@@ -99,7 +97,7 @@ impl Body<'_> {
             ..
         } = around;
         let polls = polls || in_polled_loop;
-        let is_last = matches!(self.steps.get(place.after), Some(Step::Plain(Operator::Unreachable)));
+        let is_last = matches!(self.steps.get(place.after), Some(Step::Unreachable));
         let place = &mut self.places[index];
         if is_last && results == 0 && !may_be_caught {
             place.kind = PlaceKind::Dead;
@@ -120,15 +118,15 @@ impl Body<'_> {
         let mut open: Vec<&Block> = Vec::new();
         for (index, step) in self.steps.iter().enumerate().rev() {
             let next = match step {
-                Step::Plain(Operator::Return) => {
+                Step::Return => {
                     all[index] = 1;
                     continue;
                 }
-                Step::Plain(Operator::Nop) => Some(index + 1),
-                // The last one: what it does if a callee has stopped, it does for all calls that lead there.
-                Step::Call(Operator::Nop, _) => Some(index + 1),
-                Step::Plain(Operator::Br { relative_depth }) => {
-                    let target = open.len().checked_sub(1 + *relative_depth as usize);
+                Step::Nop => Some(index + 1),
+                // What that place does if a callee has stopped, it does for all calls that lead there.
+                Step::Call(_) if self.bytes(index).is_empty() => Some(index + 1),
+                Step::Branch(depth) => {
+                    let target = open.len().checked_sub(1 + *depth as usize);
                     let Some(target) = target.map(|target| open[target]) else {
                         all[index] = 1;
                         continue;
@@ -200,11 +198,8 @@ impl Body<'_> {
             block.place = block.place.and_then(|place| numbers[place as usize]);
         }
         for step in &mut self.steps {
-            if let Step::Call(operator, place) = step {
-                *step = match numbers[*place as usize] {
-                    Some(place) => Step::Call(operator.clone(), place),
-                    None => Step::Plain(operator.clone()),
-                };
+            if let Step::Call(place) = step {
+                *step = numbers[*place as usize].map_or(Step::Long, Step::Call);
             }
         }
     }

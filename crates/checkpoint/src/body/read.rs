@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use wasmparser::{
     AbstractHeapType, BlockType, FuncValidator, FuncValidatorAllocations, HeapType, Operator, ValType,
-    ValidatorResources,
+    ValidatorResources, VisitOperator, VisitSimdOperator,
 };
 
 use super::saves::Saves;
 use super::{Block, Body, PlaceKind, PlaceOf, Shape, Step};
-use crate::calls::{Calls, Work, is_bulk};
+use crate::calls::{Calls, Work, is_bulk, is_short};
 use crate::outline::{Outline, invalid};
 use crate::{Refusal, liveness};
 
@@ -29,6 +29,8 @@ impl<'a> Body<'a> {
         );
         // Most operators take two bytes.
         reader.body.steps.reserve(code.range.len() / 2);
+        reader.body.offsets.reserve(code.range.len() / 2);
+        reader.body.code = &module[code.range.clone()];
         let body = code.body(module);
         let mut locals = body.get_locals_reader().map_err(invalid)?;
         for _ in 0..locals.get_count() {
@@ -38,10 +40,17 @@ impl<'a> Body<'a> {
             reader.body.locals.extend(std::iter::repeat_n(ty, count as usize));
         }
         let mut operators = body.get_operators_reader().map_err(invalid)?;
-        while !operators.eof() {
-            let (operator, offset) = operators.read_with_offset().map_err(invalid)?;
-            reader.step(operator, offset)?;
+        reader.at = operators.original_position();
+        if reader.work == Work::Much {
+            reader.open_whole();
         }
+        while !operators.eof() {
+            reader.at = operators.original_position();
+            operators.visit_operator(&mut reader).map_err(invalid)??;
+        }
+        operators.finish().map_err(invalid)?;
+        // The function's own end is none of the steps.
+        reader.body.offsets.push(reader.offset());
         let mut body = reader.body;
         body.kept_locals = body.locals.len();
         body.settle_places();
@@ -69,6 +78,52 @@ struct Reader<'r, 'a> {
     /// The function may be stopped, so places are wanted.
     wants_places: bool,
     work: Work,
+    /// Where the operator begins that is being read, and where the code does.
+    at: usize,
+    start: usize,
+}
+
+macro_rules! read_each {
+    ($(@$proposal:ident $operator:ident $({ $($part:ident: $type:ty),* })? => $visit:ident ($($more:tt)*))*) => {
+        $(
+            #[allow(clippy::clone_on_copy, reason = "some operators have parts that are no plain numbers")]
+            fn $visit(&mut self $($(, $part: $type)*)?) -> Result<(), Refusal> {
+                let operator = Operator::$operator $({ $($part: $part.clone()),* })?;
+                match simple_step(&operator) {
+                    Some(step) => {
+                        self.validator.visitor(self.at).$visit($($($part),*)?).map_err(invalid)?;
+                        self.push(step);
+                        Ok(())
+                    }
+                    None => self.step(operator),
+                }
+            }
+        )*
+    };
+}
+
+macro_rules! read_each_vector {
+    ($(@$proposal:ident $operator:ident $({ $($part:ident: $type:ty),* })? => $visit:ident ($($more:tt)*))*) => {
+        $(
+            fn $visit(&mut self $($(, $part: $type)*)?) -> Result<(), Refusal> {
+                self.step(Operator::$operator $({ $($part),* })?)
+            }
+        )*
+    };
+}
+
+impl<'a> VisitOperator<'a> for Reader<'_, '_> {
+    type Output = Result<(), Refusal>;
+
+    fn simd_visitor(&mut self) -> Option<&mut dyn VisitSimdOperator<'a, Output = Self::Output>> {
+        Some(self)
+    }
+
+    wasmparser::for_each_visit_operator!(read_each);
+}
+
+impl VisitSimdOperator<'_> for Reader<'_, '_> {
+    wasmparser::for_each_visit_simd_operator!(read_each_vector);
 }
 
 impl<'r, 'a> Reader<'r, 'a> {
@@ -89,6 +144,9 @@ impl<'r, 'a> Reader<'r, 'a> {
                 results: ty.results().to_vec(),
                 locals: ty.params().to_vec(),
                 steps: Vec::new(),
+                code: &[],
+                offsets: Vec::new(),
+                tables: Vec::new(),
                 blocks: Vec::new(),
                 places: Vec::new(),
                 saves: Saves::default(),
@@ -103,17 +161,16 @@ impl<'r, 'a> Reader<'r, 'a> {
             values_left: VALUES_MAX,
             wants_places: calls.may_stop[function as usize],
             work: calls.work[function as usize],
+            at: 0,
+            start: outline.bodies[outline.body_index(function)].range.start,
         };
         if calls.polls_at_entry[function as usize] {
             reader.add_place(PlaceKind::Entry, Vec::new());
         }
-        if reader.work == Work::Much {
-            reader.open_whole();
-        }
         reader
     }
 
-    fn step(&mut self, operator: Operator<'a>, offset: usize) -> Result<(), Refusal> {
+    fn step(&mut self, operator: Operator<'_>) -> Result<(), Refusal> {
         let before = match operator {
             Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
                 self.operands()?
@@ -121,7 +178,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             _ => None,
         };
         let reached = self.is_reached();
-        self.validator.op(offset, &operator).map_err(invalid)?;
+        self.validator.op(self.at, &operator).map_err(invalid)?;
         match operator {
             Operator::Block { blockty } => self.open(Shape::Block, blockty, before)?,
             Operator::Loop { blockty } => self.open(Shape::Loop, blockty, before)?,
@@ -130,23 +187,33 @@ impl<'r, 'a> Reader<'r, 'a> {
             Operator::Else => {
                 let block = *self.open.last().expect("`else` lies in a block");
                 self.body.blocks[block as usize].otherwise = Some(self.body.steps.len());
-                self.body.steps.push(Step::Else);
+                self.push(Step::Else);
             }
             Operator::End => {
                 // The function's own `end` is written by whoever emits the body.
                 if let Some(block) = self.open.pop() {
                     self.body.blocks[block as usize].end = self.body.steps.len();
-                    self.body.steps.push(Step::End(block));
+                    self.push(Step::End(block));
                     if self.work == Work::Much && self.open.is_empty() {
                         self.close_whole();
                     }
                 }
             }
             Operator::Return if self.work == Work::Much => {
-                let relative_depth = u32::try_from(self.open.len() - 1).expect("code has fewer than 2^32 blocks");
-                self.body.steps.push(Step::Plain(Operator::Br { relative_depth }));
+                let depth = u32::try_from(self.open.len() - 1).expect("code has fewer than 2^32 blocks");
+                self.push(Step::Branch(depth));
             }
-            other => self.plain(other, reached)?,
+            Operator::Return => self.push(Step::Return),
+            Operator::BrTable { targets } => {
+                let others = targets.targets().map(|target| target.expect("the code was validated"));
+                let mut targets: Vec<u32> = others.chain([targets.default()]).collect();
+                targets.sort_unstable();
+                targets.dedup();
+                let table = u32::try_from(self.body.tables.len()).expect("code has fewer than 2^32 tables");
+                self.body.tables.push(targets);
+                self.push(Step::BranchTable(table));
+            }
+            other => self.plain(&other, reached)?,
         }
         Ok(())
     }
@@ -159,10 +226,24 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     /// The block has ended: all that is left is to return. Where calls gave what is returned, one of them may have stopped.
     fn close_whole(&mut self) {
-        self.body.steps.push(Step::Plain(Operator::Nop));
         let (results, polls) = (self.body.results.len(), true);
-        let place = self.add_place(PlaceKind::Call { results, polls }, self.body.results.clone());
-        *self.body.steps.last_mut().expect("just pushed") = Step::Call(Operator::Nop, place);
+        self.call(PlaceKind::Call { results, polls }, self.body.results.clone());
+    }
+
+    fn push(&mut self, step: Step) {
+        self.body.steps.push(step);
+        self.body.offsets.push(self.offset());
+    }
+
+    fn offset(&self) -> u32 {
+        u32::try_from(self.at - self.start).expect("code is smaller than 4 GiB")
+    }
+
+    /// Adds a step with a place behind it.
+    fn call(&mut self, kind: PlaceKind, stack: Vec<ValType>) {
+        let place = u32::try_from(self.body.places.len()).expect("code has fewer than 2^32 places");
+        self.push(Step::Call(place));
+        self.add_place(kind, stack);
     }
 
     fn is_reached(&self) -> bool {
@@ -230,23 +311,21 @@ impl<'r, 'a> Reader<'r, 'a> {
             place: None,
         });
         self.open.push(index);
-        self.body.steps.push(Step::Open(index));
+        self.push(Step::Open(index));
         index
     }
 
-    fn plain(&mut self, operator: Operator<'a>, reached: bool) -> Result<(), Refusal> {
+    fn plain(&mut self, operator: &Operator<'_>, reached: bool) -> Result<(), Refusal> {
         let Some(results) = self
-            .results_before_a_place(&operator)
+            .results_before_a_place(operator)
             .filter(|_| reached && self.wants_places)
         else {
-            self.body.steps.push(Step::Plain(operator));
+            self.push(simple_step(operator).unwrap_or(Step::Long));
             return Ok(());
         };
         let stack = self.operands()?.expect("a call that is reached may return");
-        self.body.steps.push(Step::Plain(Operator::Nop));
         let polls = self.work == Work::TooMuch;
-        let place = self.add_place(PlaceKind::Call { results, polls }, stack);
-        *self.body.steps.last_mut().expect("just pushed") = Step::Call(operator, place);
+        self.call(PlaceKind::Call { results, polls }, stack);
         Ok(())
     }
 
@@ -288,6 +367,35 @@ impl<'r, 'a> Reader<'r, 'a> {
             }
         })
     }
+}
+
+/// What an operator is; nothing if it has to do with blocks or tables of branches, or may have a place.
+// Where it is called it is clear which operator it is, and so what the answer is.
+#[inline(always)]
+fn simple_step(operator: &Operator<'_>) -> Option<Step> {
+    Some(match *operator {
+        Operator::Block { .. }
+        | Operator::Loop { .. }
+        | Operator::If { .. }
+        | Operator::TryTable { .. }
+        | Operator::Else
+        | Operator::End
+        | Operator::BrTable { .. }
+        | Operator::Return => return None,
+        Operator::LocalGet { local_index } => Step::Get(local_index),
+        Operator::LocalSet { local_index } => Step::Set(local_index),
+        Operator::LocalTee { local_index } => Step::Tee(local_index),
+        Operator::I32Const { value } => Step::Const(value),
+        Operator::I32Add => Step::Add,
+        Operator::Nop => Step::Nop,
+        Operator::Br { relative_depth } => Step::Branch(relative_depth),
+        Operator::BrIf { relative_depth } => Step::BranchIf(relative_depth),
+        Operator::Unreachable => Step::Unreachable,
+        Operator::Throw { .. } | Operator::ThrowRef => Step::Throw,
+        Operator::ReturnCall { .. } | Operator::ReturnCallIndirect { .. } => Step::TailCall,
+        Operator::DataDrop { .. } | Operator::ElemDrop { .. } => Step::Drop,
+        _ => return is_short(operator).then_some(Step::Plain),
+    })
 }
 
 /// The type that a value may be kept as. The validator knows more of a reference than modules without typed

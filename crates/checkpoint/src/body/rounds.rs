@@ -2,8 +2,6 @@
 //! current round. A place is passed for all loops around it, and a loop inside begins with none: so what there is to know
 //! at a step is how many loops, counted from the outermost, have passed one.
 
-use wasmparser::Operator;
-
 use super::ways::{Ways, label_of};
 use super::{Body, Shape, Step};
 
@@ -51,8 +49,7 @@ impl<'b, 'a> Rounds<'b, 'a> {
         let body = self.body;
         for step in &body.steps {
             match step {
-                Step::Plain(operator) => self.operator(operator),
-                Step::Call(..) => self.pass(),
+                Step::Call(_) => self.pass(),
                 Step::Open(block) => self.open(*block as usize, &keeps),
                 Step::Else => {
                     let passed = self.passed;
@@ -61,6 +58,7 @@ impl<'b, 'a> Rounds<'b, 'a> {
                     self.passed = label.otherwise.take().expect("a condition has one other arm");
                 }
                 Step::End(_) => self.close(),
+                step => self.go_on(step),
             }
         }
         self.polled
@@ -116,9 +114,9 @@ impl<'b, 'a> Rounds<'b, 'a> {
         }
     }
 
-    fn operator(&mut self, operator: &Operator<'_>) {
-        let Some(ways) = Ways::of(operator) else { return };
-        ways.branches.into_iter().for_each(|depth| self.branch(depth));
+    fn go_on(&mut self, step: &Step) {
+        let Some(ways) = Ways::of(self.body, step) else { return };
+        ways.branches.iter().for_each(|&depth| self.branch(depth));
         if !ways.goes_on {
             self.passed = UNREACHED;
         }

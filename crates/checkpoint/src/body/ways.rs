@@ -1,43 +1,26 @@
-//! Where control may go from an operator.
+//! Where control may go from a step.
 
-use smallvec::SmallVec;
-use wasmparser::{Catch, Operator};
+use wasmparser::Catch;
 
-/// The ways on from an operator that has others than to the next step, exceptions aside.
-pub(crate) struct Ways {
+use super::{Body, Step};
+
+/// The ways on from a step that has others than to the next one, exceptions aside.
+pub(crate) struct Ways<'b> {
     /// The depths of the labels that it may branch to, by rising depth, each once.
-    pub branches: SmallVec<[u32; 1]>,
+    pub branches: &'b [u32],
     /// Whether the next step may follow.
     pub goes_on: bool,
 }
 
-impl Ways {
-    /// Nothing for most operators, which only the next step follows.
+impl<'b> Ways<'b> {
+    /// Nothing for most steps, which only the next one follows.
     #[inline]
-    pub fn of(operator: &Operator<'_>) -> Option<Self> {
-        let mut branches = SmallVec::new();
-        let goes_on = match operator {
-            Operator::Br { relative_depth } => {
-                branches.push(*relative_depth);
-                false
-            }
-            Operator::BrIf { relative_depth } => {
-                branches.push(*relative_depth);
-                true
-            }
-            Operator::BrTable { targets } => {
-                let others = targets.targets().map(|target| target.expect("the code was validated"));
-                branches.extend(others.chain([targets.default()]));
-                branches.sort_unstable();
-                branches.dedup();
-                false
-            }
-            Operator::Return
-            | Operator::Unreachable
-            | Operator::Throw { .. }
-            | Operator::ThrowRef
-            | Operator::ReturnCall { .. }
-            | Operator::ReturnCallIndirect { .. } => false,
+    pub fn of(body: &'b Body<'_>, step: &'b Step) -> Option<Self> {
+        let (branches, goes_on) = match step {
+            Step::Branch(depth) => (std::slice::from_ref(depth), false),
+            Step::BranchIf(depth) => (std::slice::from_ref(depth), true),
+            Step::BranchTable(table) => (body.tables[*table as usize].as_slice(), false),
+            Step::Return | Step::Unreachable | Step::Throw | Step::TailCall => (&[][..], false),
             _ => return None,
         };
         Some(Self { branches, goes_on })

@@ -248,6 +248,8 @@ impl Reencode for Resume<'_> {
 }
 
 impl Target for Resume<'_> {
+    const HAS_SAME_INDICES: bool = false;
+
     fn signature(&mut self, params: &[ValType], results: &[ValType]) -> BlockType {
         self.signatures.of_block(params, results)
     }

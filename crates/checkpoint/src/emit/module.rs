@@ -125,6 +125,8 @@ impl Reencode for Main<'_> {
 }
 
 impl Target for Main<'_> {
+    const HAS_SAME_INDICES: bool = true;
+
     fn signature(&mut self, params: &[ValType], results: &[ValType]) -> BlockType {
         self.signatures.of_block(params, results)
     }

@@ -166,11 +166,11 @@ fn asked(text: &str) -> Outcome {
         let stopper = caller.data().as_ref().expect("it is there before the guest runs");
         stopper.request()
     };
-    linker.func_wrap("host", "ask", request).unwrap();
+    linker.func_wrap("host", "ask", request).expect("the name is free");
     let mut store = Store::new(engine(), None);
-    let mut guest = prepared.instantiate(&mut store, &linker).unwrap();
+    let guest = prepared.instantiate(&mut store, &linker).expect("the module is whole");
     *store.data_mut() = Some(guest.stopper());
-    guest.call(&mut store, "run", &[]).unwrap()
+    guest.call(&mut store, "run", &[]).expect("it does not fail")
 }
 
 /// Whatever takes long, by itself or on each of many frames.
