@@ -157,8 +157,11 @@ fn a_call_that_returns_all_the_same_ends_at_the_code_behind_it() {
 
 /// How a run ends that is asked to stop by what it calls as `$ask`, which leaves no place of its own behind.
 fn asked(text: &str) -> Outcome {
-    let ask = "(import \"host\" \"ask\" (func $host)) (memory 1) (func $idle)
-        (func $ask (param i32) (if (local.get 0) (then (call $ask (i32.const 0)))) (return_call $host))";
+    let idle = "(nop)".repeat(100);
+    let ask = format!(
+        "(import \"host\" \"ask\" (func $host)) (memory 1) (func $idle {idle})
+        (func $ask (param i32) (if (local.get 0) (then (call $ask (i32.const 0)))) (return_call $host))"
+    );
     let module = wat::parse_str(format!("(module {ask} {text})")).expect("the text is a module");
     let prepared = Prepared::new(engine(), &module, options(Poll::Word)).expect("it can be stopped");
     let mut linker = Linker::new(engine());
@@ -178,7 +181,7 @@ fn long_work(times: usize) -> [String; 5] {
     let round = "(nop)".repeat(50);
     [
         "(nop)".repeat(4_096 * times),
-        "(call $idle)".repeat(2_048 * times),
+        "(call $idle)".repeat(41 * times),
         "(memory.fill (i32.const 0) (i32.const 0) (i32.const 9))".repeat(times),
         "(call $host)".repeat(times),
         // Too few rounds to poll, if they are counted from one.
@@ -220,7 +223,7 @@ fn a_function_that_does_much_stops_in_its_midst() {
         )
     };
     assert!(matches!(asked(&run("(nop)")), Outcome::Finished(_)), "little need not");
-    for work in long_work(32) {
+    for work in long_work(16) {
         let outcome = asked(&run(&work));
         assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}: {work:.80}");
     }
