@@ -25,6 +25,10 @@ mod world;
 
 use world::World;
 
+/// What a node allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Programs of `tests/guests`, and how often each does its work in a round: some hundred milliseconds, since the kernel's account
 /// of a thread grows in steps of up to four.
 const GUESTS: &[(&str, u32)] = &[
