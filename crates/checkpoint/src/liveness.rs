@@ -1,8 +1,9 @@
 //! Which variables a function still needs at each of its places: a walk backwards over its steps.
 //!
-//! A loop's head is walked until nothing new is found. Structured code needs few rounds; code made to need
-//! many is cut off, and then everything counts as needed, which is right as well, only larger. Code whose
-//! sets would fill the memory is refused.
+//! A loop is walked twice. What its head needs is known after the first time, in which branches to the head need nothing: a
+//! way on from the head that comes to it again has a shorter one behind that. So loops inside are walked but once meanwhile.
+//! Code in very many loops is cut off, and then everything counts as needed, which is right as well, only larger. Code
+//! whose sets would fill the memory is refused.
 
 use crate::body::ways::{Ways, label_of};
 use crate::body::{Body, PlaceKind, Shape, Step};
@@ -17,7 +18,7 @@ const BLOCK_WORDS_MAX: usize = 4 << 20;
 pub(crate) const SAVED_VALUES_MAX: usize = 2_000_000;
 
 /// A set of variables; most functions have few, whose sets need no memory of their own.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 struct Set(SmallVec<[u64; 2]>);
 
 impl Set {
@@ -70,7 +71,10 @@ struct Walk<'b, 'a> {
     variables: usize,
     live: Set,
     labels: Vec<Label>,
-    heads: Vec<Option<Set>>,
+    /// What the head needs of the loop whose end comes next, if it has been walked once.
+    head: Option<Set>,
+    /// The loop around that is walked for the first time: until then what lives at places is not known.
+    first: Option<u32>,
     places: Vec<Vec<u32>>,
     /// How many values these are.
     saved: usize,
@@ -94,7 +98,8 @@ pub(crate) fn mark(body: &mut Body<'_>) -> Result<(), &'static str> {
         variables,
         live: Set::empty(variables),
         labels: Vec::new(),
-        heads: vec![None; body.blocks.len()],
+        head: None,
+        first: None,
         places: vec![Vec::new(); body.places.len()],
         saved: 0,
         work_left: body.steps.len().saturating_mul(WORK_PER_STEP_MAX),
@@ -149,9 +154,12 @@ impl Walk<'_, '_> {
 
     /// What lives here is what the place saves.
     fn note(&mut self, place: usize) -> Result<(), Cut> {
+        if self.first.is_some() {
+            return Ok(());
+        }
         self.work_on_set()?;
         let live = self.live.variables();
-        self.saved = self.saved + live.len() - self.places[place].len();
+        self.saved += live.len();
         self.places[place] = live;
         if self.saved > SAVED_VALUES_MAX {
             return Err(Cut::TooManyValues);
@@ -189,7 +197,10 @@ impl Walk<'_, '_> {
         let body = self.body;
         let target = match body.blocks[block as usize].shape {
             Shape::Loop => {
-                let head = self.heads[block as usize].clone();
+                let head = self.head.take();
+                if head.is_none() {
+                    self.first.get_or_insert(block);
+                }
                 head.unwrap_or_else(|| Set::empty(self.variables))
             }
             _ => self.live.clone(),
@@ -226,11 +237,9 @@ impl Walk<'_, '_> {
             Shape::Block | Shape::Try(_) => {}
             Shape::If => self.live.join(&label.otherwise.unwrap_or(label.behind)),
             Shape::Loop => {
-                let known = label.target;
-                self.live.join(&known);
-                if self.live != known {
-                    self.heads[block as usize] = Some(self.live.clone());
-                    self.live = label.behind;
+                if self.first == Some(block) {
+                    self.first = None;
+                    self.head = Some(std::mem::replace(&mut self.live, label.behind));
                     return Ok(of.end + 1);
                 }
                 if let Some(place) = of.place {
