@@ -97,7 +97,7 @@ async fn a_function_that_runs_on_leaves_the_processor_to_others_with_a_cgroup() 
 }
 
 /// So many that a function gets too little in the time of its claim to be initialised within it.
-const RIVALS: usize = 16;
+const RIVALS: usize = 8;
 
 /// Takes more of a processor to be loaded than an initialisation's claim is.
 const HEAVY: &[u8] = b"import time
