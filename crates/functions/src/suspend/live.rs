@@ -200,9 +200,10 @@ impl Live {
     }
 
     pub(super) fn give_turn(&self, turn: Turn) {
-        // That the node stops outranks all.
         self.change(|state| {
-            if state.turn != Some(Turn::Stop) {
+            // Who has gone on meanwhile is not let go at its next rest. That the node stops outranks all.
+            let is_late = turn == Turn::LetGo && state.phase != Phase::Suspended;
+            if state.turn != Some(Turn::Stop) && !is_late {
                 state.turn = Some(turn);
             }
             state.failure = None;
@@ -290,6 +291,19 @@ mod tests {
             live.goes_on();
             assert_eq!((live.phase(), live.state.lock().turn), (Phase::Running, left));
         }
+    }
+
+    /// A target that gives up on a run which goes on in that moment has it all the same.
+    #[test]
+    fn a_run_that_has_gone_on_is_not_let_go_at_its_next_rest() {
+        let live = live();
+        live.set_phase(Phase::Suspended);
+        live.give_turn(Turn::LetGo);
+        assert_eq!(live.state.lock().turn, Some(Turn::LetGo), "the control");
+        live.goes_on();
+        live.give_turn(Turn::LetGo);
+        live.set_phase(Phase::Suspended);
+        assert_eq!(live.state.lock().turn, None);
     }
 
     #[test]
