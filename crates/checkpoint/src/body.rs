@@ -202,11 +202,17 @@ impl Body<'_> {
     /// Whether a step's operator is written the same wherever the same indices hold, as short as it can be: linkers fill up what they
     /// know late to five bytes.
     pub(crate) fn is_same_anywhere(&self, step: usize) -> bool {
-        let has_own_form = match self.steps[step] {
-            Step::Plain | Step::Nop | Step::Get(_) | Step::Set(_) | Step::Tee(_) | Step::Const(_) | Step::Add => false,
-            Step::Long | Step::Return | Step::Unreachable | Step::Throw | Step::TailCall => false,
-            _ => true,
-        };
+        let has_own_form = matches!(
+            self.steps[step],
+            Step::Open(_)
+                | Step::Else
+                | Step::End(_)
+                | Step::Call(_)
+                | Step::Branch(_)
+                | Step::BranchIf(_)
+                | Step::BranchTable(_)
+                | Step::Drop
+        );
         !has_own_form && self.bytes(step).len() <= 5
     }
 
