@@ -148,6 +148,8 @@ pub(crate) enum PlaceKind {
         results: usize,
         polls: bool,
     },
+    /// Behind an operator that goes over much memory.
+    Bulk,
     /// After a call that is not meant to return: nothing is needed any more.
     Dead,
 }
@@ -167,7 +169,8 @@ impl PlaceKind {
     /// What it looks at; nothing behind a call that is not meant to return.
     pub(crate) fn looks_at(&self) -> Option<Look> {
         match self {
-            Self::Entry | Self::Loop(_) => Some(Look::Word),
+            // An engine may not know such an operator for a call.
+            Self::Entry | Self::Loop(_) | Self::Bulk => Some(Look::Word),
             Self::Call { polls: true, .. } => Some(Look::WordBehindCall),
             Self::Call { polls: false, .. } => Some(Look::Unwinding),
             Self::Dead => None,
@@ -268,6 +271,7 @@ impl Body<'_> {
             let kind = match place.kind {
                 PlaceKind::Entry => Place::Entry,
                 PlaceKind::Loop(_) => Place::Loop,
+                PlaceKind::Bulk => Place::Bulk,
                 PlaceKind::Dead => Place::Call(Vec::new()),
                 PlaceKind::Call { results, .. } => {
                     let results = &place.stack[place.stack.len() - results..];

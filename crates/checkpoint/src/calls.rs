@@ -19,6 +19,8 @@ const WORK_MAX: u64 = 1 << 17;
 const WORK_ON_CYCLE_MAX: u64 = 1 << 12;
 /// What counts as so many: an operator that goes over much memory, and a call of the host.
 const BULK_WORK: u64 = WORK_ON_CYCLE_MAX;
+/// The same of what looks for a handler.
+const THROW_WORK: u64 = 1 << 10;
 
 /// What the code of all functions says about the module.
 #[derive(Default)]
@@ -66,10 +68,11 @@ struct Graph {
     loops: Vec<bool>,
     /// What each function does from its entry to its return, or to a loop that polls in each round, without what it calls.
     work: Vec<u64>,
-    /// Functions that may end, or be ended, by an exception.
+    /// Functions that an exception may leave, or end.
     throws: Vec<bool>,
+    /// Functions that may end with a call that takes their frame's place.
+    tail_calls: Vec<bool>,
     rounds: ShortRounds,
-    has_tail_calls: bool,
     /// The node of each type of the module.
     type_nodes: Vec<u32>,
 }
@@ -199,16 +202,20 @@ impl Graph {
                     }
                 })
                 .collect(),
-            throws: vec![false; functions],
+            throws: vec![false; next as usize],
+            tail_calls: vec![false; functions],
             rounds: ShortRounds::default(),
-            has_tail_calls: false,
             type_nodes,
         }
     }
 
     #[inline(always)]
     fn see(&mut self, function: usize, operator: &Operator<'_>) {
-        let work = if is_bulk(operator) { BULK_WORK } else { 1 };
+        let work = match operator {
+            Operator::Throw { .. } | Operator::ThrowRef => THROW_WORK,
+            _ if is_bulk(operator) => BULK_WORK,
+            _ => 1,
+        };
         self.work[function] += work + self.rounds.see(operator);
         match *operator {
             Operator::Loop { .. } => self.loops[function] = true,
@@ -219,10 +226,11 @@ impl Graph {
                 self.edges[function].push(node);
             }
             Operator::ReturnCall { function_index } => {
-                self.has_tail_calls = true;
+                self.tail_calls[function] = true;
                 self.edges[function].push(function_index);
             }
             Operator::ReturnCallIndirect { type_index, .. } => {
+                self.tail_calls[function] = true;
                 let node = self.type_nodes[type_index as usize];
                 self.edges[function].push(node);
             }
@@ -237,9 +245,10 @@ impl Graph {
         }
     }
 
-    fn judge(self, outline: &Outline, touched: Touched) -> Calls {
+    fn judge(mut self, outline: &Outline, touched: Touched) -> Calls {
         let functions = outline.functions.len();
         let cycles = Cycles::of(&self.edges, functions);
+        spread_to_callers(&self.edges, &mut self.throws);
         let work = self.works(&cycles);
         let cuts = cycles.cut.iter().zip(&work);
         let polls_at_entry: Vec<bool> = cuts.map(|(&cuts, &work)| cuts || work == Work::TooMuch).collect();
@@ -254,7 +263,7 @@ impl Graph {
         let called = callers.flat_map(|(callees, _)| callees.iter().copied());
         Calls {
             called: called.filter(|&callee| (callee as usize) < functions).collect(),
-            has_tail_calls: self.has_tail_calls,
+            has_tail_calls: self.tail_calls.contains(&true),
             may_stop,
             polls_at_entry,
             work,
@@ -266,26 +275,66 @@ impl Graph {
     fn works(&self, cycles: &Cycles) -> Vec<Work> {
         let functions = self.work.len();
         let mut works = vec![Work::Little; functions];
-        // What each does from its entry to its return, or to its poll.
-        let mut done = vec![0_u64; self.edges.len()];
-        for &node in &cycles.callees_first {
+        let mut done = vec![Done::default(); self.edges.len()];
+        let is_cut = |node: usize| cycles.cut.get(node) == Some(&true);
+        // Edges that close a cycle lead from or to a function that cuts it: what these are for others is known before.
+        let in_order = || cycles.callees_first.iter().copied();
+        for node in in_order()
+            .filter(|&node| !is_cut(node))
+            .chain(in_order().filter(|&node| is_cut(node)))
+        {
             let called = self.edges[node].iter().map(|&callee| done[callee as usize]);
             if node >= functions {
-                done[node] = called.max().unwrap_or_default();
+                done[node] = called.fold(Done::default(), Done::or);
                 continue;
             }
-            let all = called.fold(self.work[node], u64::saturating_add);
-            let is_much = cycles.on_cycle[node] && all > WORK_ON_CYCLE_MAX;
-            works[node] = match all > WORK_MAX || (is_much && self.throws[node]) {
-                true => Work::TooMuch,
-                false if is_much => Work::Much,
-                false => Work::Little,
+            let called = called.fold(Done::default(), Done::and);
+            let whole = self.work[node].saturating_add(called.whole);
+            let begun = whole.saturating_add(called.begun);
+            let is_much = whole > WORK_ON_CYCLE_MAX;
+            let comes_to_its_end = !self.throws[node] && !self.tail_calls[node];
+            works[node] = match () {
+                () if begun > WORK_MAX || (is_much && self.throws[node]) => Work::TooMuch,
+                () if !is_much || !cycles.on_cycle[node] => Work::Little,
+                () if comes_to_its_end => Work::Much,
+                () => Work::TooMuch,
             };
-            if works[node] == Work::Little && !cycles.cut[node] {
-                done[node] = all;
-            }
+            done[node] = match works[node] {
+                _ if is_cut(node) => Done::default(),
+                Work::Little if called.begun == 0 => Done { whole, begun: 0 },
+                Work::Little => Done { whole, begun },
+                Work::Much => Done { whole: 0, begun },
+                Work::TooMuch => Done::default(),
+            };
         }
         works
+    }
+}
+
+/// What a call may do without a poll, besides what its caller does.
+#[derive(Clone, Copy, Default)]
+struct Done {
+    /// From its beginning to its end.
+    whole: u64,
+    /// From its beginning to its poll.
+    begun: u64,
+}
+
+impl Done {
+    /// What both do, one after the other. Whoever polls, later ones begin anew.
+    fn and(self, next: Self) -> Self {
+        Self {
+            whole: self.whole.saturating_add(next.whole),
+            begun: self.begun.max(next.begun),
+        }
+    }
+
+    /// What one of both may do.
+    fn or(self, other: Self) -> Self {
+        Self {
+            whole: self.whole.max(other.whole),
+            begun: self.begun.max(other.begun),
+        }
     }
 }
 
@@ -593,6 +642,49 @@ mod tests {
         assert_eq!(work(&"(call $host)".repeat(32)), Work::TooMuch);
     }
 
+    /// Each function of a chain polls when it returns, and none of them before the last one does.
+    #[test]
+    fn a_chain_that_goes_down_polls_at_some_entries() {
+        let chain = |levels: usize| {
+            let level = |level: usize| format!("(func (call {levels}) (call {}))", (level + 1) % levels);
+            let heavy = "(nop)".repeat(5_000);
+            calls_of(&format!(
+                "(module {} (func {heavy}))",
+                (0..levels).map(level).collect::<String>()
+            ))
+            .work
+        };
+        assert!(chain(20)[..20].iter().all(|work| *work == Work::Much));
+        let long = chain(100);
+        let too_much = long.iter().filter(|work| **work == Work::TooMuch).count();
+        assert_eq!(too_much, 3, "after some 130,000 operators each");
+    }
+
+    /// Who closes a cycle by a call through a table is judged by all that the table leads to.
+    #[test]
+    fn work_behind_a_table_counts_where_it_closes_a_cycle() {
+        let calls = calls_of(&format!(
+            "(module (type $t (func)) (table 2 funcref) (elem (i32.const 0) $n $heavy)
+                (func $first (call_indirect (type $t) (i32.const 0)))
+                (func $heavy (type $t) {})
+                (func $n (type $t) {}))",
+            "(nop)".repeat(1_000),
+            "(call_indirect (type $t) (i32.const 1))".repeat(10)
+        ));
+        assert_eq!(calls.work[2], Work::Much);
+        assert!(calls.polls_at_entry[2], "the control: it cuts the cycle");
+    }
+
+    #[test]
+    fn who_may_end_with_a_tail_call_polls_on_its_way() {
+        let work = |end: &str| {
+            let text = format!("(module (func (call 0) {} {end}) (func))", "(nop)".repeat(4_096));
+            calls_of(&text).work[0]
+        };
+        assert_eq!(work("(return_call 1)"), Work::TooMuch);
+        assert_eq!(work("(call 1)"), Work::Much);
+    }
+
     /// Who ends with an exception does not come to a place before its end.
     #[test]
     fn functions_on_cycles_that_throw_and_do_much_do_too_much() {
@@ -607,6 +699,11 @@ mod tests {
             [with_try, without].map(|text| calls_of(text).work[0])
         };
         assert_eq!(work("(throw $e)"), [Work::TooMuch; 2]);
+        let called = format!(
+            "(module (tag $e) (func (call 0) (call 1) {}) (func (throw $e)))",
+            "(nop)".repeat(4_096)
+        );
+        assert_eq!(calls_of(&called).work[0], Work::TooMuch);
         assert_eq!(work(""), [Work::TooMuch, Work::Much]);
     }
 

@@ -53,10 +53,12 @@ pub struct Site {
 /// What kind of place it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The function's beginning, where it is called again and again without growing the stack.
+    /// The function's beginning.
     Entry,
     /// The head of a loop.
     Loop,
+    /// Behind an operator that goes over much memory.
+    Bulk,
     /// After a call with these results.
     Call(Vec<ValueType>),
 }

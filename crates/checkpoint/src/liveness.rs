@@ -121,7 +121,7 @@ pub(crate) fn mark(body: &mut Body<'_>) -> Result<(), &'static str> {
         match place.kind {
             PlaceKind::Entry => place.kept.retain(|&variable| variable < parameters),
             PlaceKind::Dead => place.kept.clear(),
-            PlaceKind::Loop(_) | PlaceKind::Call { .. } => {}
+            PlaceKind::Loop(_) | PlaceKind::Call { .. } | PlaceKind::Bulk => {}
         }
     }
     Ok(())
@@ -149,7 +149,7 @@ impl Walk<'_, '_> {
 
     /// Work where a set is touched.
     fn work_on_set(&mut self) -> Result<(), Cut> {
-        self.work(self.variables.div_ceil(64))
+        self.work(self.variables.div_ceil(64).max(1))
     }
 
     /// What lives here is what the place saves.

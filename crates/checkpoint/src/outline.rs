@@ -31,7 +31,7 @@ pub(crate) struct Outline {
     pub bodies: Vec<Code>,
 }
 
-/// Where a function's code lies, and what is needed to validate it again.
+/// Where a function's code lies, and what is needed to validate it.
 pub(crate) struct Code {
     pub range: Range<usize>,
     to_validate: FuncToValidate<ValidatorResources>,

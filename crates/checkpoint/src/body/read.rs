@@ -316,32 +316,30 @@ impl<'r, 'a> Reader<'r, 'a> {
     }
 
     fn plain(&mut self, operator: &Operator<'_>, reached: bool) -> Result<(), Refusal> {
-        let Some(results) = self
-            .results_before_a_place(operator)
-            .filter(|_| reached && self.wants_places)
-        else {
+        let kind = self.place_behind(operator).filter(|_| reached && self.wants_places);
+        let Some(kind) = kind else {
             self.push(simple_step(operator).unwrap_or(Step::Long));
             return Ok(());
         };
-        let stack = self.operands()?.expect("a call that is reached may return");
-        let polls = self.work == Work::TooMuch;
-        self.call(PlaceKind::Call { results, polls }, stack);
+        let stack = self.operands()?.expect("an operator that is reached is passed");
+        self.call(kind, stack);
         Ok(())
     }
 
-    /// How many results an operator has behind which a place is wanted.
-    fn results_before_a_place(&self, operator: &Operator<'_>) -> Option<usize> {
-        let (calls, much) = (self.calls, self.work == Work::TooMuch);
-        match *operator {
-            Operator::Call { function_index } if much || calls.may_stop[function_index as usize] => {
-                Some(self.outline.type_of(function_index).results().len())
+    /// The place that is wanted behind an operator.
+    fn place_behind(&self, operator: &Operator<'_>) -> Option<PlaceKind> {
+        let (calls, polls) = (self.calls, self.work == Work::TooMuch);
+        let callee = match *operator {
+            Operator::Call { function_index } if polls || calls.may_stop[function_index as usize] => {
+                self.outline.type_of(function_index)
             }
-            Operator::CallIndirect { type_index, .. } if much || calls.indirect_may_stop[type_index as usize] => {
-                Some(self.outline.types[type_index as usize].results().len())
+            Operator::CallIndirect { type_index, .. } if polls || calls.indirect_may_stop[type_index as usize] => {
+                &self.outline.types[type_index as usize]
             }
-            Operator::MemoryGrow { .. } | Operator::TableGrow { .. } if much => Some(1),
-            _ => (much && is_bulk(operator)).then_some(0),
-        }
+            _ => return (polls && is_bulk(operator)).then_some(PlaceKind::Bulk),
+        };
+        let results = callee.results().len();
+        Some(PlaceKind::Call { results, polls })
     }
 
     /// Adds a place before the next step.

@@ -39,8 +39,8 @@
 //!  end
 //! ```
 //!
-//! In a loop the load is atomic because an engine may take an ordinary one out of a loop that stores nothing. Behind a
-//! call it need not be: nothing that is known before a call of a guest's function holds behind it. Most calls do not poll but
+//! The load is atomic where an engine might use again what an ordinary one found before: in loops, and behind operators that it does
+//! not carry out by calls. Behind a call it need not be: nothing that is known before a call holds behind it. Most calls do not poll but
 //! look at a global, which is cheaper, and says only whether the callee has stopped.
 
 use wasm_encoder::{Function, Instruction, MemArg};

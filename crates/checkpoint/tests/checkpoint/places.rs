@@ -64,9 +64,9 @@ fn a_call_whose_results_are_returned_as_they_are_needs_no_place() {
     }
 }
 
-/// Who calls itself last still polls, or two such calls on each level would run for hours.
+/// Who calls itself polls at its entry, or two such calls on each level would run for hours; the last one needs no place.
 #[test]
-fn a_last_call_on_a_cycle_of_calls_keeps_its_place() {
+fn a_last_call_on_a_cycle_of_calls_needs_no_place() {
     let text = "(module (func $down (export \"run\") (param $n i32) (result i32)
         (if (i32.eqz (local.get $n)) (then (return (i32.const 1))))
         (drop (call $down (i32.sub (local.get $n) (i32.const 1))))
@@ -210,6 +210,18 @@ fn a_stack_that_returns_through_frames_that_do_much_stops() {
         let outcome = asked(&down(&work));
         assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}: {work:.80}");
     }
+}
+
+/// What an engine does not know for a call, in a loop that nothing else would poll in.
+#[test]
+fn a_loop_of_what_is_no_call_stops() {
+    let fill = "(table.fill $t (i32.const 0) (ref.null func) (i32.const 9))";
+    let text = format!(
+        "(table $t 10 funcref) (func (export \"run\") {} (call $ask (i32.const 0)) (nop) (loop $l {fill} (br $l)))",
+        fill.repeat(32)
+    );
+    let outcome = asked(&text);
+    assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}");
 }
 
 #[test]
