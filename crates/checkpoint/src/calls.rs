@@ -68,8 +68,10 @@ struct Graph {
     loops: Vec<bool>,
     /// What each function does from its entry to its return, or to a loop that polls in each round, without what it calls.
     work: Vec<u64>,
-    /// Functions that an exception may leave, or end.
+    /// Functions that throw by themselves.
     throws: Vec<bool>,
+    /// Some function catches.
+    catches: bool,
     /// Functions that may end with a call that takes their frame's place.
     tail_calls: Vec<bool>,
     rounds: ShortRounds,
@@ -203,6 +205,7 @@ impl Graph {
                 })
                 .collect(),
             throws: vec![false; next as usize],
+            catches: false,
             tail_calls: vec![false; functions],
             rounds: ShortRounds::default(),
             type_nodes,
@@ -219,7 +222,8 @@ impl Graph {
         self.work[function] += work + self.rounds.see(operator);
         match *operator {
             Operator::Loop { .. } => self.loops[function] = true,
-            Operator::Throw { .. } | Operator::ThrowRef | Operator::TryTable { .. } => self.throws[function] = true,
+            Operator::Throw { .. } | Operator::ThrowRef => self.throws[function] = true,
+            Operator::TryTable { .. } => self.catches = true,
             Operator::Call { function_index } => self.edges[function].push(function_index),
             Operator::CallIndirect { type_index, .. } => {
                 let node = self.type_nodes[type_index as usize];
@@ -245,13 +249,10 @@ impl Graph {
         }
     }
 
-    fn judge(mut self, outline: &Outline, touched: Touched) -> Calls {
+    fn judge(self, outline: &Outline, touched: Touched) -> Calls {
         let functions = outline.functions.len();
         let cycles = Cycles::of(&self.edges, functions);
-        spread_to_callers(&self.edges, &mut self.throws);
-        let work = self.works(&cycles);
-        let cuts = cycles.cut.iter().zip(&work);
-        let polls_at_entry: Vec<bool> = cuts.map(|(&cuts, &work)| cuts || work == Work::TooMuch).collect();
+        let (work, polls_at_entry) = self.works(&cycles);
         let mut may_stop = cycles.on_cycle;
         for (node, &has_loop) in self.loops.iter().enumerate() {
             may_stop[node] |= has_loop || polls_at_entry[node];
@@ -272,12 +273,20 @@ impl Graph {
         }
     }
 
-    fn works(&self, cycles: &Cycles) -> Vec<Work> {
+    /// Where nobody catches, an exception ends the guest. Else those poll at their entry that throw, since what is caught came
+    /// through no place behind a call.
+    fn works(&self, cycles: &Cycles) -> (Vec<Work>, Vec<bool>) {
         let functions = self.work.len();
         let mut works = vec![Work::Little; functions];
+        let mut polls: Vec<bool> = (cycles.cut.iter().zip(&self.throws))
+            .map(|(cuts, throws)| *cuts || (self.catches && *throws))
+            .collect();
+        // Functions that an exception may leave, or end.
+        let mut is_left = self.throws.clone();
+        spread_to_callers(&self.edges, &mut is_left);
         let mut done = vec![Done::default(); self.edges.len()];
-        let is_cut = |node: usize| cycles.cut.get(node) == Some(&true);
         // Edges that close a cycle lead from or to a function that cuts it: what these are for others is known before.
+        let is_cut = |node: usize| cycles.cut.get(node) == Some(&true);
         let in_order = || cycles.callees_first.iter().copied();
         for node in in_order()
             .filter(|&node| !is_cut(node))
@@ -291,23 +300,23 @@ impl Graph {
             let called = called.fold(Done::default(), Done::and);
             let whole = self.work[node].saturating_add(called.whole);
             let begun = whole.saturating_add(called.begun);
-            let is_much = whole > WORK_ON_CYCLE_MAX;
-            let comes_to_its_end = !self.throws[node] && !self.tail_calls[node];
+            let comes_to_its_end = !self.tail_calls[node] && !(self.catches && is_left[node]);
             works[node] = match () {
-                () if begun > WORK_MAX || (is_much && self.throws[node]) => Work::TooMuch,
-                () if !is_much || !cycles.on_cycle[node] => Work::Little,
+                () if whole > WORK_MAX => Work::TooMuch,
+                () if whole <= WORK_ON_CYCLE_MAX || !cycles.on_cycle[node] => Work::Little,
                 () if comes_to_its_end => Work::Much,
                 () => Work::TooMuch,
             };
-            done[node] = match works[node] {
-                _ if is_cut(node) => Done::default(),
-                Work::Little if called.begun == 0 => Done { whole, begun: 0 },
-                Work::Little => Done { whole, begun },
-                Work::Much => Done { whole: 0, begun },
-                Work::TooMuch => Done::default(),
-            };
+            polls[node] |= works[node] == Work::TooMuch || begun > WORK_MAX;
+            if !polls[node] {
+                done[node] = match works[node] {
+                    Work::Much => Done { whole: 0, begun },
+                    _ if called.begun == 0 => Done { whole, begun: 0 },
+                    _ => Done { whole, begun },
+                };
+            }
         }
-        works
+        (works, polls)
     }
 }
 
@@ -647,17 +656,14 @@ mod tests {
     fn a_chain_that_goes_down_polls_at_some_entries() {
         let chain = |levels: usize| {
             let level = |level: usize| format!("(func (call {levels}) (call {}))", (level + 1) % levels);
-            let heavy = "(nop)".repeat(5_000);
-            calls_of(&format!(
-                "(module {} (func {heavy}))",
-                (0..levels).map(level).collect::<String>()
-            ))
-            .work
+            let (chain, heavy) = ((0..levels).map(level).collect::<String>(), "(nop)".repeat(5_000));
+            calls_of(&format!("(module {chain} (func {heavy}))"))
         };
-        assert!(chain(20)[..20].iter().all(|work| *work == Work::Much));
-        let long = chain(100);
-        let too_much = long.iter().filter(|work| **work == Work::TooMuch).count();
-        assert_eq!(too_much, 3, "after some 130,000 operators each");
+        let calls = chain(100);
+        assert!(calls.work[..100].iter().all(|work| *work == Work::Much));
+        let polls = |levels| chain(levels).polls_at_entry.iter().filter(|polls| **polls).count();
+        assert_eq!(polls(20), 1, "who cuts the cycle");
+        assert_eq!(polls(100), 4, "and after some 130,000 operators each");
     }
 
     /// Who closes a cycle by a call through a table is judged by all that the table leads to.
@@ -685,26 +691,21 @@ mod tests {
         assert_eq!(work("(call 1)"), Work::Much);
     }
 
-    /// Who ends with an exception does not come to a place before its end.
+    /// What an exception leaves does not come to a place before its end, and who catches it to none behind the call.
     #[test]
-    fn functions_on_cycles_that_throw_and_do_much_do_too_much() {
-        let work = |end: &str| {
-            let text = format!(
-                "(module (tag $e) (func (block $b (try_table (catch_all $b) (call 0))) {}))
-                (module (tag $e) (func (block $b (call 0)) {} {end}))",
-                "(nop)".repeat(4_096),
-                "(nop)".repeat(4_096)
-            );
-            let (with_try, without) = text.split_at(text.rfind("(module").expect("there are two"));
-            [with_try, without].map(|text| calls_of(text).work[0])
+    fn who_throws_polls_at_its_entry_and_who_is_left_on_its_way() {
+        let calls = |rest: &str| {
+            let nops = "(nop)".repeat(4_096);
+            calls_of(&format!(
+                "(module (tag $e) (func (call 0) (call 1) {nops}) (func (throw $e)) (func (call 2) {nops}) {rest})"
+            ))
         };
-        assert_eq!(work("(throw $e)"), [Work::TooMuch; 2]);
-        let called = format!(
-            "(module (tag $e) (func (call 0) (call 1) {}) (func (throw $e)))",
-            "(nop)".repeat(4_096)
-        );
-        assert_eq!(calls_of(&called).work[0], Work::TooMuch);
-        assert_eq!(work(""), [Work::TooMuch, Work::Much]);
+        let caught = calls("(func (block $b (try_table (catch_all $b) (call 0))))");
+        assert_eq!(caught.work[..3], [Work::TooMuch, Work::Little, Work::Much]);
+        assert!(caught.polls_at_entry[1]);
+        let fatal = calls("");
+        assert_eq!(fatal.work, [Work::Much, Work::Little, Work::Much]);
+        assert!(!fatal.polls_at_entry[1]);
     }
 
     /// A cycle through a reference is cut where it is called.
