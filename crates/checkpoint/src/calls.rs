@@ -300,12 +300,12 @@ impl Graph {
             let called = called.fold(Done::default(), Done::and);
             let whole = self.work[node].saturating_add(called.whole);
             let begun = whole.saturating_add(called.begun);
-            let comes_to_its_end = !self.tail_calls[node] && !(self.catches && is_left[node]);
+            let may_miss_its_end = self.tail_calls[node] || (self.catches && is_left[node]);
             works[node] = match () {
                 () if whole > WORK_MAX => Work::TooMuch,
                 () if whole <= WORK_ON_CYCLE_MAX || !cycles.on_cycle[node] => Work::Little,
-                () if comes_to_its_end => Work::Much,
-                () => Work::TooMuch,
+                () if may_miss_its_end => Work::TooMuch,
+                () => Work::Much,
             };
             polls[node] |= works[node] == Work::TooMuch || begun > WORK_MAX;
             if !polls[node] {
