@@ -155,6 +155,11 @@ fn a_call_that_returns_all_the_same_ends_at_the_code_behind_it() {
     assert!(subject.check() >= 4);
 }
 
+fn prepared(text: &str) -> Prepared {
+    let module = wat::parse_str(text).expect("the text is a module");
+    Prepared::new(engine(), &module, options(Poll::Word)).expect("it can be stopped")
+}
+
 /// How a run ends that is asked to stop by what it calls as `$ask`, which leaves no place of its own behind.
 fn asked(text: &str) -> Outcome {
     let idle = "(nop)".repeat(100);
@@ -162,8 +167,7 @@ fn asked(text: &str) -> Outcome {
         "(import \"host\" \"ask\" (func $host)) (memory 1) (func $idle {idle})
         (func $ask (param i32) (if (local.get 0) (then (call $ask (i32.const 0)))) (return_call $host))"
     );
-    let module = wat::parse_str(format!("(module {ask} {text})")).expect("the text is a module");
-    let prepared = Prepared::new(engine(), &module, options(Poll::Word)).expect("it can be stopped");
+    let prepared = prepared(&format!("(module {ask} {text})"));
     let mut linker = Linker::new(engine());
     let request = |caller: Caller<'_, Option<Stopper>>| {
         let stopper = caller.data().as_ref().expect("it is there before the guest runs");
@@ -213,7 +217,7 @@ fn a_stack_that_returns_through_frames_that_do_much_stops() {
 }
 
 #[test]
-fn a_function_that_does_much_stops_in_its_midst() {
+fn a_function_that_does_much_by_itself_stops_behind_a_call() {
     let run = |work: &str| {
         let half = |work: &str| format!("(local.set $i (i32.const 1)) {work}");
         format!(
@@ -254,9 +258,9 @@ fn what_goes_over_much_memory_may_be_stopped_behind() {
 
 /// Asks a run to stop that has called `$running`; both times it does, and goes on in between.
 fn stops_while_it_runs(text: &str) {
-    let text = format!("(module (import \"host\" \"running\" (func $running)) {text})");
-    let module = wat::parse_str(text).expect("the text is a module");
-    let prepared = Prepared::new(engine(), &module, options(Poll::Word)).expect("it can be stopped");
+    let prepared = prepared(&format!(
+        "(module (import \"host\" \"running\" (func $running)) {text})"
+    ));
     let (running, runs) = mpsc::channel();
     let mut linker = Linker::new(engine());
     let announce = move || running.send(()).expect("the test waits");
