@@ -1,6 +1,7 @@
 //! A checkpoint in memory: all that a run needs to go on elsewhere.
 
 use bowline_foundation::digest::Digest;
+use bytes::Bytes;
 
 use crate::{Options, Site, Value};
 
@@ -47,7 +48,7 @@ pub struct Page {
     /// Its place, in units of [`Page::BYTES`].
     pub index: u64,
     /// Its content.
-    pub bytes: Box<[u8]>,
+    pub bytes: Bytes,
 }
 
 impl Page {

@@ -34,6 +34,7 @@ mod liveness;
 mod names;
 mod options;
 mod outline;
+mod pieces;
 mod plan;
 mod refusal;
 mod segments;

@@ -1,6 +1,6 @@
 //! Write-once, content-addressed blobs: code, and whatever else is large and never changes.
 //!
-//! A blob's name is the digest of its bytes, as 64 hexadecimal digits, without folders. In a folder the
+//! A blob's name is a digest of its bytes, as 64 hexadecimal digits, without folders. In a folder the
 //! bytes go to a staging file (`<name>#<number>`, never listed), are synced, and get their name by a
 //! rename; then the folder is synced. So a name stands for the whole blob or does not exist.
 
@@ -20,6 +20,7 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as Location;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 use tokio::task::spawn_blocking;
 
@@ -32,6 +33,36 @@ pub use large::BlobReader;
 const STAGED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Digests of more bytes than this are computed off the async threads.
 const INLINE_DIGEST_BYTES_MAX: usize = 64 * 1024;
+/// Digests of so many bytes are worth a second thread, where they can be shared.
+const SHARED_DIGEST_BYTES_MIN: usize = 1 << 20;
+
+/// By which digest of its bytes a blob is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Naming {
+    /// What others know the bytes by too.
+    #[default]
+    Sha256,
+    /// For what is large and waited for: three to six times as fast.
+    Blake3,
+}
+
+impl Naming {
+    /// The name of these bytes.
+    pub fn name(self, bytes: &[u8]) -> Digest {
+        match self {
+            Self::Sha256 => Digest::of(bytes),
+            Self::Blake3 => {
+                let mut hasher = blake3::Hasher::new();
+                match bytes.len() {
+                    0..SHARED_DIGEST_BYTES_MIN => hasher.update(bytes),
+                    _ => hasher.update_rayon(bytes),
+                };
+                Digest::from_bytes(hasher.finalize().into())
+            }
+        }
+    }
+}
 
 /// A cheap handle to the blob store.
 ///
@@ -137,15 +168,20 @@ impl Blobs {
         }))
     }
 
-    /// Stores `bytes` and returns their digest, under which they are durable from then on.
+    /// Stores `bytes` and returns their SHA-256 digest, under which they are durable from then on.
     pub async fn put(&self, bytes: Bytes) -> Result<Digest, BlobError> {
+        self.put_named(Naming::Sha256, bytes).await
+    }
+
+    /// As [`Blobs::put`], with a name of another kind.
+    pub async fn put_named(&self, naming: Naming, bytes: Bytes) -> Result<Digest, BlobError> {
         if bytes.len() > BLOB_BYTES_MAX {
             return Err(BlobError::TooLarge {
                 actual: bytes.len(),
                 max: BLOB_BYTES_MAX,
             });
         }
-        let digest = digest_of(&bytes).await;
+        let digest = name_of(naming, &bytes).await;
         let _shared = self.0.gate.read().await;
         if self.holds(&digest, &bytes).await? {
             self.refresh(&digest).await?;
@@ -162,8 +198,13 @@ impl Blobs {
 
     /// The blob's bytes, which have been checked against `digest`.
     pub async fn get(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        self.get_named(Naming::Sha256, digest).await
+    }
+
+    /// As [`Blobs::get`], of a blob with a name of another kind.
+    pub async fn get_named(&self, naming: Naming, digest: &Digest) -> Result<Bytes, BlobError> {
         let bytes = self.read(digest).await?;
-        let actual = digest_of(&bytes).await;
+        let actual = name_of(naming, &bytes).await;
         if actual != *digest {
             return Err(BlobError::Damaged {
                 expected: *digest,
@@ -275,14 +316,14 @@ fn last_put(meta: &ObjectMeta) -> Timestamp {
     Timestamp::from_micros(u64::try_from(meta.last_modified.timestamp_micros()).unwrap_or(0))
 }
 
-async fn digest_of(bytes: &Bytes) -> Digest {
+async fn name_of(naming: Naming, bytes: &Bytes) -> Digest {
     if bytes.len() <= INLINE_DIGEST_BYTES_MAX {
-        return Digest::of(bytes);
+        return naming.name(bytes);
     }
     let moved = bytes.clone();
-    let digested = spawn_blocking(move || Digest::of(&moved)).await;
+    let named = spawn_blocking(move || naming.name(&moved)).await;
     // A runtime that shuts down takes no more blocking work.
-    digested.unwrap_or_else(|_| Digest::of(bytes))
+    named.unwrap_or_else(|_| naming.name(bytes))
 }
 
 /// Removes what was staged at least `age` ago.

@@ -1,11 +1,13 @@
 //! Takes the state of a stopped guest.
 
+use bytes::Bytes;
 use wasmtime::{AsContext, AsContextMut, Memory};
 
 use super::guest::memory;
 use super::references::Functions;
 use super::{CaptureError, Guest, Prepared, Tracker};
 use crate::frame::{BASE, HEADER_BYTES, TOP};
+use crate::pieces::{self, PIECE_BYTES};
 use crate::state::Saved;
 use crate::{
     Checkpoint, Delta, Frame, Layout, MemoryChanges, MemoryImage, Page, Site, Stop, TableImage, Value, ValueType, names,
@@ -207,15 +209,18 @@ fn image(memory: Memory, store: impl AsContextMut) -> MemoryImage {
     const ZERO: [u8; Page::BYTES] = [0; Page::BYTES];
     let size_pages = memory.size(&store);
     let context = store.as_context();
-    let pages = (0..).zip(memory.data(&context).chunks(Page::BYTES));
-    let pages = pages.filter(|(_, bytes)| *bytes != ZERO.as_slice());
+    let pages = |number: usize, piece: &[u8]| {
+        let pages = (pieces::first_page(number)..).zip(piece.chunks(Page::BYTES));
+        let pages = pages.filter(|(_, bytes)| *bytes != ZERO.as_slice());
+        let page = |(index, bytes)| Page {
+            index,
+            bytes: Bytes::copy_from_slice(bytes),
+        };
+        pages.map(page).collect::<Vec<_>>()
+    };
+    let pieces = memory.data(&context).chunks(PIECE_BYTES).collect();
     MemoryImage {
         size_pages,
-        pages: pages
-            .map(|(index, bytes)| Page {
-                index,
-                bytes: bytes.into(),
-            })
-            .collect(),
+        pages: pieces::map(pieces, pages).concat(),
     }
 }

@@ -6,6 +6,7 @@ use super::guest::memory;
 use super::references::Remade;
 use super::{Guest, Prepared, RestoreError};
 use crate::frame::{BASE, CURSOR, HEADER_BYTES};
+use crate::pieces::{self, PIECE_BYTES};
 use crate::{Checkpoint, MemoryImage, Page, Value, names};
 
 impl Prepared {
@@ -129,13 +130,17 @@ fn fill_memory(memory: Memory, mut store: impl AsContextMut, image: &MemoryImage
     }
     let mut context = store.as_context_mut();
     let data = memory.data_mut(&mut context);
-    let mut wanted = image.pages.iter().peekable();
-    for (index, bytes) in (0..).zip(data.chunks_mut(Page::BYTES)) {
-        match wanted.next_if(|page| page.index == index) {
-            Some(page) => bytes.copy_from_slice(&page.bytes),
-            None if bytes.iter().any(|&byte| byte != 0) => bytes.fill(0),
-            None => {}
+    pieces::map(data.chunks_mut(PIECE_BYTES).collect(), |number, piece| {
+        let first = pieces::first_page(number);
+        let before = image.pages.partition_point(|page| page.index < first);
+        let mut wanted = image.pages[before..].iter().peekable();
+        for (index, bytes) in (first..).zip(piece.chunks_mut(Page::BYTES)) {
+            match wanted.next_if(|page| page.index == index) {
+                Some(page) => bytes.copy_from_slice(&page.bytes),
+                None if bytes.iter().any(|&byte| byte != 0) => bytes.fill(0),
+                None => {}
+            }
         }
-    }
+    });
     Ok(())
 }

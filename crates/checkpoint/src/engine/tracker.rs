@@ -6,8 +6,10 @@
 
 use std::hash::{BuildHasher, Hasher};
 
+use bytes::Bytes;
 use foldhash::quality::RandomState;
 
+use crate::pieces::{self, PIECE_BYTES, PIECE_PAGES};
 use crate::{Checkpoint, Mark, Page};
 
 /// What the memories of one guest held when it was last captured.
@@ -46,22 +48,29 @@ impl Tracker {
     pub(super) fn changes(&mut self, memory: usize, data: &[u8]) -> (Vec<u64>, Vec<Page>) {
         let known = &mut self.memories[memory];
         known.resize(data.len() / Page::BYTES, self.zero);
-        let (mut zeroed, mut changed) = (Vec::new(), Vec::new());
-        for ((index, bytes), known) in (0..).zip(data.chunks(Page::BYTES)).zip(known) {
-            let found = hash(&self.hashes, bytes);
-            if std::mem::replace(known, found) == found {
-                continue;
+        let (hashes, zero) = (&self.hashes, self.zero);
+        let of_piece = |number: usize, (data, known): (&[u8], &mut [u64])| {
+            let (mut zeroed, mut changed) = (Vec::new(), Vec::new());
+            let pages = (pieces::first_page(number)..).zip(data.chunks(Page::BYTES));
+            for ((index, bytes), known) in pages.zip(known) {
+                let found = hash(hashes, bytes);
+                if std::mem::replace(known, found) == found {
+                    continue;
+                }
+                if found == zero {
+                    zeroed.push(index);
+                } else {
+                    changed.push(Page {
+                        index,
+                        bytes: Bytes::copy_from_slice(bytes),
+                    });
+                }
             }
-            if found == self.zero {
-                zeroed.push(index);
-            } else {
-                changed.push(Page {
-                    index,
-                    bytes: bytes.into(),
-                });
-            }
-        }
-        (zeroed, changed)
+            (zeroed, changed)
+        };
+        let pieces = data.chunks(PIECE_BYTES).zip(known.chunks_mut(PIECE_PAGES)).collect();
+        let (zeroed, changed): (Vec<_>, Vec<_>) = pieces::map(pieces, of_piece).into_iter().unzip();
+        (zeroed.concat(), changed.concat())
     }
 }
 

@@ -1,15 +1,18 @@
 //! Reads the body. Every length is compared with what is left before anything is reserved for it.
 
+use bytes::Bytes as Whole;
+
 use super::ReadError;
 use crate::{
     Checkpoint, Delta, Frame, Identity, Mark, MemoryChanges, MemoryImage, Page, Site, Stop, TableImage, Value,
 };
 
-pub(super) fn body(bytes: &[u8], identity: Identity) -> Result<Checkpoint, ReadError> {
-    let mut bytes = Bytes(bytes);
+/// The pages are parts of the body that is given.
+pub(super) fn body(whole: &Whole, identity: Identity) -> Result<Checkpoint, ReadError> {
+    let mut bytes = Bytes(whole);
     let checkpoint = Checkpoint {
         identity,
-        memories: bytes.list(memory)?,
+        memories: bytes.list(|bytes| memory(bytes, whole))?,
         globals: bytes.list(value)?,
         tables: bytes.list(table)?,
         frames: bytes.list(frame)?,
@@ -19,12 +22,13 @@ pub(super) fn body(bytes: &[u8], identity: Identity) -> Result<Checkpoint, ReadE
     Ok(checkpoint)
 }
 
-pub(super) fn delta_body(bytes: &[u8], identity: Identity, base: Mark) -> Result<Delta, ReadError> {
-    let mut bytes = Bytes(bytes);
+/// The pages are parts of the body that is given.
+pub(super) fn delta_body(whole: &Whole, identity: Identity, base: Mark) -> Result<Delta, ReadError> {
+    let mut bytes = Bytes(whole);
     let delta = Delta {
         identity,
         base,
-        memories: bytes.list(changes)?,
+        memories: bytes.list(|bytes| changes(bytes, whole))?,
         globals: bytes.list(value)?,
         tables: bytes.list(table)?,
         frames: bytes.list(frame)?,
@@ -34,25 +38,25 @@ pub(super) fn delta_body(bytes: &[u8], identity: Identity, base: Mark) -> Result
     Ok(delta)
 }
 
-fn memory(bytes: &mut Bytes<'_>) -> Result<MemoryImage, ReadError> {
+fn memory(bytes: &mut Bytes<'_>, whole: &Whole) -> Result<MemoryImage, ReadError> {
     Ok(MemoryImage {
         size_pages: bytes.u64()?,
-        pages: bytes.list(page)?,
+        pages: bytes.list(|bytes| page(bytes, whole))?,
     })
 }
 
-fn changes(bytes: &mut Bytes<'_>) -> Result<MemoryChanges, ReadError> {
+fn changes(bytes: &mut Bytes<'_>, whole: &Whole) -> Result<MemoryChanges, ReadError> {
     Ok(MemoryChanges {
         size_pages: bytes.u64()?,
         zeroed: bytes.list(Bytes::u64)?,
-        pages: bytes.list(page)?,
+        pages: bytes.list(|bytes| page(bytes, whole))?,
     })
 }
 
-fn page(bytes: &mut Bytes<'_>) -> Result<Page, ReadError> {
+fn page(bytes: &mut Bytes<'_>, whole: &Whole) -> Result<Page, ReadError> {
     Ok(Page {
         index: bytes.u64()?,
-        bytes: bytes.take(Page::BYTES)?.into(),
+        bytes: whole.slice_ref(bytes.take(Page::BYTES)?),
     })
 }
 

@@ -2,8 +2,14 @@
 
 use crate::{Checkpoint, Delta, Frame, MemoryChanges, MemoryImage, Page, Stop, TableImage, Value};
 
+/// A page with its index.
+const PAGE_BYTES: usize = 8 + Page::BYTES;
+/// For globals, tables and frames, as most guests have them.
+const ROOM_BYTES: usize = 64 << 10;
+
 pub(super) fn body(checkpoint: &Checkpoint) -> Vec<u8> {
-    let mut body = Vec::new();
+    let pages: usize = checkpoint.memories.iter().map(|memory| memory.pages.len()).sum();
+    let mut body = Vec::with_capacity(pages * PAGE_BYTES + checkpoint.host.len() + ROOM_BYTES);
     list(&checkpoint.memories, &mut body, memory);
     state(&checkpoint.globals, &checkpoint.tables, &checkpoint.frames, &mut body);
     bytes(&checkpoint.host, &mut body);

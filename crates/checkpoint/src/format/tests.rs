@@ -5,8 +5,8 @@ use bowline_foundation::digest::Digest;
 use super::*;
 use crate::{Frame, Identity, MemoryChanges, MemoryImage, Options, Page, Site, Stop, TableImage, Value};
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/version-1.ckpt");
-const GOLDEN_DELTA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/delta-1.ckptd");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/version-2.ckpt");
+const GOLDEN_DELTA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/delta-2.ckptd");
 const LIMITS: ReadLimits = ReadLimits {
     body_bytes_max: 1 << 24,
 };

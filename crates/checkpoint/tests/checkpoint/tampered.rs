@@ -98,7 +98,10 @@ fn every_other_changed_part_is_noticed() {
         changed(&mut checkpoint.tables[0].elements[1]);
     }));
     assert!(end_differs(&subject, last, |checkpoint| {
-        checkpoint.memories[0].pages[0].bytes[64] ^= 1;
+        let page = &mut checkpoint.memories[0].pages[0];
+        let mut bytes = page.bytes.to_vec();
+        bytes[64] ^= 1;
+        page.bytes = bytes.into();
     }));
     assert!(end_differs(&subject, last, |checkpoint| checkpoint.memories[0]
         .pages

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bowline_foundation::clock::Monotonic;
-use bowline_foundation::digest::Digest;
 use bowline_foundation::id::RequestId;
 use bowline_sandbox::{Deadline, Frozen, FunctionError, Invocation, Outcome, Report, Suspension, Usage, Wish};
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use super::engine::Registered;
 use super::keep::{KeeperOf, RecordSeed};
 use super::ledger::{LedgerError, Loaded};
 use super::live::{About, Live, Turn};
-use super::record::{Phase, RunRecord};
+use super::record::{Kept, Phase, RunRecord};
 use super::seat::{Left, Seat};
 use crate::invoke::{Admission, Pool, Slot};
 use crate::service::Inner;
@@ -473,7 +472,7 @@ impl Way<'_> {
         let suspends = &self.inner.suspends;
         let mut held = self.live.loaded.lock().await;
         let loaded = held.as_mut().ok_or(LedgerError::Fenced)?;
-        let bytes = self.checkpoint(&loaded.record.checkpoint.digest).await?;
+        let bytes = self.checkpoint(&loaded.record.checkpoint).await?;
         self.inner.crash.reach("take.read");
         let lease_ms = self.inner.clock.now().after(suspends.lease).as_millis();
         let taken_for = self.live.take_taken_for();
@@ -492,13 +491,13 @@ impl Way<'_> {
 
     /// The bytes of the run's last checkpoint. What the store has lost or damaged meanwhile is put there again from the
     /// copy that a source keeps while it looks for a target.
-    async fn checkpoint(&self, digest: &Digest) -> Result<Bytes, LedgerError> {
+    async fn checkpoint(&self, kept: &Kept) -> Result<Bytes, LedgerError> {
         let ledger = &self.inner.suspends.ledger;
         let own = self.own_copy.lock().take();
-        match (ledger.get(digest).await, own) {
-            (Err(error), Some(own)) if Digest::of(&own) == *digest => {
+        match (ledger.checkpoint(kept).await, own) {
+            (Err(error), Some(own)) if kept.naming.name(&own) == kept.digest => {
                 tracing::warn!(run = %self.live.run, error = %Chain(&error), "a checkpoint is put again");
-                ledger.put(own.clone()).await?;
+                ledger.put_checkpoint(kept.naming, own.clone()).await?;
                 Ok(own)
             }
             (found, _) => found,

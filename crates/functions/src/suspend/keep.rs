@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::suspension::Kept as Answer;
 use bowline_sandbox::{Frozen, Keeper, Outcome};
+use bowline_store::blob::Naming;
 
 use super::carry::Chain;
 use super::ledger::{LedgerError, Loaded};
@@ -85,11 +86,13 @@ impl Inner {
         let why = live.why(now);
         let mut held = live.loaded.lock().await;
         let bytes = frozen.bytes.len() as u64;
-        let digest = ledger.put(frozen.bytes).await?;
+        let naming = Naming::Blake3;
+        let digest = ledger.put_checkpoint(naming, frozen.bytes).await?;
         self.crash.reach("move.copied");
         let checkpoint = Kept {
             number: held.as_ref().map_or(0, |loaded| loaded.record.checkpoint.number) + 1,
             digest,
+            naming,
             bytes,
             resident_bytes: frozen.resident_bytes,
             taken_ms: now.as_millis(),

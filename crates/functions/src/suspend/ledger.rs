@@ -10,12 +10,12 @@ use std::time::Duration;
 use bowline_foundation::clock::Clock;
 use bowline_foundation::digest::Digest;
 use bowline_foundation::id::RequestId;
-use bowline_store::blob::{BlobError, Blobs};
+use bowline_store::blob::{BlobError, Blobs, Naming};
 use bowline_store::record::{FrameError, Record};
 use bowline_store::{CommitError, Condition, Key, ReadError, Store, Version, Write};
 use bytes::Bytes;
 
-use super::record::RunRecord;
+use super::record::{Kept, RunRecord};
 
 /// `checkpoint/run/REQUEST-ID`: a [`RunRecord`]. Lives from a run's first checkpoint until its caller has the answer,
 /// or until it is removed. Missing: the run has no checkpoint.
@@ -152,7 +152,7 @@ impl Ledger {
         let named: HashSet<Digest> = written.record.blobs().collect();
         let old: Vec<Digest> = loaded.record.blobs().filter(|blob| !named.contains(blob)).collect();
         *loaded = written;
-        self.drop_blobs(old).await;
+        self.drop_blobs(old);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Ledger {
         let key = key(run);
         let conditions = vec![Condition::AtVersion(key.clone(), loaded.at)];
         self.store.commit(conditions, vec![Write::Delete(key)]).await?;
-        self.drop_blobs(loaded.record.blobs().collect()).await;
+        self.drop_blobs(loaded.record.blobs().collect());
         Ok(())
     }
 
@@ -174,13 +174,26 @@ impl Ledger {
         Ok(self.blobs.get(digest).await?)
     }
 
-    async fn drop_blobs(&self, blobs: Vec<Digest>) {
-        for blob in blobs {
-            if let Err(error) = self.blobs.delete(&blob).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "a checkpoint that nobody needs is left for later");
+    pub(super) async fn put_checkpoint(&self, naming: Naming, bytes: Bytes) -> Result<Digest, LedgerError> {
+        Ok(self.blobs.put_named(naming, bytes).await?)
+    }
+
+    /// A checkpoint's bytes; their digest is checked.
+    pub(super) async fn checkpoint(&self, kept: &Kept) -> Result<Bytes, LedgerError> {
+        Ok(self.blobs.get_named(kept.naming, &kept.digest).await?)
+    }
+
+    /// Removes blobs that nobody waits for.
+    fn drop_blobs(&self, old: Vec<Digest>) {
+        let blobs = self.blobs.clone();
+        tokio::spawn(async move {
+            for blob in old {
+                if let Err(error) = blobs.delete(&blob).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "a checkpoint that nobody needs is left for later");
+                }
             }
-        }
+        });
     }
 
     /// Removes blobs that no record names and that are old.

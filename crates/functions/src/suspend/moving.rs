@@ -251,7 +251,7 @@ impl Inner {
     async fn needs_of(&self, live: &Live) -> Result<(Needs, RunRecord), Refused> {
         let record = live.loaded.lock().await.as_ref().map(|loaded| loaded.record.clone());
         let record = record.ok_or(Refused::NoCheckpoint(live.run))?;
-        let bytes = self.suspends.ledger.get(&record.checkpoint.digest).await?;
+        let bytes = self.suspends.ledger.checkpoint(&record.checkpoint).await?;
         let backends = self.backends.clone();
         let inspected = tokio::task::spawn_blocking(move || {
             let facts = backends.iter().map(|backend| backend.inspect(&bytes));

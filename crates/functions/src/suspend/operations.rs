@@ -334,7 +334,7 @@ impl Handle {
             (None, Some(_)) => return Err(Refused::NoCheckpoint(id)),
             (None, None) => return Err(Refused::NoSuchRun(run.to_owned())),
         };
-        let bytes = inner.suspends.ledger.get(&loaded.record.checkpoint.digest).await?;
+        let bytes = inner.suspends.ledger.checkpoint(&loaded.record.checkpoint).await?;
         let backends = inner.backends.clone();
         let read = bytes.clone();
         let facts = tokio::task::spawn_blocking(move || {

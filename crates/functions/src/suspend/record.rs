@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::MachineNeeds;
+use bowline_store::blob::Naming;
 use bowline_store::record::Record;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,9 @@ pub struct Kept {
     pub number: u64,
     /// Of the signed bytes, by which the blob is found.
     pub digest: Digest,
+    /// What kind of digest that is. Nodes before wrote SHA-256 and did not say so.
+    #[serde(default, skip_serializing_if = "is_sha256")]
+    pub naming: Naming,
     pub bytes: u64,
     pub resident_bytes: u64,
     pub taken_ms: u64,
@@ -69,6 +73,11 @@ pub struct Kept {
     /// What it needs, if it is a whole machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineNeeds>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_sha256(naming: &Naming) -> bool {
+    *naming == Naming::Sha256
 }
 
 /// How a run ended whose caller is gone.
@@ -134,6 +143,7 @@ pub(super) mod tests {
             checkpoint: Kept {
                 number: 2,
                 digest: Digest::of(b"checkpoint"),
+                naming: Naming::Sha256,
                 bytes: 10,
                 resident_bytes: 4096,
                 taken_ms: 900,
@@ -160,6 +170,19 @@ pub(super) mod tests {
     fn a_record_survives_its_bytes() {
         let golden = include_bytes!("golden/run-1.json");
         let record = record();
+        assert_eq!(
+            String::from_utf8_lossy(&record.encode()),
+            String::from_utf8_lossy(golden).trim_end()
+        );
+        assert_eq!(RunRecord::decode(golden).unwrap(), record);
+    }
+
+    /// The same of one whose checkpoint has a name of the faster kind.
+    #[test]
+    fn a_record_with_another_naming_survives_its_bytes() {
+        let golden = include_bytes!("golden/run-1-blake3.json");
+        let mut record = record();
+        record.checkpoint.naming = Naming::Blake3;
         assert_eq!(
             String::from_utf8_lossy(&record.encode()),
             String::from_utf8_lossy(golden).trim_end()

@@ -42,7 +42,6 @@ pub(crate) struct Leg {
     pub task: PathBuf,
     pub control: Arc<Control>,
     pub request_id: RequestId,
-    pub start: Start,
 }
 
 /// The host's side of a guest.
@@ -67,10 +66,10 @@ impl Sink for LogOf {
 
 impl Leg {
     /// Runs on the caller's thread, which it blocks.
-    pub(crate) fn run(self) -> End {
+    pub(crate) fn run(self, start: Start) -> End {
         let request_id = self.request_id;
         let memory = self.surroundings.memory;
-        self.try_run().unwrap_or_else(|(error, memory_refused)| {
+        self.try_run(start).unwrap_or_else(|(error, memory_refused)| {
             let scene = Scene {
                 request_id,
                 memory,
@@ -80,10 +79,10 @@ impl Leg {
         })
     }
 
-    fn try_run(self) -> std::result::Result<End, (wasmtime::Error, bool)> {
+    fn try_run(self, start: Start) -> std::result::Result<End, (wasmtime::Error, bool)> {
         let plain = |error: wasmtime::Error| (error, false);
         let interrupt = Interrupt::default();
-        let (wasi, from) = self.world(&interrupt).map_err(plain)?;
+        let (wasi, from) = self.world(start, &interrupt).map_err(plain)?;
         let body = Body {
             wasi,
             limits: Limits::new(self.surroundings.clone(), self.program.prepared.plan().memories()),
@@ -180,7 +179,7 @@ impl Leg {
         self.control.wish() == Some(Wish::End)
     }
 
-    fn world(&self, interrupt: &Interrupt) -> Result<(Wasi, Option<Box<Checkpoint>>)> {
+    fn world(&self, start: Start, interrupt: &Interrupt) -> Result<(Wasi, Option<Box<Checkpoint>>)> {
         let around = &self.surroundings;
         let mut options = WasiOptions {
             arguments: Vec::new(),
@@ -193,15 +192,15 @@ impl Leg {
             entropy: around.entropy.clone(),
             interrupt: interrupt.clone(),
         };
-        match &self.start {
+        match start {
             Start::Fresh { environment, event } => {
-                options.environment.clone_from(environment);
+                options.environment = environment;
                 options.stdin = event.to_vec();
                 Ok((Wasi::new(options), None))
             }
             Start::From(checkpoint) => {
                 let state = HostState::decode(&checkpoint.host)?;
-                Ok((Wasi::restore(options, state), Some(checkpoint.clone())))
+                Ok((Wasi::restore(options, state), Some(checkpoint)))
             }
         }
     }

@@ -126,11 +126,11 @@ impl Journey {
         let late = tokio::time::sleep(self.budget);
         tokio::pin!(late);
         loop {
-            let leg = self.leg(start);
+            let leg = self.leg();
             let busy = self.busy.clone().lock_owned().await;
             let running = self.shared.runner.block(move || {
                 let _busy = busy;
-                leg.run()
+                leg.run(start)
             });
             let ended = tokio::select! {
                 ended = running => ended,
@@ -165,14 +165,13 @@ impl Journey {
         }
     }
 
-    fn leg(&self, start: Start) -> Leg {
+    fn leg(&self) -> Leg {
         Leg {
             program: self.program.clone(),
             surroundings: self.surroundings.clone(),
             task: self.task.clone(),
             control: self.control.clone(),
             request_id: self.request_id,
-            start,
         }
     }
 
