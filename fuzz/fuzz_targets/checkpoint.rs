@@ -4,6 +4,7 @@
 
 use bowline_checkpoint::wasi::HostState;
 use bowline_checkpoint::{Checkpoint, ReadLimits, SigningKey};
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 const LIMITS: ReadLimits = ReadLimits {
@@ -13,11 +14,10 @@ const LIMITS: ReadLimits = ReadLimits {
 fuzz_target!(|data: &[u8]| {
     let key = SigningKey::new(&[7; 32]);
     assert!(
-        Checkpoint::read(data, &key, LIMITS).is_err(),
+        Checkpoint::read(&Bytes::copy_from_slice(data), &key, LIMITS).is_err(),
         "these bytes bear no signature"
     );
-    let mut signed = data.to_vec();
-    signed.extend_from_slice(&key.sign(data));
+    let signed = Bytes::from([data, &key.seal(data)].concat());
     if let Ok(checkpoint) = Checkpoint::read(&signed, &key, LIMITS) {
         let written = checkpoint.write(&key);
         assert_eq!(Checkpoint::read(&written, &key, LIMITS), Ok(checkpoint));

@@ -3,6 +3,7 @@
 #![no_main]
 
 use bowline_checkpoint::{Checkpoint, Delta, Mark, MemoryImage, ReadLimits, SigningKey};
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 const LIMITS: ReadLimits = ReadLimits {
@@ -12,11 +13,10 @@ const LIMITS: ReadLimits = ReadLimits {
 fuzz_target!(|data: &[u8]| {
     let key = SigningKey::new(&[7; 32]);
     assert!(
-        Delta::read(data, &key, LIMITS).is_err(),
+        Delta::read(&Bytes::copy_from_slice(data), &key, LIMITS).is_err(),
         "these bytes bear no signature"
     );
-    let mut signed = data.to_vec();
-    signed.extend_from_slice(&key.sign(data));
+    let signed = Bytes::from([data, &key.seal(data)].concat());
     let Ok(delta) = Delta::read(&signed, &key, LIMITS) else {
         return;
     };

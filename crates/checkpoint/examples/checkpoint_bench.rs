@@ -3,8 +3,8 @@
 //! Prints one JSON object: `guests`, a list with the CPU time of each program as it is, instrumented, and by Asyncify
 //! where `wasm-opt` is installed, and the sizes and compile times of the first two; `unwound_p50_us` and
 //! `unwound_p99_us`, from the request to the last frame's return; `captured_p50_ms` and `restored_p50_ms` of the same
-//! runs, continuations being compiled; and of a guest of 16 MiB, `large_captured_p50_ms`, `large_written_p50_ms` and
-//! `in_place_p50_ms`, from the request until it goes on, what changed in 1 MiB of its pages being captured.
+//! runs, continuations being compiled; and of a guest of 16 MiB, `large_written_p50_ms`, from the request to signed
+//! bytes, and `in_place_p50_ms`, from the request until it goes on, what changed in 1 MiB of its pages being captured.
 
 use std::process::Command;
 use std::sync::mpsc;

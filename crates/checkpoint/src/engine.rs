@@ -27,6 +27,7 @@ use wasmtime::{Config, Engine, Linker, Module, Store};
 
 use crate::{Mismatch, Options, Plan, Refusal, Site};
 
+pub use capture::Written;
 pub use guest::{Guest, Outcome};
 pub use references::Handle;
 pub use stopper::Stopper;

@@ -2,8 +2,8 @@
 //! has every byte.
 //!
 //! ```text
-//!  header (68 bytes) | of a delta: mark of its base (32 bytes) | chunk | chunk | ... | signature (32 bytes)
-//!                                                                └── the body, 1 MiB a chunk, each plain or compressed
+//!  header (72 bytes) | of a delta: mark of its base (32 bytes) | chunk | chunk | ... | signature (32 bytes)
+//!                                                                └── the state, then the pages: 1 MiB a chunk, each plain or compressed
 //! ```
 
 mod chunks;
@@ -11,10 +11,11 @@ mod decode;
 mod encode;
 mod header;
 
+use bytes::Bytes;
 use ring::hmac;
 
 use crate::pieces::PIECE_BYTES;
-use crate::{Checkpoint, Delta, Identity, Mark};
+use crate::{Checkpoint, Delta, Frame, Identity, Mark, Page, TableImage, Value};
 use header::{Header, Kind};
 
 /// The version of checkpoints that is written, and the only one that is read.
@@ -35,7 +36,12 @@ impl SigningKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
-    /// What stands at the end of a checkpoint whose other bytes these are.
+    /// What stands at the end of a checkpoint or delta whose other bytes these are.
+    pub fn seal(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.sign(digest(bytes).as_bytes())
+    }
+
+    /// The HMAC-SHA256 of these bytes.
     pub fn sign(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
         let signature = hmac::sign(&self.0, bytes);
         signature.as_ref().try_into().expect("HMAC-SHA256 has 32 bytes")
@@ -58,7 +64,7 @@ impl std::fmt::Debug for SigningKey {
 /// How much a reader takes.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimits {
-    /// The largest body, in bytes, before it is unpacked.
+    /// The most that state and pages take when they are unpacked, in bytes.
     pub body_bytes_max: u64,
 }
 
@@ -85,55 +91,112 @@ pub enum ReadError {
     Malformed(&'static str),
 }
 
+/// What is written of a run.
+pub(crate) struct Content<'a> {
+    pub memories: Vec<Image<'a>>,
+    pub globals: &'a [Value],
+    pub tables: &'a [TableImage],
+    pub frames: &'a [Frame],
+    pub host: &'a [u8],
+}
+
+/// What is written of a memory.
+pub(crate) struct Image<'a> {
+    pub size_pages: u64,
+    /// Of a delta: the pages that are all zero now.
+    pub zeroed: Option<&'a [u64]>,
+    /// Index and content.
+    pub pages: Vec<(u64, &'a [u8])>,
+}
+
+impl<'a> Image<'a> {
+    fn new(size_pages: u64, zeroed: Option<&'a [u64]>, pages: &'a [Page]) -> Self {
+        let pages = pages.iter().map(|page| (page.index, &page.bytes[..])).collect();
+        Self {
+            size_pages,
+            zeroed,
+            pages,
+        }
+    }
+}
+
+impl<'a> Content<'a> {
+    fn of(checkpoint: &'a Checkpoint) -> Self {
+        let memories = checkpoint.memories.iter();
+        Self {
+            memories: memories
+                .map(|memory| Image::new(memory.size_pages, None, &memory.pages))
+                .collect(),
+            globals: &checkpoint.globals,
+            tables: &checkpoint.tables,
+            frames: &checkpoint.frames,
+            host: &checkpoint.host,
+        }
+    }
+}
+
 impl Checkpoint {
     /// The checkpoint as signed bytes.
-    pub fn write(&self, key: &SigningKey) -> Vec<u8> {
-        seal(Kind::Checkpoint, self.identity, None, &encode::body(self), key)
+    pub fn write(&self, key: &SigningKey) -> Bytes {
+        write(self.identity, &Content::of(self), key)
     }
 
-    /// Reads signed bytes. The signature is judged before anything is unpacked.
-    pub fn read(bytes: &[u8], key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
+    /// Reads signed bytes, which the pages may share. The signature is judged before anything is unpacked.
+    pub fn read(bytes: &Bytes, key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
         let (header, packed) = open(Kind::Checkpoint, bytes, key, limits)?;
-        let body = chunks::unpack(packed, header.body_bytes)?.into();
-        decode::body(&body, header.identity)
+        let unpacked = chunks::unpack(packed, bytes, (header.state_bytes, header.pages))?;
+        decode::checkpoint(&unpacked, header.identity)
     }
 }
 
 impl Delta {
     /// The delta as signed bytes.
-    pub fn write(&self, key: &SigningKey) -> Vec<u8> {
-        seal(
-            Kind::Delta,
-            self.identity,
-            Some(self.base),
-            &encode::delta_body(self),
-            key,
-        )
+    pub fn write(&self, key: &SigningKey) -> Bytes {
+        let memories = self.memories.iter();
+        let content = Content {
+            memories: memories
+                .map(|memory| Image::new(memory.size_pages, Some(&memory.zeroed), &memory.pages))
+                .collect(),
+            globals: &self.globals,
+            tables: &self.tables,
+            frames: &self.frames,
+            host: &self.host,
+        };
+        seal(Kind::Delta, self.identity, Some(self.base), &content, key)
     }
 
-    /// Reads signed bytes. The signature is judged before anything is unpacked.
-    pub fn read(bytes: &[u8], key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
+    /// Reads signed bytes, which the pages may share. The signature is judged before anything is unpacked.
+    pub fn read(bytes: &Bytes, key: &SigningKey, limits: ReadLimits) -> Result<Self, ReadError> {
         let (header, rest) = open(Kind::Delta, bytes, key, limits)?;
         let (base, packed) = rest
             .split_first_chunk()
             .ok_or(ReadError::Malformed("it ends too early"))?;
-        let body = chunks::unpack(packed, header.body_bytes)?.into();
-        decode::delta_body(&body, header.identity, Mark(*base))
+        let unpacked = chunks::unpack(packed, bytes, (header.state_bytes, header.pages))?;
+        decode::delta(&unpacked, header.identity, Mark(*base))
     }
 }
 
-fn seal(kind: Kind, identity: Identity, base: Option<Mark>, body: &[u8], key: &SigningKey) -> Vec<u8> {
+/// Writes a checkpoint whose memories are elsewhere.
+pub(crate) fn write(identity: Identity, content: &Content<'_>, key: &SigningKey) -> Bytes {
+    seal(Kind::Checkpoint, identity, None, content, key)
+}
+
+fn seal(kind: Kind, identity: Identity, base: Option<Mark>, content: &Content<'_>, key: &SigningKey) -> Bytes {
+    let state = encode::state(content);
+    let pages = content.memories.iter().flat_map(|image| &image.pages);
+    let pages: Vec<&[u8]> = pages.map(|(_, content)| *content).collect();
     let header = Header {
         identity,
-        body_bytes: body.len() as u64,
+        state_bytes: state.len() as u64,
+        pages: pages.len() as u64,
     };
     let mut bytes = header.encode(kind);
     if let Some(Mark(base)) = base {
         bytes.extend_from_slice(&base);
     }
-    chunks::pack(body, &mut bytes);
-    bytes.extend_from_slice(&key.sign(digest(&bytes).as_bytes()));
-    bytes
+    chunks::pack(&state, &pages, &mut bytes);
+    bytes.extend_from_slice(&key.seal(&bytes));
+    bytes.into()
 }
 
 /// What is signed of so many bytes. Over a large memory an HMAC alone would take four times as long.
@@ -158,9 +221,11 @@ fn open<'b>(
         return Err(ReadError::Signature);
     }
     let (header, rest) = Header::decode(signed)?;
-    if header.body_bytes > limits.body_bytes_max {
+    let page_bytes = header.pages.saturating_mul(Page::BYTES as u64);
+    let bytes = header.state_bytes.saturating_add(page_bytes);
+    if bytes > limits.body_bytes_max {
         return Err(ReadError::TooLarge {
-            bytes: header.body_bytes,
+            bytes,
             max: limits.body_bytes_max,
         });
     }

@@ -12,10 +12,15 @@ pub(crate) fn first_page(piece: usize) -> u64 {
     (piece * PIECE_PAGES) as u64
 }
 
-/// What `work` makes of each piece and its number, in their order. One piece alone is not worth a second thread.
+/// Starts the threads for it, with the priority of the caller; otherwise the first who has large pieces starts them.
+pub fn start_threads() {
+    rayon::current_num_threads();
+}
+
+/// What `work` makes of each piece and its number, in their order. One piece or two are not worth a second thread.
 pub(crate) fn map<P: Send, R: Send>(pieces: Vec<P>, work: impl Fn(usize, P) -> R + Send + Sync) -> Vec<R> {
     let numbered = |(number, piece)| work(number, piece);
-    if pieces.len() < 2 {
+    if pieces.len() < 3 {
         return pieces.into_iter().enumerate().map(numbered).collect();
     }
     pieces.into_par_iter().enumerate().map(numbered).collect()

@@ -81,7 +81,8 @@ impl CrashPoints {
         "move.fitted",
         "move.copied",
         "move.left",
-        // At the target: before and after its own test, with the checkpoint in hand, when the run is its own.
+        // At the target: when it hears of the checkpoint, before and after its own test, with the checkpoint in hand, when the run is its own.
+        "take.announced",
         "take.offered",
         "take.fitted",
         "take.read",

@@ -17,6 +17,7 @@
 //!  - After a crash every run goes on from its last checkpoint ([`recover`]). An event that is delivered again joins
 //!    the run that it began.
 
+mod ahead;
 mod carry;
 mod engine;
 mod fit;

@@ -28,6 +28,7 @@ use bowline_sandbox::{
     Backend, Berth, Content, CreateError, Ground, LogSink, MachineNeeds, Mount, MountAccess, NoRoom, PrepareError,
     ProcessorShare, Sandbox, SandboxKind, Share, ShareError, Stand, Unmet, VersionSpec,
 };
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -420,7 +421,7 @@ impl Backend for Placed {
         }
     }
 
-    fn inspect(&self, checkpoint: &[u8]) -> Result<CheckpointFacts, String> {
+    fn inspect(&self, checkpoint: &Bytes) -> Result<CheckpointFacts, String> {
         self.inline.inspect(checkpoint)
     }
 

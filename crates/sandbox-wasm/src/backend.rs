@@ -11,6 +11,7 @@ use bowline_sandbox::{
     Backend, CheckpointFacts, CheckpointMode, CreateError, LogSink, PrepareError, Sandbox, SandboxKind, Suspendable,
     VersionSpec,
 };
+use bytes::Bytes;
 
 use crate::SigningKey;
 use crate::accept::accept;
@@ -165,7 +166,7 @@ impl Backend for WasmBackend {
         }
     }
 
-    fn inspect(&self, checkpoint: &[u8]) -> Result<CheckpointFacts, String> {
+    fn inspect(&self, checkpoint: &Bytes) -> Result<CheckpointFacts, String> {
         self.shared.checkpointed.inspect(checkpoint)
     }
 

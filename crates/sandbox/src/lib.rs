@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub use answer::{AnswerSink, AnswerStream, AnswerTooLarge};
 pub use fleet::{Berth, Stand};
@@ -66,7 +67,7 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// What a checkpoint of this kind of sandbox says of itself, or why it is none.
-    fn inspect(&self, _checkpoint: &[u8]) -> Result<CheckpointFacts, String> {
+    fn inspect(&self, _checkpoint: &Bytes) -> Result<CheckpointFacts, String> {
         Err("this kind of sandbox takes no checkpoints".to_owned())
     }
 

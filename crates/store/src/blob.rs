@@ -5,6 +5,7 @@
 //! rename; then the folder is synced. So a name stands for the whole blob or does not exist.
 
 mod large;
+mod quick;
 
 use std::fs::{self, File};
 use std::io;

@@ -276,7 +276,13 @@ fn a_target_that_is_killed_at_any_point_of_a_hand_over_costs_no_answer() -> Resu
         return Ok(());
     }
     let mut scene = Scene::set(|_| None)?;
-    for moment in ["take.offered", "take.fitted", "take.read", "take.committed"] {
+    for moment in [
+        "take.announced",
+        "take.offered",
+        "take.fitted",
+        "take.read",
+        "take.committed",
+    ] {
         let Standing { caller, order, .. } = scene.stand_at((TARGET, moment))?;
         scene.stage.cluster.nodes[TARGET].kill()?;
         let told = reply(order)?;
@@ -325,14 +331,18 @@ fn a_byte_that_is_flipped_on_the_way_costs_no_answer() -> Result<()> {
         return Ok(());
     }
     let scene = Scene::set(|_| None)?;
-    let at = (TARGET, "take.offered");
+    // Later it may have read the checkpoint already.
+    let at = (TARGET, "take.announced");
     let Standing { caller, run, order } = scene.stand_at(at)?;
     let nodes = &scene.stage.cluster.nodes;
-    let shown = nodes[SOURCE]
-        .lambda()
-        .get(&format!("/v1/checkpoints/{run}"))?
-        .expect(200)?
-        .json();
+    let shown = patience::until(PATIENCE, || {
+        let found = nodes[SOURCE].lambda().get(&format!("/v1/checkpoints/{run}")).ok()?;
+        let shown = found.json();
+        let decisions = shown["decisions"].as_array()?;
+        let has_left = decisions.iter().any(|decision| decision["what"] == "suspend");
+        has_left.then_some(shown)
+    });
+    let shown = shown.context("the source has not kept what it announced")?;
     let digest = shown["checkpoint"]["digest"].as_str().context("a digest")?;
     let blob = scene.stage.cluster.shared.path().join("checkpoints").join(digest);
     let mut bytes = fs::read(&blob)?;

@@ -84,9 +84,9 @@ fn of_stops(reports: &[Value]) -> Result<Vec<Row>> {
         ("request to unwound, p50", "us", "unwound_p50_us", UNWOUND_P50_US_MAX),
         ("request to unwound, p99", "us", "unwound_p99_us", UNWOUND_P99_US_MAX),
         (
-            "request to checkpoint in hand, 16 MiB, p50",
+            "request to signed checkpoint in hand, 16 MiB, p50",
             "ms",
-            "large_captured_p50_ms",
+            "large_written_p50_ms",
             CAPTURED_P50_MS_MAX,
         ),
         (

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bowline_functions::suspend::{Decision, MoveRequest, Phase, RunView, TakeRequest};
 use bowline_sandbox::MachineNeeds;
+use bowline_store::blob::Naming;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -80,8 +81,10 @@ pub struct RunBody {
 pub struct CheckpointBody {
     /// The first of a run is 1.
     number: u64,
-    /// SHA-256 of the signed bytes.
+    /// Of the signed bytes, in hexadecimal digits.
     digest: String,
+    /// `blake3`; of checkpoints that older nodes have kept, `sha256`.
+    digest_kind: &'static str,
     bytes: u64,
     /// Of the guest's memory, what is not zero.
     resident_bytes: u64,
@@ -177,6 +180,10 @@ impl RunBody {
             checkpoint: view.checkpoint.map(|kept| CheckpointBody {
                 number: kept.number,
                 digest: kept.digest.to_string(),
+                digest_kind: match kept.naming {
+                    Naming::Sha256 => "sha256",
+                    Naming::Blake3 => "blake3",
+                },
                 bytes: kept.bytes,
                 resident_bytes: kept.resident_bytes,
                 taken: millis(kept.taken_ms),

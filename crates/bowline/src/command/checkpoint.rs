@@ -202,7 +202,7 @@ fn describe(run: &Value) -> String {
         ("deadline", "deadline"),
         ("failure", "failure"),
     ];
-    const KEPT: [(&str, &str); 8] = [
+    const KEPT: [(&str, &str); 7] = [
         ("checkpoint", "number"),
         ("kind", "kind"),
         ("taken", "taken"),
@@ -210,7 +210,6 @@ fn describe(run: &Value) -> String {
         ("took us", "took_us"),
         ("bytes", "bytes"),
         ("resident", "resident_bytes"),
-        ("sha256", "digest"),
     ];
     const NEEDS: [(&str, &str); 8] = [
         ("machine", "machine"),
@@ -236,7 +235,11 @@ fn describe(run: &Value) -> String {
         lines.collect::<String>()
     };
     let kept = &run["checkpoint"];
-    let mut text = members(run, &RUN) + &members(kept, &KEPT) + &members(&kept["needs"], &NEEDS);
+    let mut text = members(run, &RUN) + &members(kept, &KEPT);
+    if let Some(kind) = kept["digest_kind"].as_str() {
+        text.push_str(&field(kind, &kept["digest"]));
+    }
+    text.push_str(&members(&kept["needs"], &NEEDS));
     text.push_str(&members(&run["content"], &CONTENT));
     for decision in run["decisions"].as_array().into_iter().flatten() {
         let values = decision["values"].as_object().into_iter().flatten();

@@ -46,7 +46,7 @@ impl Fresh {
             if !ended.is_empty() {
                 return (ended, hop);
             }
-            checkpoint = std::fs::read(&file).expect("the process left a checkpoint");
+            checkpoint = std::fs::read(&file).expect("the process left a checkpoint").into();
         }
         unreachable!("the range has no end")
     }
@@ -69,7 +69,7 @@ pub fn leg(module: &str, export: &str, checkpoint: &str, polls: u32) {
     // A call that goes on needs no arguments.
     let subject = Subject::binary(bytes, export, &[]);
     let from = std::fs::read(checkpoint).expect("the checkpoint can be read");
-    match subject.next_leg(&from, polls) {
+    match subject.next_leg(&from.into(), polls) {
         Leg::Stopped(next) => std::fs::write(checkpoint, next).expect("the checkpoint can be written"),
         Leg::Ended(seen) => println!("{seen:?}"),
     }

@@ -6,12 +6,20 @@ use wasmtime::{AsContext, AsContextMut, Memory};
 use super::guest::memory;
 use super::references::Functions;
 use super::{CaptureError, Guest, Prepared, Tracker};
+use crate::format::{self, Content, Image, SigningKey};
 use crate::frame::{BASE, HEADER_BYTES, TOP};
 use crate::pieces::{self, PIECE_BYTES};
 use crate::state::Saved;
 use crate::{
     Checkpoint, Delta, Frame, Layout, MemoryChanges, MemoryImage, Page, Site, Stop, TableImage, Value, ValueType, names,
 };
+
+/// A checkpoint as signed bytes.
+pub struct Written {
+    pub bytes: Bytes,
+    /// How many pages it has.
+    pub pages: usize,
+}
 
 /// A guest's state besides its memories.
 struct State {
@@ -45,6 +53,42 @@ impl Prepared {
             tables,
             frames,
             host,
+        })
+    }
+
+    /// As [`Prepared::capture`], but as signed bytes at once, to which the pages go without a stop on the way.
+    pub fn capture_written(
+        &self,
+        guest: &Guest,
+        mut store: impl AsContextMut,
+        host: &[u8],
+        key: &SigningKey,
+    ) -> Result<Written, CaptureError> {
+        let State {
+            globals,
+            tables,
+            frames,
+        } = self.state(guest, &mut store)?;
+        let memories = 0..self.plan.memories();
+        let memories: Vec<Memory> = memories
+            .map(|index| memory(&guest.instance, &mut store, &names::memory(index)))
+            .collect();
+        let context = store.as_context();
+        let images = memories.iter().map(|memory| Image {
+            size_pages: memory.size(&context),
+            zeroed: None,
+            pages: pages(memory.data(&context), |index, bytes| (index, bytes)),
+        });
+        let content = Content {
+            memories: images.collect(),
+            globals: &globals,
+            tables: &tables,
+            frames: &frames,
+            host,
+        };
+        Ok(Written {
+            pages: content.memories.iter().map(|image| image.pages.len()).sum(),
+            bytes: format::write(self.plan.identity(), &content, key),
         })
     }
 
@@ -204,23 +248,24 @@ fn values(
     Ok(values)
 }
 
-/// The pages of a memory that are not all zero.
 fn image(memory: Memory, store: impl AsContextMut) -> MemoryImage {
-    const ZERO: [u8; Page::BYTES] = [0; Page::BYTES];
-    let size_pages = memory.size(&store);
     let context = store.as_context();
-    let pages = |number: usize, piece: &[u8]| {
-        let pages = (pieces::first_page(number)..).zip(piece.chunks(Page::BYTES));
-        let pages = pages.filter(|(_, bytes)| *bytes != ZERO.as_slice());
-        let page = |(index, bytes)| Page {
+    MemoryImage {
+        size_pages: memory.size(&context),
+        pages: pages(memory.data(&context), |index, bytes| Page {
             index,
             bytes: Bytes::copy_from_slice(bytes),
-        };
-        pages.map(page).collect::<Vec<_>>()
-    };
-    let pieces = memory.data(&context).chunks(PIECE_BYTES).collect();
-    MemoryImage {
-        size_pages,
-        pages: pieces::map(pieces, pages).concat(),
+        }),
     }
+}
+
+/// What becomes of the pages of a memory that are not all zero.
+fn pages<'a, P: Clone + Send>(memory: &'a [u8], page: impl Fn(u64, &'a [u8]) -> P + Sync) -> Vec<P> {
+    const ZERO: [u8; Page::BYTES] = [0; Page::BYTES];
+    let of_piece = |number: usize, piece: &'a [u8]| {
+        let pages = (pieces::first_page(number)..).zip(piece.chunks(Page::BYTES));
+        let pages = pages.filter(|(_, bytes)| *bytes != ZERO.as_slice());
+        pages.map(|(index, bytes)| page(index, bytes)).collect::<Vec<_>>()
+    };
+    pieces::map(memory.chunks(PIECE_BYTES).collect(), of_piece).concat()
 }

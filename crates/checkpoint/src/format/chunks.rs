@@ -1,11 +1,15 @@
-//! The body in chunks of 1 MiB, so that they can be packed, sent and unpacked side by side.
+//! State and pages in chunks of 1 MiB, so that they can be packed, sent and unpacked side by side.
 //!
-//! A chunk is its method (0 plain, 1 Zstandard), its stored length and its bytes. Each but the last one
-//! unpacks to a whole chunk.
+//! A chunk is its method (0 plain, 1 Zstandard), its stored length and its bytes. Those of the state come first; each
+//! but the last one unpacks to a whole chunk, and so do those of the pages. A page lies in one chunk, so that a plain
+//! one is read without a copy.
+
+use bytes::Bytes as Shared;
 
 use super::ReadError;
 use super::decode::Bytes;
-use crate::pieces::{self, PIECE_BYTES};
+use crate::Page;
+use crate::pieces::{self, PIECE_BYTES, PIECE_PAGES};
 
 pub(super) const CHUNK_BYTES: usize = PIECE_BYTES;
 /// What stands before a chunk's bytes: method and length.
@@ -14,63 +18,118 @@ const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 /// The fastest level; the next ones gain a tenth for twice the time.
 const LEVEL: i32 = 1;
+/// Of a chunk of pages one in so many is packed first; if that gains nothing, the others stay as they are.
+const SAMPLED: usize = 16;
 
-/// Adds the packed chunks of a body.
-pub(super) fn pack(body: &[u8], into: &mut Vec<u8>) {
-    let packed = pieces::map(body.chunks(CHUNK_BYTES).collect(), |_, chunk: &[u8]| {
-        let packed = zstd::bulk::compress(chunk, LEVEL).ok();
-        packed.filter(|packed| packed.len() < chunk.len())
-    });
-    let stored = body.chunks(CHUNK_BYTES).zip(&packed).map(|(chunk, packed)| match packed {
-        Some(packed) => (ZSTD, packed.as_slice()),
-        None => (PLAIN, chunk),
-    });
-    into.reserve(stored.clone().map(|(_, stored)| HEAD_BYTES + stored.len()).sum());
-    for (method, stored) in stored {
-        let length = u32::try_from(stored.len()).expect("a chunk is at most 1 MiB");
-        into.push(method);
+/// Adds the packed chunks of state and pages.
+pub(super) fn pack(state: &[u8], pages: &[&[u8]], into: &mut Vec<u8>) {
+    let state: Vec<&[u8]> = state.chunks(CHUNK_BYTES).collect();
+    let chunks = state.chunks(1).chain(pages.chunks(PIECE_PAGES));
+    let packed = pieces::map(chunks.collect(), |_, parts: &[&[u8]]| (parts, packed(parts)));
+    let stored_bytes = |(parts, packed): &(&[&[u8]], Option<Vec<u8>>)| match packed {
+        Some(packed) => packed.len(),
+        None => parts.iter().map(|part| part.len()).sum(),
+    };
+    into.reserve(packed.iter().map(|chunk| HEAD_BYTES + stored_bytes(chunk)).sum());
+    for chunk in &packed {
+        let length = u32::try_from(stored_bytes(chunk)).expect("a chunk is at most 1 MiB");
+        into.push(if chunk.1.is_some() { ZSTD } else { PLAIN });
         into.extend_from_slice(&length.to_le_bytes());
-        into.extend_from_slice(stored);
+        match chunk {
+            (_, Some(packed)) => into.extend_from_slice(packed),
+            (parts, None) => parts.iter().for_each(|part| into.extend_from_slice(part)),
+        }
     }
 }
 
-/// Unpacks a body of `body_bytes`, which the caller has compared with its limit.
-pub(super) fn unpack(packed: &[u8], body_bytes: u64) -> Result<Vec<u8>, ReadError> {
+/// A chunk packed, if that is shorter.
+fn packed(parts: &[&[u8]]) -> Option<Vec<u8>> {
+    let shorter = |plain: &[u8]| {
+        let packed = zstd::bulk::compress(plain, LEVEL).ok();
+        packed.filter(|packed| packed.len() < plain.len())
+    };
+    if let [part] = parts {
+        return shorter(part);
+    }
+    let sample: Vec<&[u8]> = parts.iter().copied().step_by(SAMPLED).collect();
+    shorter(&sample.concat())?;
+    shorter(&parts.concat())
+}
+
+/// What has been read of the chunks: the state, and the chunks of pages.
+pub(super) struct Unpacked {
+    pub state: Vec<u8>,
+    pages: Vec<Shared>,
+    count: usize,
+}
+
+impl Unpacked {
+    /// The pages, in their order.
+    pub(super) fn pages(&self) -> impl Iterator<Item = Shared> {
+        (0..self.count).map(|page| {
+            let begin = page % PIECE_PAGES * Page::BYTES;
+            self.pages[page / PIECE_PAGES].slice(begin..begin + Page::BYTES)
+        })
+    }
+}
+
+/// Unpacks the chunks, a part of `whole`, of a state of so many bytes and so many pages, which the caller has compared with its limit.
+pub(super) fn unpack(packed: &[u8], whole: &Shared, (state_bytes, pages): (u64, u64)) -> Result<Unpacked, ReadError> {
+    let too_long = |_| ReadError::Malformed("its body is too long");
+    let state_bytes = usize::try_from(state_bytes).map_err(too_long)?;
+    let count = usize::try_from(pages).map_err(too_long)?;
     let mut packed = Bytes(packed);
-    let body_bytes = usize::try_from(body_bytes).map_err(|_| ReadError::Malformed("its body is too long"))?;
+    // Nothing is reserved for chunks before they are there.
+    let of_state = stored(&mut packed, state_bytes)?;
+    let of_pages = stored(&mut packed, count * Page::BYTES)?;
+    packed.end()?;
+    let state = pieces::map(of_state, |_, chunk| chunk.unpacked(whole));
+    let pages = pieces::map(of_pages, |_, chunk| chunk.unpacked(whole));
+    Ok(Unpacked {
+        state: state.into_iter().collect::<Result<Vec<_>, _>>()?.concat(),
+        pages: pages.into_iter().collect::<Result<_, _>>()?,
+        count,
+    })
+}
+
+/// A chunk as it is stored.
+struct Chunk<'a> {
+    method: u8,
+    stored: &'a [u8],
+    /// What it unpacks to.
+    bytes: usize,
+}
+
+/// Reads the chunks of so many bytes.
+fn stored<'a>(packed: &mut Bytes<'a>, bytes: usize) -> Result<Vec<Chunk<'a>>, ReadError> {
     let mut chunks = Vec::new();
-    // Nothing is reserved before the chunks are there that fill it.
-    for begin in (0..body_bytes).step_by(CHUNK_BYTES) {
-        let wanted = (body_bytes - begin).min(CHUNK_BYTES);
+    for begin in (0..bytes).step_by(CHUNK_BYTES) {
         let method = packed.u8()?;
         let length = packed.u32()? as usize;
-        let stored = packed.take(length)?;
-        match method {
-            ZSTD => {}
-            PLAIN if length == wanted => {}
-            _ => {
-                return Err(ReadError::Malformed(
-                    "a chunk has an unknown method or the wrong length",
-                ));
-            }
-        }
-        chunks.push((method, stored));
+        chunks.push(Chunk {
+            method,
+            stored: packed.take(length)?,
+            bytes: (bytes - begin).min(CHUNK_BYTES),
+        });
     }
-    packed.end()?;
-    let mut body = vec![0; body_bytes];
-    let places = chunks.into_iter().zip(body.chunks_mut(CHUNK_BYTES)).collect();
-    let unpacked = pieces::map(places, |_, ((method, stored), place): ((u8, &[u8]), &mut [u8])| {
-        if method == PLAIN {
-            place.copy_from_slice(stored);
-            return Ok(());
+    Ok(chunks)
+}
+
+impl Chunk<'_> {
+    fn unpacked(&self, whole: &Shared) -> Result<Shared, ReadError> {
+        match self.method {
+            PLAIN if self.stored.len() == self.bytes => Ok(whole.slice_ref(self.stored)),
+            ZSTD => {
+                let chunk = zstd::bulk::decompress(self.stored, self.bytes)
+                    .map_err(|_| ReadError::Malformed("a chunk cannot be unpacked"))?;
+                if chunk.len() != self.bytes {
+                    return Err(ReadError::Malformed("a chunk has the wrong length"));
+                }
+                Ok(chunk.into())
+            }
+            _ => Err(ReadError::Malformed(
+                "a chunk has an unknown method or the wrong length",
+            )),
         }
-        let unpacked = zstd::bulk::decompress_to_buffer(stored, place);
-        let bytes = unpacked.map_err(|_| ReadError::Malformed("a chunk cannot be unpacked"))?;
-        if bytes != place.len() {
-            return Err(ReadError::Malformed("a chunk has the wrong length"));
-        }
-        Ok(())
-    });
-    unpacked.into_iter().collect::<Result<(), _>>()?;
-    Ok(body)
+    }
 }

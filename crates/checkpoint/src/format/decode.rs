@@ -1,62 +1,71 @@
-//! Reads the body. Every length is compared with what is left before anything is reserved for it.
+//! Reads the state. Every length is compared with what is left before anything is reserved for it.
 
-use bytes::Bytes as Whole;
+use bytes::Bytes as Shared;
 
 use super::ReadError;
+use super::chunks::Unpacked;
 use crate::{
     Checkpoint, Delta, Frame, Identity, Mark, MemoryChanges, MemoryImage, Page, Site, Stop, TableImage, Value,
 };
 
-/// The pages are parts of the body that is given.
-pub(super) fn body(whole: &Whole, identity: Identity) -> Result<Checkpoint, ReadError> {
-    let mut bytes = Bytes(whole);
+pub(super) fn checkpoint(unpacked: &Unpacked, identity: Identity) -> Result<Checkpoint, ReadError> {
+    let (mut bytes, mut contents) = (Bytes(&unpacked.state), unpacked.pages());
     let checkpoint = Checkpoint {
         identity,
-        memories: bytes.list(|bytes| memory(bytes, whole))?,
+        memories: bytes.list(|bytes| memory(bytes, &mut contents))?,
         globals: bytes.list(value)?,
         tables: bytes.list(table)?,
         frames: bytes.list(frame)?,
         host: bytes.bytes()?,
     };
-    bytes.end()?;
+    end(&bytes, contents)?;
     Ok(checkpoint)
 }
 
-/// The pages are parts of the body that is given.
-pub(super) fn delta_body(whole: &Whole, identity: Identity, base: Mark) -> Result<Delta, ReadError> {
-    let mut bytes = Bytes(whole);
+pub(super) fn delta(unpacked: &Unpacked, identity: Identity, base: Mark) -> Result<Delta, ReadError> {
+    let (mut bytes, mut contents) = (Bytes(&unpacked.state), unpacked.pages());
     let delta = Delta {
         identity,
         base,
-        memories: bytes.list(|bytes| changes(bytes, whole))?,
+        memories: bytes.list(|bytes| changes(bytes, &mut contents))?,
         globals: bytes.list(value)?,
         tables: bytes.list(table)?,
         frames: bytes.list(frame)?,
         host: bytes.bytes()?,
     };
-    bytes.end()?;
+    end(&bytes, contents)?;
     Ok(delta)
 }
 
-fn memory(bytes: &mut Bytes<'_>, whole: &Whole) -> Result<MemoryImage, ReadError> {
+fn end(bytes: &Bytes<'_>, mut contents: impl Iterator<Item = Shared>) -> Result<(), ReadError> {
+    bytes.end()?;
+    match contents.next() {
+        None => Ok(()),
+        Some(_) => Err(ReadError::Malformed("it has more pages than it lists")),
+    }
+}
+
+fn memory(bytes: &mut Bytes<'_>, contents: &mut impl Iterator<Item = Shared>) -> Result<MemoryImage, ReadError> {
     Ok(MemoryImage {
         size_pages: bytes.u64()?,
-        pages: bytes.list(|bytes| page(bytes, whole))?,
+        pages: bytes.list(|bytes| page(bytes, contents))?,
     })
 }
 
-fn changes(bytes: &mut Bytes<'_>, whole: &Whole) -> Result<MemoryChanges, ReadError> {
+fn changes(bytes: &mut Bytes<'_>, contents: &mut impl Iterator<Item = Shared>) -> Result<MemoryChanges, ReadError> {
     Ok(MemoryChanges {
         size_pages: bytes.u64()?,
         zeroed: bytes.list(Bytes::u64)?,
-        pages: bytes.list(|bytes| page(bytes, whole))?,
+        pages: bytes.list(|bytes| page(bytes, contents))?,
     })
 }
 
-fn page(bytes: &mut Bytes<'_>, whole: &Whole) -> Result<Page, ReadError> {
+fn page(bytes: &mut Bytes<'_>, contents: &mut impl Iterator<Item = Shared>) -> Result<Page, ReadError> {
     Ok(Page {
         index: bytes.u64()?,
-        bytes: whole.slice_ref(bytes.take(Page::BYTES)?),
+        bytes: contents
+            .next()
+            .ok_or(ReadError::Malformed("it lists more pages than it has"))?,
     })
 }
 

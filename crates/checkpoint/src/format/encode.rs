@@ -1,35 +1,17 @@
-//! Writes the body: memories, globals, tables, frames, host state.
+//! Writes the state: which pages the memories have, globals, tables, frames, host state.
 
-use crate::{Checkpoint, Delta, Frame, MemoryChanges, MemoryImage, Page, Stop, TableImage, Value};
+use super::{Content, Image};
+use crate::{Frame, Stop, TableImage, Value};
 
-/// A page with its index.
-const PAGE_BYTES: usize = 8 + Page::BYTES;
-/// For globals, tables and frames, as most guests have them.
-const ROOM_BYTES: usize = 64 << 10;
-
-pub(super) fn body(checkpoint: &Checkpoint) -> Vec<u8> {
-    let pages: usize = checkpoint.memories.iter().map(|memory| memory.pages.len()).sum();
-    let mut body = Vec::with_capacity(pages * PAGE_BYTES + checkpoint.host.len() + ROOM_BYTES);
-    list(&checkpoint.memories, &mut body, memory);
-    state(&checkpoint.globals, &checkpoint.tables, &checkpoint.frames, &mut body);
-    bytes(&checkpoint.host, &mut body);
-    body
-}
-
-pub(super) fn delta_body(delta: &Delta) -> Vec<u8> {
-    let mut body = Vec::new();
-    list(&delta.memories, &mut body, changes);
-    state(&delta.globals, &delta.tables, &delta.frames, &mut body);
-    bytes(&delta.host, &mut body);
-    body
-}
-
-fn state(globals: &[Value], tables: &[TableImage], frames: &[Frame], body: &mut Vec<u8>) {
-    list(globals, body, |&global, body| value(global, body));
-    list(tables, body, |table, body| {
-        list(&table.elements, body, |&element, body| value(element, body));
-    });
-    list(frames, body, frame);
+/// The state: everything but the content of pages.
+pub(super) fn state(content: &Content<'_>) -> Vec<u8> {
+    let mut state = Vec::new();
+    list(&content.memories, &mut state, memory);
+    list(content.globals, &mut state, |&global, state| value(global, state));
+    list(content.tables, &mut state, table);
+    list(content.frames, &mut state, frame);
+    bytes(content.host, &mut state);
+    state
 }
 
 fn bytes(bytes: &[u8], body: &mut Vec<u8>) {
@@ -44,22 +26,17 @@ fn list<T>(items: &[T], body: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u
     }
 }
 
-fn memory(image: &MemoryImage, body: &mut Vec<u8>) {
+fn memory(image: &Image<'_>, body: &mut Vec<u8>) {
+    let index = |index: &u64, body: &mut Vec<u8>| body.extend_from_slice(&index.to_le_bytes());
     body.extend_from_slice(&image.size_pages.to_le_bytes());
-    list(&image.pages, body, page);
+    if let Some(zeroed) = image.zeroed {
+        list(zeroed, body, index);
+    }
+    list(&image.pages, body, |(page, _), body| index(page, body));
 }
 
-fn changes(changes: &MemoryChanges, body: &mut Vec<u8>) {
-    body.extend_from_slice(&changes.size_pages.to_le_bytes());
-    list(&changes.zeroed, body, |index, body| {
-        body.extend_from_slice(&index.to_le_bytes());
-    });
-    list(&changes.pages, body, page);
-}
-
-fn page(page: &Page, body: &mut Vec<u8>) {
-    body.extend_from_slice(&page.index.to_le_bytes());
-    body.extend_from_slice(&page.bytes);
+fn table(table: &TableImage, body: &mut Vec<u8>) {
+    list(&table.elements, body, |&element, body| value(element, body));
 }
 
 fn frame(frame: &Frame, body: &mut Vec<u8>) {

@@ -1,4 +1,4 @@
-//! The first 68 bytes: what the checkpoint or delta is of. They are not compressed, so that any tool can tell.
+//! The first 72 bytes: what the checkpoint or delta is of. They are not compressed, so that any tool can tell.
 
 use bowline_foundation::digest::Digest;
 
@@ -45,7 +45,10 @@ impl Kind {
 
 pub(super) struct Header {
     pub identity: Identity,
-    pub body_bytes: u64,
+    /// Of the state, before it was packed.
+    pub state_bytes: u64,
+    /// How many pages come behind it.
+    pub pages: u64,
 }
 
 impl Header {
@@ -62,8 +65,8 @@ impl Header {
             Poll::Countdown => 1,
         };
         bytes.extend_from_slice(&poll.to_le_bytes());
-        bytes.extend_from_slice(&self.body_bytes.to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.state_bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.pages.to_le_bytes());
         bytes
     }
 
@@ -80,15 +83,17 @@ impl Header {
             1 => Poll::Countdown,
             _ => return Err(ReadError::Malformed("its header names no kind of poll")),
         };
-        let body_bytes = bytes.u64()?;
-        if bytes.array()? != [0; 4] {
-            return Err(ReadError::Malformed("its header has bits that mean nothing"));
-        }
+        let (state_bytes, pages) = (bytes.u64()?, bytes.u64()?);
         let identity = Identity {
             module,
             pass,
             options: Options { stack_bytes, poll },
         };
-        Ok((Self { identity, body_bytes }, bytes.0))
+        let header = Self {
+            identity,
+            state_bytes,
+            pages,
+        };
+        Ok((header, bytes.0))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bowline_checkpoint::engine::{Guest, Handle, Outcome, Prepared, configure};
 use bowline_checkpoint::{Checkpoint, Options, Poll, ReadLimits, SigningKey};
+use bytes::Bytes;
 use wasmtime::{Config, Engine, Extern, Instance, Linker, Module, Store, Trap, Val};
 
 use crate::world::{self, World};
@@ -56,7 +57,7 @@ pub fn key() -> SigningKey {
 /// How a part of a run came to its end.
 pub enum Leg {
     /// With a checkpoint.
-    Stopped(Vec<u8>),
+    Stopped(Bytes),
     /// With the run.
     Ended(Seen),
 }
@@ -285,7 +286,7 @@ impl Subject {
     }
 
     /// Goes on from the bytes of a checkpoint to the `polls`th poll.
-    pub fn next_leg(&self, checkpoint: &[u8], polls: u32) -> Leg {
+    pub fn next_leg(&self, checkpoint: &Bytes, polls: u32) -> Leg {
         let checkpoint = Checkpoint::read(checkpoint, &key(), LIMITS).expect("it was written by another leg");
         let mut store = self.store(World::restore(&checkpoint.host));
         let guest = self.prepared().restore(&mut store, self.linker(), &checkpoint);
@@ -304,13 +305,16 @@ impl Subject {
         }
     }
 
-    fn pack(&self, guest: &Guest, store: &mut Store<World>) -> Vec<u8> {
+    /// Both ways to the bytes give the same.
+    fn pack(&self, guest: &Guest, store: &mut Store<World>) -> Bytes {
         let host = store.data().save();
-        let checkpoint = self
-            .prepared()
-            .capture(guest, store, host)
-            .expect("the guest has stopped");
-        checkpoint.write(&key())
+        let written = self.prepared().capture_written(guest, &mut *store, &host, &key());
+        let checkpoint = self.prepared().capture(guest, store, host);
+        let (written, checkpoint) = (written.expect("the guest has stopped"), checkpoint.expect("it has"));
+        assert_eq!(written.bytes, checkpoint.write(&key()));
+        let pages = checkpoint.memories.iter().map(|memory| memory.pages.len());
+        assert_eq!(written.pages, pages.sum::<usize>());
+        written.bytes
     }
 
     /// The run must end alike whether it is stopped never, at each poll, or now and then; the answer is how many

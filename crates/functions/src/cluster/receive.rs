@@ -50,6 +50,10 @@ async fn converse(inner: &Arc<Inner>, mut line: Line) -> io::Result<()> {
             None => break,
             Some(Asked::Tell) => line.tell(&Told::Advert(inner.advert())).await?,
             Some(Asked::Facts) => line.tell(&Told::Facts(inner.own_facts(false))).await?,
+            Some(Asked::Prepare(checkpoint)) => {
+                inner.read_ahead(checkpoint);
+                line.tell(&Told::Taken).await?;
+            }
             Some(Asked::Offer(offer)) => {
                 let told = inner.take_offered(*offer).await;
                 line.tell(&told).await?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline_capacity::identity::NodeId;
+use bowline_foundation::digest::Digest;
 use bowline_stream::peers::tcp::Secret;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -56,6 +57,12 @@ impl Cluster {
             told = timeout(OFFER_MAX, asked) => told.map_err(|_| "it takes too long".to_owned())?,
             () = peer.wait_until_lost() => Err("it is lost".to_owned()),
         }
+    }
+
+    /// Says that a run with this checkpoint may be offered soon.
+    pub async fn announce(&self, node: u64, checkpoint: Digest) -> Result<(), String> {
+        let peer = self.peer(NodeId(node)).ok_or("it has left the cluster")?;
+        ask(&peer, &self.greeting, Asked::Prepare(checkpoint)).await.map(drop)
     }
 }
 

@@ -5,6 +5,7 @@
 //!          | 1 'I' errand payload                can you run this?
 //!          | 1 'G'                               run it
 //!          | 1 'F'                               what can you take up?
+//!          | 1 'P' 32 bytes                      a run with the checkpoint of this digest may be offered soon
 //!          | 1 'R' offer                         take up this run
 //!   told   = 1 'A' advert                        1 'Y' taken        1 'N' refusal
 //!          | 1 'B' content type                  1 'P' piece of a streamed answer
@@ -14,6 +15,7 @@
 //! ```
 //! Numbers are big-endian; texts and byte strings have their length before them as a `u32`.
 
+use bowline_foundation::digest::Digest;
 use bowline_foundation::id::{AccountId, RequestId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -31,6 +33,7 @@ pub enum Asked {
     Invoke(Box<Errand>),
     Go,
     Facts,
+    Prepare(Digest),
     Offer(Box<Offer>),
 }
 
@@ -160,6 +163,10 @@ impl Asked {
             Self::Tell => out.put_u8(b'T'),
             Self::Go => out.put_u8(b'G'),
             Self::Facts => out.put_u8(b'F'),
+            Self::Prepare(checkpoint) => {
+                out.put_u8(b'P');
+                out.put_slice(checkpoint.as_bytes());
+            }
             Self::Offer(offer) => {
                 out.put_u8(b'R');
                 offer.put(&mut out);
@@ -176,7 +183,7 @@ impl Asked {
     pub fn payload(&self) -> &[u8] {
         match self {
             Self::Invoke(errand) => &errand.payload,
-            Self::Tell | Self::Go | Self::Facts | Self::Offer(_) => &[],
+            Self::Tell | Self::Go | Self::Facts | Self::Prepare(_) | Self::Offer(_) => &[],
         }
     }
 
@@ -189,6 +196,7 @@ impl Asked {
             b'T' => Self::Tell,
             b'G' => Self::Go,
             b'F' => Self::Facts,
+            b'P' => Self::Prepare(digest(&mut bytes)?),
             b'R' => Self::Offer(Box::new(Offer::read(&mut bytes)?)),
             b'I' => return Errand::read(bytes).map(Box::new).map(Self::Invoke),
             _ => return Err(InvalidMessage::Malformed),
@@ -497,6 +505,12 @@ fn taken(bytes: &mut Bytes) -> Read<Bytes> {
 
 fn utf8(bytes: Bytes) -> Read<String> {
     String::from_utf8(bytes.into()).map_err(|_| InvalidMessage::Malformed)
+}
+
+fn digest(bytes: &mut Bytes) -> Read<Digest> {
+    let mut digest = [0; 32];
+    bytes.try_copy_to_slice(&mut digest)?;
+    Ok(Digest::from_bytes(digest))
 }
 
 fn text(bytes: &mut Bytes) -> Read<String> {

@@ -494,10 +494,13 @@ impl Way<'_> {
     async fn checkpoint(&self, kept: &Kept) -> Result<Bytes, LedgerError> {
         let ledger = &self.inner.suspends.ledger;
         let own = self.own_copy.lock().take();
+        if let Some(bytes) = self.inner.suspends.ahead.take(&kept.digest).await {
+            return Ok(bytes);
+        }
         match (ledger.checkpoint(kept).await, own) {
             (Err(error), Some(own)) if kept.naming.name(&own) == kept.digest => {
                 tracing::warn!(run = %self.live.run, error = %Chain(&error), "a checkpoint is put again");
-                ledger.put_checkpoint(kept.naming, own.clone()).await?;
+                ledger.put_again(kept, own.clone()).await?;
                 Ok(own)
             }
             (found, _) => found,

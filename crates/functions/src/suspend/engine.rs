@@ -12,6 +12,7 @@ use bowline_store::blob::Blobs;
 use bowline_store::{Sharing, Store};
 use parking_lot::Mutex;
 
+use super::ahead::Ahead;
 use super::ledger::Ledger;
 use super::live::{Live, Turn};
 use super::pressure::Rules;
@@ -56,6 +57,8 @@ pub(crate) struct Suspends {
     pub(super) meter: Option<Arc<dyn Meter>>,
     /// What the node's threads want of its processors, as it was measured last.
     pub(super) wanted_percent: AtomicU32,
+    /// What other nodes have announced.
+    pub(super) ahead: Ahead,
     live: Mutex<HashMap<RequestId, Arc<Live>>>,
     stopping: AtomicBool,
     /// Runs are on their way to other nodes, and none comes.
@@ -72,6 +75,7 @@ impl Suspends {
             rules: options.rules,
             meter: options.meter,
             wanted_percent: AtomicU32::new(0),
+            ahead: Ahead::default(),
             live: Mutex::default(),
             stopping: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::suspension::Kept as Answer;
 use bowline_sandbox::{Frozen, Keeper, Outcome};
-use bowline_store::blob::Naming;
 
 use super::carry::Chain;
 use super::ledger::{LedgerError, Loaded};
@@ -54,6 +53,7 @@ impl Keeper for KeeperOf {
         tracing::warn!(run = %self.live.run, reason, "a run that was to be suspended goes on");
         // Nobody waits for its memory, or offers it, any more.
         self.live.passing.store(false, Ordering::SeqCst);
+        *self.live.bound_for.lock() = None;
         self.live.yields.store(false, Ordering::SeqCst);
         *self.live.rests.lock() = None;
         self.live.taken(Some(reason.to_owned()));
@@ -63,7 +63,7 @@ impl Keeper for KeeperOf {
 impl Inner {
     /// Keeps a checkpoint: its bytes, then the record that names them.
     pub(super) async fn keep_run(
-        &self,
+        self: &Arc<Self>,
         live: &Live,
         about: &RecordSeed,
         frozen: Frozen,
@@ -75,7 +75,7 @@ impl Inner {
     }
 
     async fn try_keep_run(
-        &self,
+        self: &Arc<Self>,
         live: &Live,
         about: &RecordSeed,
         frozen: Frozen,
@@ -86,8 +86,13 @@ impl Inner {
         let why = live.why(now);
         let mut held = live.loaded.lock().await;
         let bytes = frozen.bytes.len() as u64;
-        let naming = Naming::Blake3;
-        let digest = ledger.put_checkpoint(naming, frozen.bytes).await?;
+        let bound_for = live.bound_for.lock().take();
+        let seen = |digest| {
+            if let Some(node) = bound_for {
+                self.announce(node, digest);
+            }
+        };
+        let (naming, digest) = ledger.put_checkpoint(frozen.bytes, seen).await?;
         self.crash.reach("move.copied");
         let checkpoint = Kept {
             number: held.as_ref().map_or(0, |loaded| loaded.record.checkpoint.number) + 1,

@@ -174,13 +174,29 @@ impl Ledger {
         Ok(self.blobs.get(digest).await?)
     }
 
-    pub(super) async fn put_checkpoint(&self, naming: Naming, bytes: Bytes) -> Result<Digest, LedgerError> {
-        Ok(self.blobs.put_named(naming, bytes).await?)
+    /// Keeps a checkpoint's bytes; `seen` gets their digest as soon as other nodes can read them.
+    pub(super) async fn put_checkpoint(
+        &self,
+        bytes: Bytes,
+        seen: impl FnOnce(Digest) + Send,
+    ) -> Result<(Naming, Digest), LedgerError> {
+        Ok((Naming::Blake3, self.blobs.put_quickly(bytes, seen).await?))
+    }
+
+    /// Puts back what a record names.
+    pub(super) async fn put_again(&self, kept: &Kept, bytes: Bytes) -> Result<(), LedgerError> {
+        self.blobs.put_named(kept.naming, bytes).await?;
+        Ok(())
     }
 
     /// A checkpoint's bytes; their digest is checked.
     pub(super) async fn checkpoint(&self, kept: &Kept) -> Result<Bytes, LedgerError> {
         Ok(self.blobs.get_named(kept.naming, &kept.digest).await?)
+    }
+
+    /// The bytes of a checkpoint that no record names yet; their digest is checked.
+    pub(super) async fn announced(&self, digest: &Digest) -> Result<Bytes, LedgerError> {
+        Ok(self.blobs.get_named(Naming::Blake3, digest).await?)
     }
 
     /// Removes blobs that nobody waits for.

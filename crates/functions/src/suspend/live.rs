@@ -42,6 +42,8 @@ pub(crate) struct Live {
     pub(super) stopping: AtomicBool,
     /// Nobody wants it to rest: it has left its sandbox to go on elsewhere, or here when there is room.
     pub(super) passing: AtomicBool,
+    /// The node that its next checkpoint is for.
+    pub(super) bound_for: Mutex<Option<u64>>,
     /// It makes way for another: it ends its sandbox, and goes on by itself.
     pub(super) yields: AtomicBool,
     /// What it rests for, by a rule, and since when; it goes on by itself.
@@ -93,6 +95,7 @@ impl Live {
             lost: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             passing: AtomicBool::new(false),
+            bound_for: Mutex::default(),
             yields: AtomicBool::new(false),
             rests: Mutex::default(),
             pool: OnceLock::new(),

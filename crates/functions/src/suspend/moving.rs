@@ -5,7 +5,9 @@
 //!   source                                                         target
 //!    │ facts? ───────────────────────────────────────────────────▶ │
 //!    │ ◀────────────────────────────────────────── what it has     │
-//!    │ fits? then the guest leaves; its checkpoint is in the ledger│
+//!    │ fits? then the guest leaves; its checkpoint is written      │
+//!    │ P digest ─────────────────────────────────────────────────▶ │ reads the checkpoint
+//!    │ it is durable, and in the ledger                            │
 //!    │ R run, epoch, needs, decision ────────────────────────────▶ │ fits? the very same code? a place, a sandbox
 //!    │                                                             │ one commit: epoch + 1, a lease, the decision
 //!    │ ◀───────────────────────── running │ M clause │ D reason    │ runs
@@ -83,6 +85,7 @@ impl Inner {
         self.crash.reach("move.fitted");
         if was_running {
             live.passing.store(true, Ordering::SeqCst);
+            *live.bound_for.lock() = Some(errand.target);
             let decision = self.decision("suspend", &request.reason, BTreeMap::new());
             if let Err(refused) = self.checkpoint_live(live, Wish::Leave, decision).await {
                 // Should it leave later, it goes on at once.

@@ -8,12 +8,14 @@ use bowline_checkpoint::wasi::{Exit, Folder, HasWasi, HostState, Interrupt, Sink
 use bowline_checkpoint::{Checkpoint, Page};
 use bowline_foundation::id::RequestId;
 use bowline_foundation::limits::SYNC_PAYLOAD_BYTES_MAX;
-use bowline_sandbox::{Control, FunctionError, LogSink, Outcome, Wish};
+use bowline_sandbox::{Control, Frozen, FunctionError, LogSink, Outcome, Wish};
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use wasmtime::{ResourceLimiter, Result, Store};
 
 use super::library::Program;
 use crate::accept::COMMAND_EXPORT;
+use crate::backend::Shared;
 use crate::failure::Scene;
 use crate::guest::{self, Surroundings};
 
@@ -31,11 +33,15 @@ pub(crate) enum Start {
 /// How a leg ended.
 pub(crate) enum End {
     Finished(Outcome),
+    /// It goes on from here.
     Stopped(Box<Checkpoint>),
+    /// It was asked to leave, and goes on from here wherever it comes to.
+    Left(Frozen),
 }
 
 /// A guest that is about to run.
 pub(crate) struct Leg {
+    pub shared: Arc<Shared>,
     pub program: Arc<Program>,
     pub surroundings: Arc<Surroundings>,
     /// The folder of the package.
@@ -124,12 +130,28 @@ impl Leg {
                     checkpoint.host = store.data_mut().wasi.save()?.encode();
                     return Ok(End::Stopped(checkpoint));
                 }
+                // The guest has a copy of its own, and does not wait until this one is given back.
+                Handle::current().spawn_blocking(move || drop(checkpoint));
                 guest.resume(&mut *store)
             }
         };
         let came = self.after_start(&guest, store, came);
         match came {
             Ok(Came::Stopped) if self.is_unwanted() => Ok(End::Finished(unwanted())),
+            Ok(Came::Stopped) if self.control.wish() == Some(Wish::Leave) => {
+                let asked = self.surroundings.clock.monotonic();
+                let host = store.data_mut().wasi.save()?.encode();
+                let written = self
+                    .shared
+                    .checkpointed
+                    .capture(prepared, (&guest, &mut *store), &host)?;
+                Ok(End::Left(Frozen {
+                    resident_bytes: (written.pages * Page::BYTES) as u64,
+                    took: self.surroundings.clock.monotonic().since(asked),
+                    bytes: written.bytes,
+                    machine: None,
+                }))
+            }
             Ok(Came::Stopped) => {
                 let host = store.data_mut().wasi.save()?.encode();
                 let checkpoint = prepared.capture(&guest, &mut *store, host)?;
@@ -206,7 +228,7 @@ impl Leg {
     }
 }
 
-fn unwanted() -> Outcome {
+pub(crate) fn unwanted() -> Outcome {
     Outcome::Broken("the invocation was ended".to_owned())
 }
 

@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bowline_checkpoint::engine::Prepared;
+use bowline_checkpoint::engine::{CaptureError, Guest, Prepared, Written};
 use bowline_checkpoint::wasi::Wasi;
 use bowline_checkpoint::{CODE_VERSION, Checkpoint, FORMAT_VERSION, PASS_VERSION, Plan, ReadLimits, SigningKey, wasi};
 use bowline_foundation::digest::Digest;
 use bowline_sandbox::CheckpointFacts;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use wasmtime::{Engine, Extern, FuncType, Linker, Module, Store};
+use wasmtime::{AsContextMut, Engine, Extern, FuncType, Linker, Module, Store};
 
 use super::leg::Body;
 use crate::compiler::{Compiler, Form, checkpoint_options};
@@ -62,6 +63,8 @@ pub(crate) struct Library {
 impl Library {
     /// A library in `folder`, which is made for this user alone when the first module comes.
     pub(crate) fn open(compiler: Compiler, signing: SigningKey, folder: &Path) -> wasmtime::Result<Self> {
+        // Guests' threads, which may be the first to need them, have less than this one's priority.
+        bowline_checkpoint::start_threads();
         let engine = engine::checkpointed()?;
         let mut linker = Linker::new(&engine);
         wasi::define(&mut linker)?;
@@ -159,17 +162,27 @@ impl Library {
     }
 
     /// The checkpoint as signed bytes.
-    pub(crate) fn write(&self, checkpoint: &Checkpoint) -> Vec<u8> {
+    pub(crate) fn write(&self, checkpoint: &Checkpoint) -> Bytes {
         checkpoint.write(&self.signing)
     }
 
+    /// The checkpoint of a guest that has stopped, as signed bytes.
+    pub(crate) fn capture(
+        &self,
+        prepared: &Prepared,
+        (guest, store): (&Guest, impl AsContextMut),
+        host: &[u8],
+    ) -> Result<Written, CaptureError> {
+        prepared.capture_written(guest, store, host, &self.signing)
+    }
+
     /// The checkpoint in signed bytes.
-    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Checkpoint, String> {
+    pub(crate) fn read(&self, bytes: &Bytes) -> Result<Checkpoint, String> {
         Checkpoint::read(bytes, &self.signing, LIMITS).map_err(|error| error.to_string())
     }
 
     /// What a checkpoint says of itself.
-    pub(crate) fn inspect(&self, bytes: &[u8]) -> Result<CheckpointFacts, String> {
+    pub(crate) fn inspect(&self, bytes: &Bytes) -> Result<CheckpointFacts, String> {
         let checkpoint = self.read(bytes)?;
         let wasm_pages: u64 = checkpoint.memories.iter().map(|memory| memory.size_pages).sum();
         let pages = checkpoint.memories.iter().map(|memory| memory.pages.len() as u64);

@@ -16,7 +16,7 @@ use bowline_sandbox::{
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use super::leg::{End, Leg, Start, resident_bytes};
+use super::leg::{End, Leg, Start, resident_bytes, unwanted};
 use super::library::Program;
 use crate::backend::Shared;
 use crate::command::call_variables;
@@ -79,7 +79,7 @@ impl CheckpointedSandbox {
         })
     }
 
-    async fn run(&self, invocation: Invocation, suspension: Option<Suspension>) -> Outcome {
+    async fn run(&self, invocation: Invocation, mut suspension: Option<Suspension>) -> Outcome {
         let control = suspension
             .as_ref()
             .map_or_else(Arc::default, |suspension| suspension.control.clone());
@@ -103,7 +103,7 @@ impl CheckpointedSandbox {
             environment,
             event: invocation.payload,
         };
-        let start = match suspension.as_ref().and_then(|suspension| suspension.from.clone()) {
+        let start = match suspension.as_mut().and_then(|suspension| suspension.from.take()) {
             None => fresh,
             Some(bytes) => match journey.read(bytes).await {
                 Ok(checkpoint) => Start::From(checkpoint),
@@ -145,10 +145,12 @@ impl Journey {
             let checkpoint = match ended {
                 Err(error) => return Outcome::Broken(error.to_string()),
                 Ok(End::Finished(outcome)) => return outcome,
+                Ok(End::Left(_)) if wish == Some(Wish::End) => return unwanted(),
+                Ok(End::Left(frozen)) => return Outcome::Suspended(frozen),
                 Ok(End::Stopped(checkpoint)) => checkpoint,
             };
             start = match (wish, suspension) {
-                (Some(Wish::End), _) => return Outcome::Broken("the invocation was ended".to_owned()),
+                (Some(Wish::End), _) => return unwanted(),
                 (Some(Wish::Leave), _) => return self.leave(checkpoint, asked).await,
                 (Some(Wish::Copy), Some(suspension)) => {
                     let (checkpoint, frozen) = match self.freeze(checkpoint, asked).await {
@@ -167,6 +169,7 @@ impl Journey {
 
     fn leg(&self) -> Leg {
         Leg {
+            shared: self.shared.clone(),
             program: self.program.clone(),
             surroundings: self.surroundings.clone(),
             task: self.task.clone(),
@@ -179,6 +182,7 @@ impl Journey {
         Outcome::Failed(FunctionError::timed_out(self.request_id, self.limit))
     }
 
+    /// Of one that was asked to leave after it had stopped for something else.
     async fn leave(&self, checkpoint: Box<Checkpoint>, asked: Monotonic) -> Outcome {
         match self.freeze(checkpoint, asked).await {
             Ok((_, frozen)) => Outcome::Suspended(frozen),
@@ -190,7 +194,7 @@ impl Journey {
     async fn freeze(&self, checkpoint: Box<Checkpoint>, asked: Monotonic) -> Result<(Box<Checkpoint>, Frozen), String> {
         let (shared, clock) = (self.shared.clone(), self.surroundings.clock.clone());
         let packing = self.shared.runner.block(move || {
-            let bytes = Bytes::from(shared.checkpointed.write(&checkpoint));
+            let bytes = shared.checkpointed.write(&checkpoint);
             let frozen = Frozen {
                 resident_bytes: resident_bytes(&checkpoint),
                 took: clock.monotonic().since(asked),

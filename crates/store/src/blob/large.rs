@@ -142,7 +142,7 @@ fn copy(from: &mut impl Read, to: &mut impl io::Write) -> io::Result<Digest> {
     }
 }
 
-fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BlobError {
+pub(super) fn unavailable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BlobError {
     BlobError::Unavailable(object_store::Error::Generic {
         store: "folder",
         source: error.into(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use bowline_foundation::clock::{Clock, Timestamp};
 use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
-use bowline_store::blob::{BlobError, Blobs};
+use bowline_store::blob::{BlobError, Blobs, Naming};
 use bowline_store::limits::BLOB_BYTES_MAX;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -150,7 +150,17 @@ fn a_killed_process_leaves_whole_blobs() {
     if let Some((folder, _)) = process::task() {
         return put_forever(&folder, Manner::Sound);
     }
-    let (lost, damaged) = kill_again_and_again(name, 1);
+    let (lost, damaged) = kill_again_and_again(name, Naming::Sha256, 1);
+    assert_eq!((lost, damaged), (0, 0));
+}
+
+#[test]
+fn a_process_that_is_killed_in_a_quick_put_leaves_whole_blobs() {
+    let name = "blobs::a_process_that_is_killed_in_a_quick_put_leaves_whole_blobs";
+    if let Some((folder, _)) = process::task() {
+        return put_forever(&folder, Manner::Quick);
+    }
+    let (lost, damaged) = kill_again_and_again(name, Naming::Blake3, 1);
     assert_eq!((lost, damaged), (0, 0));
 }
 
@@ -160,13 +170,14 @@ fn control_writing_in_place_is_found_out() {
     if let Some((folder, _)) = process::task() {
         return put_forever(&folder, Manner::InPlace);
     }
-    let (_, damaged) = kill_again_and_again(name, 2);
-    assert!(damaged > 0);
+    // Where the machine has other things to do, all kills may fall between two writings.
+    assert!((2..7).any(|seed| kill_again_and_again(name, Naming::Sha256, seed).1 > 0));
 }
 
 #[derive(PartialEq)]
 enum Manner {
     Sound,
+    Quick,
     InPlace,
 }
 
@@ -182,11 +193,16 @@ fn put_forever(folder: &Path, manner: Manner) {
     loop {
         let mut bytes = vec![0; BLOB_BYTES];
         entropy.fill(&mut bytes);
-        let digest = Digest::of(&bytes);
+        let naming = match manner {
+            Manner::Quick => Naming::Blake3,
+            Manner::Sound | Manner::InPlace => Naming::Sha256,
+        };
+        let digest = naming.name(&bytes);
         // Every second kill falls into the writing, the others between two writings.
         process::say("writing");
         match manner {
             Manner::Sound => drop(runtime.block_on(blobs.put(bytes.into())).unwrap()),
+            Manner::Quick => drop(runtime.block_on(blobs.put_quickly(bytes.into(), |_| {})).unwrap()),
             Manner::InPlace => write_in_place(&folder.join(digest.to_string()), &bytes),
         }
         process::say(&digest.to_string());
@@ -201,7 +217,7 @@ fn write_in_place(path: &Path, bytes: &[u8]) {
 }
 
 /// Returns how many acknowledged blobs were missing, and how many blobs were damaged.
-fn kill_again_and_again(name: &str, seed: u64) -> (usize, usize) {
+fn kill_again_and_again(name: &str, naming: Naming, seed: u64) -> (usize, usize) {
     let entropy = Entropy::seeded(seed);
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -217,7 +233,7 @@ fn kill_again_and_again(name: &str, seed: u64) -> (usize, usize) {
         lost += promised.difference(&there).count();
         damaged += there
             .iter()
-            .filter(|digest| runtime.block_on(blobs.get(digest)).is_err())
+            .filter(|digest| runtime.block_on(blobs.get_named(naming, digest)).is_err())
             .count();
         let files = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(files, there.len(), "nothing but blobs is left");

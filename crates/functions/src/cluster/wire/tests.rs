@@ -51,6 +51,7 @@ fn all_asked() -> Vec<Asked> {
         Asked::Tell,
         Asked::Go,
         Asked::Facts,
+        Asked::Prepare(Digest::of(b"checkpoint")),
         Asked::Offer(Box::new(offer())),
         Asked::Invoke(Box::new(errand())),
         Asked::Invoke(Box::new(bare)),
