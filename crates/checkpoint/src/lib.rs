@@ -48,7 +48,6 @@ pub use delta::{Delta, DeltaError, Mark, MemoryChanges};
 pub use format::{DELTA_VERSION, FORMAT_VERSION, ReadError, ReadLimits, SigningKey};
 pub use frame::{Layout, Place, Site, Stop};
 pub use options::{CODE_VERSION, Options, PASS_VERSION, Poll};
-pub use pieces::start_threads;
 pub use plan::Plan;
 pub use refusal::Refusal;
 pub use validate::Mismatch;

@@ -1,4 +1,4 @@
-//! Large memories in pieces, which are worked on side by side.
+//! Large memories in pieces, which are worked on side by side, by the threads that the engine compiles on.
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
@@ -10,11 +10,6 @@ pub(crate) const PIECE_PAGES: usize = PIECE_BYTES / Page::BYTES;
 /// The index of the first page of a piece of a memory.
 pub(crate) fn first_page(piece: usize) -> u64 {
     (piece * PIECE_PAGES) as u64
-}
-
-/// Starts the threads for it, with the priority of the caller; otherwise the first who has large pieces starts them.
-pub fn start_threads() {
-    rayon::current_num_threads();
 }
 
 /// What `work` makes of each piece and its number, in their order. One piece or two are not worth a second thread.

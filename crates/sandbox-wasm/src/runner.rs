@@ -152,7 +152,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-fn lower_priority() {
+pub(crate) fn lower_priority() {
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), NICENESS) {
         tracing::warn!(%error, "guests run at the node's own priority");

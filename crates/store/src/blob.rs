@@ -2,7 +2,8 @@
 //!
 //! A blob's name is a digest of its bytes, as 64 hexadecimal digits, without folders. In a folder the
 //! bytes go to a staging file (`<name>#<number>`, never listed), are synced, and get their name by a
-//! rename; then the folder is synced. So a name stands for the whole blob or does not exist.
+//! rename; then the folder is synced. So a name stands for the whole blob or does not exist. A blob that is waited for has its
+//! name before it is synced ([`Blobs::put_quickly`]).
 
 mod large;
 mod quick;
@@ -34,8 +35,6 @@ pub use large::BlobReader;
 const STAGED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Digests of more bytes than this are computed off the async threads.
 const INLINE_DIGEST_BYTES_MAX: usize = 64 * 1024;
-/// Digests of so many bytes are worth a second thread, where they can be shared.
-const SHARED_DIGEST_BYTES_MIN: usize = 1 << 20;
 
 /// By which digest of its bytes a blob is named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +43,7 @@ pub enum Naming {
     /// What others know the bytes by too.
     #[default]
     Sha256,
-    /// For what is large and waited for: three to six times as fast.
+    /// For what is large and waited for: four times as fast.
     Blake3,
 }
 
@@ -53,14 +52,7 @@ impl Naming {
     pub fn name(self, bytes: &[u8]) -> Digest {
         match self {
             Self::Sha256 => Digest::of(bytes),
-            Self::Blake3 => {
-                let mut hasher = blake3::Hasher::new();
-                match bytes.len() {
-                    0..SHARED_DIGEST_BYTES_MIN => hasher.update(bytes),
-                    _ => hasher.update_rayon(bytes),
-                };
-                Digest::from_bytes(hasher.finalize().into())
-            }
+            Self::Blake3 => Digest::from_bytes(blake3::hash(bytes).into()),
         }
     }
 }
@@ -268,8 +260,8 @@ impl Blobs {
         }
     }
 
-    /// Makes an existing blob young again. Its name may come from a put that has not yet synced the
-    /// folder, or died before it could, so the folder is synced here as well.
+    /// Makes an existing blob young again. It may come from a put that has not yet synced file and
+    /// folder, or died before it could, so both are synced here as well.
     async fn refresh(&self, digest: &Digest) -> Result<(), BlobError> {
         let Some(folder) = self.0.folder.clone() else {
             return Ok(());
@@ -277,7 +269,9 @@ impl Blobs {
         let path = folder.join(digest.to_string());
         let refreshed = spawn_blocking(move || {
             let now = Duration::from_micros(Clock::system().now().as_micros());
-            File::open(path)?.set_modified(UNIX_EPOCH + now)?;
+            let file = File::open(path)?;
+            file.set_modified(UNIX_EPOCH + now)?;
+            file.sync_all()?;
             folder::sync(&folder)
         });
         let failed = |error: io::Error| {

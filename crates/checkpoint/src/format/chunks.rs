@@ -6,8 +6,8 @@
 
 use bytes::Bytes as Shared;
 
-use super::ReadError;
 use super::decode::Bytes;
+use super::{ReadError, SIGNATURE_BYTES};
 use crate::Page;
 use crate::pieces::{self, PIECE_BYTES, PIECE_PAGES};
 
@@ -21,7 +21,7 @@ const LEVEL: i32 = 1;
 /// Of a chunk of pages one in so many is packed first; if that gains nothing, the others stay as they are.
 const SAMPLED: usize = 16;
 
-/// Adds the packed chunks of state and pages.
+/// Adds the packed chunks of state and pages, and has room for the signature after it.
 pub(super) fn pack(state: &[u8], pages: &[&[u8]], into: &mut Vec<u8>) {
     let state: Vec<&[u8]> = state.chunks(CHUNK_BYTES).collect();
     let chunks = state.chunks(1).chain(pages.chunks(PIECE_PAGES));
@@ -30,7 +30,8 @@ pub(super) fn pack(state: &[u8], pages: &[&[u8]], into: &mut Vec<u8>) {
         Some(packed) => packed.len(),
         None => parts.iter().map(|part| part.len()).sum(),
     };
-    into.reserve(packed.iter().map(|chunk| HEAD_BYTES + stored_bytes(chunk)).sum());
+    let chunks = packed.iter().map(|chunk| HEAD_BYTES + stored_bytes(chunk));
+    into.reserve(chunks.sum::<usize>() + SIGNATURE_BYTES);
     for chunk in &packed {
         let length = u32::try_from(stored_bytes(chunk)).expect("a chunk is at most 1 MiB");
         into.push(if chunk.1.is_some() { ZSTD } else { PLAIN });

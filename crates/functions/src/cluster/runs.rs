@@ -14,7 +14,7 @@ use super::peer::Peer;
 use super::wire::{Asked, Offer, Told};
 use crate::suspend::{Candidate, Facts};
 
-/// How long a node may take to say what it could take up.
+/// How long a node may take to say what it could take up, or that it has heard what comes.
 const FACTS_MAX: Duration = Duration::from_millis(500);
 /// How long it may take to take a run up: a module may have to be compiled first.
 const OFFER_MAX: Duration = Duration::from_secs(25);
@@ -62,7 +62,9 @@ impl Cluster {
     /// Says that a run with this checkpoint may be offered soon.
     pub async fn announce(&self, node: u64, checkpoint: Digest) -> Result<(), String> {
         let peer = self.peer(NodeId(node)).ok_or("it has left the cluster")?;
-        ask(&peer, &self.greeting, Asked::Prepare(checkpoint)).await.map(drop)
+        let asked = ask(&peer, &self.greeting, Asked::Prepare(checkpoint));
+        let told = timeout(FACTS_MAX, asked).await;
+        told.map_err(|_| "it does not answer".to_owned())?.map(drop)
     }
 }
 

@@ -32,7 +32,13 @@ impl Ahead {
     }
 
     fn forget(&self, digest: &Digest) {
-        self.0.lock().retain(|(announced, _)| announced != digest);
+        self.0.lock().retain(|(announced, reading)| {
+            let stays = announced != digest;
+            if !stays {
+                reading.abort();
+            }
+            stays
+        });
     }
 
     /// The bytes of an announced checkpoint, once they are here. Nothing if it was not announced or cannot be read.

@@ -191,7 +191,11 @@ impl Ledger {
 
     /// A checkpoint's bytes; their digest is checked.
     pub(super) async fn checkpoint(&self, kept: &Kept) -> Result<Bytes, LedgerError> {
-        Ok(self.blobs.get_named(kept.naming, &kept.digest).await?)
+        match self.blobs.get_named(kept.naming, &kept.digest).await {
+            // A node that did not know of namings may have changed the record, and left out which one it is.
+            Err(BlobError::Damaged { .. }) if kept.naming == Naming::Sha256 => self.announced(&kept.digest).await,
+            found => Ok(found?),
+        }
     }
 
     /// The bytes of a checkpoint that no record names yet; their digest is checked.
@@ -201,6 +205,9 @@ impl Ledger {
 
     /// Removes blobs that nobody waits for.
     fn drop_blobs(&self, old: Vec<Digest>) {
+        if old.is_empty() {
+            return;
+        }
         let blobs = self.blobs.clone();
         tokio::spawn(async move {
             for blob in old {

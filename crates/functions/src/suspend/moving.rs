@@ -88,6 +88,7 @@ impl Inner {
             *live.bound_for.lock() = Some(errand.target);
             let decision = self.decision("suspend", &request.reason, BTreeMap::new());
             if let Err(refused) = self.checkpoint_live(live, Wish::Leave, decision).await {
+                *live.bound_for.lock() = None;
                 // Should it leave later, it goes on at once.
                 live.give_turn(Turn::Resume);
                 return Err(refused);

@@ -25,6 +25,7 @@ use super::leg::Body;
 use crate::compiler::{Compiler, Form, checkpoint_options};
 use crate::engine;
 use crate::image::CompileError;
+use crate::runner::lower_priority;
 
 /// The largest checkpoint that is unpacked: all of a 32-bit memory, and what is around it.
 const LIMITS: ReadLimits = ReadLimits {
@@ -63,8 +64,10 @@ pub(crate) struct Library {
 impl Library {
     /// A library in `folder`, which is made for this user alone when the first module comes.
     pub(crate) fn open(compiler: Compiler, signing: SigningKey, folder: &Path) -> wasmtime::Result<Self> {
-        // Guests' threads, which may be the first to need them, have less than this one's priority.
-        bowline_checkpoint::start_threads();
+        // What is done for guests by several threads gives way as guests do. Somebody else may have started them.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .start_handler(|_| lower_priority())
+            .build_global();
         let engine = engine::checkpointed()?;
         let mut linker = Linker::new(&engine);
         wasi::define(&mut linker)?;

@@ -99,13 +99,18 @@ mod tests {
     #[tokio::test]
     async fn a_blob_is_read_before_its_put_ends_and_stays() {
         let folder = tempfile::tempdir().unwrap();
-        for blobs in [Blobs::open_dir(folder.path()).unwrap(), Blobs::in_memory()] {
+        for (blobs, lies_in_folder) in [
+            (Blobs::open_dir(folder.path()).unwrap(), true),
+            (Blobs::in_memory(), false),
+        ] {
             let bytes = Bytes::from(vec![7; 3 << 20]);
             let mut seen = None;
-            let digest = blobs
-                .put_quickly(bytes.clone(), |digest| seen = Some(digest))
-                .await
-                .unwrap();
+            let see = |digest: Digest| {
+                let is_whole = || fs::read(folder.path().join(digest.to_string())).unwrap() == bytes;
+                assert!(!lies_in_folder || is_whole());
+                seen = Some(digest);
+            };
+            let digest = blobs.put_quickly(bytes.clone(), see).await.unwrap();
             assert_eq!(seen, Some(digest));
             assert_eq!(digest, Naming::Blake3.name(&bytes));
             assert_eq!(blobs.get_named(Naming::Blake3, &digest).await.unwrap(), bytes);
