@@ -7,7 +7,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bowline_foundation::digest::Digest;
 use bowline_foundation::entropy::Entropy;
 use bowline_test_postgres::Server;
 use bowline_tests::lambda::Reply;
@@ -153,7 +152,7 @@ fn blob(folder: &Path, digest: &str) -> Option<PathBuf> {
             true => blob(&path, digest),
             false => std::fs::read(&path)
                 .ok()
-                .filter(|bytes| Digest::of(bytes).to_string() == digest)
+                .filter(|bytes| blake3::hash(bytes).to_string() == digest)
                 .map(|_| path),
         };
         if found.is_some() {
@@ -187,7 +186,7 @@ fn a_python_invocation_is_suspended_with_its_machine_and_goes_on_in_another_one(
         .get(&format!("/v1/checkpoints/{run}/content"))?
         .expect(200)?
         .body;
-    ensure!(kept["digest"] == Digest::of(&content).to_string(), "{kept}");
+    ensure!(kept["digest"] == blake3::hash(&content).to_string(), "{kept}");
 
     // The instance is there for others, by another machine, and nothing is wrong with it.
     let again = stage.fleet.until("shop", "running again", |shown| {
