@@ -152,7 +152,10 @@ impl Ledger {
         let named: HashSet<Digest> = written.record.blobs().collect();
         let old: Vec<Digest> = loaded.record.blobs().filter(|blob| !named.contains(blob)).collect();
         *loaded = written;
-        self.drop_blobs(old);
+        if !old.is_empty() {
+            // Nobody waits for that.
+            tokio::spawn(drop_blobs(self.blobs.clone(), old));
+        }
         Ok(())
     }
 
@@ -161,7 +164,7 @@ impl Ledger {
         let key = key(run);
         let conditions = vec![Condition::AtVersion(key.clone(), loaded.at)];
         self.store.commit(conditions, vec![Write::Delete(key)]).await?;
-        self.drop_blobs(loaded.record.blobs().collect());
+        drop_blobs(self.blobs.clone(), loaded.record.blobs().collect()).await;
         Ok(())
     }
 
@@ -203,22 +206,6 @@ impl Ledger {
         Ok(self.blobs.get_named(Naming::Blake3, digest).await?)
     }
 
-    /// Removes blobs that nobody waits for.
-    fn drop_blobs(&self, old: Vec<Digest>) {
-        if old.is_empty() {
-            return;
-        }
-        let blobs = self.blobs.clone();
-        tokio::spawn(async move {
-            for blob in old {
-                if let Err(error) = blobs.delete(&blob).await {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, "a checkpoint that nobody needs is left for later");
-                }
-            }
-        });
-    }
-
     /// Removes blobs that no record names and that are old.
     pub(super) async fn collect(&self) -> Result<(), LedgerError> {
         let mut named: HashSet<Digest> = HashSet::new();
@@ -233,6 +220,15 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+}
+
+async fn drop_blobs(blobs: Blobs, old: Vec<Digest>) {
+    for blob in old {
+        if let Err(error) = blobs.delete(&blob).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "a checkpoint that nobody needs is left for later");
+        }
     }
 }
 
