@@ -410,7 +410,11 @@ fn two_destinations_that_both_claim_a_run_leave_one_end() -> Result<()> {
     let taken = scene.stage.run(THIRD, |run| run["epoch"].as_u64() >= Some(2));
     nodes[SOURCE].thaw()?;
     ensure!(taken?["epoch"] == 2, "one of them has it");
-    ensure!(answer(&reply(caller)?)? == scene.stage.expected, "a wrong answer");
+    let told = reply(caller).with_context(|| {
+        let logs = nodes.iter().map(|node| format!("--- a node says:\n{}", node.log()));
+        logs.collect::<String>()
+    })?;
+    ensure!(answer(&told)? == scene.stage.expected, "a wrong answer");
     // Whoever has it may be the one that it was offered to.
     let _ = reply(order);
     scene.stage.cluster.know_each_other()?;
