@@ -29,8 +29,7 @@ use world::World;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Programs of `tests/guests`, and how often each does its work in a round: some hundred milliseconds, since the kernel's account
-/// of a thread grows in steps of up to four.
+/// Programs of `tests/guests`, and how often each does its work in a round: some hundred milliseconds.
 const GUESTS: &[(&str, u32)] = &[
     ("bodies", 480),
     ("mandelbrot", 360),
@@ -42,8 +41,8 @@ const GUESTS: &[(&str, u32)] = &[
 /// How often the interpreter runs its script.
 const SCRIPT_ROUNDS: u32 = 200;
 const ROUNDS: usize = 5;
-/// How often a module is compiled in a round.
-const COMPILES: usize = 3;
+/// How often a module is compiled: what one of these takes differs by some hundredths.
+const COMPILES: usize = 20;
 const STOPS: usize = 200;
 const STACK_BYTES: u32 = 1 << 20;
 
@@ -86,6 +85,8 @@ fn linker(engine: &Engine) -> Linker<World> {
 
 /// CPU time of this thread, in milliseconds.
 fn cpu_ms() -> f64 {
+    // The account is brought up to date when the scheduler is entered, and else every few milliseconds only.
+    std::thread::yield_now();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel accounts for threads");
     let nanos = text.split(' ').next().and_then(|field| field.parse::<f64>().ok());
     nanos.expect("the first field is the time on a processor") / 1e6
@@ -97,11 +98,14 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (cpu_ms() - before, done)
 }
 
-/// The time that one of several compilations takes.
-fn compiled_again<T>(compile: impl Fn() -> T) -> (f64, T) {
-    let (spent, mut all) = timed(|| (0..COMPILES).map(|_| compile()).collect::<Vec<T>>());
-    let last = all.pop().expect("it is compiled at least once");
-    (spent / COMPILES as f64, last)
+/// The mean time that a module takes to compile, as it is and instrumented, in turns.
+fn compile_times(engine: &Engine, module: &[u8]) -> (f64, f64) {
+    let (mut plain, mut instrumented) = (0.0, 0.0);
+    for _ in 0..COMPILES {
+        plain += timed(|| Module::from_binary(engine, module).expect("the module is valid")).0;
+        instrumented += timed(|| Prepared::new(engine, module, options()).expect("it can be stopped")).0;
+    }
+    (plain / COMPILES as f64, instrumented / COMPILES as f64)
 }
 
 fn world(rounds: u32) -> World {
@@ -116,17 +120,11 @@ fn measure(engine: &Engine, name: &str, module: &[u8], rounds: u32) -> Value {
     let linker = linker(engine);
     let other = asyncify(module).map(|module| Module::from_binary(engine, &module).expect("the module is valid"));
     let (mut plain, mut instrumented, mut asyncified) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut plain_compiled, mut compiled) = (Vec::new(), Vec::new());
-    let mut sizes = (0, 0);
+    let (plain_compiled, compiled) = compile_times(engine, module);
+    let original = Module::from_binary(engine, module).expect("the module is valid");
+    let prepared = Prepared::new(engine, module, options()).expect("it can be stopped");
+    let written = Plan::instrument(module, options()).expect("it can be stopped").1;
     for _ in 0..ROUNDS {
-        let (spent, original) = compiled_again(|| Module::from_binary(engine, module).expect("the module is valid"));
-        plain_compiled.push(spent);
-        let (spent, prepared) = compiled_again(|| Prepared::new(engine, module, options()).expect("it can be stopped"));
-        compiled.push(spent);
-        sizes = (
-            module.len(),
-            Plan::instrument(module, options()).expect("it can be stopped").1.len(),
-        );
         plain.push(run(&linker, &original, rounds));
         asyncified.extend(other.as_ref().map(|module| run(&linker, module, rounds)));
         let mut store = Store::new(engine, world(rounds));
@@ -140,10 +138,10 @@ fn measure(engine: &Engine, name: &str, module: &[u8], rounds: u32) -> Value {
         "plain_ms": median(plain),
         "instrumented_ms": median(instrumented),
         "asyncify_ms": (!asyncified.is_empty()).then(|| median(asyncified)),
-        "plain_bytes": sizes.0,
-        "instrumented_bytes": sizes.1,
-        "plain_compile_ms": median(plain_compiled),
-        "instrumented_compile_ms": median(compiled),
+        "plain_bytes": module.len(),
+        "instrumented_bytes": written.len(),
+        "plain_compile_ms": plain_compiled,
+        "instrumented_compile_ms": compiled,
     })
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Body<'a> {
     /// Parameters, the function's own variables, and those that the pass adds.
     pub locals: Vec<ValType>,
     pub steps: Vec<Step>,
+    /// Those of them that do more than to go on to the next one ([`Step::is_turn`]): about a third.
+    turns: Vec<u32>,
     /// The code as it lies in the module.
     code: &'a [u8],
     /// Where each step's operator begins there, and at last where the last one ends.
@@ -90,6 +92,24 @@ pub(crate) enum Step {
     Open(u32),
     Else,
     End(u32),
+}
+
+impl Step {
+    /// Whether it does more than to go on to the next one: is all or part of a block, leads elsewhere or may have a place; or is
+    /// nothing at all.
+    fn is_turn(self) -> bool {
+        !matches!(
+            self,
+            Self::Plain
+                | Self::Get(_)
+                | Self::Set(_)
+                | Self::Tee(_)
+                | Self::Const(_)
+                | Self::Add
+                | Self::Drop
+                | Self::Long
+        )
+    }
 }
 
 /// What kind of block it is.
@@ -187,6 +207,12 @@ pub(crate) fn passes_operand(operands: &[ValType]) -> bool {
 }
 
 impl Body<'_> {
+    /// The steps that do more than to go on, each with its index.
+    fn turning_steps(&self) -> impl DoubleEndedIterator<Item = (usize, &Step)> {
+        let indices = self.turns.iter().map(|&index| index as usize);
+        indices.map(|index| (index, &self.steps[index]))
+    }
+
     /// The variable for an operand of the current block at `height`.
     pub(crate) fn stack_local(&self, height: usize, ty: ValType) -> u32 {
         self.stack_locals[&(height, ty)]

@@ -116,7 +116,7 @@ impl Body<'_> {
         let mut all = vec![NEVER; self.steps.len() + 1];
         all[self.steps.len()] = 1;
         let mut open: Vec<&Block> = Vec::new();
-        for (index, step) in self.steps.iter().enumerate().rev() {
+        for (index, step) in self.turning_steps().rev() {
             let next = match step {
                 Step::Return => {
                     all[index] = 1;
@@ -168,8 +168,12 @@ impl Body<'_> {
                 around = self.blocks[block as usize].parent;
             }
         }
+        let is_kept = |block: usize| is_innermost[block] && !by_calls[block] && is_loop(&self.blocks[block]);
         PolledLoops {
-            all: Rounds::new(self).polled(|block| is_innermost[block] && !by_calls[block]),
+            all: match (0..self.blocks.len()).any(is_kept) {
+                true => Rounds::new(self).polled(is_kept),
+                false => by_calls.clone(),
+            },
             by_calls,
         }
     }
@@ -197,7 +201,8 @@ impl Body<'_> {
         for block in &mut self.blocks {
             block.place = block.place.and_then(|place| numbers[place as usize]);
         }
-        for step in &mut self.steps {
+        for &index in &self.turns {
+            let step = &mut self.steps[index as usize];
             if let Step::Call(place) = step {
                 *step = numbers[*place as usize].map_or(Step::Long, Step::Call);
             }

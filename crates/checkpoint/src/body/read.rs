@@ -46,7 +46,10 @@ impl<'a> Body<'a> {
         }
         while !operators.eof() {
             reader.at = operators.original_position();
-            operators.visit_operator(&mut reader).map_err(invalid)??;
+            operators
+                .visit_operator(&mut reader)
+                .map_err(invalid)?
+                .map_err(|refusal| *refusal)?;
         }
         operators.finish().map_err(invalid)?;
         // The function's own end is none of the steps.
@@ -87,7 +90,7 @@ macro_rules! read_each {
     ($(@$proposal:ident $operator:ident $({ $($part:ident: $type:ty),* })? => $visit:ident ($($more:tt)*))*) => {
         $(
             #[allow(clippy::clone_on_copy, reason = "some operators have parts that are no plain numbers")]
-            fn $visit(&mut self $($(, $part: $type)*)?) -> Result<(), Refusal> {
+            fn $visit(&mut self $($(, $part: $type)*)?) -> Self::Output {
                 let operator = Operator::$operator $({ $($part: $part.clone()),* })?;
                 match simple_step(&operator) {
                     Some(step) => {
@@ -95,7 +98,7 @@ macro_rules! read_each {
                         self.push(step);
                         Ok(())
                     }
-                    None => self.step(operator),
+                    None => Ok(self.step(operator)?),
                 }
             }
         )*
@@ -105,15 +108,16 @@ macro_rules! read_each {
 macro_rules! read_each_vector {
     ($(@$proposal:ident $operator:ident $({ $($part:ident: $type:ty),* })? => $visit:ident ($($more:tt)*))*) => {
         $(
-            fn $visit(&mut self $($(, $part: $type)*)?) -> Result<(), Refusal> {
-                self.step(Operator::$operator $({ $($part),* })?)
+            fn $visit(&mut self $($(, $part: $type)*)?) -> Self::Output {
+                Ok(self.step(Operator::$operator $({ $($part),* })?)?)
             }
         )*
     };
 }
 
 impl<'a> VisitOperator<'a> for Reader<'_, '_> {
-    type Output = Result<(), Refusal>;
+    // As small as a pointer: it is handed on for each operator.
+    type Output = Result<(), Box<Refusal>>;
 
     fn simd_visitor(&mut self) -> Option<&mut dyn VisitSimdOperator<'a, Output = Self::Output>> {
         Some(self)
@@ -144,6 +148,7 @@ impl<'r, 'a> Reader<'r, 'a> {
                 results: ty.results().to_vec(),
                 locals: ty.params().to_vec(),
                 steps: Vec::new(),
+                turns: Vec::new(),
                 code: &[],
                 offsets: Vec::new(),
                 tables: Vec::new(),
@@ -230,7 +235,12 @@ impl<'r, 'a> Reader<'r, 'a> {
         self.call(PlaceKind::Call { results, polls }, self.body.results.clone());
     }
 
+    #[inline]
     fn push(&mut self, step: Step) {
+        if step.is_turn() {
+            let index = u32::try_from(self.body.steps.len()).expect("code has fewer than 2^32 steps");
+            self.body.turns.push(index);
+        }
         self.body.steps.push(step);
         self.body.offsets.push(self.offset());
     }

@@ -47,7 +47,7 @@ impl<'b, 'a> Rounds<'b, 'a> {
     /// which loops' heads are known to be such places for the loops around.
     pub(super) fn polled(mut self, keeps: impl Fn(usize) -> bool) -> Vec<bool> {
         let body = self.body;
-        for step in &body.steps {
+        for (_, step) in body.turning_steps() {
             match step {
                 Step::Call(_) => self.pass(),
                 Step::Open(block) => self.open(*block as usize, &keeps),

@@ -11,6 +11,7 @@
 //! function, are many for the engine, and where ways from many places meet it has to have each of them in one register: so that node
 //! takes only values that are the same ones at all these places ([`super::origins`]).
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -55,12 +56,12 @@ impl Saves {
         if body.places.len() > PLACES_MAX {
             return Self::of_large(body);
         }
-        let variables: Vec<Vec<u32>> = body.places.iter().map(|place| sorted(place.kept.clone())).collect();
+        let variables: Vec<Cow<'_, [u32]>> = body.places.iter().map(|place| sorted(&place.kept)).collect();
         let mut sets: Vec<&[u32]> = Vec::new();
         let mut numbers: HashMap<&[u32], u32, RandomState> = HashMap::default();
         let mut saves = Self::default();
         for variables in &variables {
-            let node = match variables.as_slice() {
+            let node = match &**variables {
                 [] => ROOT,
                 variables => *numbers.entry(variables).or_insert_with(|| {
                     sets.push(variables);
@@ -71,9 +72,10 @@ impl Saves {
         }
         saves.nodes.push(Node::default());
         let mut work_left = WORK_MAX;
+        let signatures: Vec<u64> = sets.iter().map(|set| signature(set)).collect();
         saves
             .nodes
-            .extend((0..sets.len()).map(|set| with_rest(&sets, set, &mut work_left)));
+            .extend((0..sets.len()).map(|set| with_rest(&sets, &signatures, set, &mut work_left)));
         saves.add_operands(body);
         saves.count_users(body);
         saves.absorb();
@@ -237,13 +239,17 @@ impl Common {
     }
 }
 
-fn sorted(mut variables: Vec<u32>) -> Vec<u32> {
+fn sorted(variables: &[u32]) -> Cow<'_, [u32]> {
+    if variables.is_sorted() {
+        return variables.into();
+    }
+    let mut variables = variables.to_vec();
     variables.sort_unstable();
-    variables
+    variables.into()
 }
 
 /// The node for a set of variables, which goes on with the one for the largest of its neighbours that lies in it.
-fn with_rest(sets: &[&[u32]], set: usize, work_left: &mut usize) -> Node {
+fn with_rest(sets: &[&[u32]], signatures: &[u64], set: usize, work_left: &mut usize) -> Node {
     let own = sets[set];
     let (mut rest, mut rest_of) = (ROOT, &[][..]);
     let around = set.saturating_sub(NEIGHBOURS)..(set + NEIGHBOURS + 1).min(sets.len());
@@ -253,7 +259,8 @@ fn with_rest(sets: &[&[u32]], set: usize, work_left: &mut usize) -> Node {
             break;
         };
         *work_left = left;
-        if (rest_of.len() + 1..own.len()).contains(&candidate.len()) && lies_in(candidate, own) {
+        let may_lie_in = signatures[other] & !signatures[set] == 0;
+        if may_lie_in && (rest_of.len() + 1..own.len()).contains(&candidate.len()) && lies_in(candidate, own) {
             (rest, rest_of) = (count(other + 1), candidate);
         }
     }
@@ -263,6 +270,11 @@ fn with_rest(sets: &[&[u32]], set: usize, work_left: &mut usize) -> Node {
         rest,
         ..Node::default()
     }
+}
+
+/// Bits of a set of variables, among which are those of each part of it.
+fn signature(variables: &[u32]) -> u64 {
+    variables.iter().fold(0, |bits, variable| bits | 1 << (variable % 64))
 }
 
 /// Whether all of one sorted list are in another.
