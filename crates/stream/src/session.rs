@@ -18,8 +18,8 @@
 //!
 //! **Who holds state.** Only the store. The session's record holds the cursor; creating a marker changes
 //! that record too, in the same commit and on condition of its version, so two nodes never give out the
-//! same events. Acknowledging touches the marker alone. What a node keeps in memory is the queue of
-//! readers who wait at it.
+//! same events. Acknowledging touches the marker alone, or goes with the read of the next set. What a node keeps in
+//! memory is the queue of readers who wait at it, and while they keep coming what it has read ahead for them.
 //!
 //! **Concurrency.** All readers of one session at one node are served together, by one commit. Across nodes
 //! the loser of a commit reads again and tries again, a bounded number of times.
@@ -28,6 +28,7 @@
 //! set that is due again goes before newer events. With [`Order::PerKey`] an event whose key has a set in
 //! flight, waiting or due is withheld, and so is everything after it with that key, while other keys go on.
 
+mod ahead;
 mod crash;
 mod create;
 mod deliver;

@@ -141,6 +141,34 @@ fn a_followed_stream_prints_what_comes() -> Result<()> {
 }
 
 #[test]
+fn a_loop_of_reads_acknowledges_each_batch_by_the_next() -> Result<()> {
+    let node = Node::start()?;
+    let http = filled(&node)?;
+    let session = bowline(&node, &["session", "create", "orders"])?.trim().to_owned();
+    let read = |done: Option<&str>| -> Result<Value> {
+        let mut words = vec!["--json", "session", "read", &session, "-n", "7"];
+        words.extend(done.into_iter().flat_map(|token| ["--done", token]));
+        Ok(serde_json::from_str(&bowline(&node, &words)?)?)
+    };
+    let (mut seen, mut token) = (Vec::new(), None::<String>);
+    loop {
+        let batch = read(token.as_deref())?;
+        if bodies(&batch).is_empty() {
+            break;
+        }
+        seen.extend(bodies(&batch));
+        token = batch["token"].as_str().map(str::to_owned);
+    }
+    ensure!(seen.len() == EVENTS, "{} of {EVENTS} events", seen.len());
+    let shown = http.get(&format!("/v1/sessions/{session}"))?.json();
+    ensure!(shown["in_flight"] == json!([]), "{shown}");
+    let token = token.context("a token")?;
+    let said = refused(&node, &["session", "read", &session, "--done", &token])?;
+    ensure!(said.contains("stale_token"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn a_session_goes_on_where_it_was_after_kill_nine() -> Result<()> {
     let mut node = Node::start()?;
     let http = filled(&node)?;

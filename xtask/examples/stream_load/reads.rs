@@ -63,7 +63,7 @@ async fn read(path: &Path) -> Result<Yield> {
     Ok(Yield { events, time })
 }
 
-/// One session and its workers, each of which acknowledges a set before it asks for the next.
+/// One session and its workers, each of which acknowledges a set as it asks for the next.
 async fn read_session(path: &Path) -> Result<Yield> {
     let host = Embedded::open(path).await?;
     let stream = host.stream(&BATCHES.stream()).await?;
@@ -106,16 +106,14 @@ async fn create(sessions: &session::Handle, stream: StreamId) -> Result<SessionI
 
 /// Takes sets until there is none left; returns how many events were in them.
 async fn work(sessions: session::Handle, session: SessionId) -> Result<usize> {
-    let request = ReadRequest {
+    let mut request = ReadRequest {
         events_max: session::limits::EVENTS_PER_SET_MAX,
         ..ReadRequest::default()
     };
     let mut events = 0;
     while let Some(set) = sessions.read(&session, request.clone()).await? {
         events += set.events.len();
-        if let Some(token) = set.token {
-            sessions.ack(&session, token).await?;
-        }
+        request.done = set.token;
     }
     Ok(events)
 }

@@ -327,6 +327,7 @@ impl From<SessionReadError> for Problem {
             SessionReadError::NoSuchSession(_) => Code::NoSuchSession,
             SessionReadError::Gone(_) => Code::SessionExpired,
             SessionReadError::NoSuchStream(_) => Code::NoSuchStream,
+            SessionReadError::StaleToken(_) => Code::StaleToken,
             SessionReadError::RetryLater(_) => Code::Unavailable,
             SessionReadError::Damaged(_) => Code::Damaged,
         };

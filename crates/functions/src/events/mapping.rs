@@ -546,8 +546,8 @@ impl Worker {
             events_max: self.settings.batch_size.min(BATCH_EVENTS_MAX) as usize,
             bytes_max: BATCH_BYTES_MAX,
             wait: self.engine.timing.wait,
-            request_id: None,
             worker: self.id.clone(),
+            ..ReadRequest::default()
         };
         tokio::select! {
             () = self.until.stopped() => Ok(None),

@@ -104,8 +104,8 @@ impl Inner {
             events_max: SET_EVENTS,
             bytes_max: SET_BYTES,
             wait: engine.timing.wait,
-            request_id: None,
             worker: "pump".to_owned(),
+            ..ReadRequest::default()
         };
         let read = tokio::select! {
             () = engine.stopped() => return Ok(None),

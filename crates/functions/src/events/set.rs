@@ -40,8 +40,8 @@ impl Engine {
             events_max: reader.events_max,
             bytes_max: reader.bytes_max,
             wait: self.timing.wait,
-            request_id: None,
             worker: reader.worker.to_owned(),
+            ..ReadRequest::default()
         };
         let read = tokio::select! {
             () = self.stopped() => return Ok(None),

@@ -30,7 +30,7 @@ impl Inner {
                 Ok(_) => return Err(CreateError::TokenReused(id)),
                 Err(Fault::NoSuchSession(_)) => match self.commit(self.creation(caller, &id, &session)).await? {
                     Verdict::Applied => return Ok(id),
-                    Verdict::Again(again) | Verdict::Unknown(again) => reason = again,
+                    Verdict::Again(again) | Verdict::Unproven(again) | Verdict::Unknown(again) => reason = again,
                 },
                 Err(Fault::RetryLater(fault)) => reason = fault.reason,
                 Err(fault) => return Err(fault.into()),
@@ -111,7 +111,7 @@ impl Inner {
                     self.nudge(id);
                     return Ok(());
                 }
-                Ok(Verdict::Again(again)) => reason = again,
+                Ok(Verdict::Again(again) | Verdict::Unproven(again)) => reason = again,
                 Ok(Verdict::Unknown(again)) => (reason, perhaps_done) = (again, true),
                 Err(Fault::NoSuchSession(_)) if perhaps_done => return Ok(()),
                 Err(Fault::RetryLater(fault)) => reason = fault.reason,

@@ -24,6 +24,10 @@ pub struct ReadRequest {
     pub request_id: Option<String>,
     /// For the operator's eyes.
     pub worker: String,
+    /// A set that has been processed: acknowledged by the commit that gives out the next one, at once if there is none. If the token
+    /// is stale nothing is given, unless `request_id` says that this very request was given a set before. After any other error it
+    /// may have counted.
+    pub done: Option<BatchToken>,
 }
 
 impl Default for ReadRequest {
@@ -34,6 +38,7 @@ impl Default for ReadRequest {
             wait: Duration::ZERO,
             request_id: None,
             worker: String::new(),
+            done: None,
         }
     }
 }

@@ -59,6 +59,9 @@ pub enum ReadError {
     /// Said once; the next read goes on with what is left.
     #[error("events up to `{next_available}` have been trimmed before they were delivered")]
     Trimmed { next_available: Position },
+    /// Of the set that the request says is processed.
+    #[error(transparent)]
+    StaleToken(#[from] StaleToken),
     #[error(transparent)]
     RetryLater(#[from] RetryLater),
     #[error(transparent)]

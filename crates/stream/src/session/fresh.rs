@@ -76,10 +76,11 @@ impl<'a> Planner<'a> {
     /// Serves the readers for whom nothing is due again, each with the next set.
     pub async fn fresh(&mut self, readers: &[(usize, &ReadRequest)]) -> Result<(), LogFault> {
         let stream = self.view.session.record.stream.clone();
-        let mut scanner = Scanner::new(&*self.inner.log, &stream, self.filter, self.session.cursor);
+        let log = (&*self.inner.log, std::mem::take(&mut self.ahead));
+        let mut scanner = Scanner::new(log, &stream, self.filter, self.session.cursor);
         scanner.want = wanted(readers);
         let mut keys = self.keys_in_use();
-        let mut room = IN_FLIGHT_SETS_MAX.saturating_sub(self.view.markers.len());
+        let mut room = IN_FLIGHT_SETS_MAX.saturating_sub(self.markers_left().count());
         let mut trimmed = None;
         for (reader, request) in readers {
             if self.bytes_left == 0 || room == 0 {
@@ -115,14 +116,13 @@ impl<'a> Planner<'a> {
             Some(_) => {}
             None => self.tail = scanner.tail(),
         }
+        self.ahead = scanner.into_ahead();
         Ok(())
     }
 
     fn keys_in_use(&self) -> KeyUse {
         let held = self
-            .view
-            .markers
-            .iter()
+            .markers_left()
             .flat_map(|marker| marker.record.events.iter().flatten());
         KeyUse {
             busy: held.filter_map(|chosen| chosen.key).collect(),
@@ -235,6 +235,8 @@ impl<'a> Planner<'a> {
 
     fn give(&mut self, reader: usize, request: &ReadRequest, draft: Draft) {
         self.session.batch += 1;
+        self.given.events += draft.events.len();
+        self.given.bytes += draft.bytes;
         let batch = match self.session.mode {
             Mode::AtLeastOnce => self.mark(request, draft),
             Mode::AtMostOnce => self.remember(request, draft.events),
@@ -308,7 +310,9 @@ async fn fill(draft: &mut Draft, scanner: &mut Scanner<'_>, request: &ReadReques
             .ready()
             .min(request.events_max.saturating_sub(draft.events.len())),
     );
-    while let Some(event) = scanner.peek().await? {
+    while draft.events.len() < request.events_max
+        && let Some(event) = scanner.peek().await?
+    {
         if !request.takes(&draft.events, draft.bytes, event) {
             break;
         }

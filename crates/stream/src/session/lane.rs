@@ -13,6 +13,7 @@
 //!                           └──────────────── again, a bounded number of times
 //! ```
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,16 +21,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::ahead::Ahead;
 use super::crash::CrashPoints;
 use super::deliver::{Batch, ReadRequest};
-use super::error::{Gone, LogFault, ReadError, RetryLater};
+use super::error::{Fault, Gone, LogFault, ReadError, RetryLater};
 use super::filter::Filter;
-use super::id::SessionId;
+use super::id::{BatchToken, SessionId};
 use super::limits::{COMMIT_ATTEMPTS_MAX, READERS_MAX, READERS_PER_SESSION_MAX, WAIT_MAX};
 use super::plan::{Plan, Planner};
 use super::service::{Inner, stopped};
 use super::state::{Verdict, View};
-use crate::Position;
+use crate::{Position, StreamId};
 
 /// How often a waiting lane looks for what other nodes did: acknowledged, failed, sought.
 const POLL: Duration = Duration::from_secs(1);
@@ -80,7 +82,7 @@ impl Drop for Seat {
 
 /// What a waiting lane waits for.
 struct Idle {
-    stream: crate::StreamId,
+    stream: StreamId,
     tail: Option<Position>,
     due_in: Option<Duration>,
 }
@@ -143,6 +145,9 @@ impl Inner {
             lane: &lane,
             waiting: Vec::new(),
             filter: None,
+            perhaps_done: HashSet::new(),
+            ahead: Ahead::default(),
+            is_busy: false,
         };
         tokio::select! {
             biased;
@@ -176,6 +181,12 @@ struct Server<'a> {
     waiting: Vec<Reader>,
     /// The session's filter with its text.
     filter: Option<(String, Filter)>,
+    /// Sets that a commit of unknown outcome may have acknowledged.
+    perhaps_done: HashSet<BatchToken>,
+    /// Read while the last commit was under way; forgotten before the lane waits or tries again.
+    ahead: Ahead,
+    /// It has served readers, and others have come since: more are likely to come.
+    is_busy: bool,
 }
 
 impl Server<'_> {
@@ -190,15 +201,22 @@ impl Server<'_> {
             match self.round().await {
                 Ok(Round::Served) => {
                     hint_failed = false;
+                    self.is_busy = true;
                     self.answer_late(SEARCH_MAX);
                 }
                 Ok(Round::Idle(idle)) => {
+                    self.ahead = Ahead::default();
+                    self.is_busy = false;
                     self.answer_late(Duration::ZERO);
                     if !self.waiting.is_empty() {
                         hint_failed = self.wait(idle, hint_failed).await;
                     }
                 }
-                Err(error) => self.answer_all(&error),
+                Err(error) => {
+                    self.ahead = Ahead::default();
+                    self.is_busy = false;
+                    self.answer_all(&error);
+                }
             }
         }
     }
@@ -208,6 +226,8 @@ impl Server<'_> {
         let mut lanes = self.inner.lanes.lock();
         self.waiting.append(&mut self.lane.queue.lock());
         self.waiting.retain(|reader| !reader.reply.is_closed());
+        let claimed: HashSet<BatchToken> = self.waiting.iter().filter_map(|reader| reader.request.done).collect();
+        self.perhaps_done.retain(|token| claimed.contains(token));
         if self.waiting.is_empty() {
             lanes.remove(self.id);
         }
@@ -235,7 +255,8 @@ impl Server<'_> {
         if self.inner.clock.now() >= view.session.record.expires_at() {
             return Err(Gone(self.id.clone()).into());
         }
-        let plan = self.plan(&view).await?;
+        let mut plan = self.plan(&view).await?;
+        self.ahead = std::mem::take(&mut plan.ahead);
         if plan.change.is_empty() && plan.answers.is_empty() {
             let now = self.inner.clock.now();
             return Ok(Ok(Round::Idle(Idle {
@@ -244,7 +265,7 @@ impl Server<'_> {
                 due_in: plan.due.map(|due| due.since(now)),
             })));
         }
-        self.carry_out(plan).await
+        self.carry_out(plan, &view.session.record.stream).await
     }
 
     async fn plan(&mut self, view: &View) -> Result<Plan, ReadError> {
@@ -255,20 +276,48 @@ impl Server<'_> {
         }
         let filter = self.filter.as_ref().map(|(_, filter)| filter);
         let requests: Vec<&ReadRequest> = self.waiting.iter().map(|reader| &reader.request).collect();
-        let plan = Planner::new(self.inner, view, filter).plan(&requests).await;
+        let ahead = std::mem::take(&mut self.ahead);
+        let planner = Planner::new(self.inner, view, filter, (&self.perhaps_done, ahead));
+        let plan = planner.plan(&requests).await;
         plan.map_err(|fault| match fault {
             LogFault::Trimmed(next_available) => ReadError::Trimmed { next_available },
             fault => fault.into(),
         })
     }
 
-    async fn carry_out(&mut self, plan: Plan) -> Result<Result<Round, String>, ReadError> {
+    async fn carry_out(&mut self, plan: Plan, stream: &StreamId) -> Result<Result<Round, String>, ReadError> {
         self.inner.reach(CrashPoints::AFTER_SELECT)?;
         if !plan.change.is_empty() {
-            match self.inner.commit(plan.change).await? {
-                Verdict::Applied => {}
-                Verdict::Again(reason) | Verdict::Unknown(reason) => return Ok(Err(reason)),
+            let read_ahead = async {
+                if self.is_busy && plan.tail.is_none() {
+                    let from = (stream, plan.cursor);
+                    self.ahead.fill(&*self.inner.log, from, plan.given).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let verdict = tokio::select! {
+                biased;
+                verdict = self.inner.commit(plan.change) => verdict,
+                () = read_ahead => unreachable!("it has no end"),
+            };
+            if !matches!(verdict, Ok(Verdict::Applied)) {
+                self.ahead = Ahead::default();
             }
+            match verdict {
+                Ok(Verdict::Applied) => {}
+                Ok(Verdict::Again(reason)) => return Ok(Err(reason)),
+                // Nor does a store that cannot be asked tell.
+                Ok(Verdict::Unproven(reason) | Verdict::Unknown(reason))
+                | Err(Fault::RetryLater(RetryLater { reason })) => {
+                    let tokens = plan.done.iter().filter_map(|&reader| self.waiting[reader].request.done);
+                    self.perhaps_done.extend(tokens);
+                    return Ok(Err(reason));
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        for reader in plan.done {
+            self.waiting[reader].request.done = None;
         }
         self.inner.reach(CrashPoints::AFTER_MARKER)?;
         self.inner.reach(CrashPoints::AFTER_CURSOR)?;

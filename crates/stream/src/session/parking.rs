@@ -96,7 +96,7 @@ impl Inner {
         for attempt in 0..COMMIT_ATTEMPTS_MAX {
             match self.try_empty(caller, id, sets, action).await {
                 Ok((count, Verdict::Applied)) => return Ok(count),
-                Ok((_, Verdict::Again(again) | Verdict::Unknown(again))) => reason = again,
+                Ok((_, Verdict::Again(again) | Verdict::Unproven(again) | Verdict::Unknown(again))) => reason = again,
                 Err(ParkingError::RetryLater(fault)) => reason = fault.reason,
                 Err(error) => return Err(error),
             }

@@ -4,31 +4,42 @@ use std::collections::HashSet;
 
 use bowline_foundation::clock::Timestamp;
 
+use super::ahead::Ahead;
 use super::deliver::{Batch, ReadRequest, event_bytes};
-use super::error::{LogFault, ReadError};
+use super::error::{LogFault, ReadError, StaleToken};
 use super::fetch::Fetched;
 use super::filter::Filter;
+use super::id::BatchToken;
 use super::keys;
 use super::limits::{COMMIT_EVENT_BYTES_MAX, PARKED_SETS_MAX, PARKS_PER_COMMIT_MAX, READS_PER_COMMIT_MAX};
 use super::record::{MarkerRecord, MarkerState, ParkedRecord, SessionRecord};
 use super::service::Inner;
 use super::state::{Change, Versioned, View};
-use crate::Position;
+use crate::{Position, ReadLimit};
 
 /// What is to be written and answered.
 pub(super) struct Plan {
     pub change: Change,
     /// Readers by their place in the queue, each once.
     pub answers: Vec<(usize, Answer)>,
+    /// Readers by their place whose processed sets are acknowledged.
+    pub done: Vec<usize>,
     /// Where the stream ends, if the session has nothing else to give until events are appended.
     pub tail: Option<Position>,
     /// When a set is due again that is not now.
     pub due: Option<Timestamp>,
+    /// Where the session will stand.
+    pub cursor: Position,
+    /// How much is given out that was not before.
+    pub given: ReadLimit,
+    /// What was read ahead and is left.
+    pub ahead: Ahead,
 }
 
 pub(super) enum Answer {
     Set(Batch),
     Trimmed(Position),
+    Stale(BatchToken),
 }
 
 impl Answer {
@@ -36,6 +47,7 @@ impl Answer {
         match self {
             Self::Set(batch) => Ok(Some(batch)),
             Self::Trimmed(next_available) => Err(ReadError::Trimmed { next_available }),
+            Self::Stale(token) => Err(StaleToken(token).into()),
         }
     }
 }
@@ -56,14 +68,27 @@ pub(super) struct Planner<'a> {
     pub session: SessionRecord,
     pub change: Change,
     pub answers: Vec<(usize, Answer)>,
+    done: Vec<usize>,
+    /// Acknowledgements whose commits may have been applied.
+    perhaps_done: &'a HashSet<BatchToken>,
     /// Numbers of the sets that this plan already touches.
     touched: HashSet<u64>,
+    /// Those of them that readers have processed.
+    acknowledged: HashSet<u64>,
     pub bytes_left: usize,
     pub tail: Option<Position>,
+    /// How much is given out that was not before.
+    pub given: ReadLimit,
+    pub ahead: Ahead,
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(inner: &'a Inner, view: &'a View, filter: Option<&'a Filter>) -> Self {
+    pub fn new(
+        inner: &'a Inner,
+        view: &'a View,
+        filter: Option<&'a Filter>,
+        (perhaps_done, ahead): (&'a HashSet<BatchToken>, Ahead),
+    ) -> Self {
         Self {
             inner,
             view,
@@ -72,36 +97,104 @@ impl<'a> Planner<'a> {
             session: view.session.record.clone(),
             change: Change::default(),
             answers: Vec::new(),
+            done: Vec::new(),
+            perhaps_done,
             touched: HashSet::new(),
+            acknowledged: HashSet::new(),
             bytes_left: COMMIT_EVENT_BYTES_MAX,
             tail: None,
+            given: ReadLimit { events: 0, bytes: 0 },
+            ahead,
         }
     }
 
     pub async fn plan(mut self, readers: &[&ReadRequest]) -> Result<Plan, LogFault> {
+        let (acknowledged, stale) = self.acknowledge(readers);
+        let served = self.serve(readers, &stale).await;
+        let change = match served {
+            Ok(()) => std::mem::take(&mut self.change).and(acknowledged),
+            Err(fault) if acknowledged.is_empty() => return Err(fault),
+            // What has been processed has, whether or not the stream can be read. The next plan says what is wrong.
+            Err(_) => {
+                self.answers.clear();
+                self.given.events = 0;
+                acknowledged
+            }
+        };
+        let due = self.markers_left().map(|marker| marker.record.due_at);
+        let due = due.filter(|due| *due > self.now).min();
+        Ok(Plan {
+            change,
+            answers: self.answers,
+            done: self.done,
+            tail: self.tail,
+            due,
+            cursor: self.session.cursor,
+            given: self.given,
+            ahead: self.ahead,
+        })
+    }
+
+    async fn serve(&mut self, readers: &[&ReadRequest], stale: &HashSet<usize>) -> Result<(), LogFault> {
         self.park_exhausted();
         let mut unserved = Vec::new();
-        for (index, request) in readers.iter().enumerate().take(READS_PER_COMMIT_MAX) {
-            if self.bytes_left == 0 {
-                break;
-            }
+        for (index, request) in readers.iter().enumerate() {
+            let stale = request.done.filter(|_| stale.contains(&index));
+            // Readers beyond go with the next commit, but for those who only have to be told.
+            let is_served = index < READS_PER_COMMIT_MAX && self.bytes_left > 0;
             // A request that waits twice is answered once for now; then it finds its set in flight.
-            if is_twin(request, &readers[..index]) {
+            if !(is_served || stale.is_some()) || is_twin(request, &readers[..index]) {
                 continue;
             }
-            if !self.resend(index, request).await? && !self.redeliver(index, request).await? {
+            if self.resend(index, request).await? {
+                continue;
+            }
+            if let Some(token) = stale {
+                self.answers.push((index, Answer::Stale(token)));
+            } else if !self.redeliver(index, request).await? {
                 unserved.push((index, *request));
             }
         }
         self.fresh(&unserved).await?;
         self.write_session();
-        let due = self.view.markers.iter().map(|marker| marker.record.due_at);
-        Ok(Plan {
-            change: self.change,
-            answers: self.answers,
-            tail: self.tail,
-            due: due.filter(|due| *due > self.now).min(),
-        })
+        Ok(())
+    }
+
+    /// Takes away the sets that readers have processed, of all who wait; returns the readers who do not hold theirs any more.
+    fn acknowledge(&mut self, readers: &[&ReadRequest]) -> (Change, HashSet<usize>) {
+        let (mut change, mut stale) = (Change::default(), HashSet::new());
+        for (index, request) in readers.iter().enumerate() {
+            let Some(token) = request.done else { continue };
+            let markers = &self.view.markers;
+            let found = markers.binary_search_by_key(&token.batch, |marker| marker.record.batch);
+            let marker = found.ok().map(|place| &markers[place]);
+            let is_held = marker.is_some_and(|marker| {
+                marker.record.nonce == token.nonce && marker.record.state == MarkerState::InFlight
+            });
+            let is_done = match marker {
+                Some(marker) if is_held && self.acknowledged.insert(token.batch) => {
+                    change.remove(keys::marker(&self.view.id, token.batch), marker.at);
+                    self.touched.insert(token.batch);
+                    true
+                }
+                // The same request twice.
+                Some(_) if is_held => is_twin(request, &readers[..index]),
+                Some(_) => false,
+                None => self.perhaps_done.contains(&token),
+            };
+            if is_done {
+                self.done.push(index);
+            } else {
+                stale.insert(index);
+            }
+        }
+        (change, stale)
+    }
+
+    /// The markers that this plan does not acknowledge.
+    pub fn markers_left(&self) -> impl Iterator<Item = &'a Versioned<MarkerRecord>> + use<'a, '_> {
+        let markers = self.view.markers.iter();
+        markers.filter(|marker| !self.acknowledged.contains(&marker.record.batch))
     }
 
     /// Sets whose attempts are used up leave for the parking list, as far as it has room.
@@ -109,13 +202,11 @@ impl<'a> Planner<'a> {
         let Some(attempts_max) = self.session.attempts_max else {
             return;
         };
-        let (view, now) = (self.view, self.now);
         let room = PARKED_SETS_MAX.saturating_sub(self.session.parked as usize);
-        let exhausted = view
-            .markers
-            .iter()
-            .filter(|marker| marker.record.attempts >= attempts_max && marker.record.due_at <= now);
-        for (index, marker) in exhausted.take(room).enumerate() {
+        let is_exhausted = |set: &MarkerRecord| set.attempts >= attempts_max && set.due_at <= self.now;
+        let exhausted = self.markers_left().filter(|marker| is_exhausted(&marker.record));
+        let exhausted: Vec<_> = exhausted.take(room).collect();
+        for (index, marker) in exhausted.into_iter().enumerate() {
             // Those that do not fit in this commit wait for the next.
             self.touched.insert(marker.record.batch);
             if index < PARKS_PER_COMMIT_MAX {

@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 
+use super::ahead::Ahead;
 use super::deliver::event_bytes;
 use super::error::LogFault;
 use super::filter::{Filter, Match};
 use super::limits::{EVENTS_EXAMINED_MAX, FILTER_STEPS_PER_COMMIT_MAX, PAGE_EVENTS_MAX};
-use crate::{Event, Log, Position, ReadLimit, StreamId};
+use crate::{Event, Log, Page, Position, ReadLimit, StreamId};
 
 pub(super) struct Scanner<'a> {
     log: &'a dyn Log,
+    ahead: Ahead,
     stream: &'a StreamId,
     filter: Option<&'a Filter>,
     /// Read but not taken; the first one has passed the filter if `head_passes`.
@@ -35,9 +37,15 @@ pub(super) struct Tally {
 }
 
 impl<'a> Scanner<'a> {
-    pub fn new(log: &'a dyn Log, stream: &'a StreamId, filter: Option<&'a Filter>, cursor: Position) -> Self {
+    pub fn new(
+        (log, ahead): (&'a dyn Log, Ahead),
+        stream: &'a StreamId,
+        filter: Option<&'a Filter>,
+        cursor: Position,
+    ) -> Self {
         Self {
             log,
+            ahead,
             stream,
             filter,
             buffer: VecDeque::new(),
@@ -93,6 +101,19 @@ impl<'a> Scanner<'a> {
         (self.buffer.is_empty() && !self.more).then(|| self.next.max(self.cursor))
     }
 
+    /// What was read and not taken, for the next scanner.
+    pub fn into_ahead(mut self) -> Ahead {
+        if self.more && !self.buffer.is_empty() {
+            let page = Page {
+                events: self.buffer.into(),
+                next: self.next,
+                more: true,
+            };
+            self.ahead.put_back(self.cursor, page);
+        }
+        self.ahead
+    }
+
     fn is_tired(&self) -> bool {
         self.examined >= EVENTS_EXAMINED_MAX || self.steps >= FILTER_STEPS_PER_COMMIT_MAX
     }
@@ -124,7 +145,10 @@ impl<'a> Scanner<'a> {
             },
             bytes: self.want.bytes,
         };
-        let page = self.log.read(self.stream, self.next, limit).await?;
+        let page = match self.ahead.take(self.next) {
+            Some(page) => page,
+            None => self.log.read(self.stream, self.next, limit).await?,
+        };
         let last = page.events.last().map_or(self.next, |event| event.position);
         let reached = page.next.max(last);
         // A page that promises more and leads nowhere would never end.

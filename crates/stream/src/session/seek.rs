@@ -20,7 +20,7 @@ impl Inner {
                     self.nudge(id);
                     return Ok(cursor);
                 }
-                Ok((_, Verdict::Again(again) | Verdict::Unknown(again))) => reason = again,
+                Ok((_, Verdict::Again(again) | Verdict::Unproven(again) | Verdict::Unknown(again))) => reason = again,
                 Err(SeekError::RetryLater(fault)) => reason = fault.reason,
                 Err(error) => return Err(error),
             }

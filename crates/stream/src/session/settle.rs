@@ -83,7 +83,7 @@ impl Inner {
         for attempt in 0..COMMIT_ATTEMPTS_MAX {
             match self.attempt_marker(id, token, &deed).await {
                 Ok(Verdict::Applied) => return Ok(()),
-                Ok(Verdict::Again(again)) => reason = again,
+                Ok(Verdict::Again(again) | Verdict::Unproven(again)) => reason = again,
                 Ok(Verdict::Unknown(again)) => (reason, perhaps_done) = (again, true),
                 // The marker went, and it was we who took it away.
                 Err(SettleError::StaleToken(_)) if perhaps_done => return Ok(()),

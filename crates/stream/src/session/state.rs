@@ -57,6 +57,14 @@ impl Change {
         self.writes.is_empty()
     }
 
+    /// Both, by one commit.
+    pub fn and(mut self, other: Self) -> Self {
+        self.conditions.extend(other.conditions);
+        self.writes.extend(other.writes);
+        self.proof = self.proof.or(other.proof);
+        self
+    }
+
     /// A record that did not exist appears.
     pub fn create(&mut self, key: Key, record: &impl Record) {
         self.conditions.push(Condition::Absent(key.clone()));
@@ -92,6 +100,8 @@ pub(super) enum Verdict {
     Applied,
     /// Nothing was applied; what it was built on is out of date, or the store failed for a moment.
     Again(String),
+    /// Perhaps applied, though what would prove it is not there, or not any more.
+    Unproven(String),
     /// Perhaps applied, and nothing tells.
     Unknown(String),
 }
@@ -141,7 +151,7 @@ impl Inner {
         for attempt in 0..COMMIT_ATTEMPTS_MAX {
             match self.store.get(&key).await {
                 Ok(Some(entry)) if entry.value == value => return Ok(Verdict::Applied),
-                Ok(_) => return Ok(Verdict::Again(reason)),
+                Ok(_) => return Ok(Verdict::Unproven(reason)),
                 Err(error) => tracing::debug!(%error, attempt, "cannot read back a commit of unknown outcome"),
             }
             self.pause(attempt).await;

@@ -56,7 +56,9 @@ impl Inner {
             if change.is_empty() {
                 return Ok(());
             }
-            if let Verdict::Again(reason) | Verdict::Unknown(reason) = self.commit(change).await? {
+            if let Verdict::Again(reason) | Verdict::Unproven(reason) | Verdict::Unknown(reason) =
+                self.commit(change).await?
+            {
                 return Err(Fault::retry(reason));
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bowline_foundation::clock::Clock;
 use bowline_store::{CommitError, Condition, Entry, Key, MemoryStore, SqliteStore, Store, Version, Write};
-use bowline_stream::session::limits::{IN_FLIGHT_SETS_MAX, READERS_PER_SESSION_MAX};
+use bowline_stream::session::limits::{IN_FLIGHT_SETS_MAX, READERS_PER_SESSION_MAX, READS_PER_COMMIT_MAX};
 use bowline_stream::session::{Handle, Mode, ReadError, ReadRequest, SessionId, Settings};
 
 use crate::world::{World, at_most, numbers, seconds};
@@ -18,6 +18,8 @@ const WORKERS: usize = 64;
 #[derive(Default)]
 struct Counted {
     inner: MemoryStore,
+    /// How long a commit takes.
+    commit_ms: AtomicU64,
     gets: AtomicU64,
     commits: AtomicU64,
 }
@@ -40,6 +42,10 @@ impl Store for Counted {
 
     async fn commit(&self, conditions: Vec<Condition>, writes: Vec<Write>) -> Result<Version, CommitError> {
         self.commits.fetch_add(1, Ordering::Relaxed);
+        match self.commit_ms.load(Ordering::Relaxed) {
+            0 => {}
+            commit_ms => tokio::time::sleep(Duration::from_millis(commit_ms)).await,
+        }
         self.inner.commit(conditions, writes).await
     }
 }
@@ -144,6 +150,91 @@ async fn a_reader_that_goes_away_takes_nothing() {
     world.append([1]);
     let batch = world.take(&session, 1).await;
     assert_eq!((batch.attempt, numbers(&batch)), (1, vec![1]));
+}
+
+/// A set and the acknowledgement of the one before are one commit.
+#[tokio::test(start_paused = true)]
+async fn a_worker_costs_one_commit_a_set() {
+    let store = Arc::new(Counted::default());
+    let world = World::over(store.clone());
+    world.append(1..=20);
+    let session = world.session(Settings::default()).await;
+    let commits = || store.commits.load(Ordering::Relaxed);
+    let before = commits();
+    let mut request = at_most(1);
+    for _ in 0..10 {
+        let batch = world.handle.read(&session, request.clone()).await.unwrap().unwrap();
+        request.done = batch.token;
+    }
+    assert_eq!(commits() - before, 10);
+    let before = commits();
+    for _ in 0..5 {
+        let batch = world.take(&session, 1).await;
+        world.handle.ack(&session, batch.token.unwrap()).await.unwrap();
+    }
+    assert_eq!(commits() - before, 10, "control: one after the other they are two");
+}
+
+/// Also a reader for whom a commit has no room, since so many wait before it.
+#[tokio::test(start_paused = true)]
+async fn a_reader_behind_many_others_acknowledges_its_set() {
+    let world = World::with_events(2);
+    let session = world.session(Settings::default()).await;
+    let (first, second) = (world.take(&session, 1).await, world.take(&session, 1).await);
+    for _ in 0..READS_PER_COMMIT_MAX {
+        let (handle, session) = (world.handle.clone(), session.clone());
+        let patient = ReadRequest {
+            wait: seconds(20),
+            ..at_most(1)
+        };
+        tokio::spawn(async move { handle.read(&session, patient).await });
+    }
+    tokio::time::sleep(seconds(1)).await;
+    let request = ReadRequest {
+        done: first.token,
+        ..at_most(1)
+    };
+    assert_eq!(world.handle.read(&session, request.clone()).await.unwrap(), None);
+    let shown = world.handle.show(&session).await.unwrap();
+    let left: Vec<u64> = shown.in_flight.iter().map(|set| set.batch).collect();
+    assert_eq!(left, [second.batch]);
+    let stale = world.handle.read(&session, request).await.unwrap_err();
+    assert!(matches!(stale, ReadError::StaleToken(_)), "{stale}");
+}
+
+/// Pages for the readers who come back are read while a commit is under way: a hundred pages and ten commits take a second each.
+#[tokio::test(start_paused = true)]
+async fn a_busy_lane_reads_while_it_commits() {
+    const EVENTS: u64 = 6_400;
+    let store = Arc::new(Counted::default());
+    let world = World::over(store.clone());
+    world.append(1..=EVENTS);
+    let settings = Settings {
+        mode: Mode::AtMostOnce,
+        ..Settings::default()
+    };
+    let session = world.session(settings).await;
+    world.log.slow_down(10);
+    store.commit_ms.store(100, Ordering::Relaxed);
+    let begin = tokio::time::Instant::now();
+    let workers = (0..10).map(|_| {
+        let (handle, session) = (world.handle.clone(), session.clone());
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            while let Some(batch) = handle.read(&session, at_most(64)).await.unwrap() {
+                all.extend(numbers(&batch));
+            }
+            all
+        })
+    });
+    let mut all = Vec::new();
+    for worker in workers.collect::<Vec<_>>() {
+        all.extend(worker.await.unwrap());
+    }
+    let took = begin.elapsed();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(1..=EVENTS), "complete, and nothing twice");
+    assert!(took < Duration::from_millis(1_600), "{took:?}");
 }
 
 /// A stream may end a wait too early; the lane then does not turn without pause.

@@ -5,6 +5,7 @@
 mod acceptance;
 mod crash;
 mod creation;
+mod done;
 mod faults;
 mod filtering;
 mod kill;

@@ -22,7 +22,8 @@ use bowline_store::{
 };
 use bowline_stream::Position;
 use bowline_stream::session::{
-    Batch, BatchToken, Failed, Handle, Mode, Order, Outcome, Retry, Service, SessionId, Settings, SettleError,
+    self, Batch, BatchToken, Failed, Handle, Mode, Order, Outcome, ReadRequest, Retry, Service, SessionId, Settings,
+    SettleError,
 };
 
 use crate::world::{World, at_most, numbers, options, seconds};
@@ -35,7 +36,7 @@ const KEYS: u64 = 4;
 
 #[tokio::test(start_paused = true)]
 async fn random_workers_see_what_the_model_permits() {
-    let (mut sets, mut parked, mut again) = (0, 0, 0);
+    let (mut sets, mut parked, mut again, mut done) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         for (mode, order) in [
             (Mode::AtLeastOnce, Order::Free),
@@ -47,11 +48,12 @@ async fn random_workers_see_what_the_model_permits() {
             sets += run.first.len();
             parked += run.parked.len();
             again += run.again;
+            done += run.done_by_reads;
         }
     }
     assert!(
-        sets > 1000 && parked > 10 && again > 100,
-        "{sets} sets, {parked} parked, {again} again"
+        sets > 1000 && parked > 10 && again > 100 && done > 100,
+        "{sets} sets, {parked} parked, {again} again, {done} acknowledged by reads"
     );
 }
 
@@ -135,6 +137,8 @@ struct Run {
     /// Acknowledged, or perhaps: the service could not say.
     done: BTreeSet<u64>,
     perhaps_done: BTreeSet<u64>,
+    /// Sets that were acknowledged by the read of another one.
+    done_by_reads: usize,
     parked: BTreeSet<u64>,
     delivered: BTreeSet<u64>,
     /// The events of first attempts by the number of their set.
@@ -183,6 +187,7 @@ impl Run {
             held: Vec::new(),
             done: BTreeSet::new(),
             perhaps_done: BTreeSet::new(),
+            done_by_reads: 0,
             parked: BTreeSet::new(),
             delivered: BTreeSet::new(),
             first: BTreeMap::new(),
@@ -235,23 +240,56 @@ impl Run {
         self.world.log.append(Some(&key), self.appended.to_string());
     }
 
-    /// Two workers read at the same time, each at its own node.
+    /// Two workers read at the same time, each at its own node; the first one may acknowledge a set by that.
     async fn read_at_both(&mut self) {
+        let done = match self.roll(2) {
+            0 if !self.held.is_empty() => {
+                let index = usize::try_from(self.roll(self.held.len() as u64)).unwrap();
+                Some(self.held.swap_remove(index))
+            }
+            _ => None,
+        };
         let [one, two] = [0, 1].map(|node: usize| self.nodes[node].handle());
         let limits = [1 + self.roll(4), 1 + self.roll(4)].map(|limit| usize::try_from(limit).unwrap());
         let before = self.first.keys().next_back().copied().unwrap_or(0);
         let now = self.world.clock.now();
         let (one, two) = tokio::join!(
-            one.read(&self.session, at_most(limits[0])),
+            one.read(
+                &self.session,
+                ReadRequest {
+                    done: done.as_ref().map(|held| held.token),
+                    ..at_most(limits[0])
+                }
+            ),
             two.read(&self.session, at_most(limits[1]))
         );
         self.note_parked().await;
+        if let Some(held) = done {
+            self.note_done(&held, one.as_ref().err());
+        }
         for got in [one, two] {
             match got {
                 Ok(Some(batch)) => self.receive(&batch, before, now),
                 Ok(None) => self.history.push("nothing".to_owned()),
                 Err(error) => self.history.push(error.to_string()),
             }
+        }
+    }
+
+    /// What a read that said that a set is processed tells of it.
+    fn note_done(&mut self, held: &Held, error: Option<&session::ReadError>) {
+        let events = held.events.iter().map(|(number, _)| *number);
+        match error {
+            None => {
+                self.done_by_reads += 1;
+                self.done.extend(events);
+            }
+            Some(session::ReadError::StaleToken(_)) if self.world.clock.now() < held.until => {
+                self.violations
+                    .push(format!("{} was stale within its lease", held.token));
+            }
+            Some(session::ReadError::StaleToken(_)) => {}
+            Some(_) => self.perhaps_done.extend(events),
         }
     }
 

@@ -35,6 +35,10 @@ pub struct ReadBatch {
     /// Who reads, for people.
     #[serde(default)]
     worker: Option<String>,
+    /// The token of a batch that is processed: acknowledged in the same step. If it is stale nothing is read; after another
+    /// error it may have counted.
+    #[serde(default)]
+    done: Option<String>,
 }
 
 /// A batch of events for one reader.
@@ -107,15 +111,17 @@ impl<'a> BatchView<'a> {
 }
 
 impl ReadBatch {
-    fn into_request(self) -> ReadRequest {
+    fn into_request(self) -> Result<ReadRequest, Problem> {
         let default = ReadRequest::default();
-        ReadRequest {
+        let done = self.done.map(|token| token.parse()).transpose();
+        Ok(ReadRequest {
             events_max: self.limit.unwrap_or(default.events_max),
             bytes_max: self.bytes.unwrap_or(default.bytes_max),
             wait: self.wait_ms.map_or(default.wait, Duration::from_millis),
             request_id: self.request_id,
             worker: self.worker.unwrap_or_default(),
-        }
+            done: done.map_err(Problem::identifier)?,
+        })
     }
 }
 
@@ -157,9 +163,10 @@ impl Nack {
 pub(in crate::data) async fn read(ask: &Ask<'_>, body: Bytes) -> Result<Response<Body>, Problem> {
     Params::read(ask.call.route.query, &[])?;
     let request: ReadBatch = params::json(&body)?;
+    let request = request.into_request()?;
     let session = ask.session()?;
     let batch = tokio::select! {
-        batch = ask.data.sessions.read(&session, request.into_request()) => batch?,
+        batch = ask.data.sessions.read(&session, request) => batch?,
         () = ask.stopping() => return Err(Problem::new(Code::Unavailable, "the node stops")),
     };
     let Some(batch) = batch else {

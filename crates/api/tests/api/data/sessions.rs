@@ -66,6 +66,28 @@ async fn a_batch_is_given_out_until_it_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_read_acknowledges_the_batch_before() {
+    let node = node().await;
+    node.append_bodies(&["a", "b"]).await;
+    let session = session(&node, json!({})).await;
+    let first = batch(&node, &session, json!({ "limit": 1 })).await.json();
+    let done = json!({ "limit": 1, "done": first["token"] });
+    let second = batch(&node, &session, done.clone()).await.json();
+    assert_eq!(bodies(&second), ["b"]);
+    let shown = node.get(&session).await.json();
+    assert_eq!(shown["in_flight"].as_array().map(Vec::len), Some(1));
+    batch(&node, &session, done).await.problem(409, "stale_token");
+    batch(&node, &session, json!({ "done": "no token" }))
+        .await
+        .problem(400, "invalid_identifier");
+    let nothing = batch(&node, &session, json!({ "done": second["token"] })).await;
+    assert_eq!(nothing.status, 204);
+    let shown = node.get(&session).await.json();
+    assert_eq!(shown["in_flight"], json!([]));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_waiting_reader_gets_the_next_event() {
     let node = node().await;
     let session = session(&node, json!({ "mode": "at_most_once" })).await;

@@ -21,6 +21,9 @@ pub struct Read {
     /// Acknowledge the batch once it is printed.
     #[arg(long)]
     ack: bool,
+    /// Acknowledge an earlier batch in the same step; if its token is stale nothing is read.
+    #[arg(long, value_name = "TOKEN")]
+    done: Option<String>,
     /// Who reads, for people.
     #[arg(long, value_name = "NAME", default_value = "")]
     worker: String,
@@ -36,6 +39,7 @@ impl Read {
             "limit": self.limit,
             "wait_ms": self.wait_seconds.saturating_mul(1000),
             "worker": self.worker,
+            "done": self.done,
         });
         let batch = client.post(&path(&self.session, "/batches"), &body)?;
         if batch.is_null() {
