@@ -18,6 +18,8 @@ pub enum Fault {
     FailBefore,
     /// A commit is carried out, but its answer is lost; a read fails.
     LoseReply,
+    /// A commit is not carried out, and nobody says so; a read fails.
+    LoseRequest,
     /// The call takes this much longer.
     Delay(Duration),
     /// The call works as ever; in a script, a place holder before the next fault.
@@ -104,7 +106,9 @@ impl FaultyStore {
     async fn before_read(&self) -> Result<(), ReadError> {
         match self.next_fault().await {
             None => Err(ReadError::Unavailable("the store has gone away".to_owned())),
-            Some(Fault::FailBefore | Fault::LoseReply) => Err(ReadError::Unavailable("injected fault".to_owned())),
+            Some(Fault::FailBefore | Fault::LoseReply | Fault::LoseRequest) => {
+                Err(ReadError::Unavailable("injected fault".to_owned()))
+            }
             Some(Fault::Delay(_) | Fault::None) => Ok(()),
         }
     }
@@ -131,6 +135,7 @@ impl Store for FaultyStore {
                 let _ = self.inner.commit(conditions, writes).await;
                 Err(CommitError::Unknown("injected loss of the reply".to_owned()))
             }
+            Some(Fault::LoseRequest) => Err(CommitError::Unknown("injected loss of the request".to_owned())),
             Some(Fault::Delay(_) | Fault::None) => self.inner.commit(conditions, writes).await,
         }
     }

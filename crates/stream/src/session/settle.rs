@@ -85,8 +85,14 @@ impl Inner {
                 Ok(Verdict::Applied) => return Ok(()),
                 Ok(Verdict::Again(again) | Verdict::Unproven(again)) => reason = again,
                 Ok(Verdict::Unknown(again)) => (reason, perhaps_done) = (again, true),
-                // The marker went, and it was we who took it away.
-                Err(SettleError::StaleToken(_)) if perhaps_done => return Ok(()),
+                Err(stale @ SettleError::StaleToken(_)) if perhaps_done => {
+                    match self.store.get(&keys::marker(id, token.batch)).await {
+                        // It went, and it was we who took it away.
+                        Ok(None) => return Ok(()),
+                        Ok(Some(_)) => return Err(stale),
+                        Err(error) => reason = error.to_string(),
+                    }
+                }
                 Err(SettleError::RetryLater(fault)) => reason = fault.reason,
                 Err(error) => return Err(error),
             }
