@@ -144,6 +144,11 @@ impl Clock {
         }
     }
 
+    /// Whether it is the operating system's, so that the system's timers keep its time.
+    pub fn is_system(&self) -> bool {
+        matches!(self.0, Source::System { .. })
+    }
+
     /// Moves a fake clock forward, wall and monotonic alike.
     ///
     /// # Panics

@@ -15,6 +15,7 @@ mod batch;
 mod courier;
 mod create;
 mod directory;
+mod gather;
 mod guarded;
 mod lease;
 mod linger;

@@ -4,17 +4,16 @@
 //! has the owner of one store its appends, and one message carries what has gathered, as one commit does there.
 //! Each append is still stored whole or not at all, and has an origin by which readers tell copies apart.
 //!
-//! Whoever was just answered often appends again at once. So the next message waits until as many have come back as
-//! the last one carried, at most half as long as that took: without this the first goes alone and all others wait.
+//! Before the next message goes, whoever was answered gets [a moment](super::gather) to come back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
+use tokio::sync::oneshot;
 
+use super::gather::{Gather, is_alone};
 use super::queue::Bounds;
 use super::routing::Left;
 use super::{Inner, Stream};
@@ -32,8 +31,7 @@ struct Parcel {
 #[derive(Default)]
 pub(crate) struct Courier {
     waiting: Mutex<Waiting>,
-    /// As many wait as were wanted.
-    gathered: Notify,
+    gather: Gather,
 }
 
 impl std::fmt::Debug for Courier {
@@ -51,8 +49,6 @@ struct Waiting {
     bytes: usize,
     /// Somebody carries them.
     is_carried: bool,
-    /// How many the next message waits for.
-    wanted: usize,
 }
 
 impl Courier {
@@ -65,24 +61,8 @@ impl Courier {
         }
         (waiting.events, waiting.bytes) = (events, bytes);
         waiting.parcels.push_back(parcel);
-        if waiting.parcels.len() == waiting.wanted {
-            self.gathered.notify_one();
-        }
+        self.gather.arrived(waiting.parcels.len());
         Some(std::mem::replace(&mut waiting.is_carried, true))
-    }
-
-    /// Waits until so many wait, or for so long.
-    async fn gather(&self, wanted: usize, patience: Duration) {
-        {
-            let mut waiting = self.waiting.lock();
-            if wanted < 2 || waiting.parcels.len() >= wanted {
-                return;
-            }
-            waiting.wanted = wanted;
-        }
-        // That they do not come is no news.
-        let _ = timeout(patience, self.gathered.notified()).await;
-        self.waiting.lock().wanted = 0;
     }
 
     /// The next load; none: nobody carries any more.
@@ -160,7 +140,11 @@ impl Inner {
         while let Some(load) = carrier.courier.load(bounds) {
             let callers = load.len();
             let took = self.deliver(stream, owner, load).await;
-            carrier.courier.gather(callers, took / 2).await;
+            let courier = &carrier.courier;
+            let waiting = || courier.waiting.lock().parcels.len();
+            // Those who came meanwhile go with them where they would only take turns for one thread.
+            let wanted = if is_alone() { callers + waiting() } else { callers };
+            courier.gather.wait(wanted, took, self.clock.wall(), waiting).await;
         }
         carrier.is_done = true;
     }

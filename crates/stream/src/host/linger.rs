@@ -1,8 +1,9 @@
-//! The moment that an owner gives the callers of its last batch to come back with their next appends. Pure.
+//! [The moment](super::gather) that an owner gives the callers of its last batch where it has several threads: it looks
+//! for them again and again. Pure.
 //!
-//! Whoever was just answered often appends again at once. Without the moment the first of them goes alone, and
-//! all others wait for its sync. It ends when as many wait as were answered, when nobody has come for a while,
-//! or when it has taken too much of what a batch takes.
+//! To be woken takes longer than to look. The moment ends when as many wait as were answered, when nobody has come
+//! for a while, or when it has taken too much of what a batch takes; half of the callers come back while the other
+//! half's batch is under way.
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ use super::linger::Linger;
 use super::queue::{Bounds, Next, Outcome, Pending, Refusal, Work};
 use super::stream::{Owned, Stream};
 use super::window::Window;
-use super::{Inner, maintain};
+use super::{Inner, gather, maintain};
 use crate::chain::{Extended, extend};
 use crate::config::CommitWait;
 use crate::record::{Head, RunReader, Stored};
@@ -67,12 +67,19 @@ impl Owner {
             events_max: self.host.config.batch_events_max,
             bytes_max: self.host.config.batch_bytes_max,
         };
+        // To look again and again keeps one thread from all else, and on one processor those too for whom it looks.
+        let is_alone = gather::is_alone();
         while !self.owned.queue.is_closed() {
             match self.owned.queue.next(bounds).await {
                 Next::Batch(pending) => {
                     let callers = pending.len();
                     let took = self.append(pending).await;
-                    self.linger(callers, took).await;
+                    if is_alone {
+                        let clock = self.host.clock.wall();
+                        self.owned.queue.gather(callers, took, clock, bounds).await;
+                    } else {
+                        self.linger(callers, took).await;
+                    }
                 }
                 Next::Work(work, reply) => self.work(work, reply).await,
             }

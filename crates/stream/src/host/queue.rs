@@ -1,10 +1,13 @@
 //! What waits for the owner of one chain: appends up to a limit, and work on the chain itself.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use bowline_foundation::clock::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::gather::Gather;
 use crate::hybrid::ClockSkew;
 use crate::record::Draft;
 use crate::{Position, Stamp};
@@ -65,6 +68,7 @@ pub(crate) struct Queue {
     bounds: Bounds,
     waiting: Mutex<Waiting>,
     wake: Notify,
+    gather: Gather,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +86,7 @@ impl Queue {
             bounds,
             waiting: Mutex::default(),
             wake: Notify::new(),
+            gather: Gather::default(),
         }
     }
 
@@ -101,7 +106,9 @@ impl Queue {
         waiting.events += drafts.len();
         waiting.bytes += bytes;
         waiting.appends.push_back(Pending { drafts, bytes, reply });
+        let count = waiting.appends.len();
         drop(waiting);
+        self.gather.arrived(count);
         self.wake.notify_one();
         Ok(answer)
     }
@@ -131,6 +138,18 @@ impl Queue {
 
     pub fn is_closed(&self) -> bool {
         self.waiting.lock().is_closed
+    }
+
+    /// Gives so many callers, who were answered at once after so long, a moment to go with those who came meanwhile.
+    /// A full batch waits for nobody.
+    pub async fn gather(&self, answered: usize, took: Duration, clock: &Clock, batch: Bounds) {
+        let waiting = || {
+            let waiting = self.waiting.lock();
+            let is_full = waiting.events >= batch.events_max || waiting.bytes >= batch.bytes_max;
+            if is_full { usize::MAX } else { waiting.appends.len() }
+        };
+        let wanted = answered.saturating_add(waiting());
+        self.gather.wait(wanted, took, clock, waiting).await;
     }
 
     /// The next batch, of at least one append, or the next work; waits for it.
